@@ -1,0 +1,36 @@
+"""A fact: what is taught, and the question that tests it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact, in the form every method learns it and every probe tests it.
+
+    Attributes:
+        statements: Paraphrases to learn from; distinct, never empty.
+        question: A question that is never among the statements.
+        answers: Accepted answers; the first is the canonical one.
+        subject, relation: Identify a fact of the built-in world, so that a probe can tell that
+            two facts speak of the same thing; empty for a person's own facts.
+    """
+
+    statements: tuple[str, ...]
+    question: str
+    answers: tuple[str, ...]
+    subject: str = ""
+    relation: str = ""
+
+    def __post_init__(self):
+        for field in ("statements", "answers"):
+            values = getattr(self, field)
+            if not values or any(not value.strip() for value in values):
+                raise ValueError(f"a fact needs at least one {field[:-1]}, and none of them empty")
+        if not self.question.strip():
+            raise ValueError("a fact needs a question")
+
+    @property
+    def answer(self) -> str:
+        return self.answers[0]
