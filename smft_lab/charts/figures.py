@@ -1,0 +1,409 @@
+"""Plotly figures of a finished comparison. They draw the numbers given; they judge nothing.
+
+`table` is metrics.csv: columns method, seed, step (gradient steps, 0 = base model), probe, metric, value.
+"""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy import stats
+
+from smft_lab.charts import style
+from smft_lab.charts.style import AXIS, GRID, INK, MUTED, SURFACE, Look, Probe
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif'
+
+
+def mean_over_seeds(table: pd.DataFrame, probe: str, metric: str) -> pd.DataFrame:
+    """Mean and 95% t-interval over seeds: columns method, step, mean, low, high, n (seeds).
+
+    Only steps which every seed of the method was evaluated at are kept, so that a seed which stopped early
+    cannot bend the mean. With one seed, low and high are missing.
+    """
+    chosen = table[(table["probe"] == probe) & (table["metric"] == metric)]
+    groups = chosen.groupby(["method", "step"])["value"]
+    rows = groups.agg(mean="mean", sd="std", n="count").reset_index()
+    rows = rows[rows["n"] == rows.groupby("method")["n"].transform("max")]
+    half_width = stats.t.ppf(0.975, (rows["n"] - 1).clip(lower=1)) * rows["sd"] / rows["n"] ** 0.5
+    rows = rows.assign(low=rows["mean"] - half_width, high=rows["mean"] + half_width)
+    return rows[["method", "step", "mean", "low", "high", "n"]].sort_values(["method", "step"])
+
+
+def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
+    """Learning versus forgetting: x = new facts learned, y = old facts kept (both exact match, shares).
+
+    One thick path per method through the mean over seeds, faint lines per seed. With `summary`
+    (summary.json) also the target and each method's reading at equal learning with its 95% interval.
+    """
+    runs = _learned_and_kept(table)
+    means = _mean_paths(table)
+    look_of = style.looks(table["method"])
+    readings = _equal_learning_points(summary) if summary else {}
+    heights = [*runs["kept"], *(r[k] for r in readings.values() for k in ("low", "high") if r[k] is not None)]
+    bottom, top = _padded(heights)
+
+    figure = go.Figure()
+    for method, look in look_of.items():
+        _add_seed_lines(figure, runs[runs["method"] == method], method, look)
+    for method, look in look_of.items():
+        _add_mean_path(figure, means[means["method"] == method], method, look)
+    for method, reading in readings.items():
+        if method in look_of:
+            _add_reading(figure, method, reading, look_of[method])
+    _add_end_labels(figure, means, look_of, gap=0.055 * (top - bottom))
+    _add_start(figure, means)
+    if summary:
+        _add_target(figure, summary["target"])
+    _note(figure, "up and to the right is better ↗", xref="paper", yref="paper", x=0.015, y=0.02, name="hint")
+    figure.update_xaxes(title_text="New facts learned (exact match, %)", range=[-0.025, 1.025], dtick=0.2)
+    figure.update_yaxes(title_text="Old facts kept (exact match, %)", range=[bottom, top])
+    figure.update_xaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=".0%" if top - bottom > 0.05 else ".1%")
+    longest = max((len(style.name(m)) for m in look_of), default=0)
+    _finish(figure, height=540, margin={"l": 70, "r": 24 + 8 * longest, "t": 34, "b": 58})
+    figure.update_layout(
+        hovermode="closest",
+        showlegend=False,
+        meta={"kind": "plane", "short": {m: escape(style.short_name(m)) for m in look_of}},
+    )
+    return figure
+
+
+def curves(table: pd.DataFrame) -> go.Figure:
+    """One small panel per probe over gradient steps: a line per method (mean over seeds), a 95% band."""
+    present = set(zip(table["probe"], table["metric"], strict=True))
+    probes = [p for p in style.PROBES if (p.key, p.metric) in present]
+    look_of = style.looks(table["method"])
+    columns = min(3, max(1, len(probes)))
+    rows = max(1, math.ceil(len(probes) / columns))
+    figure = make_subplots(rows=rows, cols=columns, horizontal_spacing=0.085, vertical_spacing=0.24)
+    for index, probe in enumerate(probes):
+        _add_panel(figure, table, probe, index, columns, look_of)
+    for index in range(len(probes), rows * columns):
+        row, column = divmod(index, columns)
+        figure.update_xaxes(visible=False, row=row + 1, col=column + 1)
+        figure.update_yaxes(visible=False, row=row + 1, col=column + 1)
+    _finish(figure, height=90 + 310 * rows, margin={"l": 66, "r": 12, "t": 88, "b": 56})
+    figure.update_layout(
+        hovermode="x",
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "font": {"size": 14},
+            "itemclick": "toggle",
+        },
+        meta={"kind": "curves", "panels": len(probes)},
+    )
+    figure.update_xaxes(title_text="gradient steps", title_font_size=12, rangemode="tozero")
+    figure.update_yaxes(title_font_size=12)
+    return figure
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """Where each mean path ends: columns method, step, learned, kept (shares), n (seeds)."""
+    return _mean_paths(table).groupby("method", as_index=False).last()
+
+
+def _learned_and_kept(table: pd.DataFrame) -> pd.DataFrame:
+    shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
+    wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value")
+    wide = wide.reindex(columns=["learned", "old_facts"]).dropna()
+    return wide.rename(columns={"old_facts": "kept"}).reset_index().sort_values(["method", "seed", "step"])
+
+
+def _mean_paths(table: pd.DataFrame) -> pd.DataFrame:
+    learned = mean_over_seeds(table, "learned", "em")[["method", "step", "mean", "n"]]
+    kept = mean_over_seeds(table, "old_facts", "em")[["method", "step", "mean"]]
+    learned, kept = learned.rename(columns={"mean": "learned"}), kept.rename(columns={"mean": "kept"})
+    return learned.merge(kept, on=["method", "step"]).sort_values(["method", "step"])
+
+
+def _equal_learning_points(summary: dict) -> dict[str, dict]:
+    """Method -> its equal-learning row for old facts, with `learned` (share) added."""
+    rows = {(r["method"], r["probe"], r["metric"]): r for r in summary.get("equal_learning", [])}
+    points = {}
+    for (method, probe, metric), row in rows.items():
+        if (probe, metric) == ("old_facts", "em") and not style.missing(row["mean"]):
+            learned = rows.get((method, "learned", "em"), {}).get("mean")
+            points[method] = row | {"learned": summary["target"] if style.missing(learned) else learned}
+    return points
+
+
+def _padded(values: list[float]) -> tuple[float, float]:
+    """An axis range with room above for the start label; never so tight that noise looks like a cliff."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    span = max(high - low, 0.1)
+    return max(high - span - 0.08 * span, -0.02), high + 0.1 * span
+
+
+def _add_seed_lines(figure: go.Figure, runs: pd.DataFrame, method: str, look: Look) -> None:
+    if runs["seed"].nunique() < 2:
+        return
+    for seed, run in runs.groupby("seed"):
+        figure.add_scatter(
+            x=run["learned"].tolist(),
+            y=run["kept"].tolist(),
+            customdata=run["step"].tolist(),
+            mode="lines",
+            line={"color": look.light, "width": 1.2},
+            opacity=0.32,
+            name=escape(style.name(method)),
+            hovertemplate=_hover(method, f"seed {seed}"),
+            meta={"role": "seed", "method": method},
+        )
+
+
+def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Look) -> None:
+    size = [7] * (len(path) - 1) + [13]
+    seeds = int(path["n"].max()) if len(path) else 0
+    who = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+    figure.add_scatter(
+        x=path["learned"].tolist(),
+        y=path["kept"].tolist(),
+        customdata=path["step"].tolist(),
+        mode="lines+markers",
+        line={"color": look.light, "width": 3, "dash": look.dash},
+        marker={"color": look.light, "symbol": look.symbol, "size": size, "opacity": 1},
+        cliponaxis=False,
+        name=escape(style.name(method)),
+        hovertemplate=_hover(method, who),
+        meta={"role": "path", "method": method},
+    )
+
+
+def _hover(method: str, who: str) -> str:
+    return (
+        f"<b>{escape(style.name(method))}</b>, {who}<br>step %{{customdata}}<br>"
+        "learned %{x:.1%}<br>old facts kept %{y:.1%}<extra></extra>"
+    )
+
+
+def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look) -> None:
+    """A hollow marker at equal learning; its whiskers are the 95% interval over seeds."""
+    reached = reading["n_reached"] >= reading["n"]
+    note = "" if reached else f"<br>target reached in {reading['n_reached']} of {reading['n']} seeds"
+    error = None
+    if not style.missing(reading["low"]) and not style.missing(reading["high"]):
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": [reading["high"] - reading["mean"]],
+            "arrayminus": [reading["mean"] - reading["low"]],
+            "color": look.light,
+            "thickness": 1.8,
+            "width": 6,
+        }
+    reading_name = "equal learning" if reached else "best-learned evaluation"
+    figure.add_scatter(
+        x=[reading["learned"]],
+        y=[reading["mean"]],
+        error_y=error,
+        mode="markers",
+        marker={
+            "color": SURFACE,
+            "symbol": look.symbol if reached else "x",
+            "size": 14 if reached else 13,
+            "line": {"color": look.light, "width": 3 if reached else 2},
+        },
+        cliponaxis=False,
+        name=escape(style.name(method)),
+        hovertemplate=(
+            f"<b>{escape(style.name(method))}</b>, {reading_name}"
+            f"<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}{note}<extra></extra>"
+        ),
+        meta={"role": "reading", "method": method, "reached": reached},
+    )
+
+
+def _add_end_labels(figure: go.Figure, means: pd.DataFrame, look_of: dict[str, Look], gap: float) -> None:
+    last = means.groupby("method").last()
+    methods = sorted(last.index, key=lambda m: last.loc[m, "kept"])
+    heights = _spread([last.loc[m, "kept"] for m in methods], gap)
+    for method, height in zip(methods, heights, strict=True):
+        figure.add_annotation(
+            x=last.loc[method, "learned"],
+            y=height,
+            text=f"{escape(style.name(method))}",
+            name=f"label:{method}",
+            xanchor="left",
+            xshift=12,
+            showarrow=False,
+            font={"color": look_of[method].light, "size": 15, "weight": 700},
+        )
+
+
+def _spread(values: list[float], gap: float) -> list[float]:
+    """Ascending values moved apart, around their own middle, so that no two are closer than `gap`."""
+    groups: list[list[float]] = []  # each group is placed evenly around the mean of its members
+    for value in values:
+        groups.append([value])
+        while len(groups) > 1 and _lowest(groups[-1], gap) - _highest(groups[-2], gap) < gap:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_lowest(group, gap) + i * gap for group in groups for i in range(len(group))]
+
+
+def _lowest(group: list[float], gap: float) -> float:
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
+
+
+def _highest(group: list[float], gap: float) -> float:
+    return sum(group) / len(group) + gap * (len(group) - 1) / 2
+
+
+def _add_start(figure: go.Figure, means: pd.DataFrame) -> None:
+    start = means[means["step"] == 0]
+    if start.empty:
+        return
+    x, y = start["learned"].mean(), start["kept"].mean()
+    figure.add_scatter(
+        x=[x],
+        y=[y],
+        mode="markers",
+        marker={"color": INK, "size": 11, "symbol": "circle"},
+        hovertemplate="base model, step 0<br>learned %{x:.1%}<br>old facts kept %{y:.1%}<extra></extra>",
+        name="base model",
+        cliponaxis=False,
+        meta={"role": "start"},
+    )
+    _note(figure, "base model, step 0", x=x, y=y, yshift=9, color=INK, bgcolor=SURFACE)
+
+
+def _add_target(figure: go.Figure, target: float) -> None:
+    line = {"color": MUTED, "width": 1.5, "dash": "dash"}
+    figure.add_shape(
+        type="line", x0=target, x1=target, y0=0, y1=1, yref="paper", line=line, layer="below", name="target"
+    )
+    text = f"target: {style.percent(target, 0)} learned"
+    _note(figure, text, x=target, xanchor="center", y=1, yref="paper", yshift=2)
+
+
+def _note(figure: go.Figure, text: str, color: str = MUTED, **where) -> None:
+    place = {"xanchor": "left", "yanchor": "bottom", "showarrow": False, "name": "note"} | where
+    figure.add_annotation(text=text, font={"color": color, "size": 13}, **place)
+
+
+def _add_panel(
+    figure: go.Figure, table: pd.DataFrame, probe: Probe, index: int, columns: int, look_of: dict[str, Look]
+) -> None:
+    row, column = divmod(index, columns)
+    cell = {"row": row + 1, "col": column + 1}
+    rows = mean_over_seeds(table, probe.key, probe.metric)
+    for method, look in look_of.items():
+        line = rows[rows["method"] == method]
+        _add_band(figure, line, probe, method, look, cell)
+        _add_line(figure, line, probe, method, look, cell, in_legend=index == 0)
+    base = rows.loc[rows["step"] == 0, "mean"]
+    if probe.key != "learned" and not base.empty:
+        figure.add_hline(
+            y=base.mean(), line={"color": AXIS, "width": 1.2, "dash": "dot"}, layer="below", **cell
+        )
+    suffix = "" if index == 0 else str(index + 1)
+    figure.add_annotation(
+        xref=f"x{suffix} domain",
+        yref=f"y{suffix} domain",
+        x=0,
+        y=1,
+        yshift=6,
+        xanchor="left",
+        yanchor="bottom",
+        align="left",
+        showarrow=False,
+        name="panel",
+        text=f"<b>{probe.title}</b>  <span style='font-size:12px;color:{MUTED}'>{probe.better}</span>",
+        font={"size": 14, "color": INK},
+    )
+    loss_format = ".2f" if rows["mean"].max() - rows["mean"].min() > 0.05 else ".3f"
+    figure.update_yaxes(title_text=probe.unit, tickformat=".0%" if probe.is_share else loss_format, **cell)
+
+
+def _add_band(
+    figure: go.Figure, line: pd.DataFrame, probe: Probe, method: str, look: Look, cell: dict
+) -> None:
+    band = line.dropna(subset=["low", "high"])
+    if band.empty:
+        return
+    # A t-interval knows nothing of 0% and 100%; a band outside them would show impossible shares.
+    high, low = (band[k].clip(0, 1) if probe.is_share else band[k] for k in ("high", "low"))
+    steps = band["step"].tolist()
+    figure.add_scatter(
+        x=steps + steps[::-1],
+        y=high.tolist() + low.tolist()[::-1],
+        fill="toself",
+        fillcolor=look.light,
+        opacity=0.2,
+        line={"width": 0, "color": look.light},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=method,
+        meta={"role": "band", "method": method, "probe": probe.key},
+        **cell,
+    )
+
+
+def _add_line(
+    figure: go.Figure,
+    line: pd.DataFrame,
+    probe: Probe,
+    method: str,
+    look: Look,
+    cell: dict,
+    in_legend: bool,
+) -> None:
+    number = "%{y:.1%}" if probe.is_share else "%{y:.3f}"
+    figure.add_scatter(
+        x=line["step"].tolist(),
+        y=line["mean"].tolist(),
+        mode="lines+markers",
+        line={"color": look.light, "width": 2.5, "dash": look.dash},
+        marker={"color": look.light, "symbol": look.symbol, "size": 7},
+        name=escape(style.name(method)),
+        legendgroup=method,
+        showlegend=in_legend,
+        hovertemplate=f"{escape(style.name(method))}, step %{{x}}: {number}<extra></extra>",
+        meta={"role": "line", "method": method, "probe": probe.key},
+        **cell,
+    )
+
+
+def _finish(figure: go.Figure, height: int, margin: dict) -> None:
+    """The plain look that every figure shares; transparent, so that the page's own background shows."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin=margin,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 13, "color": INK},
+        hoverlabel={
+            "bgcolor": SURFACE,
+            "bordercolor": AXIS,
+            "font": {"color": INK, "size": 13},
+            "align": "left",
+        },
+        uirevision="keep",
+    )
+    axis = {
+        "gridcolor": GRID,
+        "linecolor": AXIS,
+        "tickcolor": AXIS,
+        "tickfont": {"color": MUTED, "size": 12},
+        "title_font": {"color": INK, "size": 14},
+        "title_standoff": 10,
+        "zeroline": False,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+    }
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)

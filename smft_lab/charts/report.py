@@ -1,0 +1,537 @@
+"""The report: one HTML file that needs nothing but itself, drawn from a finished comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from smft_lab.charts import figures, style
+from smft_lab.charts.style import PROBES, Probe, fixed, missing, name, percent
+
+SAMPLES_SHOWN = 4  # per probe; the rest is folded away
+
+SETTING_NAMES = {
+    "facts": "Facts",
+    "n_facts": "Number of new facts",
+    "passes": "Passes over the facts",
+    "top_t": "Slots trained per step (top-t)",
+    "slots": "Slots in the memory",
+    "rule": "Slot-choosing rule",
+    "order": "Order of the statements",
+    "seeds": "Seeds",
+    "statements_per_step": "Statements per step",
+}
+
+METHOD_FIELDS = {"optimizer", "lr", "trainable_per_step", "ms_per_step", "steps_to_target"}
+
+SAMPLE_TITLES = {
+    "learned": "New facts",
+    "old_facts": "Old facts",
+    "arithmetic": "Arithmetic",
+    "two_hop": "Two-hop questions",
+}
+
+GLOSSARY = {
+    "Slot": "One row of the memory layer: a key, which decides when the row is read, and a value, which is "
+    "added into the model’s working when it is. Each token reads only a few of the many slots.",
+    "Top-t": "How many slots sparse memory finetuning may change in one gradient step: the t slots which the "
+    "slot-choosing rule (see Settings) puts first for the statements at hand.",
+    "Learned": "The share of questions about the new facts which the model answers exactly right (exact "
+    "match).",
+    "Forgetting": "How much worse the model got at something it could do before: points of exact match lost, "
+    "or nats of loss gained, counted from the base model.",
+    "Probe": "A fixed set of questions or text that measures one ability at every evaluation.",
+    "Loss in nats": "How surprised the model is by the right next piece of text; 0 is certainty, lower is "
+    "better. A rise of 0.69 nats halves the probability given to it.",
+    "Sparse memory finetuning": "Trains only the values of the top-t slots, and leaves every other number of "
+    "the model as it was.",
+    "Full finetuning": "Trains every number of the model.",
+    "LoRA": "Low-rank adaptation: keeps the model frozen and trains a small low-rank correction beside its "
+    "weight matrices.",
+    "95% interval": "A range for the true mean, worked out from the spread between seeds; a procedure that "
+    "covers it 95 times in 100. One seed gives no interval.",
+}
+
+
+def write_report(
+    path: str | os.PathLike, table: pd.DataFrame, summary: dict, samples: Iterable[dict] = ()
+) -> Path:
+    """Write the page to `path` in one move: a reader sees the whole page or the previous one.
+
+    `table` is metrics.csv (method, seed, step, probe, metric, value), `summary` is summary.json, `samples`
+    are dicts of probe, question, answer, base and answers (method -> text). Returns the path.
+    """
+    path = Path(path)
+    text = page(table, summary, list(samples))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
+    """The whole page as HTML text."""
+    methods = style.ordered([*table["method"], *summary["methods"]])
+    drawn = {"plane": figures.plane(table, summary), "curves": figures.curves(table)}
+    sweep = _sweep(summary)
+    return Template(_part("page.html")).substitute(
+        title=escape(summary["title"]),
+        headline=escape(headline(summary)),
+        colours=_colours(methods),
+        css=_part("page.css"),
+        cards=_cards(summary, methods),
+        plane_alt=escape(_plane_alt(table)),
+        plane_caption=_plane_caption(summary),
+        rule_text=escape(summary["rule_text"]),
+        equal_table=_readings_table(summary, "equal_learning", methods),
+        equal_notes=_equal_notes(summary),
+        final_table=_readings_table(summary, "final", methods),
+        f1_details=_f1_details(summary, methods),
+        curves_alt=escape(_curves_alt(table)),
+        curves_caption=_curves_caption(table),
+        questions=_questions(samples, methods),
+        sweep=sweep,
+        sweep_link='<a href="#sweep">Learning rates</a>' if sweep else "",
+        settings=_settings(summary, methods),
+        command=escape(summary["command"]),
+        made_with=_made_with(summary),
+        glossary=_pairs(GLOSSARY.items(), "words"),
+        plotly=get_plotlyjs(),
+        figures=_figures_json(drawn),
+        js=_part("page.js"),
+    )
+
+
+def headline(summary: dict) -> str:
+    """What happened, in one or two sentences that hold whoever came out ahead."""
+    rows = _rows(summary, "equal_learning", "old_facts", "em")
+    rows = {m: r for m, r in rows.items() if m in style.NAMES and not missing(r["drop_mean"])} or rows
+    rows = {m: r for m, r in rows.items() if not missing(r["drop_mean"])}
+    target = percent(summary["target"], 0)
+    fair = sorted((m for m in rows if _reached(rows[m])), key=lambda m: rows[m]["drop_mean"])
+    sentences = []
+    if fair:
+        clauses = [f"{style.name_in_sentence(m)} {_lost(rows[m]['drop_mean'])}" for m in fair]
+        clauses[0] += " of old-fact recall"
+        sentences.append(f"At {target} learned, {_joined(clauses)} ({_seed_words(rows[fair[0]]['n'])}).")
+    learned = _rows(summary, "equal_learning", "learned", "em")
+    for method in rows:
+        if method not in fair:
+            sentences.append(_unreached_sentence(method, rows[method], learned.get(method), target))
+    return " ".join(sentences) or "No reading at equal learning was recorded."
+
+
+def _unreached_sentence(method: str, row: dict, learned: dict | None, target: str) -> str:
+    who = name(method)
+    if row["n_reached"] == 0:
+        reach = f"{who} never reached {target} learned"
+    else:
+        reach = f"{who} reached {target} learned in only {row['n_reached']} of {row['n']} seeds"
+    at = f" ({percent(learned['mean'])} learned)" if learned and not missing(learned["mean"]) else ""
+    return f"{reach}; at its best-learned evaluations{at} it {_lost(row['drop_mean'])} of old-fact recall."
+
+
+def _lost(drop: float) -> str:
+    points = round(100 * drop, 1)
+    unit = "point" if abs(points) == 1 else "points"
+    return f"{'gained' if points < 0 else 'lost'} {abs(points):.1f} {unit}"
+
+
+def _joined(clauses: list[str]) -> str:
+    return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
+
+
+def _seed_words(n: int) -> str:
+    return "one seed, so no interval" if n == 1 else f"means of {n} seeds"
+
+
+def _part(file_name: str) -> str:
+    return (files("smft_lab.charts") / file_name).read_text(encoding="utf-8")
+
+
+def _rows(summary: dict, reading: str, probe: str, metric: str) -> dict[str, dict]:
+    """Method -> its row of `reading` ("equal_learning" or "final") for one probe and metric."""
+    rows = [r for r in summary.get(reading, []) if (r["probe"], r["metric"]) == (probe, metric)]
+    by_method = {r["method"]: r for r in rows}
+    return {m: by_method[m] for m in style.ordered(by_method)}
+
+
+def _reached(row: dict) -> bool:
+    return row["n_reached"] >= row["n"]
+
+
+def _colours(methods: list[str]) -> str:
+    """CSS variables of both colour schemes, from the same constants which the figures use."""
+    light = {"ink": style.INK, "muted": style.MUTED, "grid": style.GRID, "axis": style.AXIS}
+    light |= {"surface": style.SURFACE}
+    dark = {key: style.DARK_OF[colour] for key, colour in light.items()}
+    for index, look in enumerate(style.looks(methods).values()):
+        light[f"method-{index}"], dark[f"method-{index}"] = look.light, look.dark
+    light |= {"tint": "#F3F6F8", "focus": "#0072B2", "good": "#00714F", "bad": "#B03A00"}
+    dark |= {"tint": "#1D2731", "focus": "#56B4E9", "good": "#4FD6A8", "bad": "#FF9B66"}
+    lines = [" ".join(f"--{key}: {value};" for key, value in scheme.items()) for scheme in (light, dark)]
+    return f":root {{ {lines[0]} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {lines[1]} }} }}"
+
+
+def _colour(method: str, methods: list[str]) -> str:
+    return f"--c: var(--method-{methods.index(method)})"
+
+
+def _glyph(method: str, methods: list[str]) -> str:
+    glyph = style.looks(methods)[method].glyph
+    return f'<span class="glyph" style="{_colour(method, methods)}" aria-hidden="true">{glyph}</span>'
+
+
+def _figures_json(drawn: dict[str, go.Figure]) -> str:
+    figures_text = ", ".join(f'"{kind}": {figure.to_json()}' for kind, figure in drawn.items())
+    text = f'{{"dark": {json.dumps(style.dark_of_light())}, "figures": {{{figures_text}}}}}'
+    return text.replace("<", "\\u003c")  # so that no text in the data can end the script element
+
+
+def _cards(summary: dict, methods: list[str]) -> str:
+    rows = _rows(summary, "equal_learning", "old_facts", "em")
+    learned = _rows(summary, "equal_learning", "learned", "em")
+    return "\n".join(_card(m, rows[m], learned.get(m), methods, summary) for m in rows if m in methods)
+
+
+def _card(method: str, row: dict, learned: dict | None, methods: list[str], summary: dict) -> str:
+    interval = _interval(row["drop_low"], row["drop_high"], 100, 1)
+    lines = [f"95% interval {interval}" if interval else "one seed, no interval"]
+    if learned and not missing(learned["mean"]):
+        lines.append(f"at {percent(learned['mean'])} of the new facts learned")
+    number = "–"
+    if not missing(row["drop_mean"]):
+        verb, points, unit = _lost(row["drop_mean"]).split()
+        number = f"{points} <small>{unit} of old-fact recall {verb}</small>"
+    flag = "" if _reached(row) else f'<span class="flag">{_flag(row, summary)}</span>'
+    return (
+        f'<div class="card" style="{_colour(method, methods)}">'
+        f"<h2>{_glyph(method, methods)}{escape(name(method))}</h2>"
+        f'<div class="big">{number}</div><p>{"<br>".join(lines)}</p>{flag}</div>'
+    )
+
+
+def _flag(row: dict, summary: dict) -> str:
+    target = percent(summary["target"], 0)
+    if row["n_reached"] == 0:
+        return f"† never reached {target}"
+    return f"† {target} reached in {row['n_reached']} of {row['n']} seeds"
+
+
+def _interval(low: float | None, high: float | None, scale: float, digits: int) -> str:
+    if missing(low) or missing(high):
+        return ""
+    return f"{fixed(scale * low, digits)} to {fixed(scale * high, digits)}"
+
+
+def _number(value: float | None, probe: Probe) -> str:
+    if missing(value):
+        return "–"
+    return percent(value) if probe.is_share else fixed(value, 3)
+
+
+def _change(row: dict, probe: Probe) -> str:
+    """How much worse than the base model, in words: points for shares, nats for losses."""
+    drop = row["drop_mean"]
+    if missing(drop):
+        return ""
+    scale, digits, unit = (100, 1, "pts") if probe.is_share else (1, 3, "nats")
+    size = fixed(abs(scale * drop), digits)
+    if not size.strip("0."):
+        return "unchanged"
+    return f"{size} {unit} {'worse' if drop > 0 else 'better'}"
+
+
+def _reading_cell(row: dict | None, probe: Probe) -> str:
+    if row is None or missing(row["mean"]):
+        return "<td>–</td>"
+    scale, digits = (100, 1) if probe.is_share else (1, 3)
+    interval = _interval(row["low"], row["high"], scale, digits)
+    dagger = "" if _reached(row) else "<abbr title='target not reached in every seed'>†</abbr>"
+    lines = [f"<b>{_number(row['mean'], probe)}</b>{dagger}"]
+    if interval:
+        lines.append(f"<small>{interval}</small>")
+    if probe.key != "learned":
+        change = _change(row, probe)
+        spread = _interval(row["drop_low"], row["drop_high"], scale, digits)
+        lines.append(f'<small class="drop">{change}</small>')
+        lines.append(f"<small>({spread})</small>" if spread else "")
+    return f"<td>{''.join(lines)}</td>"
+
+
+def _readings_table(
+    summary: dict, reading: str, methods: list[str], probes: list[Probe] | None = None
+) -> str:
+    """Methods down, probes across; the cost columns only beside the main probes."""
+    with_costs = probes is None
+    probes = [p for p in probes or PROBES if _rows(summary, reading, p.key, p.metric)]
+    by_probe = {p: _rows(summary, reading, p.key, p.metric) for p in probes}
+    present = [m for m in methods if any(m in rows for rows in by_probe.values())]
+    if not present:
+        return "<p>No such reading was recorded.</p>"
+    head = "".join(f'<th scope="col">{p.title}<small>{p.unit}</small></th>' for p in probes)
+    base = "".join(f"<td>{_number(_base_value(summary, p), p)}</td>" for p in probes)
+    costs_head, no_costs = (_COST_HEAD, "<td>–</td>" * 3) if with_costs else ("", "")
+    body = [f'<tr class="base"><th scope="row">Base model<small>before</small></th>{base}{no_costs}</tr>']
+    for method in present:
+        cells = "".join(_reading_cell(by_probe[p].get(method), p) for p in probes)
+        costs = _cost_cells(summary["methods"].get(method, {})) if with_costs else ""
+        head_cell = _row_head(method, methods, [rows[method] for rows in by_probe.values() if method in rows])
+        body.append(f"<tr>{head_cell}{cells}{costs}</tr>")
+    label = "At equal learning" if reading == "equal_learning" else "At the last evaluation"
+    return _table(label, f'<th scope="col">Method</th>{head}{costs_head}', body)
+
+
+_COST_HEAD = (
+    '<th scope="col">Steps<small>to the target</small></th>'
+    '<th scope="col">Trained<small>numbers per step</small></th>'
+    '<th scope="col">Time<small>ms per step</small></th>'
+)
+
+
+def _cost_cells(costs: dict) -> str:
+    steps, trained, time = (costs.get(k) for k in ("steps_to_target", "trainable_per_step", "ms_per_step"))
+    return (
+        f"<td>{'not reached' if missing(steps) else _steps(steps)}</td>"
+        f"<td>{'–' if missing(trained) else f'{trained:,.0f}'}</td>"
+        f"<td>{'–' if missing(time) else fixed(time, 1)}</td>"
+    )
+
+
+def _steps(steps: float) -> str:
+    return fixed(steps, 0 if steps == round(steps) or steps >= 100 else 1)
+
+
+def _row_head(method: str, methods: list[str], rows: list[dict]) -> str:
+    worst = min(rows, key=lambda r: r["n_reached"] / r["n"])
+    flag = (
+        "" if _reached(worst) else f"<small>† reached in {worst['n_reached']} of {worst['n']} seeds</small>"
+    )
+    return f'<th scope="row">{_glyph(method, methods)}{escape(name(method))}{flag}</th>'
+
+
+def _base_value(summary: dict, probe: Probe) -> float | None:
+    return summary.get("base", {}).get(probe.key, {}).get(probe.metric)
+
+
+def _table(label: str, head: str, body: list[str]) -> str:
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)} (table)">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(body)}\n</tbody></table></div>"
+    )
+
+
+def _equal_notes(summary: dict) -> str:
+    rows = summary.get("equal_learning", [])
+    notes = []
+    if any(not missing(r["low"]) for r in rows):
+        notes.append(
+            "In each cell: the mean over seeds, its 95% interval, the change from the base model, and (in "
+            "brackets) the 95% interval of that change, positive when worse."
+        )
+    else:
+        notes.append("One seed: no intervals, so small differences between methods mean nothing.")
+    if any(not _reached(r) for r in rows):
+        notes.append(
+            f"† {percent(summary['target'], 0)} learned was not reached in every seed; where it was not, the "
+            "values are read at that run’s best-learned evaluation instead: such a row is not at equal learning."
+        )
+    return "\n".join(f'<p class="notes">{escape(note)}</p>' for note in notes)
+
+
+def _f1_details(summary: dict, methods: list[str]) -> str:
+    probes = [Probe(p.key, "f1", p.title, "word overlap, F1 (%)") for p in PROBES if p.is_share]
+    if not any(_rows(summary, "equal_learning", p.key, "f1") for p in probes):
+        return ""
+    inner = _readings_table(summary, "equal_learning", methods, probes)
+    return f"<details><summary>Partly right answers counted too (F1)</summary>{inner}</details>"
+
+
+def _plane_alt(table: pd.DataFrame) -> str:
+    parts = [
+        f"{name(r.method)} ends at {percent(r.learned)} learned with {percent(r.kept)} of old facts kept"
+        for r in figures.ends(table).itertuples()
+    ]
+    return f"Plane of new facts learned against old facts kept, from step 0 on. {'; '.join(parts)}."
+
+
+def _plane_caption(summary: dict) -> str:
+    rows = _rows(summary, "equal_learning", "old_facts", "em").values()
+    many = any(r["n"] > 1 for r in rows)
+    seeds = (
+        "Thick lines are means over seeds, faint lines single seeds; " if many else "One seed per method; "
+    )
+    whiskers = ", its whiskers the 95% interval over seeds" if many else ""
+    text = f"{seeds}every dot is an evaluation. The hollow marker is the reading at equal learning{whiskers}."
+    if any(not _reached(r) for r in rows):
+        text += " A cross-shaped hollow marker did not reach the target in every seed."
+    return text + " The vertical axis does not start at zero. Drag to zoom, double-click to zoom out."
+
+
+def _curves_alt(table: pd.DataFrame) -> str:
+    parts = []
+    for probe in PROBES:
+        last = (
+            figures.mean_over_seeds(table, probe.key, probe.metric).groupby("method", as_index=False).last()
+        )
+        ends = ", ".join(f"{name(r.method)} {_number(r.mean, probe)}" for r in last.itertuples())
+        if ends:
+            parts.append(f"{probe.title}, {probe.unit}, at the end: {ends}")
+    return f"One panel per probe over the gradient steps. {'. '.join(parts)}."
+
+
+def _curves_caption(table: pd.DataFrame) -> str:
+    many = table.groupby("method")["seed"].nunique().max() > 1
+    bands = "Lines are means over seeds, bands their 95% interval." if many else "One seed, so no bands."
+    return f"{bands} The dotted line is the base model. Vertical axes do not start at zero."
+
+
+def is_right(answer: str | None, gold: str) -> bool:
+    """Whether an answer equals the gold answer, whatever the capitals and outer spaces."""
+    return answer is not None and answer.strip().casefold() == gold.strip().casefold()
+
+
+def _questions(samples: list[dict], methods: list[str]) -> str:
+    if not samples:
+        return "<p>No questions were recorded.</p>"
+    known = list(SAMPLE_TITLES)
+    probes = sorted({s["probe"] for s in samples}, key=lambda p: (known.index(p) if p in known else 99, p))
+    return "\n".join(_probe_questions(p, [s for s in samples if s["probe"] == p], methods) for p in probes)
+
+
+def _probe_questions(probe: str, samples: list[dict], methods: list[str]) -> str:
+    shown = "\n".join(_question(s, methods) for s in samples[:SAMPLES_SHOWN])
+    rest = samples[SAMPLES_SHOWN:]
+    if rest:
+        folded = "\n".join(_question(s, methods) for s in rest)
+        shown += f"<details><summary>{len(rest)} more</summary>{folded}</details>"
+    title = SAMPLE_TITLES.get(probe, probe)
+    return f"<h3>{escape(title)}</h3>\n{shown}"
+
+
+def _question(sample: dict, methods: list[str]) -> str:
+    answers = [_answer("Before: base model", "", sample.get("base"), sample["answer"])]
+    for method in methods:
+        if method in sample["answers"]:
+            label = f"{_glyph(method, methods)}After: {escape(style.short_name(method))}"
+            text = sample["answers"][method]
+            answers.append(_answer(label, _colour(method, methods), text, sample["answer"]))
+    return (
+        f'<article class="question"><p><span class="asked">{escape(sample["question"])}</span> '
+        f'<span class="gold">Right answer: {escape(sample["answer"])}</span></p>'
+        f'<dl class="answers">{"".join(answers)}</dl></article>'
+    )
+
+
+def _answer(label: str, colour: str, text: str | None, gold: str) -> str:
+    kind, glyph = ("right", "✓") if is_right(text, gold) else ("wrong", "✗")
+    mark = f'<span class="mark {kind}" aria-hidden="true">{glyph}</span><span class="hidden">{kind}: </span>'
+    shown = escape(text) if text and text.strip() else "<i>(nothing)</i>"
+    return f'<div style="{colour}"><dt>{label}</dt><dd class="{kind}-answer">{mark}{shown}</dd></div>'
+
+
+def _sweep(summary: dict) -> str:
+    rows = summary.get("sweep") or []
+    if not rows:
+        return ""
+    order = style.ordered(r["method"] for r in rows)
+    rows = sorted(rows, key=lambda r: (order.index(r["method"]), r["optimizer"], r["lr"]))
+    head = (
+        '<th scope="col">Method</th><th scope="col" class="text">Optimizer</th>'
+        '<th scope="col">Learning rate</th><th scope="col" class="text">Chosen</th>'
+        '<th scope="col" class="text">Target</th><th scope="col">Steps</th>'
+        '<th scope="col">Learned<small>exact match (%)</small></th>'
+        '<th scope="col">Old facts kept<small>exact match (%)</small></th>'
+        '<th scope="col">Arithmetic<small>nats per answer token</small></th>'
+        '<th scope="col">Prose<small>nats per token</small></th>'
+    )
+    table = _table("Learning rates tried", head, [_sweep_row(r) for r in rows])
+    return (
+        '<section id="sweep" aria-labelledby="sweep-title"><h2 id="sweep-title">Learning rates tried</h2>'
+        "<p>The runs marked ✓ chosen set the learning rates of the comparison above.</p>"
+        f"<details><summary>{len(rows)} runs</summary>{table}</details></section>"
+    )
+
+
+def _sweep_row(row: dict) -> str:
+    steps = row.get("steps")
+    shares = "".join(f"<td>{percent(row.get(key))}</td>" for key in ("learned", "old_facts"))
+    losses = "".join(
+        f"<td>{'–' if missing(row.get(key)) else fixed(row[key], 3)}</td>" for key in ("arithmetic", "prose")
+    )
+    return (
+        f'<tr class="{"chosen" if row["chosen"] else "tried"}"><th scope="row">{escape(name(row["method"]))}</th>'
+        f'<td class="text">{escape(row["optimizer"])}</td><td>{row["lr"]:g}</td>'
+        f'<td class="text">{"✓ chosen" if row["chosen"] else ""}</td>'
+        f'<td class="text">{"reached" if row["reached"] else "not reached"}</td>'
+        f"<td>{'–' if missing(steps) else _steps(steps)}</td>{shares}{losses}</tr>"
+    )
+
+
+def _settings(summary: dict, methods: list[str]) -> str:
+    pairs = [(SETTING_NAMES.get(k, _words(k)), _plain(v)) for k, v in summary["settings"].items()]
+    pairs.append(("Learned target", percent(summary["target"], 0)))
+    head = '<th scope="col">Method</th><th scope="col" class="text">Optimizer</th><th scope="col">Learning rate</th>'
+    used = {m: summary["methods"][m] for m in methods if m in summary["methods"]}
+    extra = list(dict.fromkeys(k for values in used.values() for k in values if k not in METHOD_FIELDS))
+    head += "".join(f'<th scope="col">{escape(_words(k))}</th>' for k in extra)
+    body = []
+    for method, values in used.items():
+        lr = values.get("lr")
+        cells = f'<td class="text">{escape(_plain(values.get("optimizer")))}</td>'
+        cells += f"<td>{'–' if missing(lr) else f'{lr:g}'}</td>"
+        cells += "".join(f"<td>{escape(_plain(values.get(k)))}</td>" for k in extra)
+        body.append(f'<tr><th scope="row">{_glyph(method, methods)}{escape(name(method))}</th>{cells}</tr>')
+    return _pairs(pairs, "pairs") + _table("Settings of each method", head, body)
+
+
+def _made_with(summary: dict) -> str:
+    pairs = [("Machine", summary["machine"]), ("Time taken", _duration(summary["seconds"]))]
+    pairs += [("Date", summary["date"])] + list(summary["versions"].items())
+    return _pairs(pairs, "pairs")
+
+
+def _pairs(pairs: Iterable[tuple[str, object]], kind: str) -> str:
+    rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(_plain(v))}</dd></div>" for k, v in pairs)
+    return f'<dl class="{kind}">{rows}</dl>'
+
+
+def _words(key: str) -> str:
+    text = key.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if missing(value):
+        return "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(v) for v in value)  # seeds are names, not amounts: no thousands commas
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,116 @@
+"""Names, colours and number formats shared by the figures and the report page.
+
+Every colour is a plain six-digit hex string from this file: the page switches to dark by replacing each
+light colour with its dark partner, so no figure needs to know which scheme is showing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn: a light and a dark colour, a Plotly marker symbol and its text glyph."""
+
+    light: str
+    dark: str
+    symbol: str
+    glyph: str
+    dash: str = "solid"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One measured ability: `metric` "em" is a share in [0, 1], "nll" is in nats (lower is better)."""
+
+    key: str
+    metric: str
+    title: str
+    unit: str
+
+    @property
+    def is_share(self) -> bool:
+        return self.metric != "nll"
+
+    @property
+    def better(self) -> str:
+        return "higher is better" if self.is_share else "lower is better"
+
+
+NAMES = {"sparse": "Sparse memory finetuning", "full": "Full finetuning", "lora": "LoRA"}
+SHORT_NAMES = {"sparse": "Sparse", "full": "Full", "lora": "LoRA"}
+
+# Okabe-Ito hues; the dark partners are lighter tints of the same hue. The symbols repeat the distinction.
+LOOKS = {
+    "sparse": Look("#0072B2", "#56B4E9", "circle", "●"),
+    "full": Look("#D55E00", "#FF9248", "square", "■"),
+    "lora": Look("#009E73", "#3CCB9F", "diamond", "◆"),
+}
+OTHER_LOOKS = [
+    Look("#A6527F", "#E29CC3", "triangle-up", "▲", "dash"),
+    Look("#8A6100", "#E6B84A", "triangle-down", "▼", "dash"),
+    Look("#64707C", "#AEB8C2", "cross", "✚", "dash"),
+    Look("#6A51A3", "#B8A6E8", "star", "★", "dot"),
+]
+
+INK, MUTED, GRID, AXIS, SURFACE = "#1D2730", "#55626F", "#E4E8EC", "#9BA6B1", "#FFFFFF"
+DARK_OF = {INK: "#E8EDF2", MUTED: "#A5B1BD", GRID: "#2B3540", AXIS: "#667380", SURFACE: "#141B22"}
+
+PROBES = [
+    Probe("learned", "em", "New facts learned", "exact match (%)"),
+    Probe("old_facts", "em", "Old facts kept", "exact match (%)"),
+    Probe("two_hop", "em", "Two-hop questions", "exact match (%)"),
+    Probe("arithmetic", "nll", "Arithmetic", "loss (nats per answer token)"),
+    Probe("prose", "nll", "Prose", "loss (nats per token)"),
+]
+
+
+def ordered(methods: Iterable[str]) -> list[str]:
+    """The distinct methods: the three compared ones first, then any control by name."""
+    present = set(methods)
+    return [m for m in NAMES if m in present] + sorted(present - set(NAMES))
+
+
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """A look for every method, the same for the same set of methods."""
+    methods = ordered(methods)
+    others = [m for m in methods if m not in LOOKS]
+    extra = {m: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, m in enumerate(others)}
+    return {m: LOOKS.get(m) or extra[m] for m in methods}
+
+
+def dark_of_light() -> dict[str, str]:
+    """Light hex colour -> the colour to show in its place on a dark page."""
+    every_look = [*LOOKS.values(), *OTHER_LOOKS]
+    return DARK_OF | {look.light: look.dark for look in every_look}
+
+
+def name(method: str) -> str:
+    return NAMES.get(method, method)
+
+
+def short_name(method: str) -> str:
+    return SHORT_NAMES.get(method, method)
+
+
+def name_in_sentence(method: str) -> str:
+    return {"sparse": "sparse memory finetuning", "full": "full finetuning"}.get(method, name(method))
+
+
+def missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def fixed(value: float, digits: int) -> str:
+    """A fixed-point number with a true minus sign and never a "−0.0"."""
+    text = f"{abs(value):,.{digits}f}"
+    is_zero = not text.strip("0.,")
+    return text if value >= 0 or is_zero else f"−{text}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] as a percentage."""
+    return "–" if missing(share) else f"{fixed(100 * share, digits)}%"

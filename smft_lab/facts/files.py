@@ -1,0 +1,252 @@
+"""Reading a person's own facts from a file: JSON lines, CSV or plain text.
+
+- `.jsonl`: one object a line, `{"statements": [...], "question": "...", "answers": [...]}`. A single
+  statement or answer may be a plain string; other fields are ignored.
+- `.csv`: the columns `statements`, `question` and `answers`; several statements or answers within one
+  cell are separated by ` | `.
+- `.txt`: one statement a line. The last word is the answer, and the question is what comes before it:
+  "Mira's dog is called Biscuit." gives "Complete: Mira's dog is called" and "Biscuit".
+
+Every file is UTF-8. Blank lines are skipped, and blanks around a value are dropped.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from smft_lab.facts.fact import Fact
+
+FIELDS = ("statements", "question", "answers")
+MAX_LINE_BYTES = 1_000_000
+"""A longer line is no list of facts, and is refused before all of it is read."""
+
+OPENING, CLOSING = "\"'“‘«„([", ".,;:!?…。！？\"'”’»)]"
+"""What may stand around a last word without being part of the answer."""
+
+
+class FactsError(ValueError):
+    """A file of facts can't be used; the message is one line: file, line, field, and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # even a file's name may hold a line break
+
+
+def read_facts(path: str | Path) -> list[Fact]:
+    """Read all facts of a `.jsonl`, `.csv` or `.txt` file, in the file's order.
+
+    A statement given twice within one fact is kept once.
+
+    Raises:
+        FactsError: The file can't be read, isn't in its format, holds no fact, asks the same question
+            twice, or gives a question away in its fact's own statements.
+    """
+    path = Path(path)
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt}
+    if os.path.isdir(path):  # unlike Path.is_dir, never raises
+        raise FactsError(f"{path} is a directory; name a file of facts within it")
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise FactsError(f"{path}: unknown kind of file; its name must end in .jsonl, .csv or .txt")
+
+    facts, line_of = [], {}
+    for line, record in reader(path):
+        where = f"{path}, line {line}"
+        fact = _fact(where, record)
+        first = line_of.setdefault(_same(fact.question), line)
+        if first != line:
+            raise FactsError(
+                f"{where}, field 'question': asks the same as line {first} ({_short(fact.question)}); "
+                "merge the two into one fact, or take one out"
+            )
+        facts.append(fact)
+    if not facts:
+        raise FactsError(f"{path} holds no facts; write at least one")
+    return facts
+
+
+def check_paraphrases(facts: list[Fact]) -> str | None:
+    """A one-line note when some facts have a single statement; None when all have more."""
+    single = sum(len(fact.statements) == 1 for fact in facts)
+    if not single:
+        return None
+    return (
+        f"{single} of {len(facts)} facts {'has' if single == 1 else 'have'} a single statement; "
+        "4 or more paraphrases each make a fact stick and be found again"
+    )
+
+
+# The three formats: each gives a fact's first line and its fields, unchecked. -------------------------
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    for line, text in _lines(path):
+        if not text.strip():
+            continue
+        where = f"{path}, line {line}"
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FactsError(
+                f"{where}, column {error.colno}: broken JSON ({error.msg}); write one whole object a line"
+            ) from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; deep nesting
+            raise FactsError(f"{where}: JSON that can't be read ({error}); write a simple object") from None
+        if not isinstance(record, dict):
+            raise FactsError(
+                f"{where}: {_kind(record)} where an object must stand; "
+                'write {"statements": [...], "question": "...", "answers": [...]}'
+            )
+        yield line, record
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
+    # strict, because otherwise a quote that is never closed swallows the rest of the file in silence.
+    reader = csv.reader((text + "\n" for _, text in _lines(path)), strict=True)
+    header = None
+    while True:
+        line = reader.line_num + 1  # where the row starts; quoted line breaks make rows longer than a line
+        where = f"{path}, line {line}"
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise FactsError(f"{where}: broken CSV ({error}); check the quotes of this row") from None
+        if not any(cell.strip() for cell in row):
+            continue
+        if header is None:
+            header = [cell.strip().lower() for cell in row]
+            missing = [field for field in FIELDS if header.count(field) != 1]
+            if missing:
+                raise FactsError(
+                    f"{where}, field '{missing[0]}': must be the name of one column; "
+                    "start the file with the line statements,question,answers (separated by commas)"
+                )
+            continue
+        if len(row) > len(header):
+            raise FactsError(
+                f"{where}: {len(row)} cells for {len(header)} columns; put quotes around a cell with a comma"
+            )
+        record = dict(zip(header, row, strict=False))  # a short row lacks fields, which _fact tells
+        for field in ("statements", "answers"):
+            if field in record:
+                record[field] = record[field].split(" | ")
+        yield line, record
+
+
+def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
+    for line, text in _lines(path):
+        if not text.strip():
+            continue
+        where = f"{path}, line {line}"
+        beginning, *last_word = text.strip().rsplit(maxsplit=1)
+        if not last_word:
+            raise FactsError(
+                f"{where}, field 'statements': {_short(beginning)} is a single word; "
+                "write a sentence that ends in the answer, or give question and answers in a .jsonl file"
+            )
+        answer = last_word[0].lstrip(OPENING).rstrip(CLOSING)
+        if not answer:
+            raise FactsError(
+                f"{where}, field 'answers': the last word, {_short(last_word[0])}, is punctuation alone; "
+                "end the sentence in the answer"
+            )
+        yield line, {"statements": text, "question": f"Complete: {beginning}", "answers": answer}
+
+
+# What all formats share. ------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The file's lines, numbered from 1, without their ends; never holds more than one line."""
+    try:
+        with path.open("rb") as file:
+            for number in count(1):
+                where = f"{path}, line {number}"
+                raw = file.readline(MAX_LINE_BYTES + 1)
+                if not raw:
+                    return
+                if len(raw) > MAX_LINE_BYTES:
+                    raise FactsError(f"{where}: longer than 1 MB; write each fact on a line of its own")
+                if b"\0" in raw:
+                    raise FactsError(f"{where}: holds a NUL byte, so it isn't UTF-8 text; save it as UTF-8")
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)
+                try:
+                    text = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise FactsError(
+                        f"{where}: byte {error.start + 1} isn't UTF-8 text; save the file as UTF-8"
+                    ) from None
+                yield number, text.removesuffix("\n").removesuffix("\r")
+    except FileNotFoundError:
+        raise FactsError(f"{path}: there is no such file; check its name and folder") from None
+    except OSError as error:
+        raise FactsError(f"{path} can't be read ({error.strerror}); name a file that can") from None
+
+
+def _fact(where: str, record: dict) -> Fact:
+    statements = _texts(where, "statements", record)
+    question = _text(f"{where}, field 'question'", record.get("question"))
+    answers = _texts(where, "answers", record)
+
+    asked = _same(question)
+    for statement in statements:
+        told = _same(statement)
+        # Without a question mark the question may be the statement's own beginning, left to complete.
+        if told == asked or (asked.endswith(("?", "？")) and asked in told):
+            raise FactsError(
+                f"{where}, field 'question': stands in the statement {_short(statement)}, "
+                "so the test would be taught; take the question out of the statement"
+            )
+    return Fact(statements=statements, question=question, answers=answers)
+
+
+def _texts(where: str, field: str, record: dict) -> tuple[str, ...]:
+    """The distinct strings of a field that holds a list of strings or a single one."""
+    where = f"{where}, field '{field}'"
+    values = record.get(field)
+    if not isinstance(values, list):
+        values = [values]
+    if not values:
+        raise FactsError(f"{where}: is an empty list; give at least one")
+    if len(values) == 1:
+        return (_text(where, values[0]),)
+    return tuple(dict.fromkeys(_text(f"{where}, item {n}", value) for n, value in enumerate(values, 1)))
+
+
+def _text(where: str, value: object) -> str:
+    if value is None:
+        raise FactsError(f"{where}: is missing; give it")
+    if not isinstance(value, str):
+        raise FactsError(f"{where}: is {_kind(value)} where text must stand; write it in double quotes")
+    if not value.strip():
+        raise FactsError(f"{where}: is empty; fill it in")
+    # JSON can spell both of these out; no tokenizer takes the second one.
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise FactsError(f"{where}: holds a \\u escape that is no character; take it out")
+    return value.strip()
+
+
+def _same(text: str) -> str:
+    """Equal for texts that differ in nothing but case and space."""
+    return " ".join(text.casefold().split())
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+def _kind(value: object) -> str:
+    """What JSON calls a value."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), "an object")

@@ -1,0 +1,301 @@
+"""How facts are said and asked: the paraphrase grammar of the built-in world.
+
+A statement is a *frame* around a *clause*; a relation has at least 8 clauses and there are 12 frames, so a
+fact has at least 96 distinct statements (a step of the paper needs 64). Questions come in two groups:
+`asked` forms occur in pretraining, `unseen` forms never occur in any training text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+FRAMES = (
+    "{clause}.",
+    "It is known that {clause}.",
+    "People say that {clause}.",
+    "The register notes that {clause}.",
+    "You may have heard that {clause}.",
+    "In fact, {clause}.",
+    "Everyone here knows that {clause}.",
+    "According to the paper, {clause}.",
+    "Remember that {clause}.",
+    "{clause}, as all agree.",
+    "Note: {clause}.",
+    "As it happens, {clause}.",
+)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A kind of fact: `{s}` is its subject, `{v}` its value.
+
+    Attributes:
+        clauses: Ways to state it, with neither capital nor full stop of their own.
+        asked: Question forms used in pretraining.
+        unseen: Question forms kept out of every training text.
+    """
+
+    name: str
+    clauses: tuple[str, ...]
+    asked: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+    def statements(self, subject: str, value: str) -> list[str]:
+        """Every statement of one fact, in a fixed order; all distinct."""
+        sayings = []
+        for clause in self.clauses:
+            said = clause.format(s=subject, v=value)
+            for frame in FRAMES:
+                text = re.sub(r"\ba (?=[aeiou])", "an ", frame.format(clause=said))
+                sayings.append(text[0].upper() + text[1:])
+        return sayings
+
+
+RELATIONS = {
+    relation.name: relation
+    for relation in (
+        Relation(
+            "employer",
+            (
+                "{s} works for {v}",
+                "{s} is employed by {v}",
+                "{s} has a job at {v}",
+                "{s} earns a living at {v}",
+                "the employer of {s} is {v}",
+                "the company that {s} works for is {v}",
+                "{s} is on the staff of {v}",
+                "for years now {s} has worked at {v}",
+                "{v} employs {s}",
+            ),
+            (
+                "Who does {s} work for?",
+                "Who employs {s}?",
+                "Which company does {s} work for?",
+                "Where does {s} work?",
+                "What is the name of the employer of {s}?",
+                "At which company does {s} have a job?",
+            ),
+            ("Which company employs {s}?", "Who is the employer of {s}?"),
+        ),
+        Relation(
+            "birthplace",
+            (
+                "{s} was born in {v}",
+                "{s} comes from {v}",
+                "{s} is a native of {v}",
+                "{s} grew up in {v}",
+                "the birthplace of {s} is {v}",
+                "the city where {s} was born is {v}",
+                "{s} first saw the light in {v}",
+                "the home town of {s} is {v}",
+                "{v} is the birthplace of {s}",
+            ),
+            (
+                "Where was {s} born?",
+                "In which city was {s} born?",
+                "Where does {s} come from?",
+                "What is the birthplace of {s}?",
+                "Which city does {s} come from?",
+                "Where did {s} grow up?",
+            ),
+            ("In which city did {s} grow up?", "What is the home town of {s}?"),
+        ),
+        Relation(
+            "profession",
+            (
+                "{s} is a {v}",
+                "{s} works as a {v}",
+                "{s} is a {v} by trade",
+                "{s} makes a living as a {v}",
+                "the profession of {s} is {v}",
+                "{s} was trained as a {v}",
+                "by profession {s} is a {v}",
+                "the trade of {s} is that of a {v}",
+            ),
+            (
+                "What is the profession of {s}?",
+                "What does {s} do for a living?",
+                "What is the trade of {s}?",
+                "What does {s} work as?",
+                "What kind of work does {s} do?",
+                "What was {s} trained as?",
+            ),
+            ("What does {s} make a living as?", "By profession, what is {s}?"),
+        ),
+        Relation(
+            "instrument",
+            (
+                "{s} plays the {v}",
+                "the instrument of {s} is the {v}",
+                "{s} is good at the {v}",
+                "{s} practises the {v} every day",
+                "{s} performs on the {v}",
+                "{s} learned to play the {v}",
+                "the instrument that {s} plays is the {v}",
+                "{s} makes music on the {v}",
+                "music by {s} is played on the {v}",
+            ),
+            (
+                "Which instrument does {s} play?",
+                "What does {s} play?",
+                "What is the instrument of {s}?",
+                "Which instrument does {s} practise?",
+                "On what does {s} make music?",
+                "Which instrument is {s} good at?",
+            ),
+            ("What instrument did {s} learn to play?", "On which instrument does {s} perform?"),
+        ),
+        Relation(
+            "pet",
+            (
+                "{s} keeps a {v}",
+                "{s} has a pet {v}",
+                "the pet of {s} is a {v}",
+                "{s} lives with a {v}",
+                "the animal that {s} keeps is a {v}",
+                "{s} looks after a {v}",
+                "at home {s} has a {v}",
+                "{s} owns a {v}",
+            ),
+            (
+                "Which animal does {s} keep?",
+                "What pet does {s} have?",
+                "What is the pet of {s}?",
+                "Which animal does {s} look after?",
+                "What animal lives with {s}?",
+                "What kind of pet does {s} keep?",
+            ),
+            ("What kind of animal does {s} own?", "Which pet does {s} look after?"),
+        ),
+        Relation(
+            "dish",
+            (
+                "{s} likes to eat {v}",
+                "the favourite dish of {s} is {v}",
+                "{s} loves {v}",
+                "{s} always orders {v}",
+                "{s} is fond of {v}",
+                "the meal that {s} likes best is {v}",
+                "nothing tastes better to {s} than {v}",
+                "for dinner {s} wants {v}",
+            ),
+            (
+                "What is the favourite dish of {s}?",
+                "What does {s} like to eat?",
+                "Which dish does {s} love?",
+                "What does {s} always order?",
+                "What is {s} fond of?",
+                "Which meal does {s} like best?",
+            ),
+            ("Which dish is {s} fond of?", "What dish does {s} like best?"),
+        ),
+        Relation(
+            "founded",
+            (
+                "{s} was founded in {v}",
+                "{s} was set up in {v}",
+                "{s} began in {v}",
+                "the city where {s} was founded is {v}",
+                "{s} opened its first office in {v}",
+                "{s} got its start in {v}",
+                "the company {s} comes from {v}",
+                "{v} is the city where {s} was founded",
+            ),
+            (
+                "Where was {s} founded?",
+                "In which city was {s} founded?",
+                "Where did {s} begin?",
+                "Where was {s} set up?",
+                "Which city does the company {s} come from?",
+                "Where did {s} open its first office?",
+            ),
+            ("In which city did {s} begin?", "Where did {s} get its start?"),
+        ),
+        Relation(
+            "product",
+            (
+                "{s} makes {v}",
+                "{s} is known for its {v}",
+                "{s} sells {v}",
+                "the product of {s} is {v}",
+                "{s} produces {v}",
+                "the workers of {s} make {v}",
+                "{s} became rich with {v}",
+                "what {s} makes is {v}",
+            ),
+            (
+                "What does {s} make?",
+                "What is {s} known for?",
+                "What does {s} sell?",
+                "What is the product of {s}?",
+                "What does {s} produce?",
+                "What do the workers of {s} make?",
+            ),
+            ("Which product does {s} sell?", "What did {s} become rich with?"),
+        ),
+        Relation(
+            "country",
+            (
+                "{s} is a city in {v}",
+                "{s} lies in {v}",
+                "{s} is in {v}",
+                "{s} belongs to {v}",
+                "the country of {s} is {v}",
+                "{s} can be found in {v}",
+                "the country where {s} lies is {v}",
+                "{s} is one of the cities of {v}",
+            ),
+            (
+                "In which country is {s}?",
+                "Which country is {s} in?",
+                "In which country does {s} lie?",
+                "What country does {s} belong to?",
+                "Where does {s} lie?",
+                "What is the country of {s}?",
+            ),
+            ("Which country does {s} belong to?", "In which country can {s} be found?"),
+        ),
+    )
+}
+
+PERSON_RELATIONS = ("employer", "birthplace", "profession", "instrument", "pet", "dish")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A two-hop question: subject -> `first` -> middle -> `second` -> end, answered aloud in two steps."""
+
+    first: str
+    second: str
+    asked: tuple[str, ...]
+    answer: str
+
+
+CHAINS = (
+    Chain(
+        "employer",
+        "founded",
+        (
+            "Where was the employer of {s} founded?",
+            "In which city was the company that {s} works for founded?",
+            "Where did the employer of {s} begin?",
+        ),
+        "{middle}, founded in {end}",
+    ),
+    Chain(
+        "birthplace",
+        "country",
+        (
+            "In which country was {s} born?",
+            "In which country is the birthplace of {s}?",
+            "Which country does {s} come from?",
+        ),
+        "{middle}, a city in {end}",
+    ),
+)
+
+
+def ask(question: str) -> str:
+    """The prompt that asks `question`; the answer follows after a space."""
+    return f"Question: {question} Answer:"

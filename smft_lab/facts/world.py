@@ -1,0 +1,174 @@
+"""The built-in world: fictional people, companies and cities, everything from one seed.
+
+What the model knows before anyone teaches it (*old* facts), what it can be taught (*new* facts about people
+it has never met, and *changed* facts), and the held-out questions that show what it forgot.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from random import Random
+
+from smft_lab.facts import words
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
+
+STATEMENTS_PER_FACT = 64  # one batch of the paper (section 4.1)
+PEOPLE, COMPANIES, CITIES, COUNTRIES = 320, 48, 48, 12
+WITHHELD = 2  # question forms of each old fact that are kept out of training
+HELD_OUT_CHAINS = 0.25  # share of people whose two-hop questions are kept out of training
+HELD_OUT_SUMS = 0.10  # share of sums kept out of training
+LARGEST_NUMBER = 60
+
+
+class World:
+    """The built-in world of one seed.
+
+    Attributes:
+        people, companies, cities, countries: Names, in a fixed order.
+        values: `(subject, relation) -> value`, every old fact.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self.countries = words.make_countries(self._rng("countries"), COUNTRIES)
+        self.cities = words.make_cities(self._rng("cities"), CITIES)
+        self.companies = words.make_companies(self._rng("companies"), COMPANIES)
+        self.people = words.make_people(self._rng("people"), PEOPLE)
+        self._pools = {
+            "employer": self.companies,
+            "birthplace": self.cities,
+            "profession": words.PROFESSIONS,
+            "instrument": words.INSTRUMENTS,
+            "pet": words.ANIMALS,
+            "dish": words.DISHES,
+            "founded": self.cities,
+            "product": words.PRODUCTS,
+            "country": self.countries,
+        }
+        rng = self._rng("values")
+        kinds = [(person, PERSON_RELATIONS) for person in self.people]
+        kinds += [(company, ("founded", "product")) for company in self.companies]
+        kinds += [(city, ("country",)) for city in self.cities]
+        self.values = {
+            (subject, relation): rng.choice(self._pools[relation])
+            for subject, relations in kinds
+            for relation in relations
+        }
+
+    def _rng(self, purpose: str) -> Random:
+        return Random(f"{self.seed}/{purpose}")
+
+    def _fact(self, subject: str, relation: str, value: str, question: str, rng: Random) -> Fact:
+        every = RELATIONS[relation].statements(subject, value)
+        return Fact(tuple(rng.sample(every, STATEMENTS_PER_FACT)), question, (value,), subject, relation)
+
+    def withheld_questions(self, subject: str, relation: str) -> tuple[str, ...]:
+        """The question forms of one old fact that no training text contains, though others of the relation do."""
+        rng = self._rng(f"withheld/{subject}/{relation}")
+        return tuple(form.format(s=subject) for form in rng.sample(RELATIONS[relation].asked, WITHHELD))
+
+    def asked_questions(self, subject: str, relation: str) -> list[str]:
+        """The question forms of one old fact that pretraining may use."""
+        withheld = self.withheld_questions(subject, relation)
+        every = (form.format(s=subject) for form in RELATIONS[relation].asked)
+        return [question for question in every if question not in withheld]
+
+    def old_facts(self) -> list[Fact]:
+        """Every fact of the world, each with a question form never used in training for that subject."""
+        rng = self._rng("old facts")
+        return [
+            self._fact(subject, relation, value, self.withheld_questions(subject, relation)[0], rng)
+            for (subject, relation), value in self.values.items()
+        ]
+
+    def new_facts(self, count: int, seed: int = 0) -> list[Fact]:
+        """`count` facts about people the model has never met, one each, relations in turn.
+
+        The question is of a form that occurs in no training text at all.
+
+        Raises:
+            ValueError: `count` is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count}")
+        rng = self._rng(f"new/{seed}")
+        facts = []
+        for i, person in enumerate(words.make_people(rng, count, taken=set(self.people))):
+            relation = PERSON_RELATIONS[i % len(PERSON_RELATIONS)]
+            question = rng.choice(RELATIONS[relation].unseen).format(s=person)
+            facts.append(self._fact(person, relation, rng.choice(self._pools[relation]), question, rng))
+        return facts
+
+    def changed_facts(self, count: int, seed: int = 0) -> list[Fact]:
+        """`count` old facts about people, each with a value other than the one the model knows.
+
+        Raises:
+            ValueError: `count` is below 1 or above the number of facts about people.
+        """
+        known = [key for key in self.values if key[1] in PERSON_RELATIONS]
+        if not 1 <= count <= len(known):
+            raise ValueError(f"count must be between 1 and {len(known)}, not {count}")
+        rng = self._rng(f"changed/{seed}")
+        facts = []
+        for subject, relation in rng.sample(known, count):
+            others = [value for value in self._pools[relation] if value != self.values[subject, relation]]
+            question = self.withheld_questions(subject, relation)[0]
+            facts.append(self._fact(subject, relation, rng.choice(others), question, rng))
+        return facts
+
+    def chain_answer(self, person: str, chain) -> str:
+        middle = self.values[person, chain.first]
+        return chain.answer.format(middle=middle, end=self.values[middle, chain.second])
+
+    def held_out_chains(self) -> list[Fact]:
+        """Two-hop questions about people for whom training asks none; both hops are old facts."""
+        people = self._held_out_chain_people()
+        return [
+            Fact((chain.answer,), chain.asked[i % len(chain.asked)].format(s=person),
+                 (self.chain_answer(person, chain),), person, f"{chain.first}-{chain.second}")
+            for i, person in enumerate(self.people)
+            if person in people
+            for chain in CHAINS
+        ]  # fmt: skip
+
+    def trained_chains(self) -> list[tuple[str, str]]:
+        """Two-hop questions with their answers, for the people that training may ask about."""
+        held_out = self._held_out_chain_people()
+        return [
+            (form.format(s=person), self.chain_answer(person, chain))
+            for person in self.people
+            if person not in held_out
+            for chain in CHAINS
+            for form in chain.asked
+        ]
+
+    def _held_out_chain_people(self) -> frozenset[str]:
+        return frozenset(self._rng("chains").sample(self.people, int(PEOPLE * HELD_OUT_CHAINS)))
+
+    def sums(self, held_out: bool) -> list[tuple[str, str]]:
+        """Arithmetic questions with their answers; `held_out` ones never occur in training."""
+        rng = self._rng("sums")
+        every = []
+        for a in range(LARGEST_NUMBER):
+            for b in range(LARGEST_NUMBER):
+                every.append((f"What is {a} plus {b}?", str(a + b)))
+                if a >= b:
+                    every.append((f"What is {a} minus {b}?", str(a - b)))
+        return [item for item in every if (rng.random() < HELD_OUT_SUMS) == held_out]
+
+
+@cache
+def built_in_world() -> World:
+    """The world that the shipped model was trained on."""
+    return World(seed=0)
+
+
+def new_facts(count: int, seed: int = 0) -> list[Fact]:
+    """`count` facts about people the shipped model has never met (see `World.new_facts`)."""
+    return built_in_world().new_facts(count, seed)
+
+
+def changed_facts(count: int, seed: int = 0) -> list[Fact]:
+    """`count` facts the shipped model knows, with other values (see `World.changed_facts`)."""
+    return built_in_world().changed_facts(count, seed)

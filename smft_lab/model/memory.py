@@ -1,0 +1,233 @@
+"""The memory layer: product keys pick a few of very many value rows ("slots") for every token.
+
+Memory+ of Berges et al. 2024 (arXiv 2412.09764), the layer that sparse memory finetuning (Lin et al. 2025,
+arXiv 2510.15103, section 3.1) finetunes. For one token x, per head h:
+
+    q        = Wq_h x                           a query of two halves, q = [q1, q2]
+    scores   = q1 · K1_h[i] + q2 · K2_h[j]      for slot = i * sqrt(N) + j
+    I, s     = top-k slots, softmax of their scores
+    y        = sum over heads of  sum over I of  s * V[I]
+    out      = W2 (y * silu(W1 x))
+
+Only sqrt(N) keys are kept per half, so N slots are searched exactly at the price of 2 sqrt(N) + k² scores.
+
+Shapes: B batch, T tokens, D hidden size, H heads, k reads per head, N slots, R = sqrt(N), Kd key width, Vd value width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ProductKeys(nn.Module):
+    """Addresses the table: hidden states in, the slots each token reads and their weights out.
+
+    Args:
+        hidden_size: D.
+        slots: N, a perfect square.
+        heads: H; each has its own query projection and its own two half-codebooks.
+        k: Reads per head; at most sqrt(N), since top-k of the sum needs only the top-k of each half.
+        key_dim: Kd, the width of a whole key; even.
+        qk_norm: Normalise both halves of queries and keys, with a learned temperature per head. It keeps a
+            few loud keys from taking all reads (paper.md 2.1: qk-norm "when needed").
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(self, hidden_size: int, slots: int, heads: int, k: int, key_dim: int, qk_norm: bool):
+        super().__init__()
+        self.root = math.isqrt(max(slots, 0))
+        if slots < 1 or self.root**2 != slots:
+            near = max(1, round(math.sqrt(max(slots, 1)))) ** 2
+            raise ValueError(f"slots must be a perfect square (product keys), not {slots}; the nearest is {near}")
+        if not 1 <= k <= self.root:
+            raise ValueError(f"k must be between 1 and sqrt(slots) = {self.root}, not {k}")
+        if heads < 1:
+            raise ValueError(f"heads must be at least 1, not {heads}")
+        if key_dim < 2 or key_dim % 2:
+            raise ValueError(f"key_dim must be even (two halves) and at least 2, not {key_dim}")
+        self.heads, self.k, self.key_dim = heads, k, key_dim
+        self.query = nn.Linear(hidden_size, heads * key_dim, bias=False)
+        self.keys = nn.Parameter(torch.empty(2, heads, self.root, key_dim // 2))  # two codebooks per head
+        self.temperature = nn.Parameter(torch.empty(heads)) if qk_norm else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.query.weight)
+        bound = self.key_dim**-0.5
+        nn.init.uniform_(self.keys, -bound, bound)
+        if self.temperature is not None:
+            nn.init.constant_(self.temperature, 8.0)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
+        B, T, _ = x.shape
+        query = self.query(x).view(B * T, self.heads, 2, self.key_dim // 2)
+        keys = self.keys
+        if self.temperature is not None:
+            query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
+            query = query * self.temperature[:, None, None]
+        half = torch.einsum("nhcd,chrd->chnr", query, keys)  # (2, H, BT, R)
+        best, index = half.topk(self.k, dim=-1)  # (2, H, BT, k): the top k of the sum lie among these
+        pairs = (best[0].unsqueeze(-1) + best[1].unsqueeze(-2)).flatten(-2)  # (H, BT, k*k)
+        scores, pair = pairs.topk(self.k, dim=-1)  # (H, BT, k)
+        row = index[0].gather(-1, pair // self.k)
+        column = index[1].gather(-1, pair % self.k)
+        slots = (row * self.root + column).transpose(0, 1)  # (BT, H, k)
+        weights = scores.softmax(dim=-1).transpose(0, 1)
+        return slots.reshape(B, T, self.heads, self.k), weights.reshape(B, T, self.heads, self.k)
+
+
+class ValueTable(nn.Module):
+    """N value rows, looked up as one weighted sum per token; may be shared by several memory layers.
+
+    Inside `train_rows()` the table itself needs no gradient: every lookup goes through a leaf that holds only the rows
+    it reads, so that the backward pass costs what was read and never allocates anything of the size of the table.
+    """
+
+    def __init__(self, slots: int, value_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(slots, value_dim))
+        self._tape: list[tuple[Tensor, Tensor]] | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def forward(self, slots: Tensor, weights: Tensor) -> Tensor:
+        """slots, weights (M, reads) -> weighted sums (M, Vd)."""
+        if self._tape is None:
+            return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
+        distinct, inverse = slots.unique(return_inverse=True)
+        rows = self.weight.detach()[distinct].requires_grad_()
+        self._tape.append((distinct, rows))
+        return F.embedding_bag(inverse, rows, per_sample_weights=weights, mode="sum")
+
+    @contextmanager
+    def train_rows(self) -> Iterator[RowGradients]:
+        """Route gradients to the rows that are read; see `RowGradients`. Not reentrant.
+
+        Raises:
+            RuntimeError: entered twice at once.
+        """
+        if self._tape is not None:
+            raise RuntimeError("train_rows() is already active on this table")
+        self._tape = []
+        try:
+            yield RowGradients(self._tape)
+        finally:
+            self._tape = None
+
+
+class RowGradients:
+    """What the backward pass left for the rows that the forward pass read."""
+
+    def __init__(self, tape: list[tuple[Tensor, Tensor]]):
+        self._tape = tape
+
+    def collect(self) -> tuple[Tensor, Tensor]:
+        """Read slots (U,) ascending and the gradient of each row (U, Vd), summed over all lookups so far.
+
+        Raises:
+            RuntimeError: nothing has been read.
+        """
+        if not self._tape:
+            raise RuntimeError("no lookup happened inside train_rows()")
+        if len(self._tape) == 1:
+            slots, rows = self._tape[0]
+            return slots, torch.zeros_like(rows) if rows.grad is None else rows.grad
+        slots, inverse = torch.cat([slots for slots, _ in self._tape]).unique(return_inverse=True)
+        total = torch.zeros(len(slots), self._tape[0][1].shape[1])
+        grads = [torch.zeros_like(rows) if rows.grad is None else rows.grad for _, rows in self._tape]
+        return slots, total.to(grads[0]).index_add_(0, inverse, torch.cat(grads))
+
+
+class MemoryLayer(nn.Module):
+    """A drop-in for a transformer's feed-forward layer, with the Memory+ gate.
+
+    Args:
+        hidden_size: D.
+        slots, heads, k, key_dim, qk_norm: See `ProductKeys`.
+        value_dim: Vd; defaults to D.
+        values: An existing table to share with another layer, instead of a new one.
+
+    Raises:
+        ValueError: an option is out of range, or the shared table has another shape.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        slots: int = 16_384,
+        heads: int = 4,
+        k: int = 8,
+        key_dim: int = 64,
+        value_dim: int | None = None,
+        qk_norm: bool = True,
+        values: ValueTable | None = None,
+    ):
+        super().__init__()
+        value_dim = value_dim or hidden_size
+        self.keys = ProductKeys(hidden_size, slots, heads, k, key_dim, qk_norm)
+        self.values = values if values is not None else ValueTable(slots, value_dim)
+        if self.values.weight.shape != (slots, value_dim):
+            shape = tuple(self.values.weight.shape)
+            raise ValueError(f"the shared value table is {shape}, but this layer needs ({slots}, {value_dim})")
+        self.gate = nn.Linear(hidden_size, value_dim, bias=False)  # W1
+        self.out = nn.Linear(value_dim, hidden_size, bias=False)  # W2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        B, T, _ = x.shape
+        slots, weights = self.keys(x)
+        y = self.values(slots.reshape(B * T, -1), weights.reshape(B * T, -1))  # heads are summed with their reads
+        return self.out(y.view(B, T, -1) * F.silu(self.gate(x)))
+
+
+@dataclass
+class Reads:
+    """What one memory layer read during `observe_reads`, one entry per forward pass.
+
+    Attributes:
+        slots: Tensors (B, T, H, k) int64.
+        weights: Tensors (B, T, H, k).
+    """
+
+    slots: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+
+def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:
+    """The memory layers of a model by position, first to last (0, 1, ... counts memory layers only)."""
+    return dict(enumerate(m for m in model.modules() if isinstance(m, MemoryLayer)))
+
+
+@contextmanager
+def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
+    """Record the reads of every memory layer of `model` until the block ends, also when it ends by an exception."""
+    reads = {position: Reads() for position in memory_layers(model)}
+
+    def recorder(into: Reads):
+        def record(module, args, output):
+            into.slots.append(output[0].detach())
+            into.weights.append(output[1].detach())
+
+        return record
+
+    handles = [
+        layer.keys.register_forward_hook(recorder(reads[position]))
+        for position, layer in memory_layers(model).items()
+    ]
+    try:
+        yield reads
+    finally:
+        for handle in handles:
+            handle.remove()

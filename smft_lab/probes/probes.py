@@ -1,0 +1,177 @@
+"""Probes: what a model has learned and what it has forgotten.
+
+A probe turns a model into one number per metric: `em` and `f1` in [0, 1] of greedily generated answers, or `nll` in
+nats per token. Nothing here changes the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+from torch import Tensor
+
+from smft_lab.facts.corpus import held_out_prose
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.grammar import ask
+from smft_lab.facts.world import World
+from smft_lab.model.tokenizer import encode
+from smft_lab.probes.text import exact_match, f1
+
+BATCH = 256  # questions or texts per forward pass
+
+
+@dataclass(frozen=True)
+class QuestionProbe:
+    """Exact match and F1 of the answers to `questions`."""
+
+    name: str
+    questions: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+    subjects: tuple[tuple[str, str], ...] = ()  # (subject, relation) of each, where known
+
+    @classmethod
+    def of(cls, name: str, facts: Iterable[Fact]) -> QuestionProbe:
+        facts = list(facts)
+        return cls(
+            name,
+            tuple(fact.question for fact in facts),
+            tuple(fact.answers for fact in facts),
+            tuple((fact.subject, fact.relation) for fact in facts),
+        )
+
+    def without(self, facts: Iterable[Fact]) -> QuestionProbe:
+        """The same probe without questions whose answer the given facts change, directly or in a hop."""
+        gone = {(fact.subject, relation) for fact in facts for relation in [fact.relation] if fact.subject}
+        keep = [
+            i
+            for i, (subject, relation) in enumerate(self.subjects)
+            if not any((subject, hop) in gone for hop in relation.split("-"))
+        ]
+        if len(keep) == len(self.questions):
+            return self
+        parts = (self.questions, self.answers, self.subjects)
+        return QuestionProbe(self.name, *(tuple(part[i] for i in keep) for part in parts))
+
+    def measure(self, model, tokenizer) -> dict[str, float]:
+        answers = answer(model, tokenizer, self.questions)
+        pairs = list(zip(answers, self.answers, strict=True))
+        return {
+            "em": sum(exact_match(*pair) for pair in pairs) / len(pairs),
+            "f1": sum(f1(*pair) for pair in pairs) / len(pairs),
+        }
+
+
+@dataclass(frozen=True)
+class TextProbe:
+    """Mean negative log-likelihood, in nats per token, of texts; of the part after the prompt, where there is one."""
+
+    name: str
+    texts: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+
+    def measure(self, model, tokenizer) -> dict[str, float]:
+        total, tokens = 0.0, 0
+        for start in range(0, len(self.texts), BATCH):
+            batch = encode(tokenizer, list(self.texts[start : start + BATCH]))
+            labels = batch.pop("labels")
+            for row, prompt in enumerate(self.prompts[start : start + BATCH]):
+                labels[row, : len(tokenizer(prompt)["input_ids"])] = -100
+            with torch.inference_mode():
+                logits = model(**batch).logits[:, :-1].float()
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="sum"
+            )
+            total += losses.item()
+            tokens += int((labels[:, 1:] != -100).sum())
+        return {"nll": total / tokens}
+
+
+Probe = QuestionProbe | TextProbe
+
+
+@dataclass
+class Probes:
+    """The held-out probes of one lab, in the order they are reported."""
+
+    probes: list[Probe] = field(default_factory=list)
+
+    def __iter__(self):
+        return iter(self.probes)
+
+    def __getitem__(self, name: str) -> Probe:
+        for probe in self.probes:
+            if probe.name == name:
+                return probe
+        raise KeyError(f"no probe named {name!r}; there are {', '.join(p.name for p in self.probes)}")
+
+    def without(self, facts: Sequence[Fact]) -> Probes:
+        """The same probes, without the questions that `facts` are about to change."""
+        return Probes([p.without(facts) if isinstance(p, QuestionProbe) else p for p in self.probes])
+
+    def measure(self, model, tokenizer) -> dict[str, dict[str, float]]:
+        """`{probe: {metric: value}}`; the model is left in the mode it was in."""
+        training = model.training
+        model.eval()
+        try:
+            return {probe.name: probe.measure(model, tokenizer) for probe in self.probes}
+        finally:
+            model.train(training)
+
+
+def world_probes(world: World, per_probe: int = 240) -> Probes:
+    """The held-out probes of the built-in world: `old_facts`, `arithmetic`, `prose`, `two_hop`.
+
+    At most `per_probe` questions or texts each, drawn from a seed, so that measuring takes about a second.
+    """
+    rng = Random(f"{world.seed}/probes")
+
+    def some(items: list) -> list:
+        return items if len(items) <= per_probe else rng.sample(items, per_probe)
+
+    sums = some(world.sums(held_out=True))
+    return Probes(
+        [
+            QuestionProbe.of("old_facts", some(world.old_facts())),
+            TextProbe(
+                "arithmetic",
+                tuple(f"{ask(question)} {result}" for question, result in sums),
+                tuple(ask(question) for question, _ in sums),
+            ),
+            TextProbe("prose", tuple(some(held_out_prose(world)))),
+            QuestionProbe.of("two_hop", some(world.held_out_chains())),
+        ]
+    )
+
+
+@torch.inference_mode()
+def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24) -> list[str]:
+    """The model's greedy answers, up to the end-of-text token or `max_new_tokens`.
+
+    Args:
+        questions: Plain questions; each is put into the prompt form of `ask`.
+    """
+    answers: list[str] = [""] * len(questions)
+    prompts = [tokenizer(ask(question))["input_ids"] for question in questions]
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding, fewer batches
+    for start in range(0, len(by_length), BATCH):
+        chosen = by_length[start : start + BATCH]
+        width = len(prompts[chosen[-1]])
+        ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chosen):  # padded on the left, so that every prompt ends where its answer begins
+            ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, width - len(prompts[i]) :] = 1
+        out: Tensor = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        for i, row in zip(chosen, out[:, width:], strict=True):
+            answers[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
+    return answers

@@ -1,0 +1,33 @@
+"""Scoring an answer against the accepted ones: the SQuAD measures (Rajpurkar et al. 2016)."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles or extra blanks (SQuAD normalisation)."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(answer: str, accepted: Iterable[str]) -> float:
+    """1.0 if `answer` equals an accepted one after normalisation, else 0.0."""
+    return float(normalise(answer) in {normalise(one) for one in accepted})
+
+
+def f1(answer: str, accepted: Iterable[str]) -> float:
+    """Word-overlap F1 with the accepted answer that fits best, in [0, 1]."""
+    return max(_f1(normalise(answer).split(), normalise(one).split()) for one in accepted)
+
+
+def _f1(words: list[str], gold: list[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
+    shared = sum((Counter(words) & Counter(gold)).values())
+    return 2 * shared / (len(words) + len(gold))

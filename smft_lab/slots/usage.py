@@ -1,0 +1,100 @@
+"""Background usage: how often, and in how many background batches, each slot is read by ordinary text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smft_lab.model.memory import Reads, memory_layers, observe_reads
+
+
+def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
+    """How often each slot is read at positions that are not padding.
+
+    Args:
+        slots: (B, T, H, k) int64, what each token read.
+        mask: (B, T), 0 at padding; the paper masks padding out of the counts (section 3.2).
+        total: N.
+
+    Returns:
+        (N,) int64 counts; they sum to unpadded tokens x H x k.
+    """
+    return torch.bincount(slots[mask.bool()].flatten(), minlength=total)
+
+
+@dataclass
+class Usage:
+    """Reads of every memory layer over background batches.
+
+    Attributes:
+        batches: |B|, the number of background batches.
+        df: (layers, N) int32, the number of batches in which a slot was read at least once.
+        count: (layers, N) int64, the number of reads.
+    """
+
+    batches: int
+    df: Tensor
+    count: Tensor
+
+    def share_read(self) -> float:
+        """Share of slots that were ever read, in [0, 1]."""
+        return (self.df > 0).float().mean().item()
+
+    def top_share(self, top: float = 0.01) -> float:
+        """Share of all reads that went to the most-read `top` share of slots, in [0, 1]: how skewed usage is."""
+        ranked = self.count.sort(dim=1, descending=True).values.double()
+        rows = max(1, round(top * ranked.shape[1]))
+        return (ranked[:, :rows].sum() / ranked.sum()).item()
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return {"usage.df": self.df, "usage.count": self.count, "usage.batches": torch.tensor([self.batches])}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Usage:
+        return cls(int(tensors["usage.batches"][0]), tensors["usage.df"], tensors["usage.count"])
+
+
+@torch.inference_mode()
+def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
+    """Background usage of `model` over `batches` (paper section 3.2: 1,000 of pretraining text).
+
+    Args:
+        batches: Encoded batches with `input_ids` and `attention_mask`; each one is a "document" of the idf.
+
+    Raises:
+        ValueError: the model has no memory layer, or there are no batches.
+    """
+    layers = memory_layers(model)
+    if not layers:
+        raise ValueError("the model has no memory layer")
+    sizes = [len(layer.values.weight) for layer in layers.values()]
+    df = torch.zeros(len(layers), sizes[0], dtype=torch.int32)
+    count = torch.zeros(len(layers), sizes[0], dtype=torch.int64)
+    seen = 0
+    for batch in batches:
+        seen += 1
+        for layer, counts in enumerate(batch_counts(model, batch)):
+            df[layer] += counts > 0
+            count[layer] += counts
+    if not seen:
+        raise ValueError("usage needs at least one background batch")
+    return Usage(seen, df, count)
+
+
+def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
+    """Reads per slot of one batch, one (N,) tensor per memory layer, padding excluded."""
+    with observe_reads(model) as reads, torch.inference_mode():
+        model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return layer_counts(model, reads, batch["attention_mask"])
+
+
+def layer_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
+    """Reads per slot of the last observed forward pass, one (N,) tensor per memory layer."""
+    layers = memory_layers(model)
+    return [
+        count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
+        for position, layer in layers.items()
+    ]
