@@ -1,6 +1,5 @@
 """The figures and the report page, on a small made-up comparison."""
 
-import json
 import os
 import re
 from html import unescape
@@ -205,3 +204,255 @@ def table():
 @pytest.fixture(scope="module")
 def html(table):
     return page(table, made_up_summary(), made_up_samples())
+
+
+def test_the_plane_has_one_path_per_method_from_step_0_to_its_last_step(table):
+    paths = {trace.meta["method"]: trace for trace in traces(plane(table, made_up_summary()), "path")}
+    assert list(paths) == ["sparse", "full", "lora"]
+    assert {m: list(trace.customdata) for m, trace in paths.items()} == STEPS
+
+
+def test_the_plane_draws_the_mean_over_seeds(table):
+    path = traces(plane(table), "path")[2]
+    lora = table[(table["method"] == "lora") & (table["step"] == 50) & (table["metric"] == "em")]
+    position = STEPS["lora"].index(50)
+    assert path.x[position] == pytest.approx(lora[lora["probe"] == "learned"]["value"].mean())
+    assert path.y[position] == pytest.approx(lora[lora["probe"] == "old_facts"]["value"].mean())
+
+
+def test_every_path_end_is_labelled_with_the_method_name(table):
+    labels = [a for a in plane(table).layout.annotations if a.name.startswith("label:")]
+    assert {a.text for a in labels} == {"Sparse memory finetuning", "Full finetuning", "LoRA"}
+
+
+def test_labels_of_paths_which_end_together_do_not_overlap():
+    together = made_up_table(("lora",))
+    copies = [together.assign(method=m) for m in ("sparse", "full", "lora")]
+    figure = plane(pd.concat(copies))
+    heights = sorted(a.y for a in figure.layout.annotations if a.name.startswith("label:"))
+    low, high = figure.layout.yaxis.range
+    assert np.diff(heights).min() > 0.05 * (high - low)
+
+
+def test_the_plane_marks_the_target_only_when_it_is_told_one(table):
+    assert [shape.x0 for shape in plane(table, made_up_summary()).layout.shapes] == [0.95]
+    assert not plane(table).layout.shapes
+    assert not traces(plane(table), "reading")
+
+
+def test_the_equal_learning_marker_sits_at_the_given_reading_with_its_interval(table):
+    marker = traces(plane(table, made_up_summary()), "reading")[1]
+    row = reading("full", "old_facts", "em", 0.8723, 0.004 + 0.03 * (BASE["old_facts"] - 0.8723))
+    assert (marker.x[0], marker.y[0]) == (0.962, 0.8723)
+    assert marker.error_y.array[0] == pytest.approx(row["high"] - row["mean"])
+
+
+def test_a_method_which_missed_the_target_has_another_marker(table):
+    markers = traces(plane(table, made_up_summary({"lora": 3})), "reading")
+    assert [m.marker.symbol for m in markers] == ["circle", "square", "x"]
+    assert "3 of 5 seeds" in markers[2].hovertemplate
+
+
+def test_a_single_seed_has_no_faint_lines_and_no_bands():
+    single = made_up_table(seeds=(0,))
+    assert not traces(plane(single), "seed")
+    assert not traces(curves(single), "band")
+
+
+def test_several_seeds_have_faint_lines_and_bands(table):
+    assert len(traces(plane(table), "seed")) == 3 * 5
+    assert len(traces(curves(table), "band")) == 3 * 5  # methods x panels
+
+
+def test_the_curves_have_one_line_per_method_and_probe(table):
+    lines = [(t.meta["probe"], t.meta["method"]) for t in traces(curves(table), "line")]
+    assert len(lines) == len(set(lines)) == 5 * 3
+
+
+def test_a_probe_which_was_not_measured_gets_no_panel(table):
+    figure = curves(table[table["probe"] != "prose"])
+    assert figure.layout.meta["panels"] == 4
+    assert "prose" not in {t.meta["probe"] for t in traces(figure, "line")}
+
+
+def test_the_interval_is_the_t_interval_over_seeds():
+    values = [0.90, 0.94, 0.98]
+    rows = [("sparse", s, 10, "learned", "em", v) for s, v in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"])
+    row = mean_over_seeds(table, "learned", "em").iloc[0]
+    half = 4.302653 * 0.04 / np.sqrt(3)  # t(0.975, 2) from a printed table
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((0.94, 0.94 - half, 0.94 + half))
+
+
+def test_a_step_which_a_seed_never_reached_does_not_bend_the_mean(table):
+    stopped = table[~((table["seed"] == 0) & (table["step"] > 40))]
+    steps = mean_over_seeds(stopped, "learned", "em").query("method == 'sparse'")["step"]
+    assert steps.max() == 40
+
+
+def test_bands_of_shares_stay_between_0_and_1(table):
+    for band in traces(curves(table), "band"):
+        if band.meta["probe"] == "learned":
+            assert min(band.y) >= 0
+            assert max(band.y) <= 1
+
+
+def test_every_colour_of_the_figures_has_a_dark_partner(table):
+    methods = ("sparse", "full", "lora", "sparse-tf", "sparse-random", "x", "y")
+    text = plane(made_up_table(methods), made_up_summary()).to_json() + curves(table).to_json()
+    colours = {c for c in re.findall(r"#[0-9A-Fa-f]{6}\b", text) if c not in _template_colours()}
+    assert colours <= set(dark_of_light())
+    assert len(colours) > len(DARK_OF)
+
+
+def _template_colours() -> set[str]:
+    from plotly.io import templates
+
+    return set(re.findall(r"#[0-9A-Fa-f]{6}\b", templates["none"].to_plotly_json().__repr__()))
+
+
+def test_the_page_asks_nothing_of_the_network(html):
+    text = own_text(html)
+    assert not re.search(r"""(?:src|href|action|data|poster)\s*=\s*["']?(?!#)[^"'\s>]*//""", text)
+    assert not re.search(r"@import|url\(|<link|<iframe|<img|\bfetch\(|XMLHttpRequest|https?://", text)
+    assert "default-src 'none'" in text
+
+
+def test_the_plotting_library_is_inlined_once(html):
+    assert html.count(get_plotlyjs()) == 1
+
+
+def test_text_from_the_data_is_escaped_everywhere(table):
+    nasty = "</script><script>alert(1)</script>\"'&"
+    summary = made_up_summary() | {"title": nasty, "command": nasty, "machine": nasty, "rule_text": nasty}
+    summary["settings"][nasty] = nasty
+    sample = _sample("learned", nasty, nasty, nasty, {"sparse": nasty})
+    odd_table = pd.concat([table, table[table["method"] == "lora"].assign(method=nasty)])
+    text = own_text(page(odd_table, summary, [sample]))
+    assert "<script>alert" not in text
+    assert text.count("</script>") == 3  # the library, the figures, the drawing
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_the_table_shows_the_given_values_drops_and_intervals(html):
+    cell = re.search(r"<td><b>87\.2%</b>.*?</td>", html).group()
+    row = reading("full", "old_facts", "em", 0.8723, 0.004 + 0.03 * (BASE["old_facts"] - 0.8723))
+    low, high, drop = (100 * row[k] for k in ("low", "high", "drop_mean"))
+    assert f"{low:.1f} to {high:.1f}" in cell
+    assert f"{drop:.1f} pts worse" in cell
+    assert "<td><b>0.603</b>" in html
+    assert "0.193 nats worse" in html
+    for cost in ("14,238,720", "41.2", "118"):
+        assert f"<td>{cost}</td>" in html
+
+
+def test_a_gain_is_called_better(table):
+    summary = made_up_summary()
+    row = next(r for r in summary["equal_learning"] if (r["method"], r["probe"]) == ("sparse", "prose"))
+    row |= {"mean": 1.76, "drop_mean": -0.1}
+    assert "0.100 nats better" in page(table, summary, [])
+
+
+def test_the_headline_names_the_smallest_loss_first():
+    assert headline(made_up_summary()) == (
+        "At 95% learned, sparse memory finetuning lost 1.4 points of old-fact recall, full finetuning lost "
+        "11.3 points and LoRA lost 28.0 points (means of 5 seeds)."
+    )
+
+
+def test_the_headline_is_honest_when_sparse_loses():
+    summary = made_up_summary()
+    for row in summary["equal_learning"]:
+        if (row["method"], row["probe"], row["metric"]) == ("sparse", "old_facts", "em"):
+            row["drop_mean"] = 0.4
+    text = headline(summary)
+    assert text.startswith("At 95% learned, full finetuning lost 11.3 points")
+    assert "sparse memory finetuning lost 40.0 points" in text
+
+
+def test_the_headline_sets_apart_a_method_which_never_reached_the_target():
+    text = headline(made_up_summary({"lora": 0, "full": 3}))
+    fair, *rest = text.split(". ")
+    assert "LoRA" not in fair
+    assert "full" not in fair
+    assert "LoRA never reached 95% learned" in " ".join(rest)
+    assert "Full finetuning reached 95% learned in only 3 of 5 seeds" in " ".join(rest)
+
+
+def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, html):
+    marked = page(table, made_up_summary({"lora": 0}), [])
+    assert "† never reached 95%" in marked
+    assert "† reached in 0 of 5 seeds" in marked
+    assert "<td>not reached</td>" in marked
+    assert "†" not in own_text(html)
+
+
+def test_a_single_seed_shows_no_interval(html):
+    single = own_text(page(made_up_table(seeds=(0,)), made_up_summary(single_seed=True), []))
+    interval = re.compile(r"\d to −?\d")
+    assert not interval.search(single)
+    assert "one seed, no interval" in single
+    assert interval.search(own_text(html))
+
+
+def test_answers_are_marked_by_glyph_and_word_and_case_does_not_matter(table):
+    answers = {"sparse": " port HELM ", "full": "Port Helmet"}
+    text = page(table, made_up_summary(), [_sample("learned", "Where?", "Port Helm", "Graywick", answers)])
+    marks = re.findall(r'aria-hidden="true">([✓✗])</span><span class="hidden">(right|wrong): ', text)
+    assert marks == [("✗", "wrong"), ("✓", "right"), ("✗", "wrong")]  # base, sparse, full
+
+
+def test_an_absent_answer_is_not_right():
+    assert not is_right(None, "")
+    assert is_right("ÉTÉ", "été")
+
+
+def test_many_questions_are_folded_but_none_is_lost(html):
+    assert "<summary>2 more</summary>" in html
+    assert all(unescape(sample["question"]) in unescape(html) for sample in made_up_samples())
+
+
+def test_an_empty_sweep_leaves_no_section_and_no_link(table, html):
+    without = page(table, made_up_summary() | {"sweep": []}, [])
+    assert 'id="sweep"' in html
+    assert 'id="sweep"' not in without
+    assert '"#sweep"' not in without
+
+
+def test_every_link_on_the_page_has_its_target(html):
+    text = own_text(html)
+    links = set(re.findall(r'href="#([\w-]+)"', text))
+    assert len(links) > 6
+    assert links <= set(re.findall(r'id="([\w-]+)"', text))
+
+
+def test_both_figures_have_a_text_alternative(html):
+    alternatives = re.findall(r'role="img" aria-label="([^"]+)"', own_text(html))
+    assert len(alternatives) == 2
+    assert all("LoRA" in text and "%" in text for text in alternatives)
+
+
+def test_write_report_writes_the_page(tmp_path, table, html):
+    path = write_report(tmp_path / "report.html", table, made_up_summary(), made_up_samples())
+    assert path.read_text(encoding="utf-8") == html
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_failed_write_leaves_the_old_page_and_no_half_file(tmp_path, table, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("the old page")
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_report(path, table, made_up_summary(), [])
+    assert path.read_text() == "the old page"
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_numbers_have_a_true_minus_and_no_negative_zero():
+    assert percent(-0.0001) == "0.0%"
+    assert percent(-0.021) == "−2.1%"
+    assert percent(None) == percent(float("nan")) == "–"

@@ -350,7 +350,7 @@ def _equal_notes(summary: dict) -> str:
     if any(not _reached(r) for r in rows):
         notes.append(
             f"† {percent(summary['target'], 0)} learned was not reached in every seed; where it was not, the "
-            "values are read at that run’s best-learned evaluation instead: such a row is not at equal learning."
+            "values are read at that run’s best-learned evaluation instead: that row is not at equal learning."
         )
     return "\n".join(f'<p class="notes">{escape(note)}</p>' for note in notes)
 
@@ -475,8 +475,9 @@ def _sweep_row(row: dict) -> str:
     losses = "".join(
         f"<td>{'–' if missing(row.get(key)) else fixed(row[key], 3)}</td>" for key in ("arithmetic", "prose")
     )
+    kind = "chosen" if row["chosen"] else "tried"
     return (
-        f'<tr class="{"chosen" if row["chosen"] else "tried"}"><th scope="row">{escape(name(row["method"]))}</th>'
+        f'<tr class="{kind}"><th scope="row">{escape(name(row["method"]))}</th>'
         f'<td class="text">{escape(row["optimizer"])}</td><td>{row["lr"]:g}</td>'
         f'<td class="text">{"✓ chosen" if row["chosen"] else ""}</td>'
         f'<td class="text">{"reached" if row["reached"] else "not reached"}</td>'
@@ -487,7 +488,8 @@ def _sweep_row(row: dict) -> str:
 def _settings(summary: dict, methods: list[str]) -> str:
     pairs = [(SETTING_NAMES.get(k, _words(k)), _plain(v)) for k, v in summary["settings"].items()]
     pairs.append(("Learned target", percent(summary["target"], 0)))
-    head = '<th scope="col">Method</th><th scope="col" class="text">Optimizer</th><th scope="col">Learning rate</th>'
+    head = '<th scope="col">Method</th><th scope="col" class="text">Optimizer</th>'
+    head += '<th scope="col">Learning rate</th>'
     used = {m: summary["methods"][m] for m in methods if m in summary["methods"]}
     extra = list(dict.fromkeys(k for values in used.values() for k in values if k not in METHOD_FIELDS))
     head += "".join(f'<th scope="col">{escape(_words(k))}</th>' for k in extra)

@@ -82,6 +82,14 @@ class World:
             for (subject, relation), value in self.values.items()
         ]
 
+    def unseen_questions(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Every old fact asked in a form that no training text contains, with its accepted answers."""
+        rng = self._rng("unseen questions")
+        return [
+            (rng.choice(RELATIONS[relation].unseen).format(s=subject), (value,))
+            for (subject, relation), value in self.values.items()
+        ]
+
     def new_facts(self, count: int, seed: int = 0) -> list[Fact]:
         """`count` facts about people the model has never met, one each, relations in turn.
 

@@ -1,0 +1,243 @@
+"""Train the shipped model from its seed: a generator of records, resumable, ending in a saved `Lab`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from smft_lab.facts.corpus import Corpus
+from smft_lab.facts.world import World
+from smft_lab.lab import Lab
+from smft_lab.model.allocator import keep_freed_memory
+from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
+from smft_lab.model.tokenizer import encode, train_tokenizer
+from smft_lab.probes.probes import QuestionProbe, world_probes
+from smft_lab.slots.usage import measure_usage
+
+CHUNK = 32  # batches drawn together, so that texts of a like length share a batch
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """All that the checkpoint depends on; the shipped one is made with the defaults.
+
+    Attributes:
+        steps, batch_size: Gradient steps, and texts in each.
+        lr, value_lr: Peak AdamW rates of the value table and of everything else (Memory Layers at Scale keeps the
+            values at a rate of their own, since each row is read rarely).
+        max_tokens: Longer texts are dropped.
+        background_batches, background_batch_size: The |B| "documents" of the idf.
+    """
+
+    seed: int = 0
+    steps: int = 6000
+    batch_size: int = 128
+    lr: float = 2e-3
+    value_lr: float = 4e-3
+    warmup: int = 200
+    max_tokens: int = 64
+    vocab_size: int = 2048
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 4
+    attention_heads: int = 4
+    memory_at: tuple[int, ...] = (2,)
+    memory_slots: int = 16_384
+    memory_heads: int = 4
+    memory_k: int = 8
+    memory_key_dim: int = 64
+    background_batches: int = 1000
+    background_batch_size: int = 64
+    evaluate_every: int = 500
+
+    def model_config(self, tokenizer) -> MemoryLlamaConfig:
+        return MemoryLlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.attention_heads,
+            num_key_value_heads=self.attention_heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            memory_at=list(self.memory_at),
+            memory_slots=self.memory_slots,
+            memory_heads=self.memory_heads,
+            memory_k=self.memory_k,
+            memory_key_dim=self.memory_key_dim,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainRecord:
+    """One gradient step: `metrics` holds the probes at evaluated steps, and is empty otherwise."""
+
+    step: int
+    loss: float  # nats per token
+    metrics: dict[str, float]
+
+
+def training_batches(corpus: Corpus, tokenizer, settings: PretrainSettings, chunk: int) -> list[dict]:
+    """The encoded batches of one chunk; the same for the same seed and chunk, whatever came before."""
+    rng = Random(f"{settings.seed}/chunk/{chunk}")
+    texts = corpus.texts(rng, CHUNK * settings.batch_size)
+    lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    kept = sorted((n, text) for n, text in zip(lengths, texts, strict=True) if n < settings.max_tokens)
+    texts = [text for _, text in kept]
+    bounds = [round(i * len(texts) / CHUNK) for i in range(CHUNK + 1)]
+    batches = [encode(tokenizer, texts[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    rng.shuffle(batches)
+    return batches
+
+
+def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -> Iterator[PretrainRecord]:
+    """Train a memory-layer model on the built-in world and save it as a lab in `out`.
+
+    Stopping at any moment loses at most `evaluate_every` steps: the next call with the same `out` goes on from there.
+
+    Yields:
+        One record per gradient step.
+
+    Raises:
+        ValueError: `out` holds an unfinished run with other settings.
+    """
+    keep_freed_memory()
+    out = Path(out)
+    unfinished = out / "unfinished"
+    unfinished.mkdir(parents=True, exist_ok=True)
+    world = World(settings.seed)
+    corpus = Corpus(world)
+    tokenizer = train_tokenizer(corpus.texts(Random(f"{settings.seed}/tokenizer"), 30_000), settings.vocab_size)
+    torch.manual_seed(settings.seed)
+    model = MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
+    optimizer = _optimizer(model, settings)
+    start, rows = _resume(unfinished, settings, model, optimizer)
+    probes = world_probes(world)
+    began = time.perf_counter()
+    earlier = rows[-1]["seconds"] if rows else 0.0
+    losses: list[float] = []
+    for step in range(start, settings.steps):
+        if step == start or step % CHUNK == 0:
+            batches = training_batches(corpus, tokenizer, settings, step // CHUNK)
+        rate = _schedule(step, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        loss = model(**batches[step % CHUNK]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        losses.append(loss.item())
+        done = step + 1
+        metrics = {}
+        if done % settings.evaluate_every == 0 and done < settings.steps:
+            metrics = _flat(probes.measure(model, tokenizer))
+            seconds = round(earlier + time.perf_counter() - began, 1)
+            rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
+            losses = []
+            _checkpoint(unfinished, settings, model, optimizer, done, rows)
+        yield PretrainRecord(done, loss.item(), metrics)
+    model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
+    metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
+    seconds = round(earlier + time.perf_counter() - began, 1)
+    rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
+    lab = Lab(model, tokenizer, usage, probes, world_seed=settings.seed)
+    lab.save(out)
+    model.half().save_pretrained(out)
+    _write_metrics(out / "pretraining.csv", rows)
+    (out / "pretraining.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    shutil.rmtree(unfinished)
+    yield PretrainRecord(settings.steps, rows[-1]["loss"], metrics)
+
+
+def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: PretrainSettings):
+    """What the shipped model is judged by, over *all* old facts, and its background usage."""
+    model.eval()
+    old = world.old_facts()
+    metrics = _flat(world_probes(world).measure(model, tokenizer))
+    everything = QuestionProbe.of("all_old_facts", old).measure(model, tokenizer)
+    metrics["all_old_facts_em"] = everything["em"]
+    unseen = QuestionProbe("unseen", *zip(*world.unseen_questions(), strict=True))
+    metrics["all_old_facts_em_unseen_forms"] = unseen.measure(model, tokenizer)["em"]
+    rng = Random(f"{settings.seed}/background")
+    usage = measure_usage(
+        model,
+        (encode(tokenizer, corpus.texts(rng, settings.background_batch_size)) for _ in range(settings.background_batches)),
+    )
+    metrics["slots_read"] = usage.share_read()
+    metrics["reads_on_top_1_percent"] = usage.top_share(0.01)
+    return metrics, usage
+
+
+def _optimizer(model, settings: PretrainSettings) -> torch.optim.AdamW:
+    values = [p for name, p in model.named_parameters() if name.endswith("values.weight")]
+    others = [p for name, p in model.named_parameters() if not name.endswith("values.weight")]
+    groups = [
+        {"params": others, "peak": settings.lr, "weight_decay": 0.01},
+        {"params": values, "peak": settings.value_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
+
+
+def _schedule(step: int, settings: PretrainSettings) -> float:
+    """Linear warm-up, then cosine to 2% of the peak."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    part = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _flat(measured: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{probe}_{metric}": value for probe, metrics in measured.items() for metric, value in metrics.items()}
+
+
+def _checkpoint(folder: Path, settings, model, optimizer, step: int, rows: list[dict]) -> None:
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.named_parameters()}
+    for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for name, tensor in optimizer.state[parameter].items():
+            tensors[f"optimizer.{i}.{name}"] = tensor.clone()
+    about = {"step": str(step), "settings": json.dumps(asdict(settings)), "rows": json.dumps(rows)}
+    save_file(tensors, folder / "state.tmp", metadata=about)
+    os.replace(folder / "state.tmp", folder / "state.safetensors")
+
+
+def _resume(folder: Path, settings, model, optimizer) -> tuple[int, list[dict]]:
+    file = folder / "state.safetensors"
+    if not file.exists():
+        return 0, []
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    if json.loads(about["settings"]) != json.loads(json.dumps(asdict(settings))):
+        raise ValueError(f"{folder} holds an unfinished run with other settings; finish it with those, or delete it")
+    tensors = load_file(file)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+    for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        names = ("step", "exp_avg", "exp_avg_sq")
+        optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"] for name in names}
+    return int(about["step"]), json.loads(about["rows"])
+
+
+def _write_metrics(path: Path, rows: list[dict]) -> None:
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)

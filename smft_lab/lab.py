@@ -1,0 +1,104 @@
+"""The `Lab`: a language model with memory layers, together with all that finetuning and probing it needs."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
+from smft_lab.facts.world import World
+from smft_lab.model.allocator import keep_freed_memory
+from smft_lab.model.memory import memory_layers
+from smft_lab.probes.probes import Probes, world_probes
+from smft_lab.slots.usage import Usage
+
+FORMAT = 1
+LAB_FILE, USAGE_FILE = "lab.json", "usage.safetensors"
+
+
+class Lab:
+    """A model, its tokenizer, its background usage and its probes.
+
+    Args:
+        model: A causal language model with at least one memory layer. Finetuning changes it; `reset()` brings it back.
+        tokenizer: Its tokenizer.
+        usage: Background usage of its slots, measured before any finetuning.
+        probes: What to measure for forgetting; none by default.
+        defaults: Tuned settings per method, `{method: {"lr": ..., ...}}`.
+        world_seed: The seed of the built-in world the model was pretrained on, if it was.
+
+    Raises:
+        ValueError: the model has no memory layer, or the usage is of another shape.
+    """
+
+    def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
+                 world_seed: int | None = None):  # fmt: skip
+        layers = memory_layers(model)
+        if not layers:
+            raise ValueError("the model has no memory layer")
+        expected = (len(layers), len(next(iter(layers.values())).values.weight))
+        if tuple(usage.df.shape) != expected:
+            raise ValueError(f"the usage is for (layers, slots) = {tuple(usage.df.shape)}, the model has {expected}")
+        self.model, self.tokenizer, self.usage = model.eval(), tokenizer, usage
+        self.probes = probes or Probes()
+        self.defaults = defaults or {}
+        self.world_seed = world_seed
+        self._base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    @property
+    def slots(self) -> int:
+        """N, the number of slots of the value table."""
+        return self.usage.df.shape[1]
+
+    def reset(self) -> None:
+        """Bring the base back, bitwise, whatever was finetuned or patched since."""
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(self._base[name])
+
+    def base(self, name: str) -> torch.Tensor:
+        """The base value of one entry of the model's state dict; not to be changed."""
+        return self._base[name]
+
+    def save(self, path: str | Path) -> None:
+        """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, defaults."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        save_file(self.usage.to_tensors(), path / USAGE_FILE)
+        about = {"format": FORMAT, "world_seed": self.world_seed, "defaults": self.defaults}
+        (path / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def shipped_checkpoint() -> Path:
+    """The directory of the checkpoint that comes with the package."""
+    return Path(str(resources.files("smft_lab") / "model" / "checkpoint"))
+
+
+def load(path: str | Path | None = None) -> Lab:
+    """Open a saved lab; the shipped one by default. Computes in float32, whatever the file stores.
+
+    Raises:
+        FileNotFoundError: there is no lab at `path`.
+        ValueError: the directory was written by a newer version.
+    """
+    path = shipped_checkpoint() if path is None else Path(path)
+    file = path / LAB_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no {LAB_FILE} there; a saved lab is a directory written by Lab.save()")
+    about = json.loads(file.read_text())
+    if about["format"] > FORMAT:
+        raise ValueError(f"{file}: format {about['format']} is newer than this version reads ({FORMAT}); update smft-lab")
+    keep_freed_memory()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    usage = Usage.from_tensors(load_file(path / USAGE_FILE))
+    seed = about["world_seed"]
+    probes = None if seed is None else world_probes(World(seed))
+    return Lab(model, tokenizer, usage, probes, about["defaults"], seed)
