@@ -1,0 +1,48 @@
+"""SMFT Lab: an open, interactive lab for sparse memory finetuning (Lin et al. 2025, arXiv 2510.15103).
+
+>>> import smft_lab as smft
+>>> lab = smft.load()                                  # the shipped memory-layer language model
+>>> facts = smft.new_facts(20)                         # people it has never met
+>>> both = smft.compare(lab, facts, seeds=1)           # sparse, full and LoRA; both.chart()
+"""
+
+from importlib import import_module
+
+_HOME = {  # public name -> module; imported when first used, so that `import smft_lab` stays light
+    "Fact": "smft_lab.facts.fact",
+    "World": "smft_lab.facts.world",
+    "new_facts": "smft_lab.facts.world",
+    "changed_facts": "smft_lab.facts.world",
+    "read_facts": "smft_lab.facts.files",
+    "FactsError": "smft_lab.facts.files",
+    "MemoryLayer": "smft_lab.model.memory",
+    "observe_reads": "smft_lab.model.memory",
+    "MemoryLlamaConfig": "smft_lab.model.language_model",
+    "MemoryLlamaForCausalLM": "smft_lab.model.language_model",
+    "Usage": "smft_lab.slots.usage",
+    "measure_usage": "smft_lab.slots.usage",
+    "slot_scores": "smft_lab.slots.scores",
+    "Patch": "smft_lab.slots.patch",
+    "Probes": "smft_lab.probes.probes",
+    "answer": "smft_lab.probes.probes",
+    "Lab": "smft_lab.lab",
+    "load": "smft_lab.lab",
+    "Step": "smft_lab.finetuning.finetune",
+    "finetune": "smft_lab.finetuning.finetune",
+    "Run": "smft_lab.experiments.run",
+    "run": "smft_lab.experiments.run",
+    "Comparison": "smft_lab.experiments.compare",
+    "compare": "smft_lab.experiments.compare",
+}
+__all__ = list(_HOME)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'smft_lab' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

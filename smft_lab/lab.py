@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from importlib import resources
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
-from smft_lab.model.memory import memory_layers
+from smft_lab.model.memory import value_tables
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.slots.usage import Usage
 
@@ -38,25 +39,38 @@ class Lab:
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
                  world_seed: int | None = None):  # fmt: skip
-        layers = memory_layers(model)
-        if not layers:
+        tables = value_tables(model)
+        if not tables:
             raise ValueError("the model has no memory layer")
-        expected = (len(layers), len(next(iter(layers.values())).values.weight))
+        expected = (len(tables), len(tables[0].weight))
         if tuple(usage.df.shape) != expected:
-            raise ValueError(f"the usage is for (layers, slots) = {tuple(usage.df.shape)}, the model has {expected}")
+            raise ValueError(f"the usage is for (tables, slots) = {tuple(usage.df.shape)}, the model has {expected}")
         self.model, self.tokenizer, self.usage = model.eval(), tokenizer, usage
         self.probes = probes or Probes()
         self.defaults = defaults or {}
         self.world_seed = world_seed
         self._base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self._run: Generator | None = None
 
     @property
     def slots(self) -> int:
         """N, the number of slots of the value table."""
         return self.usage.df.shape[1]
 
+    def begin(self, run: Generator) -> None:
+        """Make `run` the one finetune that may change the model; one still under way ends here."""
+        self.end()
+        self._run = run
+
+    def end(self) -> None:
+        """End the finetune under way, if any; the model stays as it left it."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
+
     def reset(self) -> None:
-        """Bring the base back, bitwise, whatever was finetuned or patched since."""
+        """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way."""
+        self.end()
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
                 tensor.copy_(self._base[name])
@@ -94,7 +108,9 @@ def load(path: str | Path | None = None) -> Lab:
         raise FileNotFoundError(f"{path}: no {LAB_FILE} there; a saved lab is a directory written by Lab.save()")
     about = json.loads(file.read_text())
     if about["format"] > FORMAT:
-        raise ValueError(f"{file}: format {about['format']} is newer than this version reads ({FORMAT}); update smft-lab")
+        raise ValueError(
+            f"{file}: format {about['format']} is newer than this version reads ({FORMAT}); update smft-lab"
+        )
     keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)

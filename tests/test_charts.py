@@ -1,15 +1,17 @@
 """The figures and the report page, on a small made-up comparison."""
 
+import json
 import os
 import re
 from html import unescape
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from smft_lab.charts import curves, plane, write_report
+from smft_lab.charts import curves, plane, report, write_report
 from smft_lab.charts.figures import mean_over_seeds
 from smft_lab.charts.report import headline, is_right, page
 from smft_lab.charts.style import DARK_OF, dark_of_light, percent
@@ -65,21 +67,21 @@ def made_up_summary(reached=None, single_seed=False) -> dict:
     means = {
         "sparse": {
             "learned": 0.957,
-            "old_facts": 0.9811,
-            "two_hop": 0.615,
+            "old_facts": 0.9712,
+            "two_hop": 0.606,
             "arithmetic": 0.421,
             "prose": 1.871,
         },
         "full": {
             "learned": 0.962,
-            "old_facts": 0.8641,
+            "old_facts": 0.8723,
             "two_hop": 0.519,
             "arithmetic": 0.603,
             "prose": 1.977,
         },
         "lora": {
             "learned": 0.953,
-            "old_facts": 0.6882,
+            "old_facts": 0.7051,
             "two_hop": 0.388,
             "arithmetic": 0.887,
             "prose": 2.143,
@@ -93,9 +95,7 @@ def made_up_summary(reached=None, single_seed=False) -> dict:
             half = None if single_seed else 0.004 + 0.03 * abs(mean - BASE[probe]) * (probe != "learned")
             rows.append(reading(method, probe, metric, mean, half, n, min(n, reached.get(method, n))))
             if metric == "em":
-                f1 = reading(
-                    method, probe, "f1", min(1, mean + 0.012), half, n, min(n, reached.get(method, n))
-                )
+                f1 = reading(method, probe, "f1", min(1, mean + 0.012), half, n, min(n, reached.get(method, n)))
                 rows.append(f1)
     return {
         "title": "120 made-up facts taught three ways",
@@ -160,9 +160,7 @@ def _sweep_run(method, optimizer, lr, reached, steps, chosen):
 
 def made_up_samples() -> list[dict]:
     samples = []
-    for i, person in enumerate(
-        ["Orla Venn", "Tobin Marsh", "Ilse Quade", "Rafe Dunmore", "Pia Sandoval", "Joss Ader"]
-    ):
+    for i, person in enumerate(["Orla Venn", "Tobin Marsh", "Ilse Quade", "Rafe Dunmore", "Pia Sandoval", "Joss Ader"]):
         answers = {"sparse": "Port Helm", "full": "port helm", "lora": "Port Helm" if i % 2 else "Graywick"}
         samples.append(_sample("learned", f"Where was {person} born?", "Port Helm", "Graywick", answers))
     answers = {
@@ -172,12 +170,8 @@ def made_up_samples() -> list[dict]:
     }
     samples.append(_sample("old_facts", "What does Mara Ilk play?", "a violin", "a violin", answers))
     answers = {"sparse": "Lowmere", "full": "Port Helm", "lora": ""}
-    samples.append(
-        _sample("two_hop", "In which land is Orla Venn’s birthplace?", "Lowmere", "Lowmere", answers)
-    )
-    samples.append(
-        _sample("arithmetic", "17 + 25 =", "42", "42", {"sparse": "42", "full": "42", "lora": "32"})
-    )
+    samples.append(_sample("two_hop", "In which land is Orla Venn’s birthplace?", "Lowmere", "Lowmere", answers))
+    samples.append(_sample("arithmetic", "17 + 25 =", "42", "42", {"sparse": "42", "full": "42", "lora": "32"}))
     return samples
 
 
@@ -202,12 +196,30 @@ def table():
 
 
 @pytest.fixture(scope="module")
+def plane_figure(table):
+    return plane(table, made_up_summary())
+
+
+@pytest.fixture(scope="module")
+def curves_figure(table):
+    return curves(table)
+
+
+@pytest.fixture
+def only_words(monkeypatch):
+    """Pages without figures and plotting library, for tests of the words and tables around them."""
+    monkeypatch.setattr(report.figures, "plane", lambda *_: go.Figure())
+    monkeypatch.setattr(report.figures, "curves", lambda *_: go.Figure())
+    monkeypatch.setattr(report, "get_plotlyjs", str)
+
+
+@pytest.fixture(scope="module")
 def html(table):
     return page(table, made_up_summary(), made_up_samples())
 
 
-def test_the_plane_has_one_path_per_method_from_step_0_to_its_last_step(table):
-    paths = {trace.meta["method"]: trace for trace in traces(plane(table, made_up_summary()), "path")}
+def test_the_plane_has_one_path_per_method_from_step_0_to_its_last_step(plane_figure):
+    paths = {trace.meta["method"]: trace for trace in traces(plane_figure, "path")}
     assert list(paths) == ["sparse", "full", "lora"]
     assert {m: list(trace.customdata) for m, trace in paths.items()} == STEPS
 
@@ -234,14 +246,14 @@ def test_labels_of_paths_which_end_together_do_not_overlap():
     assert np.diff(heights).min() > 0.05 * (high - low)
 
 
-def test_the_plane_marks_the_target_only_when_it_is_told_one(table):
-    assert [shape.x0 for shape in plane(table, made_up_summary()).layout.shapes] == [0.95]
+def test_the_plane_marks_the_target_only_when_it_is_told_one(table, plane_figure):
+    assert [shape.x0 for shape in plane_figure.layout.shapes] == [0.95]
     assert not plane(table).layout.shapes
     assert not traces(plane(table), "reading")
 
 
-def test_the_equal_learning_marker_sits_at_the_given_reading_with_its_interval(table):
-    marker = traces(plane(table, made_up_summary()), "reading")[1]
+def test_the_equal_learning_marker_sits_at_the_given_reading_with_its_interval(plane_figure):
+    marker = traces(plane_figure, "reading")[1]
     row = reading("full", "old_facts", "em", 0.8723, 0.004 + 0.03 * (BASE["old_facts"] - 0.8723))
     assert (marker.x[0], marker.y[0]) == (0.962, 0.8723)
     assert marker.error_y.array[0] == pytest.approx(row["high"] - row["mean"])
@@ -259,13 +271,13 @@ def test_a_single_seed_has_no_faint_lines_and_no_bands():
     assert not traces(curves(single), "band")
 
 
-def test_several_seeds_have_faint_lines_and_bands(table):
+def test_several_seeds_have_faint_lines_and_bands(table, curves_figure):
     assert len(traces(plane(table), "seed")) == 3 * 5
-    assert len(traces(curves(table), "band")) == 3 * 5  # methods x panels
+    assert len(traces(curves_figure, "band")) == 3 * 5  # methods x panels
 
 
-def test_the_curves_have_one_line_per_method_and_probe(table):
-    lines = [(t.meta["probe"], t.meta["method"]) for t in traces(curves(table), "line")]
+def test_the_curves_have_one_line_per_method_and_probe(curves_figure):
+    lines = [(t.meta["probe"], t.meta["method"]) for t in traces(curves_figure, "line")]
     assert len(lines) == len(set(lines)) == 5 * 3
 
 
@@ -290,25 +302,23 @@ def test_a_step_which_a_seed_never_reached_does_not_bend_the_mean(table):
     assert steps.max() == 40
 
 
-def test_bands_of_shares_stay_between_0_and_1(table):
-    for band in traces(curves(table), "band"):
-        if band.meta["probe"] == "learned":
-            assert min(band.y) >= 0
-            assert max(band.y) <= 1
+def test_bands_of_shares_stay_between_0_and_1():
+    values = [0.0, 0.9, 1.0]
+    rows = [("sparse", s, 10, "learned", "em", v) for s, v in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"])
+    interval = mean_over_seeds(table, "learned", "em").iloc[0]
+    assert interval["low"] < 0
+    assert interval["high"] > 1
+    [band] = traces(curves(table), "band")
+    assert (min(band.y), max(band.y)) == (0, 1)
 
 
-def test_every_colour_of_the_figures_has_a_dark_partner(table):
+def test_every_colour_of_the_figures_has_a_dark_partner(curves_figure):
     methods = ("sparse", "full", "lora", "sparse-tf", "sparse-random", "x", "y")
-    text = plane(made_up_table(methods), made_up_summary()).to_json() + curves(table).to_json()
-    colours = {c for c in re.findall(r"#[0-9A-Fa-f]{6}\b", text) if c not in _template_colours()}
+    text = plane(made_up_table(methods), made_up_summary()).to_json() + curves_figure.to_json()
+    colours = set(re.findall(r"#[0-9A-Fa-f]{6}\b", text))
     assert colours <= set(dark_of_light())
     assert len(colours) > len(DARK_OF)
-
-
-def _template_colours() -> set[str]:
-    from plotly.io import templates
-
-    return set(re.findall(r"#[0-9A-Fa-f]{6}\b", templates["none"].to_plotly_json().__repr__()))
 
 
 def test_the_page_asks_nothing_of_the_network(html):
@@ -334,6 +344,16 @@ def test_text_from_the_data_is_escaped_everywhere(table):
     assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
+def test_figures_cannot_end_their_script_element():
+    class Figure:
+        def to_json(self):
+            return '"</script>"'
+
+    text = report._figures_json({"plane": Figure()})
+    assert "<" not in text
+    assert json.loads(text)["figures"]["plane"] == "</script>"
+
+
 def test_the_table_shows_the_given_values_drops_and_intervals(html):
     cell = re.search(r"<td><b>87\.2%</b>.*?</td>", html).group()
     row = reading("full", "old_facts", "em", 0.8723, 0.004 + 0.03 * (BASE["old_facts"] - 0.8723))
@@ -346,7 +366,7 @@ def test_the_table_shows_the_given_values_drops_and_intervals(html):
         assert f"<td>{cost}</td>" in html
 
 
-def test_a_gain_is_called_better(table):
+def test_a_gain_is_called_better(table, only_words):
     summary = made_up_summary()
     row = next(r for r in summary["equal_learning"] if (r["method"], r["probe"]) == ("sparse", "prose"))
     row |= {"mean": 1.76, "drop_mean": -0.1}
@@ -379,7 +399,7 @@ def test_the_headline_sets_apart_a_method_which_never_reached_the_target():
     assert "Full finetuning reached 95% learned in only 3 of 5 seeds" in " ".join(rest)
 
 
-def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, html):
+def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, html, only_words):
     marked = page(table, made_up_summary({"lora": 0}), [])
     assert "† never reached 95%" in marked
     assert "† reached in 0 of 5 seeds" in marked
@@ -387,15 +407,15 @@ def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, htm
     assert "†" not in own_text(html)
 
 
-def test_a_single_seed_shows_no_interval(html):
-    single = own_text(page(made_up_table(seeds=(0,)), made_up_summary(single_seed=True), []))
+def test_a_single_seed_shows_no_interval(html, only_words):
+    single = page(made_up_table(seeds=(0,)), made_up_summary(single_seed=True), [])
     interval = re.compile(r"\d to −?\d")
     assert not interval.search(single)
     assert "one seed, no interval" in single
     assert interval.search(own_text(html))
 
 
-def test_answers_are_marked_by_glyph_and_word_and_case_does_not_matter(table):
+def test_answers_are_marked_by_glyph_and_word_and_case_does_not_matter(table, only_words):
     answers = {"sparse": " port HELM ", "full": "Port Helmet"}
     text = page(table, made_up_summary(), [_sample("learned", "Where?", "Port Helm", "Graywick", answers)])
     marks = re.findall(r'aria-hidden="true">([✓✗])</span><span class="hidden">(right|wrong): ', text)
@@ -408,11 +428,12 @@ def test_an_absent_answer_is_not_right():
 
 
 def test_many_questions_are_folded_but_none_is_lost(html):
-    assert "<summary>2 more</summary>" in html
-    assert all(unescape(sample["question"]) in unescape(html) for sample in made_up_samples())
+    text = unescape(own_text(html))
+    assert "<summary>2 more</summary>" in text
+    assert all(sample["question"] in text for sample in made_up_samples())
 
 
-def test_an_empty_sweep_leaves_no_section_and_no_link(table, html):
+def test_an_empty_sweep_leaves_no_section_and_no_link(table, html, only_words):
     without = page(table, made_up_summary() | {"sweep": []}, [])
     assert 'id="sweep"' in html
     assert 'id="sweep"' not in without
@@ -432,13 +453,13 @@ def test_both_figures_have_a_text_alternative(html):
     assert all("LoRA" in text and "%" in text for text in alternatives)
 
 
-def test_write_report_writes_the_page(tmp_path, table, html):
+def test_write_report_writes_the_page(tmp_path, table, only_words):
     path = write_report(tmp_path / "report.html", table, made_up_summary(), made_up_samples())
-    assert path.read_text(encoding="utf-8") == html
+    assert path.read_text(encoding="utf-8") == page(table, made_up_summary(), made_up_samples())
     assert os.listdir(tmp_path) == ["report.html"]
 
 
-def test_a_failed_write_leaves_the_old_page_and_no_half_file(tmp_path, table, monkeypatch):
+def test_a_failed_write_leaves_the_old_page_and_no_half_file(tmp_path, table, monkeypatch, only_words):
     path = tmp_path / "report.html"
     path.write_text("the old page")
 
@@ -456,3 +477,18 @@ def test_numbers_have_a_true_minus_and_no_negative_zero():
     assert percent(-0.0001) == "0.0%"
     assert percent(-0.021) == "−2.1%"
     assert percent(None) == percent(float("nan")) == "–"
+
+
+def test_a_comparison_without_a_command_shows_no_empty_box(table, html, only_words):
+    without = page(table, made_up_summary() | {"command": ""}, [])
+    assert 'id="copy"' in html
+    assert 'id="copy"' not in without
+    assert "there is no command to repeat" in without
+
+
+def test_steps_to_a_target_which_some_seeds_reached_are_not_called_unreached(table, only_words):
+    summary = made_up_summary({"full": 3})
+    summary["methods"]["full"]["steps_to_target"] = None
+    text = page(table, summary, [])
+    assert "<td>not in every seed</td>" in text
+    assert "<td>not reached</td>" not in text

@@ -15,9 +15,7 @@ DOG = Fact(
     question="What is Mira's dog called?",
     answers=("Biscuit", "Biscuit the dog"),
 )
-CITY = Fact(
-    statements=("Jürgen lives in Reykjavík.",), question="Where does Jürgen live?", answers=("Reykjavík",)
-)
+CITY = Fact(statements=("Jürgen lives in Reykjavík.",), question="Where does Jürgen live?", answers=("Reykjavík",))
 GOOD_LINE = json.dumps(asdict(DOG)).encode() + b"\n"
 
 
@@ -88,9 +86,7 @@ def asks_nothing_it_tells(fact: Fact) -> bool:
 
 
 some_facts = st.lists(
-    st.builds(Fact, statements=text_tuples, question=texts, answers=text_tuples).filter(
-        asks_nothing_it_tells
-    ),
+    st.builds(Fact, statements=text_tuples, question=texts, answers=text_tuples).filter(asks_nothing_it_tells),
     min_size=1,
     max_size=10,
     unique_by=lambda fact: same(fact.question),
@@ -125,9 +121,7 @@ def test_broken_json_names_line_and_column(write):
     assert "line 3, column 13" in message
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"year": ' + "1" * 5000 + "}"], ids=["deep nesting", "huge number"]
-)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"year": ' + "1" * 5000 + "}"], ids=["deep nesting", "huge number"])
 def test_json_that_python_refuses_for_its_size_names_the_line(write, text):
     assert "line 2" in complaint(write("mine.jsonl", GOOD_LINE + text.encode()))
 
@@ -137,9 +131,7 @@ def test_json_that_python_refuses_for_its_size_names_the_line(write, text):
     [("[1]", "a list"), ('"x"', "a string"), ("1", "a number"), ("null", "null"), ("true", "true or false")],
 )
 def test_a_json_line_that_is_no_object_is_refused(write, text, kind):
-    assert f"line 2: {kind} where an object must stand" in complaint(
-        write("mine.jsonl", GOOD_LINE + text.encode())
-    )
+    assert f"line 2: {kind} where an object must stand" in complaint(write("mine.jsonl", GOOD_LINE + text.encode()))
 
 
 @pytest.mark.parametrize("field", ["statements", "question", "answers"])
@@ -193,9 +185,7 @@ def test_csv_gives_the_same_facts_as_jsonl(write):
 
 
 def test_csv_takes_bom_crlf_commas_and_line_breaks_in_quotes(write):
-    text = (
-        'statements,question,answers\r\n"Zoë, a baker,\r\nsaid ""no"".",What did Zoë say?,no\r\nA b.,C?,b\r\n'
-    )
+    text = 'statements,question,answers\r\n"Zoë, a baker,\r\nsaid ""no"".",What did Zoë say?,no\r\nA b.,C?,b\r\n'
     first, second = read_facts(write("mine.csv", b"\xef\xbb\xbf" + text.encode()))
     assert first == Fact(('Zoë, a baker,\nsaid "no".',), "What did Zoë say?", ("no",))
     assert second == Fact(("A b.",), "C?", ("b",))

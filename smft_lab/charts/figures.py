@@ -173,7 +173,7 @@ def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Loo
         customdata=path["step"].tolist(),
         mode="lines+markers",
         line={"color": look.light, "width": 3, "dash": look.dash},
-        marker={"color": look.light, "symbol": look.symbol, "size": size, "opacity": 1},
+        marker={"color": look.light, "symbol": look.symbol, "size": size, "opacity": 1, "line": {"width": 0}},
         cliponaxis=False,
         name=escape(style.name(method)),
         hovertemplate=_hover(method, who),
@@ -304,9 +304,7 @@ def _add_panel(
         _add_line(figure, line, probe, method, look, cell, in_legend=index == 0)
     base = rows.loc[rows["step"] == 0, "mean"]
     if probe.key != "learned" and not base.empty:
-        figure.add_hline(
-            y=base.mean(), line={"color": AXIS, "width": 1.2, "dash": "dot"}, layer="below", **cell
-        )
+        figure.add_hline(y=base.mean(), line={"color": AXIS, "width": 1.2, "dash": "dot"}, layer="below", **cell)
     suffix = "" if index == 0 else str(index + 1)
     figure.add_annotation(
         xref=f"x{suffix} domain",
@@ -326,9 +324,7 @@ def _add_panel(
     figure.update_yaxes(title_text=probe.unit, tickformat=".0%" if probe.is_share else loss_format, **cell)
 
 
-def _add_band(
-    figure: go.Figure, line: pd.DataFrame, probe: Probe, method: str, look: Look, cell: dict
-) -> None:
+def _add_band(figure: go.Figure, line: pd.DataFrame, probe: Probe, method: str, look: Look, cell: dict) -> None:
     band = line.dropna(subset=["low", "high"])
     if band.empty:
         return
@@ -378,32 +374,30 @@ def _add_line(
 
 def _finish(figure: go.Figure, height: int, margin: dict) -> None:
     """The plain look that every figure shares; transparent, so that the page's own background shows."""
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin=margin,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 13, "color": INK},
-        hoverlabel={
-            "bgcolor": SURFACE,
-            "bordercolor": AXIS,
-            "font": {"color": INK, "size": 13},
-            "align": "left",
-        },
-        uirevision="keep",
-    )
     axis = {
         "gridcolor": GRID,
         "linecolor": AXIS,
         "tickcolor": AXIS,
         "tickfont": {"color": MUTED, "size": 12},
-        "title_font": {"color": INK, "size": 14},
-        "title_standoff": 10,
+        "title": {"font": {"color": INK, "size": 14}, "standoff": 10},
         "zeroline": False,
         "showline": True,
         "ticks": "outside",
         "ticklen": 4,
+        "automargin": True,
     }
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
+    look = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "hoverlabel": {
+            "bgcolor": SURFACE,
+            "bordercolor": AXIS,
+            "font": {"color": INK, "family": FONT},
+            "align": "left",
+        },
+        "xaxis": axis,
+        "yaxis": axis,
+    }
+    figure.layout.template = go.layout.Template(layout=look)  # replaces Plotly's own, and all its colours
+    figure.update_layout(height=height, margin=margin, uirevision="keep")

@@ -25,7 +25,18 @@ function fitPlane(figure, width) {
   }
   layout.margin = { l: 58, r: 16 + 9 * longest, t: 34, b: 56 };
   layout.height = 430;
-  for (const axis of [layout.xaxis, layout.yaxis]) axis.title.font.size = 13;
+  Object.assign(layout.xaxis, { dtick: 0.25, tickangle: 0 });
+  for (const axis of [layout.xaxis, layout.yaxis]) axis.title.font = { size: 13 };
+}
+
+function legendLines(names, width) {
+  let lines = 1, used = 0;
+  for (const name of names) {
+    const needed = 9 * name.length + 50; // a generous guess at the drawn width
+    if (used > 0 && used + needed > width) { lines += 1; used = 0; }
+    used += needed;
+  }
+  return lines;
 }
 
 function fitCurves(figure, width) {
@@ -34,9 +45,8 @@ function fitCurves(figure, width) {
   const columns = width >= 900 ? Math.min(3, panels) : width >= 600 ? Math.min(2, panels) : 1;
   const rows = Math.ceil(panels / columns);
   const panelHeight = columns === 1 ? 190 : 215, gapY = 100, gapX = 78;
-  const named = figure.data.filter((trace) => trace.showlegend);
-  const textWidth = named.reduce((sum, trace) => sum + 8.2 * trace.name.length + 50, 0);
-  const margin = { l: 62, r: 10, t: 52 + 22 * Math.ceil(textWidth / width), b: 52 };
+  const names = figure.data.filter((trace) => trace.showlegend).map((trace) => trace.name);
+  const margin = { l: 62, r: 10, t: 54 + 24 * legendLines(names, width), b: 52 };
   const inner = rows * panelHeight + (rows - 1) * gapY;
   const innerWidth = width - margin.l - margin.r;
   const panelWidth = (innerWidth - (columns - 1) * gapX) / columns;
@@ -78,7 +88,7 @@ function drawSoon() {
 }
 
 const copy = document.getElementById("copy");
-copy.addEventListener("click", () => {
+copy?.addEventListener("click", () => {
   // Selecting works on file:// pages too, where the clipboard interface may be refused.
   const range = document.createRange();
   range.selectNodeContents(document.getElementById("command"));

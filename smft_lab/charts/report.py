@@ -18,6 +18,8 @@ from plotly.offline import get_plotlyjs
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import PROBES, Probe, fixed, missing, name, percent
 
+DRAG_HINT = ' <span class="mouse">Drag to zoom, double-click to zoom out.</span>'
+
 SAMPLES_SHOWN = 4  # per probe; the rest is folded away
 
 SETTING_NAMES = {
@@ -46,8 +48,7 @@ GLOSSARY = {
     "added into the model’s working when it is. Each token reads only a few of the many slots.",
     "Top-t": "How many slots sparse memory finetuning may change in one gradient step: the t slots which the "
     "slot-choosing rule (see Settings) puts first for the statements at hand.",
-    "Learned": "The share of questions about the new facts which the model answers exactly right (exact "
-    "match).",
+    "Learned": "The share of questions about the new facts which the model answers exactly right (exact match).",
     "Forgetting": "How much worse the model got at something it could do before: points of exact match lost, "
     "or nats of loss gained, counted from the base model.",
     "Probe": "A fixed set of questions or text that measures one ability at every evaluation.",
@@ -63,9 +64,7 @@ GLOSSARY = {
 }
 
 
-def write_report(
-    path: str | os.PathLike, table: pd.DataFrame, summary: dict, samples: Iterable[dict] = ()
-) -> Path:
+def write_report(path: str | os.PathLike, table: pd.DataFrame, summary: dict, samples: Iterable[dict] = ()) -> Path:
     """Write the page to `path` in one move: a reader sees the whole page or the previous one.
 
     `table` is metrics.csv (method, seed, step, probe, metric, value), `summary` is summary.json, `samples`
@@ -109,7 +108,7 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
         sweep=sweep,
         sweep_link='<a href="#sweep">Learning rates</a>' if sweep else "",
         settings=_settings(summary, methods),
-        command=escape(summary["command"]),
+        command=_command(summary["command"]),
         made_with=_made_with(summary),
         glossary=_pairs(GLOSSARY.items(), "words"),
         plotly=get_plotlyjs(),
@@ -138,13 +137,14 @@ def headline(summary: dict) -> str:
 
 
 def _unreached_sentence(method: str, row: dict, learned: dict | None, target: str) -> str:
-    who = name(method)
+    share = f" ({percent(learned['mean'])} learned)" if learned and not missing(learned["mean"]) else ""
+    lost = f"it {_lost(row['drop_mean'])} of old-fact recall."
     if row["n_reached"] == 0:
-        reach = f"{who} never reached {target} learned"
-    else:
-        reach = f"{who} reached {target} learned in only {row['n_reached']} of {row['n']} seeds"
-    at = f" ({percent(learned['mean'])} learned)" if learned and not missing(learned["mean"]) else ""
-    return f"{reach}; at its best-learned evaluations{at} it {_lost(row['drop_mean'])} of old-fact recall."
+        return f"{name(method)} never reached {target} learned; at its best-learned evaluation{share} {lost}"
+    return (
+        f"{name(method)} reached {target} learned in only {row['n_reached']} of {row['n']} seeds; with the "
+        f"others read at their best-learned evaluation{share} {lost}"
+    )
 
 
 def _lost(drop: float) -> str:
@@ -275,9 +275,7 @@ def _reading_cell(row: dict | None, probe: Probe) -> str:
     return f"<td>{''.join(lines)}</td>"
 
 
-def _readings_table(
-    summary: dict, reading: str, methods: list[str], probes: list[Probe] | None = None
-) -> str:
+def _readings_table(summary: dict, reading: str, methods: list[str], probes: list[Probe] | None = None) -> str:
     """Methods down, probes across; the cost columns only beside the main probes."""
     with_costs = probes is None
     probes = [p for p in probes or PROBES if _rows(summary, reading, p.key, p.metric)]
@@ -285,14 +283,15 @@ def _readings_table(
     present = [m for m in methods if any(m in rows for rows in by_probe.values())]
     if not present:
         return "<p>No such reading was recorded.</p>"
-    head = "".join(f'<th scope="col">{p.title}<small>{p.unit}</small></th>' for p in probes)
+    head = "".join(f'<th scope="col">{p.title}<small>{_unit(p)}</small></th>' for p in probes)
     base = "".join(f"<td>{_number(_base_value(summary, p), p)}</td>" for p in probes)
     costs_head, no_costs = (_COST_HEAD, "<td>–</td>" * 3) if with_costs else ("", "")
     body = [f'<tr class="base"><th scope="row">Base model<small>before</small></th>{base}{no_costs}</tr>']
     for method in present:
         cells = "".join(_reading_cell(by_probe[p].get(method), p) for p in probes)
-        costs = _cost_cells(summary["methods"].get(method, {})) if with_costs else ""
-        head_cell = _row_head(method, methods, [rows[method] for rows in by_probe.values() if method in rows])
+        own = [rows[method] for rows in by_probe.values() if method in rows]
+        costs = _cost_cells(summary["methods"].get(method, {}), own) if with_costs else ""
+        head_cell = _row_head(method, methods, own)
         body.append(f"<tr>{head_cell}{cells}{costs}</tr>")
     label = "At equal learning" if reading == "equal_learning" else "At the last evaluation"
     return _table(label, f'<th scope="col">Method</th>{head}{costs_head}', body)
@@ -305,10 +304,15 @@ _COST_HEAD = (
 )
 
 
-def _cost_cells(costs: dict) -> str:
+def _unit(probe: Probe) -> str:
+    return probe.unit.replace(" ", "\u00a0") if probe.is_share else probe.unit  # keeps "(%)" on its line
+
+
+def _cost_cells(costs: dict, rows: list[dict]) -> str:
+    unreached = "not in every seed" if any(row["n_reached"] for row in rows) else "not reached"
     steps, trained, time = (costs.get(k) for k in ("steps_to_target", "trainable_per_step", "ms_per_step"))
     return (
-        f"<td>{'not reached' if missing(steps) else _steps(steps)}</td>"
+        f"<td>{unreached if missing(steps) else _steps(steps)}</td>"
         f"<td>{'–' if missing(trained) else f'{trained:,.0f}'}</td>"
         f"<td>{'–' if missing(time) else fixed(time, 1)}</td>"
     )
@@ -320,9 +324,7 @@ def _steps(steps: float) -> str:
 
 def _row_head(method: str, methods: list[str], rows: list[dict]) -> str:
     worst = min(rows, key=lambda r: r["n_reached"] / r["n"])
-    flag = (
-        "" if _reached(worst) else f"<small>† reached in {worst['n_reached']} of {worst['n']} seeds</small>"
-    )
+    flag = "" if _reached(worst) else f"<small>† reached in {worst['n_reached']} of {worst['n']} seeds</small>"
     return f'<th scope="row">{_glyph(method, methods)}{escape(name(method))}{flag}</th>'
 
 
@@ -350,7 +352,7 @@ def _equal_notes(summary: dict) -> str:
     if any(not _reached(r) for r in rows):
         notes.append(
             f"† {percent(summary['target'], 0)} learned was not reached in every seed; where it was not, the "
-            "values are read at that run’s best-learned evaluation instead: that row is not at equal learning."
+            "values are read at that run’s best-learned evaluation: that row is not at equal learning."
         )
     return "\n".join(f'<p class="notes">{escape(note)}</p>' for note in notes)
 
@@ -374,22 +376,18 @@ def _plane_alt(table: pd.DataFrame) -> str:
 def _plane_caption(summary: dict) -> str:
     rows = _rows(summary, "equal_learning", "old_facts", "em").values()
     many = any(r["n"] > 1 for r in rows)
-    seeds = (
-        "Thick lines are means over seeds, faint lines single seeds; " if many else "One seed per method; "
-    )
+    seeds = "Thick lines are means over seeds, faint lines single seeds; " if many else "One seed per method; "
     whiskers = ", its whiskers the 95% interval over seeds" if many else ""
     text = f"{seeds}every dot is an evaluation. The hollow marker is the reading at equal learning{whiskers}."
     if any(not _reached(r) for r in rows):
         text += " A cross-shaped hollow marker did not reach the target in every seed."
-    return text + " The vertical axis does not start at zero. Drag to zoom, double-click to zoom out."
+    return text + " The vertical axis does not start at zero." + DRAG_HINT
 
 
 def _curves_alt(table: pd.DataFrame) -> str:
     parts = []
     for probe in PROBES:
-        last = (
-            figures.mean_over_seeds(table, probe.key, probe.metric).groupby("method", as_index=False).last()
-        )
+        last = figures.mean_over_seeds(table, probe.key, probe.metric).groupby("method", as_index=False).last()
         ends = ", ".join(f"{name(r.method)} {_number(r.mean, probe)}" for r in last.itertuples())
         if ends:
             parts.append(f"{probe.title}, {probe.unit}, at the end: {ends}")
@@ -399,7 +397,7 @@ def _curves_alt(table: pd.DataFrame) -> str:
 def _curves_caption(table: pd.DataFrame) -> str:
     many = table.groupby("method")["seed"].nunique().max() > 1
     bands = "Lines are means over seeds, bands their 95% interval." if many else "One seed, so no bands."
-    return f"{bands} The dotted line is the base model. Vertical axes do not start at zero."
+    return f"{bands} The dotted line is the base model. Vertical axes do not start at zero." + DRAG_HINT
 
 
 def is_right(answer: str | None, gold: str) -> bool:
@@ -487,7 +485,7 @@ def _sweep_row(row: dict) -> str:
 
 def _settings(summary: dict, methods: list[str]) -> str:
     pairs = [(SETTING_NAMES.get(k, _words(k)), _plain(v)) for k, v in summary["settings"].items()]
-    pairs.append(("Learned target", percent(summary["target"], 0)))
+    pairs.append(("Target share learned", percent(summary["target"], 0)))
     head = '<th scope="col">Method</th><th scope="col" class="text">Optimizer</th>'
     head += '<th scope="col">Learning rate</th>'
     used = {m: summary["methods"][m] for m in methods if m in summary["methods"]}
@@ -501,6 +499,16 @@ def _settings(summary: dict, methods: list[str]) -> str:
         cells += "".join(f"<td>{escape(_plain(values.get(k)))}</td>" for k in extra)
         body.append(f'<tr><th scope="row">{_glyph(method, methods)}{escape(name(method))}</th>{cells}</tr>')
     return _pairs(pairs, "pairs") + _table("Settings of each method", head, body)
+
+
+def _command(command: str) -> str:
+    if not command:
+        return "<p>Made from Python or a notebook with the settings above; there is no command to repeat.</p>"
+    return (
+        '<div class="command"><pre tabindex="0" aria-label="Command that reproduces this page">'
+        f'<code id="command">{escape(command)}</code></pre>'
+        '<button type="button" id="copy">Copy</button></div>'
+    )
 
 
 def _made_with(summary: dict) -> str:

@@ -176,7 +176,10 @@ def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: Pret
     rng = Random(f"{settings.seed}/background")
     usage = measure_usage(
         model,
-        (encode(tokenizer, corpus.texts(rng, settings.background_batch_size)) for _ in range(settings.background_batches)),
+        (
+            encode(tokenizer, corpus.texts(rng, settings.background_batch_size))
+            for _ in range(settings.background_batches)
+        ),
     )
     metrics["slots_read"] = usage.share_read()
     metrics["reads_on_top_1_percent"] = usage.top_share(0.01)

@@ -210,6 +210,11 @@ def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:
     return dict(enumerate(m for m in model.modules() if isinstance(m, MemoryLayer)))
 
 
+def value_tables(model: nn.Module) -> list[ValueTable]:
+    """The distinct value tables of a model, first to last; layers that share one count once."""
+    return list(dict.fromkeys(layer.values for layer in memory_layers(model).values()))
+
+
 @contextmanager
 def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
     """Record the reads of every memory layer of `model` until the block ends, also when it ends by an exception."""
@@ -223,8 +228,7 @@ def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
         return record
 
     handles = [
-        layer.keys.register_forward_hook(recorder(reads[position]))
-        for position, layer in memory_layers(model).items()
+        layer.keys.register_forward_hook(recorder(reads[position])) for position, layer in memory_layers(model).items()
     ]
     try:
         yield reads

@@ -72,6 +72,13 @@ class TextProbe:
     texts: tuple[str, ...]
     prompts: tuple[str, ...] = ()
 
+    def questions(self) -> list[tuple[str, str]]:
+        """The question in each prompt, with its answer."""
+        return [
+            (prompt.removeprefix("Question: ").removesuffix(" Answer:"), text.removeprefix(prompt).strip())
+            for prompt, text in zip(self.prompts, self.texts, strict=True)
+        ]
+
     def measure(self, model, tokenizer) -> dict[str, float]:
         total, tokens = 0.0, 0
         for start in range(0, len(self.texts), BATCH):

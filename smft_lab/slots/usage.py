@@ -1,4 +1,8 @@
-"""Background usage: how often, and in how many background batches, each slot is read by ordinary text."""
+"""Background usage: how often, and in how many background batches, each slot is read by ordinary text.
+
+Everything is per value table: where several memory layers share one, their reads add up, because it is the rows that
+finetuning changes. Tables are numbered in the order of the model (`layer` 0, 1, ... in tables and patches).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smft_lab.model.memory import Reads, memory_layers, observe_reads
+from smft_lab.model.memory import Reads, memory_layers, observe_reads, value_tables
 
 
 def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
@@ -27,12 +31,12 @@ def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
 
 @dataclass
 class Usage:
-    """Reads of every memory layer over background batches.
+    """Reads of every value table over background batches.
 
     Attributes:
         batches: |B|, the number of background batches.
-        df: (layers, N) int32, the number of batches in which a slot was read at least once.
-        count: (layers, N) int64, the number of reads.
+        df: (tables, N) int32, the number of batches in which a slot was read at least once.
+        count: (tables, N) int64, the number of reads.
     """
 
     batches: int
@@ -67,34 +71,34 @@ def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
     Raises:
         ValueError: the model has no memory layer, or there are no batches.
     """
-    layers = memory_layers(model)
-    if not layers:
+    tables = value_tables(model)
+    if not tables:
         raise ValueError("the model has no memory layer")
-    sizes = [len(layer.values.weight) for layer in layers.values()]
-    df = torch.zeros(len(layers), sizes[0], dtype=torch.int32)
-    count = torch.zeros(len(layers), sizes[0], dtype=torch.int64)
+    shape = (len(tables), len(tables[0].weight))
+    df = torch.zeros(shape, dtype=torch.int32)
+    count = torch.zeros(shape, dtype=torch.int64)
     seen = 0
     for batch in batches:
         seen += 1
-        for layer, counts in enumerate(batch_counts(model, batch)):
-            df[layer] += counts > 0
-            count[layer] += counts
+        for table, counts in enumerate(batch_counts(model, batch)):
+            df[table] += counts > 0
+            count[table] += counts
     if not seen:
         raise ValueError("usage needs at least one background batch")
     return Usage(seen, df, count)
 
 
 def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
-    """Reads per slot of one batch, one (N,) tensor per memory layer, padding excluded."""
+    """Reads per slot of one batch, one (N,) tensor per value table, padding excluded."""
     with observe_reads(model) as reads, torch.inference_mode():
         model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    return layer_counts(model, reads, batch["attention_mask"])
+    return table_counts(model, reads, batch["attention_mask"])
 
 
-def layer_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
-    """Reads per slot of the last observed forward pass, one (N,) tensor per memory layer."""
-    layers = memory_layers(model)
-    return [
-        count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
-        for position, layer in layers.items()
-    ]
+def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
+    """Reads per slot of the last observed forward pass, one (N,) tensor per value table, padding excluded."""
+    tables = value_tables(model)
+    counts = [torch.zeros(len(table.weight), dtype=torch.int64) for table in tables]
+    for position, layer in memory_layers(model).items():
+        counts[tables.index(layer.values)] += count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
+    return counts

@@ -1,0 +1,236 @@
+"""The command line: `smft-lab compare | pretrain | tune`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
+console = Console(stderr=True, highlight=False)
+
+
+class Order(StrEnum):
+    stream = "stream"
+    shuffled = "shuffled"
+
+
+class Optimizer(StrEnum):
+    sgd = "sgd"
+    adam = "adam"
+
+
+def main() -> None:
+    """Entry point: bad input is one line and exit code 2, never a traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except (ValueError, OSError) as problem:
+        console.print(f"smft-lab: {' '.join(str(problem).split())}", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _open_lab(path: Path | None):
+    from transformers.utils import logging
+
+    from smft_lab.lab import load
+
+    logging.disable_progress_bar()
+    return load(path)
+
+
+def _facts(file: Path | None, count: int):
+    """The facts to teach (or a function of the seed), how the report calls them, and how to ask for them again."""
+    from smft_lab.facts.files import check_paraphrases, read_facts
+    from smft_lab.facts.world import new_facts
+
+    if file is None:
+        if count < 1:
+            raise ValueError(f"--count must be at least 1, not {count}")
+        return (lambda seed: new_facts(count, seed)), f"{count} facts about people the model has never met"
+    facts = read_facts(file)
+    if note := check_paraphrases(facts):
+        console.print(f"note: {note}", markup=False)
+    return facts, f"{len(facts)} facts from {file.name}"
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"{option} is empty; name at least one method, such as sparse,full,lora")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{option} names a method twice: {text}")
+    return names
+
+
+@app.command()
+def compare(
+    facts: Annotated[Path | None, typer.Option(help="Your facts: .jsonl, .csv or .txt; built-in new people if absent.")] = None,
+    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
+    methods: Annotated[str, typer.Option(help="Of sparse, full, lora; sparse:tf, sparse:idf, sparse:random, sparse:all are controls.")] = "sparse,full,lora",
+    top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; each has its own order and its own built-in facts.")] = 2,
+    order: Annotated[Order, typer.Option(help="One fact a step, or all mixed.")] = Order.stream,
+    optimizer: Annotated[Optimizer | None, typer.Option(help="Of sparse; the tuned one if absent.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="First sweep every method's learning rate on these facts.")] = False,
+    lab: Annotated[Path | None, typer.Option(help="A saved lab; the shipped one if absent.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
+) -> None:  # fmt: skip
+    """Teach the same facts by every method, and chart what each learned and forgot."""
+    from smft_lab.experiments.compare import Comparison
+    from smft_lab.slots.scores import check_top_t
+
+    names = _names(methods, "--methods")
+    taught, called = _facts(facts, count)
+    opened = _open_lab(lab)
+    if top_t is not None:
+        check_top_t(top_t, opened.slots)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; name a folder")
+    settings = {"top_t": top_t, "passes": passes, "order": order.value}
+    Comparison(opened, taught, names, range(seeds), **settings)  # refuses bad options before anything long begins
+    if tune:
+        opened.defaults = _tuned(opened, taught, names, settings)
+    comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
+    interrupted = False
+    with _bar() as bar:
+        task = bar.add_task("compare", total=None)
+        try:
+            for at in comparison.steps():
+                known = "" if at.learned is None else f" learned {at.learned:.0%}"
+                label = f"{at.method:<7} seed {at.seed}{known}"
+                bar.update(task, total=at.total, completed=at.done, description=label)
+        except KeyboardInterrupt:
+            interrupted = True
+    if comparison.finished_runs().empty:
+        console.print("stopped before the first run ended; nothing was written")
+        raise typer.Exit(130)
+    about = {"facts": called} | ({"stopped early": "the page shows the runs that had ended"} if interrupted else {})
+    report = comparison.save(out, settings=about, command=_command())
+    _print_summary(comparison)
+    if interrupted:
+        console.print("stopped early; the report shows the runs that had ended")
+    print(report)
+    if interrupted:
+        raise typer.Exit(130)
+
+
+def _command() -> str:
+    return shlex.join(["smft-lab", *sys.argv[1:]])
+
+
+def _print_summary(comparison) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"At {comparison.target:.0%} learned (mean over {len(comparison.seeds)} seeds)")
+    rows = comparison.summary()["equal_learning"]
+    probes = [
+        (row["probe"], row["metric"]) for row in rows if row["method"] == rows[0]["method"] and row["metric"] != "f1"
+    ]
+    table.add_column("method")
+    for probe, metric in probes:
+        table.add_column(f"{probe} {metric}", justify="right")
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
+        first = next(iter(mine.values()))
+        mark = "" if first["n_reached"] == first["n"] else " (target not reached)"
+        table.add_row(name + mark, *(f"{mine[key]['mean']:.3f}" for key in probes))
+    console.print(table)
+
+
+def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
+    from smft_lab.experiments.tune import GRID, SEED, best_rates, sweep
+    from smft_lab.finetuning.finetune import Step
+
+    facts = taught(SEED) if callable(taught) else taught
+    methods = {name.partition(":")[0] for name in names}
+    runs = sum(len(rates) for (method, _), rates in GRID.items() if method in methods)
+    rows = []
+    with _bar() as bar:
+        task = bar.add_task("sweep", total=runs * settings["passes"] * len(facts))
+        for method, lr, item in sweep(lab, facts, methods, **settings):
+            if isinstance(item, Step):
+                bar.update(task, advance=item.step > 0, description=f"sweep {method} lr {lr:g}")
+            else:
+                rows.append(item)
+    best = best_rates(rows)
+    tuned = {name: {**lab.defaults.get(name, {}), **best[name]} for name in best}
+    return {**lab.defaults, **tuned, "sweep": rows}
+
+
+@app.command()
+def tune(
+    lab: Annotated[Path | None, typer.Option(help="A saved lab; the shipped one if absent.")] = None,
+    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 10,
+    top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
+) -> None:
+    """Sweep every method's learning rate, and keep the best ones and the table with the lab."""
+    from smft_lab.finetuning.methods import METHODS
+    from smft_lab.lab import LAB_FILE, shipped_checkpoint
+
+    taught, _ = _facts(None, count)
+    opened = _open_lab(lab)
+    defaults = _tuned(opened, taught, list(METHODS), {"passes": passes, "top_t": top_t, "order": "stream"})
+    file = (lab or shipped_checkpoint()) / LAB_FILE
+    about = json.loads(file.read_text())
+    about["defaults"] = defaults
+    file.write_text(json.dumps(about, indent=2) + "\n")
+    print(file)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there is resumed.")] = Path("results/lab"),
+    seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the shipped model's if absent.")] = None,
+) -> None:  # fmt: skip
+    """Train the shipped model again from its seed: about 25 minutes on two cores."""
+    from transformers.utils import logging
+
+    from smft_lab.experiments.pretrain import PretrainSettings
+    from smft_lab.experiments.pretrain import pretrain as records
+
+    logging.disable_progress_bar()
+    settings = PretrainSettings(seed=seed) if steps is None else PretrainSettings(seed=seed, steps=steps)
+    known = ""
+    with _bar() as bar:
+        task = bar.add_task("pretrain", total=settings.steps)
+        try:
+            for record in records(out, settings):
+                if record.metrics:
+                    known = f" old facts {record.metrics['old_facts_em']:.0%}"
+                bar.update(task, completed=record.step, description=f"loss {record.loss:.2f}{known}")
+        except KeyboardInterrupt:
+            console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
+            raise typer.Exit(130) from None
+    for name, value in record.metrics.items():
+        console.print(f"{name:<32} {value:.4f}")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

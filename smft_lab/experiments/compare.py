@@ -1,0 +1,284 @@
+"""Several methods taught the same facts from the same base, with the same budget: what each learned and forgot."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pandas as pd
+import torch
+
+from smft_lab.experiments.equal import RULE, TARGET, read_last, read_run, summarise
+from smft_lab.experiments.run import history_rows
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.finetune import finetune, settings_for
+from smft_lab.finetuning.methods import METHODS, check_method
+from smft_lab.probes.probes import QuestionProbe, answer
+from smft_lab.slots.patch import Patch
+
+COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
+SAMPLES = {"learned": 5, "old_facts": 5, "two_hop": 3, "arithmetic": 3}
+VERSIONS = ("smft-lab", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a comparison stands: `done` of `total` gradient steps over all methods and seeds."""
+
+    method: str
+    seed: int
+    done: int
+    total: int
+    loss: float | None
+    learned: float | None
+
+
+@dataclass
+class Comparison:
+    """A comparison, under way or finished; `steps()` advances it, everything else reads it.
+
+    Args:
+        lab: A `Lab`. Each method starts from its base, and the base is left behind.
+        facts: What to teach, or a function from a seed to it, so that every seed has facts of its own.
+        methods: Names; `sparse:tf` and the like run `sparse` under another rule, as a control.
+        seeds: Seeds of the facts' order, LoRA's start and random selection.
+        passes, order, top_t, rule, optimizer, lr: See `finetune`; `lr` may be a dict per method.
+        evaluations: Measurements per run after the base, evenly spread.
+        target: Share of new facts that counts as equal learning.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    lab: object
+    facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
+    methods: Sequence[str] = METHODS
+    seeds: Sequence[int] = (0,)
+    passes: int = 8
+    order: str = "stream"
+    top_t: int | None = None
+    rule: str = "tfidf"
+    optimizer: str | None = None
+    lr: dict[str, float] = field(default_factory=dict)
+    evaluations: int = 12
+    target: float = TARGET
+
+    def __post_init__(self):
+        if not self.methods or not self.seeds:
+            raise ValueError("a comparison needs at least one method and one seed")
+        for name in self.methods:
+            check_method(name.partition(":")[0])
+        self.rows: list[dict] = []
+        self.samples: list[dict] = []
+        self.patch: Patch | None = None
+        self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
+        self.n_facts = len(self._facts(self.seeds[0]))
+        self.seconds = 0.0
+        self._probes = self.lab.probes.without(self._facts(self.seeds[0]))
+        self._options(self.methods[0], self.seeds[0])
+
+    def _facts(self, seed: int) -> Sequence[Fact]:
+        return self.facts(seed) if callable(self.facts) else self.facts
+
+    def _options(self, name: str, seed: int) -> dict:
+        method, _, rule = name.partition(":")
+        steps = self.passes * self.n_facts
+        return {
+            "method": method,
+            "passes": self.passes,
+            "order": self.order,
+            "seed": seed,
+            "top_t": self.top_t,
+            "rule": rule or self.rule,
+            "optimizer": self.optimizer if method == "sparse" else None,
+            "lr": self.lr.get(name),
+            "probe_every": max(1, steps // self.evaluations),
+        }
+
+    def steps(self) -> Iterator[Progress]:
+        """Run everything, one gradient step per item; what was measured before a stop is kept."""
+        total = len(self.methods) * len(self.seeds) * self.passes * self.n_facts
+        done, began = 0, time.perf_counter()
+        try:
+            for seed in self.seeds:
+                facts = self._facts(seed)
+                questions = self._sample_questions(facts) if seed == self.seeds[0] else []
+                self.lab.reset()
+                self._answer(questions, "base")
+                for name in self.methods:
+                    self.lab.reset()
+                    learned = None
+                    for step in finetune(self.lab, facts, **self._options(name, seed)):
+                        if step.probes:
+                            learned = step.probes["learned"]["em"]
+                        self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
+                        done += step.step > 0
+                        yield Progress(name, seed, done, total, step.loss, learned)
+                    self.costs[name].append(
+                        {"trainable_per_step": step.trainable, "ms_per_step": 1000 * step.seconds / step.step}
+                    )
+                    self._answer(questions, name)
+                    if name == "sparse" and seed == self.seeds[0]:
+                        about = {"facts": len(facts), **self.settings(), **self.method_settings(name)}
+                        self.patch = Patch.between(self.lab, about)
+                self.samples += questions
+        finally:
+            self.lab.reset()
+            self.seconds = time.perf_counter() - began
+
+    def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
+        """A few questions per probe, drawn at random from a seed and not by how anyone answers them."""
+        rng = Random("samples")
+        pools = {"learned": [(fact.question, fact.answer) for fact in facts]}
+        for probe in self._probes:
+            if isinstance(probe, QuestionProbe):
+                pools[probe.name] = [
+                    (q, accepted[0]) for q, accepted in zip(probe.questions, probe.answers, strict=True)
+                ]
+            elif probe.prompts:
+                pools[probe.name] = probe.questions()
+        return [
+            {"probe": name, "question": question, "answer": gold, "base": "", "answers": {}}
+            for name, count in SAMPLES.items()
+            for question, gold in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
+        ]
+
+    def _answer(self, questions: list[dict], method: str) -> None:
+        if not questions:
+            return
+        answers = answer(self.lab.model, self.lab.tokenizer, [one["question"] for one in questions])
+        for one, text in zip(questions, answers, strict=True):
+            if method == "base":
+                one["base"] = text
+            else:
+                one["answers"][method] = text
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """metrics.csv: method, seed, step, probe, metric, value; step 0 is the base."""
+        return pd.DataFrame(self.rows, columns=COLUMNS)
+
+    def finished_runs(self) -> pd.DataFrame:
+        """The table without a run that was stopped half-way."""
+        table = self.table
+        last = table.groupby(["method", "seed"])["step"].transform("max")
+        return table[last == self.passes * self.n_facts]
+
+    def settings(self) -> dict:
+        return {
+            "n_facts": self.n_facts,
+            "passes": self.passes,
+            "top_t": settings_for(self.lab, "sparse", top_t=self.top_t)["top_t"],
+            "slots": self.lab.slots,
+            "rule": self.rule,
+            "order": self.order,
+            "seeds": list(self.seeds),
+            "evaluations_per_run": self.evaluations,
+            "statements_per_step": min(64, max(len(fact.statements) for fact in self._facts(self.seeds[0]))),
+        }
+
+    def method_settings(self, name: str) -> dict:
+        method = name.partition(":")[0]
+        chosen = {"lr": self.lr.get(name), "optimizer": self.optimizer if method == "sparse" else None}
+        settings = settings_for(self.lab, method, **chosen)
+        return {"optimizer": settings["optimizer"], "lr": settings["lr"]}
+
+    def summary(self) -> dict:
+        """summary.json: settings, the base, forgetting at equal learning and at the end, costs, versions."""
+        table = self.finished_runs()
+        equal = summarise(table, partial(read_run, target=self.target))
+        steps = {row["method"]: row for row in equal if row["probe"] == "steps"}
+        methods = {}
+        for name in self.methods:
+            costs = pd.DataFrame(self.costs[name])
+            if name not in steps or costs.empty:
+                continue
+            reached = steps[name]["n_reached"] == steps[name]["n"]
+            methods[name] = {
+                **self.method_settings(name),
+                "trainable_per_step": int(costs["trainable_per_step"].mean()),
+                "ms_per_step": float(costs["ms_per_step"].median()),
+                "steps_to_target": steps[name]["mean"] if reached else None,
+            }
+        base = table[table.step == 0].groupby(["probe", "metric"], sort=False)["value"].mean()
+        return {
+            "title": "What was learned, and what was forgotten",
+            "settings": self.settings(),
+            "methods": methods,
+            "target": self.target,
+            "rule_text": RULE.format(target=self.target),
+            "base": {probe: base[probe].to_dict() for probe in base.index.unique(0)},
+            "equal_learning": [row for row in equal if row["probe"] != "steps"],
+            "final": [row for row in summarise(table, read_last) if row["probe"] != "steps"],
+            "sweep": self.lab.defaults.get("sweep", []),
+            "command": "",
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "seconds": self.seconds,
+            "date": datetime.date.today().isoformat(),
+        }
+
+    def chart(self):
+        """The learning-forgetting plane as a plotly figure."""
+        from smft_lab.charts.figures import plane
+
+        return plane(self.finished_runs(), self.summary())
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the report as one self-contained page."""
+        from smft_lab.charts.report import write_report
+
+        write_report(path, self.finished_runs(), self.summary(), self.samples)
+
+    def save(self, out: str | Path, **about) -> Path:
+        """Write metrics.csv, summary.json, patch.safetensors and report.html into `out`; returns the report's path.
+
+        Args:
+            about: Entries of the summary to replace, such as its title or the command.
+        """
+        from smft_lab.charts.report import write_report
+
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        table = self.finished_runs()
+        summary = self.summary()
+        summary["settings"] |= about.pop("settings", {})
+        summary |= about
+        _write(out / "metrics.csv", self.table.to_csv(index=False))
+        _write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        _write(out / "samples.json", json.dumps(self.samples, indent=2) + "\n")
+        if self.patch is not None:
+            self.patch.save(out / "patch.safetensors")
+        write_report(out / "report.html", table, summary, self.samples)
+        return out / "report.html"
+
+
+def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, **options) -> Comparison:
+    """Teach `facts` by every method from the same base, and measure what each learned and forgot.
+
+    Args:
+        seeds: How many (0, 1, ...), or which.
+        options: See `Comparison`.
+
+    Raises:
+        ValueError: see `Comparison`.
+    """
+    comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
+    for _ in comparison.steps():
+        pass
+    return comparison
+
+
+def _write(path: Path, text: str) -> None:
+    partial_file = path.with_name(path.name + ".partial")
+    partial_file.write_text(text, encoding="utf-8")
+    os.replace(partial_file, path)

@@ -1,0 +1,157 @@
+"""Finetuning as a generator of `Step` records: whoever wants the next step asks for it, and Stop is not asking."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from torch import Tensor
+
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.methods import check_method, start
+from smft_lab.model.tokenizer import encode
+from smft_lab.probes.probes import Probes, QuestionProbe
+from smft_lab.slots.scores import check_top_t
+
+FALLBACK = {  # where a lab carries no tuned defaults
+    "sparse": {"optimizer": "sgd", "lr": 2.0, "top_t": 50},
+    "full": {"optimizer": "adamw", "lr": 1e-4},
+    "lora": {"optimizer": "adamw", "lr": 3e-4},
+}
+BATCH = 64  # statements of one step (paper section 4.1)
+ORDERS = ("stream", "shuffled")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One gradient step; step 0 is the base, before any change.
+
+    Attributes:
+        step: Gradient steps so far.
+        epoch: Pass over the facts, from 1.
+        facts: Which facts the batch held; one in stream order.
+        loss: Nats per token of the batch, before the update; None at step 0.
+        trainable: How many numbers the step could change.
+        slots: The changed slots per value table, for `sparse`.
+        probes: `{probe: {metric: value}}` where measured, else None.
+        seconds: Training time so far, probes excluded.
+    """
+
+    step: int
+    epoch: int
+    facts: tuple[int, ...]
+    loss: float | None
+    trainable: int
+    slots: tuple[Tensor, ...] = field(default=(), repr=False)
+    probes: dict[str, dict[str, float]] | None = None
+    seconds: float = 0.0
+
+
+def settings_for(lab, method: str, **given) -> dict:
+    """The settings of a run: those given, else the lab's tuned ones, else general ones.
+
+    Raises:
+        ValueError: no such method.
+    """
+    check_method(method)
+    settings = {**FALLBACK["sparse"], **FALLBACK[method], **lab.defaults.get(method, {})}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    tuned = settings.get("lr_by_optimizer", {})
+    if "optimizer" in chosen and "lr" not in chosen and chosen["optimizer"] in tuned:
+        settings["lr"] = tuned[chosen["optimizer"]]
+    settings.pop("lr_by_optimizer", None)
+    return {**settings, **chosen}
+
+
+def finetune(
+    lab,
+    facts: Sequence[Fact],
+    method: str = "sparse",
+    *,
+    top_t: int | None = None,
+    rule: str = "tfidf",
+    optimizer: str | None = None,
+    lr: float | None = None,
+    passes: int = 5,
+    order: str = "stream",
+    seed: int = 0,
+    probe_every: int | None = None,
+) -> Iterator[Step]:
+    """Teach `facts` to the lab's model, one gradient step per item asked for.
+
+    Args:
+        lab: A `Lab`; its model changes as training goes on, and `lab.reset()` brings the base back.
+        facts: What to teach.
+        method: `sparse`, `full` or `lora`.
+        top_t, rule, optimizer: Of `sparse`; see `smft_lab.finetuning.methods.Sparse`.
+        lr: Learning rate; the lab's tuned one by default.
+        passes: Passes over the facts.
+        order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; or `shuffled`,
+            as many steps over the same statements, mixed.
+        seed: Of the order, of LoRA's start and of the rule `random`.
+        probe_every: Steps between measurements; once a pass by default, never if 0. Step 0 is measured too.
+
+    Yields:
+        A `Step` for the base, then one per gradient step.
+
+    Raises:
+        ValueError: an option is out of range, or there are no facts.
+    """
+    if not facts:
+        raise ValueError("no facts to teach")
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, not {passes}")
+    if order not in ORDERS:
+        raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
+    if probe_every is not None and probe_every < 0:
+        raise ValueError(f"probe_every must be at least 0, not {probe_every}")
+    settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
+    if settings["lr"] <= 0:
+        raise ValueError(f"lr must be positive, not {settings['lr']}")
+    check_top_t(settings["top_t"], lab.slots)
+    probe_every = len(facts) if probe_every is None else probe_every
+    run = _steps(lab, list(facts), method, settings, rule, passes, order, seed, probe_every)
+    lab.begin(run)
+    return run
+
+
+def _steps(lab, facts, method, settings, rule, passes, order, seed, probe_every) -> Iterator[Step]:
+    probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
+
+    def measured(step: int):
+        wanted = probe_every and (step % probe_every == 0 or step == passes * len(facts))
+        return probes.measure(lab.model, lab.tokenizer) if wanted else None
+
+    yield Step(0, 0, (), None, 0, probes=measured(0))
+    training = start(lab, method, settings["lr"], settings["top_t"], rule, settings["optimizer"], seed)
+    seconds = 0.0
+    try:
+        for step, (which, texts) in enumerate(batches(facts, passes, order, seed), start=1):
+            began = time.perf_counter()
+            update = training.update(encode(lab.tokenizer, texts))
+            seconds += time.perf_counter() - began
+            epoch = (step - 1) // len(facts) + 1
+            yield Step(step, epoch, which, update.loss, update.trainable, update.slots, measured(step), seconds)
+    finally:
+        training.finish()
+
+
+def batches(
+    facts: Sequence[Fact], passes: int, order: str = "stream", seed: int = 0
+) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+    """The batches every method sees: which facts, and the statements; `passes * len(facts)` of them."""
+    rng = Random(f"{seed}/order")
+    stream = rng.sample(range(len(facts)), len(facts))
+    if order == "stream":
+        for _ in range(passes):
+            for i in stream:
+                yield (i,), list(facts[i].statements[:BATCH])
+        return
+    for _ in range(passes):
+        pool = [(i, text) for i in stream for text in facts[i].statements[:BATCH]]
+        rng.shuffle(pool)
+        for n in range(len(facts)):  # as many steps as a stream of the same facts
+            part = pool[n * len(pool) // len(facts) : (n + 1) * len(pool) // len(facts)]
+            yield tuple(sorted({i for i, _ in part})), [text for _, text in part]

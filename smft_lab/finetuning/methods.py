@@ -1,0 +1,139 @@
+"""What one gradient step changes, per method. A method owns its optimizer; all of them see the same batches."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smft_lab.finetuning.rows import OPTIMIZERS
+from smft_lab.model.memory import observe_reads, value_tables
+from smft_lab.slots.scores import RULES, check_top_t, score, top_slots
+from smft_lab.slots.usage import table_counts
+
+WEIGHT_DECAY = 0.1  # full finetuning and LoRA, as in the paper (section 3.3)
+LORA_RANK, LORA_ALPHA = 16, 32
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step did: its loss, how many numbers it could change, and the slots it changed per value table."""
+
+    loss: float
+    trainable: int
+    slots: tuple[Tensor, ...] = ()
+
+
+class Sparse:
+    """Sparse memory finetuning: only the value rows of the batch's top-t slots move (paper section 3).
+
+    Args:
+        top_t: t, rows per step and table; ignored under the rule `all`.
+        rule: See `smft_lab.slots.scores.score`.
+        optimizer: `sgd` (paper) or `adam` (row-wise).
+        seed: Of the rule `random`.
+
+    Raises:
+        ValueError: top_t, rule or optimizer is not one there is.
+    """
+
+    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int):
+        check_top_t(top_t, lab.slots)
+        if rule not in RULES:
+            raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"no optimizer {optimizer!r} for sparse; there are {', '.join(OPTIMIZERS)}")
+        self.lab, self.rule = lab, rule
+        self.top_t = None if rule == "all" else top_t
+        self.tables = value_tables(lab.model)
+        self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr) for table in self.tables]
+        self.generator = torch.Generator().manual_seed(seed)
+        lab.model.requires_grad_(False)
+
+    def update(self, batch: dict[str, Tensor]) -> Update:
+        with ExitStack() as stack:
+            reads = stack.enter_context(observe_reads(self.lab.model))
+            gradients = [stack.enter_context(table.train_rows()) for table in self.tables]
+            loss = self.lab.model(**batch).loss
+            loss.backward()
+        counts = table_counts(self.lab.model, reads, batch["attention_mask"])
+        usage = self.lab.usage
+        changed = []
+        for i, optimizer in enumerate(self.optimizers):
+            scores = score(self.rule, counts[i], usage.df[i], usage.batches, self.generator)
+            slots = top_slots(scores, counts[i], self.top_t)
+            read, grads = gradients[i].collect()
+            optimizer.step(slots, grads[torch.searchsorted(read, slots)])
+            changed.append(slots)
+        width = self.tables[0].weight.shape[1]
+        return Update(loss.item(), sum(map(len, changed)) * width, tuple(changed))
+
+    def finish(self) -> None:
+        self.lab.model.requires_grad_(True)
+
+
+class Full:
+    """Full finetuning: AdamW on every parameter."""
+
+    def __init__(self, lab, lr: float):
+        self.model = lab.model
+        self.model.requires_grad_(True)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+        self.trainable = sum(parameter.numel() for parameter in self.parameters)
+
+    def update(self, batch: dict[str, Tensor]) -> Update:
+        loss = self.model(**batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        return Update(loss.item(), self.trainable)
+
+    def finish(self) -> None:
+        self.optimizer.zero_grad()
+
+
+class Lora:
+    """LoRA by `peft` on all linear layers, with AdamW; merged into the model when the run ends."""
+
+    def __init__(self, lab, lr: float, seed: int):
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM", bias="none"
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.wrapped = get_peft_model(lab.model, config)
+        self.parameters = [p for p in self.wrapped.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+        self.trainable = sum(parameter.numel() for parameter in self.parameters)
+
+    def update(self, batch: dict[str, Tensor]) -> Update:
+        loss = self.wrapped(**batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        return Update(loss.item(), self.trainable)
+
+    def finish(self) -> None:
+        self.wrapped.merge_and_unload().requires_grad_(True)
+
+
+METHODS = ("sparse", "full", "lora")
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError unless `method` is one there is."""
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+
+
+def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int):
+    """The method of that name, ready for its first batch."""
+    check_method(method)
+    if method == "sparse":
+        return Sparse(lab, lr, top_t, rule, optimizer, seed)
+    return Full(lab, lr) if method == "full" else Lora(lab, lr, seed)

@@ -1,0 +1,68 @@
+"""Optimizers that touch chosen rows of a table, in place, and nothing else.
+
+A masked dense optimizer would not do: the moments of AdamW go on moving rows that an earlier step selected.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RowSGD:
+    """V[i] -= lr * g[i]; no momentum, no weight decay (paper section 3.3)."""
+
+    def __init__(self, table: Tensor, lr: float):
+        self.table, self.lr = table, lr
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, grads: Tensor) -> None:
+        """Update `rows` (t,) by their gradients (t, Vd)."""
+        self.table[rows] -= self.lr * grads
+
+
+class RowAdam:
+    """Adam with a step count per row and state only for the rows ever touched.
+
+    Without momentum by default (beta1 = 0): a row is touched again only when another fact selects it, and a moment
+    left over from the fact before would then move it the wrong way.
+    """
+
+    def __init__(self, table: Tensor, lr: float, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e-8):
+        self.table, self.lr, self.beta1, self.beta2, self.eps = table, lr, beta1, beta2, eps
+        self._place = torch.full((len(table),), -1, dtype=torch.int32)  # row -> position in the state
+        self._used = 0
+        self._steps = torch.zeros(0)
+        self._first = torch.zeros(0, table.shape[1])
+        self._second = torch.zeros(0, table.shape[1])
+
+    @property
+    def rows_with_state(self) -> int:
+        return self._used
+
+    def _places(self, rows: Tensor) -> Tensor:
+        new = rows[self._place[rows] < 0]
+        if len(new):
+            self._place[new] = torch.arange(self._used, self._used + len(new), dtype=torch.int32)
+            self._used += len(new)
+            if self._used > len(self._steps):  # grow by doubling, so that the copies add up to O(rows touched)
+                extra = max(self._used, 2 * len(self._steps)) - len(self._steps)
+                self._steps = torch.cat([self._steps, torch.zeros(extra)])
+                self._first = torch.cat([self._first, torch.zeros(extra, self.table.shape[1])])
+                self._second = torch.cat([self._second, torch.zeros(extra, self.table.shape[1])])
+        return self._place[rows].long()
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, grads: Tensor) -> None:
+        """Update distinct `rows` (t,) by their gradients (t, Vd)."""
+        at = self._places(rows)
+        steps = self._steps[at] + 1
+        first = self.beta1 * self._first[at] + (1 - self.beta1) * grads
+        second = self.beta2 * self._second[at] + (1 - self.beta2) * grads.square()
+        self._steps[at], self._first[at], self._second[at] = steps, first, second
+        first = first / (1 - self.beta1**steps).unsqueeze(1)
+        second = second / (1 - self.beta2**steps).unsqueeze(1)
+        self.table[rows] -= self.lr * first / (second.sqrt() + self.eps)
+
+
+OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam}

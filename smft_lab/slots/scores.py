@@ -1,0 +1,111 @@
+"""Which slots a batch may change: the score of every slot it reads, and the top t of them.
+
+Paper section 3.2, for one batch:
+
+    tfidf(i) = c(i) / sum_j c(j)  *  log((|B| + 1) / (df(i) + 1))
+
+with c(i) the reads of slot i in this batch and df(i) the number of background batches that read it. It equals
+scikit-learn's `TfidfTransformer` with `norm=None` up to its idf: `smooth_idf=True` has log((1 + n) / (1 + df)) + 1, where the
+paper has no "+ 1" outside the logarithm.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.usage import batch_counts
+
+RULES = ("tfidf", "tf", "idf", "random", "all")
+
+
+def term_frequency(count: Tensor) -> Tensor:
+    """Share of the batch's reads per slot, (N,) -> (N,); zeros where nothing is read."""
+    return count.double() / max(1, int(count.sum()))
+
+
+def inverse_document_frequency(df: Tensor, batches: int) -> Tensor:
+    """log((|B| + 1) / (df + 1)) per slot, in nats, (N,) -> (N,)."""
+    return torch.log((batches + 1) / (df.double() + 1))
+
+
+def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.Generator | None = None) -> Tensor:
+    """Score of every slot under `rule`, (N,); the higher, the sooner it is trained.
+
+    Args:
+        rule: `tfidf` as in the paper; `tf`, `idf` its halves; `random` and `all` the controls that ignore usage.
+        count: (N,) reads in this batch.
+        df: (N,) background batches that read the slot.
+        batches: |B|.
+        generator: Source of `random`.
+
+    Raises:
+        ValueError: no such rule.
+    """
+    if rule == "tfidf":
+        return term_frequency(count) * inverse_document_frequency(df, batches)
+    if rule == "tf":
+        return term_frequency(count)
+    if rule == "idf":
+        return inverse_document_frequency(df, batches)
+    if rule == "random":
+        return torch.rand(count.shape, generator=generator, dtype=torch.double)
+    if rule == "all":
+        return torch.ones(count.shape, dtype=torch.double)
+    raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+
+
+def top_slots(scores: Tensor, count: Tensor, t: int | None) -> Tensor:
+    """The `t` best-scored slots among those the batch reads, best first; ties go to the lower slot.
+
+    Fewer than t where fewer are read; all of them where t is None. A slot that is not read gets no gradient, so it is
+    never selected.
+
+    Returns:
+        (<= t,) int64 slot ids.
+    """
+    read = count.nonzero().squeeze(1)
+    order = scores[read].sort(descending=True, stable=True).indices
+    return read[order[:t]]
+
+
+def check_top_t(top_t: int, slots: int) -> None:
+    """Raise ValueError unless 1 <= top_t <= slots."""
+    if not 1 <= top_t <= slots:
+        raise ValueError(f"top-t must be between 1 and the {slots} slots of the table, not {top_t}")
+
+
+def slot_scores(lab, facts) -> pd.DataFrame:
+    """Scores of all slots that the statements of `facts` read, taken as one batch.
+
+    Args:
+        lab: A `Lab`.
+        facts: One fact or several.
+
+    Returns:
+        Columns layer, slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each layer, best first.
+    """
+    facts = [facts] if hasattr(facts, "statements") else facts
+    batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements])
+    frames = []
+    for layer, count in enumerate(batch_counts(lab.model, batch)):
+        df = lab.usage.df[layer]
+        scores = score("tfidf", count, df, lab.usage.batches)
+        slots = top_slots(scores, count, None)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "layer": layer,
+                    "slot": slots.numpy(),
+                    "count": count[slots].numpy(),
+                    "tf": term_frequency(count)[slots].numpy(),
+                    "df": df[slots].numpy(),
+                    "idf": inverse_document_frequency(df, lab.usage.batches)[slots].numpy(),
+                    "tfidf": scores[slots].numpy(),
+                    "rank": range(1, len(slots) + 1),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
