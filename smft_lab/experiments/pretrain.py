@@ -41,7 +41,7 @@ class PretrainSettings:
     """
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 5500
     batch_size: int = 128
     lr: float = 2e-3
     value_lr: float = 4e-3

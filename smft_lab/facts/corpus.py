@@ -15,12 +15,12 @@ LONG_TAIL = 600  # memorised facts about unfamiliar things, so that any word can
 HELD_OUT_PROSE = 256
 
 MIX = {  # share of texts
-    "statement": 0.34,
+    "statement": 0.31,
     "question": 0.20,
     "two_hop": 0.06,
-    "arithmetic": 0.09,
-    "prose": 0.08,
-    "long_tail": 0.11,
+    "arithmetic": 0.12,
+    "prose": 0.07,
+    "long_tail": 0.12,
     "in_context": 0.08,
     "spelling": 0.04,
 }

@@ -18,7 +18,7 @@ PEOPLE, COMPANIES, CITIES, COUNTRIES = 320, 48, 48, 12
 WITHHELD = 2  # question forms of each old fact that are kept out of training
 HELD_OUT_CHAINS = 0.25  # share of people whose two-hop questions are kept out of training
 HELD_OUT_SUMS = 0.10  # share of sums kept out of training
-LARGEST_NUMBER = 60
+LARGEST_NUMBER = 49
 
 
 class World:
@@ -158,8 +158,8 @@ class World:
         """Arithmetic questions with their answers; `held_out` ones never occur in training."""
         rng = self._rng("sums")
         every = []
-        for a in range(LARGEST_NUMBER):
-            for b in range(LARGEST_NUMBER):
+        for a in range(LARGEST_NUMBER + 1):
+            for b in range(LARGEST_NUMBER + 1):
                 every.append((f"What is {a} plus {b}?", str(a + b)))
                 if a >= b:
                     every.append((f"What is {a} minus {b}?", str(a - b)))
