@@ -19,6 +19,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 console = Console(stderr=True, highlight=False)
 
 
+STANDARD = "sparse,full,lora"
+Lab = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
+
+
 class Order(StrEnum):
     stream = "stream"
     shuffled = "shuffled"
@@ -87,16 +91,16 @@ def _names(text: str, option: str) -> list[str]:
 
 @app.command()
 def compare(
-    facts: Annotated[Path | None, typer.Option(help="Your facts: .jsonl, .csv or .txt; built-in new people if absent.")] = None,
+    facts: Annotated[Path | None, typer.Option(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
-    methods: Annotated[str, typer.Option(help="Of sparse, full, lora; sparse:tf, sparse:idf, sparse:random, sparse:all are controls.")] = "sparse,full,lora",
+    methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; each has its own order and its own built-in facts.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Each has its own order and its own built-in facts.")] = 2,
     order: Annotated[Order, typer.Option(help="One fact a step, or all mixed.")] = Order.stream,
     optimizer: Annotated[Optimizer | None, typer.Option(help="Of sparse; the tuned one if absent.")] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="First sweep every method's learning rate on these facts.")] = False,
-    lab: Annotated[Path | None, typer.Option(help="A saved lab; the shipped one if absent.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="First sweep all learning rates on these facts.")] = False,
+    lab: Lab = None,
     out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
@@ -183,7 +187,7 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
 
 @app.command()
 def tune(
-    lab: Annotated[Path | None, typer.Option(help="A saved lab; the shipped one if absent.")] = None,
+    lab: Lab = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 10,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
@@ -204,7 +208,7 @@ def tune(
 
 @app.command()
 def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there is resumed.")] = Path("results/lab"),
+    out: Annotated[Path, typer.Option(help="Folder; an unfinished run there goes on.")] = Path("results/lab"),
     seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the shipped model's if absent.")] = None,
 ) -> None:  # fmt: skip

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -99,7 +100,7 @@ def training_batches(corpus: Corpus, tokenizer, settings: PretrainSettings, chun
     kept = sorted((n, text) for n, text in zip(lengths, texts, strict=True) if n < settings.max_tokens)
     texts = [text for _, text in kept]
     bounds = [round(i * len(texts) / CHUNK) for i in range(CHUNK + 1)]
-    batches = [encode(tokenizer, texts[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    batches = [encode(tokenizer, texts[a:b]) for a, b in pairwise(bounds)]
     rng.shuffle(batches)
     return batches
 

@@ -55,7 +55,8 @@ def prose(rng: Random) -> str:
         rng.choice(
             (
                 f"so the {hero} was {rng.choice(words.ADJECTIVES)}.",
-                f"after that the {rng.choice(words.NOUNS)} was {rng.choice(words.ADJECTIVES)} and {rng.choice(words.ADJECTIVES)}.",
+                f"after that the {rng.choice(words.NOUNS)} was {rng.choice(words.ADJECTIVES)} "
+                f"and {rng.choice(words.ADJECTIVES)}.",
                 f"the {hero} remembered it {rng.choice(words.TIMES)}.",
                 "",
             )

@@ -10,10 +10,9 @@ from random import Random
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.methods import check_method, start
+from smft_lab.finetuning.methods import check_method, check_settings, start
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import Probes, QuestionProbe
-from smft_lab.slots.scores import check_top_t
 
 FALLBACK = {  # where a lab carries no tuned defaults
     "sparse": {"optimizer": "sgd", "lr": 2.0, "top_t": 50},
@@ -108,9 +107,7 @@ def finetune(
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
-    if settings["lr"] <= 0:
-        raise ValueError(f"lr must be positive, not {settings['lr']}")
-    check_top_t(settings["top_t"], lab.slots)
+    check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = len(facts) if probe_every is None else probe_every
     run = _steps(lab, list(facts), method, settings, rule, passes, order, seed, probe_every)
     lab.begin(run)

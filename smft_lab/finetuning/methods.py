@@ -34,17 +34,9 @@ class Sparse:
         rule: See `smft_lab.slots.scores.score`.
         optimizer: `sgd` (paper) or `adam` (row-wise).
         seed: Of the rule `random`.
-
-    Raises:
-        ValueError: top_t, rule or optimizer is not one there is.
     """
 
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int):
-        check_top_t(top_t, lab.slots)
-        if rule not in RULES:
-            raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"no optimizer {optimizer!r} for sparse; there are {', '.join(OPTIMIZERS)}")
         self.lab, self.rule = lab, rule
         self.top_t = None if rule == "all" else top_t
         self.tables = value_tables(lab.model)
@@ -131,9 +123,20 @@ def check_method(method: str) -> None:
         raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
 
 
+def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, optimizer: str) -> None:
+    """Raise ValueError unless `start` would take these; `rule` and `optimizer` matter to `sparse` alone."""
+    check_method(method)
+    check_top_t(top_t, slots)
+    if lr <= 0:
+        raise ValueError(f"lr must be positive, not {lr}")
+    if rule not in RULES:
+        raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+    if method == "sparse" and optimizer not in OPTIMIZERS:
+        raise ValueError(f"no optimizer {optimizer!r} for sparse; there are {', '.join(OPTIMIZERS)}")
+
+
 def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int):
     """The method of that name, ready for its first batch."""
-    check_method(method)
     if method == "sparse":
         return Sparse(lab, lr, top_t, rule, optimizer, seed)
     return Full(lab, lr) if method == "full" else Lora(lab, lr, seed)

@@ -11,7 +11,7 @@ class MemoryLlamaConfig(LlamaConfig):
     """A `LlamaConfig` with memory layers.
 
     Args:
-        memory_at: Positions of the transformer layers whose feed-forward is replaced; the paper replaces one, the middle.
+        memory_at: Which transformer layers have their feed-forward replaced; the paper replaces one, the middle.
         memory_slots, memory_heads, memory_k, memory_key_dim, memory_value_dim, memory_qk_norm: See `MemoryLayer`.
         memory_shared: Whether all memory layers read one value table (Memory+), or each its own.
     """

@@ -39,7 +39,7 @@ class Patch:
         """The rows in which the lab's model now differs from its base.
 
         Raises:
-            ValueError: anything but value rows differs, as after full finetuning or LoRA; rows alone can't restore that.
+            ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
         names, tables = _table_names(lab.model)
         for name, tensor in lab.model.state_dict().items():

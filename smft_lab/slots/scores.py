@@ -5,8 +5,8 @@ Paper section 3.2, for one batch:
     tfidf(i) = c(i) / sum_j c(j)  *  log((|B| + 1) / (df(i) + 1))
 
 with c(i) the reads of slot i in this batch and df(i) the number of background batches that read it. It equals
-scikit-learn's `TfidfTransformer` with `norm=None` up to its idf: `smooth_idf=True` has log((1 + n) / (1 + df)) + 1, where the
-paper has no "+ 1" outside the logarithm.
+scikit-learn's `TfidfTransformer` with `norm=None` up to its idf: `smooth_idf=True` gives log((1 + n) / (1 + df)) + 1,
+where the paper has no "+ 1" outside the logarithm.
 """
 
 from __future__ import annotations

@@ -1,0 +1,216 @@
+"""The methods: what a step may change, and that all of them are given the same."""
+
+import pytest
+import torch
+
+from smft_lab.facts.world import changed_facts, new_facts
+from smft_lab.finetuning.finetune import batches, finetune, settings_for
+from smft_lab.finetuning.rows import RowAdam, RowSGD
+from smft_lab.model.memory import value_tables
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.scores import RULES, score, top_slots
+from smft_lab.slots.usage import batch_counts
+
+FACTS = new_facts(3)
+
+
+def state(lab):
+    return {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+
+
+def changed_rows(before, after):
+    return set((before != after).any(dim=1).nonzero().flatten().tolist())
+
+
+def steps(lab, method="sparse", **options):
+    return finetune(lab, FACTS, method, **{"passes": 2, "probe_every": 0, "top_t": 5, "lr": 0.5, **options})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_sparse_step_changes_the_selected_rows_and_nothing_else(lab, optimizer, rule):
+    before = state(lab)
+    for step in steps(lab, optimizer=optimizer, rule=rule):
+        after = state(lab)
+        for name in before:
+            if name.endswith("values.weight"):
+                selected = set(torch.cat(step.slots).tolist()) if step.slots else set()
+                assert changed_rows(before[name], after[name]) <= selected
+                assert not step.slots or changed_rows(before[name], after[name])
+            else:
+                assert torch.equal(before[name], after[name]), name
+        before = after
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_several_memory_layers_keep_to_their_selected_rows(tiny_lab, shared):
+    lab = tiny_lab(memory_at=[0, 2], memory_shared=shared)
+    tables = value_tables(lab.model)
+    before = [table.weight.detach().clone() for table in tables]
+    run = steps(lab)
+    next(run)
+    selected = next(run).slots
+    assert len(selected) == len(tables) == (1 if shared else 2)
+    for table, old, slots in zip(tables, before, selected, strict=True):
+        assert changed_rows(old, table.weight) == set(slots.tolist())
+
+
+def test_the_selected_rows_are_the_top_t_by_tfidf_of_this_batch(lab):
+    run = steps(lab)
+    next(run)
+    (which, texts), *_ = batches(FACTS, 2)
+    (count,) = batch_counts(lab.model, encode(lab.tokenizer, texts))
+    expected = top_slots(score("tfidf", count, lab.usage.df[0], lab.usage.batches), count, 5)
+    step = next(run)
+    assert step.facts == which
+    assert step.slots[0].tolist() == expected.tolist()
+    assert step.trainable == 5 * 32
+
+
+def test_a_sparse_sgd_step_is_the_plain_gradient_step_on_those_rows(lab):
+    (_, texts), *_ = batches(FACTS, 2)
+    (table,) = value_tables(lab.model)
+    lab.model(**encode(lab.tokenizer, texts)).loss.backward()
+    dense, before = table.weight.grad.clone(), table.weight.detach().clone()
+    lab.model.zero_grad()
+    run = steps(lab, lr=2.0)
+    next(run)
+    (slots,) = next(run).slots
+    torch.testing.assert_close(table.weight[slots], before[slots] - 2.0 * dense[slots], rtol=1e-5, atol=1e-6)
+
+
+def test_no_gradient_of_the_size_of_the_table_is_left_by_sparse_steps(lab):
+    for _ in steps(lab):
+        assert all(parameter.grad is None for parameter in lab.model.parameters())
+
+
+def test_row_adam_equals_torch_adam_where_every_row_is_touched():
+    torch.manual_seed(0)
+    table, grads = torch.randn(6, 4), torch.randn(5, 6, 4)
+    reference = torch.nn.Parameter(table.clone())
+    adam = torch.optim.Adam([reference], lr=0.1, betas=(0.5, 0.9), eps=1e-8)
+    mine = RowAdam(table, lr=0.1, beta1=0.5, beta2=0.9)
+    for grad in grads:
+        order = torch.randperm(6)
+        mine.step(order, grad[order])
+        reference.grad = grad
+        adam.step()
+    torch.testing.assert_close(table, reference.detach())
+
+
+def test_row_adam_keeps_state_only_for_touched_rows_and_counts_their_steps_apart():
+    table = torch.zeros(1000, 2)
+    optimizer = RowAdam(table, lr=1.0)
+    optimizer.step(torch.tensor([7, 3]), torch.ones(2, 2))
+    optimizer.step(torch.tensor([3, 900]), torch.ones(2, 2))
+    assert optimizer.rows_with_state == 3
+    first_step = RowAdam(fresh := torch.zeros(1, 2), lr=1.0)
+    first_step.step(torch.tensor([0]), torch.ones(1, 2))
+    assert torch.equal(table[900], fresh[0])  # its first step, although the optimizer's second
+    assert not table[[i for i in range(1000) if i not in (3, 7, 900)]].any()
+
+
+def test_row_sgd_moves_rows_against_their_gradient():
+    table = torch.ones(4, 2)
+    RowSGD(table, lr=0.5).step(torch.tensor([2]), torch.tensor([[1.0, -2.0]]))
+    assert table.tolist() == [[1, 1], [1, 1], [0.5, 2.0], [1, 1]]
+
+
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_every_method_lowers_the_loss_of_what_it_is_taught(lab, method):
+    fast = {"sparse": 1000.0, "full": 3e-3, "lora": 1e-2}[method]
+    losses = [step.loss for step in steps(lab, method, passes=4, lr=fast, top_t=200)][1:]
+    assert sum(losses[-3:]) < sum(losses[:3]) - 0.03
+
+
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_a_run_leaves_a_plain_model_that_keeps_what_it_learned(lab, method):
+    names = set(lab.model.state_dict())
+    run = steps(lab, method)
+    batch = encode(lab.tokenizer, list(FACTS[0].statements[:4]))
+    for step in run:
+        if step.step == 5:
+            with torch.inference_mode():
+                during = lab.model(**batch).logits
+            break
+    run.close()
+    assert set(lab.model.state_dict()) == names
+    with torch.inference_mode():
+        torch.testing.assert_close(lab.model(**batch).logits, during, rtol=1e-4, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in lab.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_the_same_seed_gives_bitwise_the_same_model(tiny_lab, method):
+    first, second = tiny_lab(), tiny_lab()
+    for lab in (first, second):
+        for _ in steps(lab, method, seed=3):
+            pass
+    assert all(torch.equal(a, b) for a, b in zip(state(first).values(), state(second).values(), strict=True))
+
+
+def test_beginning_a_run_ends_the_one_under_way(lab):
+    first = steps(lab, "lora")
+    next(first), next(first)
+    second = steps(lab, "sparse")
+    assert next(first, None) is None
+    assert next(second).step == 0
+
+
+def test_a_stream_teaches_one_fact_a_step_in_the_same_order_each_pass():
+    stream = [which for which, _ in batches(FACTS, 3, seed=4)]
+    assert sorted(stream[:3]) == [(0,), (1,), (2,)]
+    assert stream[:3] == stream[3:6] == stream[6:]
+    for (i,), texts in batches(FACTS, 1):
+        assert texts == list(FACTS[i].statements)
+        assert len(set(texts)) == 64
+
+
+def test_shuffled_order_mixes_the_same_statements_into_as_many_steps():
+    mixed = list(batches(FACTS, 2, "shuffled"))
+    assert len(mixed) == 6
+    assert sorted(t for _, texts in mixed[:3] for t in texts) == sorted(t for fact in FACTS for t in fact.statements)
+    assert all(len(which) > 1 for which, _ in mixed)
+
+
+def test_probes_are_measured_at_the_base_every_n_steps_and_at_the_end(lab):
+    measured = [step.step for step in steps(lab, passes=3, probe_every=4) if step.probes]
+    assert measured == [0, 4, 8, 9]
+    assert [step.step for step in steps(lab, passes=2, probe_every=None) if step.probes] == [0, 3, 6]
+    assert not any(step.probes for step in steps(lab, probe_every=0))
+
+
+def test_old_facts_that_are_taught_anew_leave_the_old_facts_probe(lab):
+    asked = lab.probes["old_facts"]
+    known = dict(zip(asked.subjects, asked.questions, strict=True))
+    fact = next(f for f in changed_facts(1900) if (f.subject, f.relation) in known)
+    kept = lab.probes.without([fact])["old_facts"]
+    assert set(asked.questions) - set(kept.questions) == {known[fact.subject, fact.relation]}
+
+
+def test_tuned_defaults_apply_unless_an_option_is_given(lab):
+    lab.defaults = {"sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 40.0}}}
+    assert settings_for(lab, "sparse")["lr"] == 0.1
+    assert settings_for(lab, "sparse", optimizer="sgd")["lr"] == 40.0
+    assert settings_for(lab, "sparse", optimizer="sgd", lr=3.0)["lr"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"top_t": 0}, "top-t must be between 1 and the 256 slots"),
+        ({"top_t": 257}, "top-t must be between 1 and the 256 slots"),
+        ({"rule": "best"}, "no rule 'best'"),
+        ({"optimizer": "adamw"}, "no optimizer 'adamw'"),
+        ({"method": "dense"}, "no method 'dense'"),
+        ({"passes": 0}, "passes must be at least 1"),
+        ({"order": "random"}, "no order 'random'"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"probe_every": -1}, "probe_every"),
+    ],
+)
+def test_a_bad_option_is_refused_before_anything_changes(lab, options, says):
+    with pytest.raises(ValueError, match=says):
+        steps(lab, **options)
+    with pytest.raises(ValueError, match="no facts"):
+        finetune(lab, [])
