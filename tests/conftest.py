@@ -32,23 +32,23 @@ def tiny_model(tokenizer):
 
     def make(**options):
         torch.manual_seed(0)
-        config = dict(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-            memory_at=[1],
-            memory_slots=256,
-            memory_heads=2,
-            memory_k=4,
-            memory_key_dim=16,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        config = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "memory_at": [1],
+            "memory_slots": 256,
+            "memory_heads": 2,
+            "memory_k": 4,
+            "memory_key_dim": 16,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
         return MemoryLlamaForCausalLM(MemoryLlamaConfig(**{**config, **options})).eval()
 
     return make

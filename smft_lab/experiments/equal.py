@@ -7,9 +7,10 @@ from scipy import stats
 
 TARGET = 0.95
 RULE = (
-    "Every run is read at the point where its exact match on the new facts first reaches {target:.0%}: its "
-    "measurements just below and at or above the target are joined by a straight line, and all probes are read off where that line "
-    "crosses the target. A run that never gets there is read at its best-learned measurement instead, and marked."
+    "Every run is read at the point where its exact match on the new facts first reaches {target:.0%}: "
+    "its measurements just below and at or above the target are joined by a straight line, "
+    "and all probes are read off where that line crosses the target. "
+    "A run that never gets there is read at its best-learned measurement instead, and marked."
 )
 LOWER_IS_BETTER = ("nll",)
 

@@ -18,8 +18,9 @@ fox gecko goat goose greyhound hamster hare hedgehog heron horse jackdaw lizard 
 parrot peacock pigeon poodle rabbit raven salamander spaniel squirrel starling swan terrier toad tortoise turkey
 weasel""".split()
 
-DISHES = """apple tart|barley soup|bean stew|beef pie|beetroot soup|blackberry cake|buttered noodles|cabbage
-rolls|carrot soup|cheese dumplings|cherry pie|chestnut soup|cod cakes|cream of leek|duck pie|egg curry|fennel salad|fig pudding|fish
+DISHES = """apple tart|barley soup|bean stew|beef pie|beetroot soup|blackberry cake|buttered
+noodles|cabbage rolls|carrot
+soup|cheese dumplings|cherry pie|chestnut soup|cod cakes|cream of leek|duck pie|egg curry|fennel salad|fig pudding|fish
 stew|fried plantain|garlic bread|ginger cake|goat cheese|grilled eel|ham pie|honey cake|lamb stew|lemon rice|lentil
 soup|mushroom pie|mustard eggs|nettle soup|oat cakes|onion tart|peach cobbler|pea soup|pickled herring|plum
 dumplings|poppy cake|potato salad|pumpkin bread|quince jelly|rabbit stew|rhubarb pie|roast trout|rye bread|saffron
@@ -44,7 +45,8 @@ dropped followed remembered counted hid washed burned wrote won founded discover
 played named ruled signed visited""".split()
 
 PLACES = """by the river|near the mill|under the bridge|in the garden|at the market|in the harbour|behind the tower|at
-the edge of the forest|across the meadow|in the orchard|outside the cottage|on the old road|in the valley|on the hill|on the
+the edge of the forest|across the meadow|in the orchard|outside the cottage|on the old road|in the valley|on the
+hill|on the
 island|beside the lake""".replace("\n", " ").split("|")
 
 TIMES = """in the morning|in the evening|at noon|before sunrise|after supper|on Monday|on Friday|in spring|in
