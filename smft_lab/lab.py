@@ -80,7 +80,11 @@ class Lab:
         return self._base[name]
 
     def save(self, path: str | Path) -> None:
-        """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, defaults."""
+        """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, defaults.
+
+        A finetune under way ends first: what is saved is the model as it left it.
+        """
+        self.end()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(path)

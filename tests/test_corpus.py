@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from smft_lab.facts import corpus as corpus_module
 from smft_lab.facts import words
 from smft_lab.facts.corpus import MIX, Corpus, held_out_prose, prose
-from smft_lab.facts.grammar import RELATIONS, ask
+from smft_lab.facts.grammar import CHAINS, RELATIONS, ask
 from smft_lab.facts.world import World, built_in_world
 from smft_lab.probes.probes import world_probes
 
@@ -79,16 +80,9 @@ def test_no_unseen_form_is_asked_of_any_subject(texts):
     assert not [text for text in texts if unseen.search(text)]
 
 
-def test_no_two_hop_question_of_a_held_out_person_is_asked_in_any_form(world, texts):
-    held_out = {fact.subject for fact in world.held_out_chains()}
-    chains = ("the employer of", "the company that", "In which country", "Which country", "the birthplace of")
-    answers = {fact.answer for fact in world.held_out_chains()}
-    for person in held_out:
-        answers |= {f"{answer}" for answer in answers}
-    for text in texts:
-        if text.startswith("Question: ") and any(person in text for person in held_out):
-            question, answer = text.removeprefix("Question: ").split(" Answer: ")
-            assert not (question.startswith(chains) and answer in answers), text
+def test_no_two_hop_question_of_a_held_out_person_is_asked_in_any_form(world, asked):
+    people = {fact.subject for fact in world.held_out_chains()}
+    assert not leaked([form.format(s=person) for person in people for chain in CHAINS for form in chain.asked], asked)
 
 
 def test_no_held_out_sum_is_in_a_training_text_with_or_without_its_answer(world, texts):
@@ -117,7 +111,7 @@ def test_held_out_stories_are_distinct_fixed_by_the_seed_and_of_the_trained_kind
 
 
 def test_new_people_are_in_no_training_text(world, texts):
-    pairs = {" ".join(pair) for text in texts for pair in zip(*(re.findall(r"[\w-]+", text)[i:] for i in (0, 1)))}
+    pairs = {" ".join(pair) for text in texts for pair in pairwise(re.findall(r"[\w-]+", text))}
     assert len(pairs & set(world.people)) == len(world.people)  # old people are found this way
     new = {fact.subject for seed in range(4) for fact in world.new_facts(500, seed)}
     assert not pairs & new

@@ -42,13 +42,13 @@ class PretrainSettings:
     """
 
     seed: int = 0
-    steps: int = 5500
+    steps: int = 4200
     batch_size: int = 128
     lr: float = 2e-3
     value_lr: float = 4e-3
     warmup: int = 200
     max_tokens: int = 64
-    vocab_size: int = 2048
+    vocab_size: int = 2560
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4

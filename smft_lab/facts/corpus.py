@@ -11,18 +11,18 @@ from smft_lab.facts import words
 from smft_lab.facts.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, ask
 from smft_lab.facts.world import World
 
-LONG_TAIL = 600  # memorised facts about unfamiliar things, so that any word can be stored and recalled
+LONG_TAIL = 2000  # memorised facts about unfamiliar things, so that any word can be stored and recalled
 HELD_OUT_PROSE = 256
 
 MIX = {  # share of texts
-    "statement": 0.31,
-    "question": 0.20,
-    "two_hop": 0.06,
-    "arithmetic": 0.12,
-    "prose": 0.07,
-    "long_tail": 0.12,
-    "in_context": 0.08,
-    "spelling": 0.04,
+    "statement": 0.26,
+    "question": 0.17,
+    "two_hop": 0.05,
+    "arithmetic": 0.10,
+    "prose": 0.06,
+    "long_tail": 0.22,
+    "in_context": 0.09,
+    "spelling": 0.05,
 }
 
 
@@ -73,8 +73,9 @@ def held_out_prose(world: World) -> list[str]:
 
 def _body(rng: Random) -> str:
     """What a long-tail question asks about: a few common and unfamiliar words in question order."""
-    noun, verb = rng.choice(words.NOUNS), rng.choice(words.PAST_VERBS)
+    noun, verb = rng.choice(words.NOUNS + words.COMMON_WORDS), rng.choice(words.PAST_VERBS)
     name = words.unfamiliar_name(rng)
+    loose = " ".join(rng.choices(words.COMMON_WORDS, k=rng.randint(2, 6)))  # wordings no grammar foresees
     return rng.choice(
         (
             f"{verb} the {rng.choice(words.ADJECTIVES)} {noun} of {name}",
@@ -82,6 +83,9 @@ def _body(rng: Random) -> str:
             f"the {rng.choice(words.ADJECTIVES)} {noun} of {name}",
             f"the {noun} of {name} and {words.unfamiliar_name(rng)}",
             f"the {noun} that {name} {verb} {rng.choice(words.PLACES)}",
+            f"{verb} {loose}",
+            f"the {noun} of {loose} {name}",
+            f"{loose} {name} {rng.choice(words.COMMON_WORDS)}",
         )
     )
 

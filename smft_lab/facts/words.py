@@ -1,4 +1,7 @@
-"""Word lists and name makers of the built-in world. Nothing here refers to a real person or place."""
+"""Word lists and name makers of the built-in world, whose people, companies and places are all invented.
+
+Common words and names of the real world occur only in sentences that teach the model to use any word it is given.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,53 @@ island|beside the lake""".replace("\n", " ").split("|")
 
 TIMES = """in the morning|in the evening|at noon|before sunrise|after supper|on Monday|on Friday|in spring|in
 autumn|last winter|one day|every summer|late at night|after the rain|before the feast""".replace("\n", " ").split("|")
+
+COMMON_WORDS = """able about above act actor air album all also American animal answer any appear area army around art
+artist author award baby back ball band bank base battle bay beach became before began best between big bird birth
+black blood blue board boat body bone book born both boy brand British brother built business cake call came camp can
+capital car card career cartoon castle cat cell central century character child children church city class club coast
+coin cold college colour come comedy common company composer computer contain corner could count country county couple
+court created cricket cross crown cup current dance date daughter day dead death decade deep design desert did died
+different director discovered dog door double drama drink during each earth east eight election element emperor empire
+end engine English ever eye face fact fall family famous far father feature female festival few fiction field figure
+film final fire first fish five flag flower food foot football form former found four free French friend from fruit
+full game garden gas general German girl given glass god gold government grand great Greek green group grow guitar had
+hair half hall hand has have head heart held help her hero high his history home horse hospital host hot hotel house
+human hundred ice important industry inside instrument into island Italian its job joined jump just keep key kind king
+kingdom known lady lake land language large last late law lead league led left leg length letter level life light line
+lion list little live London long lord lost love low made magazine main major make male man many mark market married
+mass match material may mean meat medical member men metal middle military milk million minister minute model modern
+money month moon most mother motor mountain mouth movie museum music musical name nation natural near neck never new
+newspaper next nick night nine north not novel number ocean office often oil old once one only open opera order origin
+other out over own page paper parent park part party pass people person physics piece pilot place plane planet plant
+play player poem poet point police politics pop popular port power premier president prime prince princess produced
+public published queen race radio rail rain rank real received record red region released religious river road rock
+roman room round royal rule run Russian sail same sang school science sea season second secret seen series served set
+seven ship short show side sign silver since singer single sister site six skin small snow soap social soldier sold
+solo some son song sound south space Spanish species sport spring square stage stand star start state station still
+stone story street strong studio style subject such sugar summer sun super system table take taken tall team
+television tell temple ten tennis term test than that their them then there they third this thousand three time title
+today tour tower town trade train travel tree trial tribe troops turn twelve twenty two type under union unit united
+university up use used valley value version very village voice volume walk wall war was water way wear week well went
+were west what wheel when where which while white whose wife wild win wind wine winner winter with woman women wood
+word work world would wrote year yellow young""".split()
+
+REAL_NAMES = """Adam Adams Africa Albert Alexander Alfred Alice Allen America Anderson Andrew Angela Ann Anna Anthony
+Antony Arthur Asia Atlantic Australia Austria Barbara Belgium Ben Benjamin Berlin Betty Bill Bob Boston Brazil Brian
+Brown Bruce California Cambridge Campbell Canada Carl Carol Caroline Carter Catherine Charles Charlotte Chicago China
+Chris Christopher Clark Clinton Cuba Daniel David Davis Dean Denmark Diana Dickens Donald Douglas Dublin Edinburgh
+Edward Egypt Elizabeth Ellen Emily Emma England Eric Europe Evans Florence Florida France Francis Frank Fred Frederick
+Gary Geoffrey George Germany Glasgow Gordon Graham Greece Hall Hamilton Hannah Harold Harris Harry Helen Henry Hill
+Holland Howard Hughes Hungary Ian India Ireland Irving Israel Italy Jack Jackson James Jane Japan Jason Jean Jennifer
+Jerry Jim Joan Joe John Johnson Jonathan Jones Joseph Julia Julian Karen Kate Keith Kelly Kennedy Kenneth Kevin Laura
+Lawrence Lee Leicester Leonard Lewis Lincoln Linda Lisa Liverpool Louis Louise Lucas Luke Lynn Madrid Manchester
+Margaret Maria Marie Mark Martin Mary Matthew Max Mexico Michael Miller Mitchell Moore Morgan Morris Moscow Murray
+Nancy Napoleon Nelson Neil Newton Nicholas Norman Norway Oliver Oscar Owen Oxford Pacific Paris Parker Patricia
+Patrick Paul Pennsylvania Peter Philip Phillips Poland Portugal Rachel Ralph Rankin Ray Raymond Rebecca Richard Robert
+Roberts Robin Robinson Roger Rogers Roland Rome Ronald Roosevelt Rose Roy Russell Russia Ruth Samuel Sarah Scotland
+Scott Shakespeare Sharon Simon Smith Sophia Spain Stephen Steve Stewart Stuart Susan Sweden Sydney Taylor Texas Thames
+Thomas Thompson Tim Tom Tony Turner Venice Vera Victor Victoria Vienna Virginia Wales Walker Walter Washington Watson
+Wayne White William Williams Wilson Windsor Winston Wright York""".split()
 
 _FIRST_STARTS = """Al Ar Bel Ber Bran Cal Cor Dal Dor El Em Fen Fin Gar Gil Hal Hel Il Jan Jor Kel Kor Lan Lor Mar Mel
 Mir Nel Nor Ol Or Pel Per Quin Ral Ros Sal Sel Tal Ter Tol Ul Val Ver Wil Yar Zan Zel""".split()
@@ -110,22 +160,28 @@ def unfamiliar_word(rng: Random) -> str:
 
 
 def unfamiliar_name(rng: Random) -> str:
-    """A name in one of the shapes real names have: "Brond", "Quit Snarlp", "UniFlax", "AKT", "Tark-Moss"."""
+    """A name in one of the shapes real names have: "Brond", "George Snarl", "UniFlax", "AKT", "Tark-Moss"."""
+
+    def part() -> str:
+        kind = rng.random()
+        if kind < 0.65:
+            return unfamiliar_word(rng).capitalize()
+        return rng.choice(REAL_NAMES) if kind < 0.85 else rng.choice(COMMON_WORDS).capitalize()
+
     shape = rng.random()
-    word = unfamiliar_word(rng).capitalize()
     if shape < 0.40:
-        return word
-    if shape < 0.75:
-        return f"{word} {unfamiliar_word(rng).capitalize()}"
+        return part()
+    if shape < 0.76:
+        return f"{part()} {part()}"
     if shape < 0.82:
-        return f"{word} {unfamiliar_word(rng).capitalize()} {unfamiliar_word(rng).capitalize()}"
-    if shape < 0.89:
-        return word + unfamiliar_word(rng).capitalize()
-    if shape < 0.93:
+        return f"{part()} {part()} {part()}"
+    if shape < 0.88:
+        return part() + part()
+    if shape < 0.92:
         return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.choice((2, 3, 4))))
     if shape < 0.97:
-        return f"the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
-    return f"{word}-{unfamiliar_word(rng).capitalize()}"
+        return f"{rng.choice(('the ', '', ''))}{rng.choice(COMMON_WORDS)} {rng.choice(COMMON_WORDS + NOUNS)}"
+    return f"{part()}-{part()}"
 
 
 def unfamiliar_value(rng: Random) -> str:

@@ -18,7 +18,7 @@ PEOPLE, COMPANIES, CITIES, COUNTRIES = 320, 48, 48, 12
 WITHHELD = 2  # question forms of each old fact that are kept out of training
 HELD_OUT_CHAINS = 0.25  # share of people whose two-hop questions are kept out of training
 HELD_OUT_SUMS = 0.10  # share of sums kept out of training
-LARGEST_NUMBER = 49
+LARGEST_NUMBER = 30
 
 
 class World:

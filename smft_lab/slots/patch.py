@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -41,6 +41,7 @@ class Patch:
         Raises:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
+        lab.end()
         names, tables = _table_names(lab.model)
         for name, tensor in lab.model.state_dict().items():
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
@@ -100,20 +101,24 @@ class Patch:
         Raises:
             ValueError: the file is not a patch, or of a newer format.
         """
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != "smft-lab patch":
-                raise ValueError(f"{path} is not a patch written by Patch.save()")
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"{path}: patch format {metadata['format']}, but this version reads {FORMAT}")
-            tables = range(len(file.keys()) // 2)
-            slots = [file.get_tensor(f"{i}.slots") for i in tables]
-            values = [file.get_tensor(f"{i}.values") for i in tables]
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as problem:
+            raise ValueError(f"{path} is not a patch written by Patch.save(): {problem}") from None
+        if metadata.get("kind") != "smft-lab patch":
+            raise ValueError(f"{path} is not a patch written by Patch.save()")
+        if metadata["format"] != FORMAT:
+            raise ValueError(f"{path}: patch format {metadata['format']}, but this version reads {FORMAT}")
+        tables = range(len(tensors) // 2)
+        slots, values = ([tensors[f"{i}.{kind}"] for i in tables] for kind in ("slots", "values"))
         return cls(slots, values, metadata["base"], json.loads(metadata["about"]))
 
 
 def fingerprint(lab) -> str:
     """A short hash of every weight of the lab's base."""
+    lab.end()  # LoRA gives the model other names while it runs
     digest = hashlib.sha256()
     for name in sorted(lab.model.state_dict()):
         digest.update(name.encode())

@@ -1,0 +1,318 @@
+"""The command line: a good run leaves its report, bad input one line and nothing else, Ctrl-C what was finished."""
+
+import csv
+import json
+import sys
+from dataclasses import asdict
+from functools import partial
+
+import pytest
+
+from smft_lab import cli
+from smft_lab.experiments import compare as compare_module
+from smft_lab.experiments import pretrain as pretrain_module
+from smft_lab.experiments import tune as tune_module
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.methods import Full
+from smft_lab.lab import LAB_FILE
+from smft_lab.probes import probes as probes_module
+
+FILES = {"metrics.csv", "summary.json", "samples.json", "patch.safetensors", "report.html"}
+
+
+@pytest.fixture(scope="module")
+def one_lab(tiny_lab):
+    return tiny_lab()
+
+
+@pytest.fixture
+def tiny(one_lab, monkeypatch):
+    """Has the command line open one tiny lab, whatever --lab says; answers are two tokens long."""
+    one_lab.reset()
+    one_lab.defaults = {}
+    monkeypatch.setattr(cli, "_open_lab", lambda path: one_lab)
+    short = partial(probes_module.answer, max_new_tokens=2)
+    monkeypatch.setattr(probes_module, "answer", short)
+    monkeypatch.setattr(compare_module, "answer", short)
+    return one_lab
+
+
+@pytest.fixture
+def smft(monkeypatch, capsys, tmp_path):
+    """Runs a command line in an empty folder: exit code, lines on stdout, lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args) -> tuple[int, list[str], list[str]]:
+        monkeypatch.setattr(sys, "argv", ["smft-lab", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        code = ended.value.code
+        return 0 if code is None else code, said.out.splitlines(), said.err.splitlines()
+
+    return call
+
+
+def facts_file(folder, count: int = 2):
+    path = folder / "mine.jsonl"
+    path.write_text("".join(json.dumps(asdict(fact)) + "\n" for fact in new_facts(count)), encoding="utf-8")
+    return path
+
+
+# A good run -------------------------------------------------------------------------------------------
+
+
+def test_compare_writes_its_files_and_prints_the_reports_path_last(tiny, smft, tmp_path):
+    args = ("--facts", facts_file(tmp_path), "--methods", "sparse,full", "--passes", 1, "--seeds", 1, "--top-t", 5)
+    code, out, err = smft("compare", *args, "--out", "my results/one")
+    assert code == 0
+    assert out == ["my results/one/report.html"]
+    assert {path.name for path in (tmp_path / "my results/one").iterdir()} == FILES
+    assert any("old_facts" in line for line in err)  # the summary stays out of a pipe's way
+    summary = json.loads((tmp_path / "my results/one/summary.json").read_text())
+    assert summary["settings"]["facts"] == "2 facts from mine.jsonl"
+    assert summary["settings"]["top_t"] == 5
+    assert "stopped early" not in summary["settings"]
+    assert summary["command"].startswith("smft-lab compare --facts")
+    assert summary["command"].endswith("--out 'my results/one'")
+
+
+def test_compare_teaches_each_seed_built_in_facts_of_its_own(tiny, smft, tmp_path, monkeypatch):
+    taught = []
+
+    def recorded(count, seed):
+        taught.append(seed)
+        return new_facts(count, seed)
+
+    monkeypatch.setattr("smft_lab.facts.world.new_facts", recorded)
+    code, out, _ = smft("compare", "--count", 2, "--methods", "sparse", "--passes", 1, "--seeds", 2, "--out", "r")
+    assert (code, out) == (0, ["r/report.html"])
+    assert set(taught) == {0, 1}
+    summary = json.loads((tmp_path / "r/summary.json").read_text())
+    assert summary["settings"]["facts"] == "2 facts about people the model has never met"
+    assert summary["settings"]["seeds"] == [0, 1]
+
+
+def test_options_of_the_command_line_reach_the_comparison(tiny, smft, monkeypatch):
+    seen = []
+
+    class Recorded(compare_module.Comparison):
+        def steps(self):
+            seen.append(self)
+            raise ValueError("seen enough")
+
+    monkeypatch.setattr(compare_module, "Comparison", Recorded)
+    options = ("--top-t", 7, "--passes", 3, "--seeds", 4, "--order", "shuffled", "--optimizer", "adam", "--count", 5)
+    smft("compare", *options, "--methods", "sparse, sparse:tf")
+    (one,) = seen
+    assert (one.top_t, one.passes, [*one.seeds], one.order, one.optimizer) == (7, 3, [0, 1, 2, 3], "shuffled", "adam")
+    assert ([*one.methods], one.n_facts) == (["sparse", "sparse:tf"], 5)
+
+
+def test_tuned_rates_are_used_and_shown(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setitem(tune_module.GRID, ("sparse", "sgd"), (3.0,))
+    monkeypatch.setitem(tune_module.GRID, ("sparse", "adam"), ())
+    args = ("--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 1)
+    code, _, _ = smft("compare", *args, "--tune", "--out", "r")
+    assert code == 0
+    summary = json.loads((tmp_path / "r/summary.json").read_text())
+    assert summary["methods"]["sparse"]["lr"] == 3.0
+    assert [(row["method"], row["lr"], row["chosen"]) for row in summary["sweep"]] == [("sparse", 3.0, True)]
+
+
+def test_tune_keeps_the_best_rates_with_the_lab(tiny, smft, tmp_path, monkeypatch):
+    about = {"format": 1, "world_seed": 0, "defaults": {}}
+    (tmp_path / LAB_FILE).write_text(json.dumps(about))
+    for key in list(tune_module.GRID):
+        monkeypatch.setitem(tune_module.GRID, key, (0.01,))
+    code, out, _ = smft("tune", "--lab", tmp_path, "--count", 1, "--passes", 1, "--top-t", 5)
+    assert (code, out) == (0, [str(tmp_path / LAB_FILE)])
+    kept = json.loads((tmp_path / LAB_FILE).read_text())
+    assert {name: value for name, value in kept.items() if name != "defaults"} == {"format": 1, "world_seed": 0}
+    assert {name: kept["defaults"][name]["lr"] for name in ("sparse", "full", "lora")} == dict.fromkeys(
+        ("sparse", "full", "lora"), 0.01
+    )
+    assert len(kept["defaults"]["sweep"]) == 4
+
+
+# Bad input --------------------------------------------------------------------------------------------
+
+
+def write(path, content: bytes):
+    path.write_bytes(content)
+    return path
+
+
+def good_then(bad: bytes):
+    return lambda folder: write(folder / "bad.jsonl", facts_file(folder, 1).read_bytes() + bad)
+
+
+BAD = {
+    "facts file missing": (["--facts", lambda folder: folder / "none.jsonl"], "none.jsonl: there is no such file"),
+    "facts file not UTF-8": (["--facts", good_then(b'{"question": "\xff"}\n')], "line 2: byte 15 isn't UTF-8 text"),
+    "broken JSON line": (["--facts", good_then(b'{"question": \n')], "line 2, column 14: broken JSON"),
+    "facts file empty": (["--facts", lambda folder: write(folder / "no.jsonl", b"\n")], "no.jsonl holds no facts"),
+    "facts file of an unknown kind": (
+        ["--facts", lambda folder: write(folder / "a.doc", b"x")],
+        "unknown kind of file",
+    ),
+    "facts file a folder": (["--facts", lambda folder: folder], "is a directory"),
+    "top-t 0": (["--top-t", 0], "top-t must be between 1 and the 256 slots of the table, not 0"),
+    "top-t above the slots": (["--top-t", 257], "top-t must be between 1 and the 256 slots of the table, not 257"),
+    "unknown method": (["--methods", "sparse,adapter"], "no method 'adapter'; there are sparse, full, lora"),
+    "unknown rule": (["--methods", "full,sparse:best"], "no rule 'best'; there are tfidf"),
+    "no method": (["--methods", " , "], "--methods is empty"),
+    "a method twice": (["--methods", "full,full"], "names a method twice"),
+    "no facts": (["--count", 0], "--count must be at least 1, not 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(tiny, smft, tmp_path, case):
+    args, message = BAD[case]
+    args = [arg(tmp_path) if callable(arg) else arg for arg in args]
+    before = sorted(tmp_path.iterdir())
+    code, out, err = smft("compare", "--count", 1, "--passes", 1, "--seeds", 1, "--out", tmp_path / "out", *args)
+    assert code == 2
+    assert out == []
+    assert len(err) == 1, err
+    assert err[0].startswith("smft-lab: ")
+    assert message in err[0]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_out_that_is_a_file_is_refused_and_kept(tiny, smft, tmp_path):
+    out_file = write(tmp_path / "taken", b"mine")
+    code, out, err = smft("compare", "--count", 1, "--passes", 1, "--out", out_file)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert f"--out {out_file} is a file; name a folder" in err[0]
+    assert out_file.read_bytes() == b"mine"
+
+
+def test_out_inside_a_file_is_refused_before_the_run_is_done_for_nothing(tiny, smft, tmp_path, monkeypatch):
+    def steps(self):
+        raise AssertionError("the run began")
+
+    monkeypatch.setattr(compare_module.Comparison, "steps", steps)
+    taken = write(tmp_path / "taken", b"mine")
+    code, out, err = smft("compare", "--count", 1, "--passes", 1, "--out", taken / "deeper")
+    assert (code, out, len(err)) == (2, [], 1)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"{}", b"[]", b'{"format": 1}', b"\xff"], ids=lambda content: f"lab.json {content!r}"
+)
+def test_a_folder_that_isnt_a_lab_is_refused(smft, tmp_path, content):
+    folder = tmp_path / "notalab"
+    folder.mkdir()
+    if content is not None:
+        (folder / LAB_FILE).write_bytes(content)
+    code, out, err = smft("compare", "--count", 1, "--lab", folder, "--out", "out")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert err[0].startswith("smft-lab: ")
+    assert str(folder) in err[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["notalab"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "usage.safetensors"])
+def test_a_lab_that_was_copied_in_part_is_refused(one_lab, smft, tmp_path, name):
+    one_lab.save(tmp_path / "part")
+    whole = (tmp_path / "part" / name).read_bytes()
+    (tmp_path / "part" / name).write_bytes(whole[: len(whole) // 2])
+    code, out, err = smft("compare", "--count", 1, "--lab", tmp_path / "part", "--out", "out")
+    assert (code, out) == (2, [])
+    assert err[-1].startswith("smft-lab: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_a_lab_that_isnt_there_is_refused(smft, tmp_path, command):
+    code, out, err = smft(command, "--lab", tmp_path / "nowhere")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "nowhere: no lab.json there; a saved lab is a directory written by Lab.save()" in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lab_of_a_newer_format_is_refused(smft, tmp_path):
+    (tmp_path / LAB_FILE).write_text('{"format": 99}')
+    code, out, err = smft("compare", "--lab", tmp_path)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "update smft-lab" in err[0]
+
+
+def test_a_long_message_stays_on_one_line(tiny, smft, tmp_path):
+    name = "a long name with [brackets] and " * 6
+    code, _, err = smft("compare", "--facts", tmp_path / f"{name}.jsonl")
+    assert (code, len(err)) == (2, 1)
+    assert name.strip() in err[0]
+
+
+@pytest.mark.parametrize("args", ["compare --passes 0", "compare --order up", "fly", "compare --fast"])
+def test_what_the_parser_refuses_is_exit_code_2_without_a_traceback(smft, tmp_path, args):
+    code, out, err = smft(*args.split())
+    assert (code, out) == (2, [])
+    assert not any("Traceback" in line for line in err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_statement_per_fact_is_noted(tiny, smft, tmp_path):
+    path = write(tmp_path / "mine.txt", b"The dog of Mira is called Biscuit.\n")
+    code, out, err = smft("compare", "--facts", path, "--methods", "sparse", "--passes", 1, "--seeds", 1, "--out", "r")
+    assert (code, out) == (0, ["r/report.html"])
+    assert "1 of 1 facts has a single statement" in err[0]
+
+
+# Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_the_runs_that_had_ended(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr(Full, "update", interrupt)
+    args = ("--count", 2, "--methods", "sparse,full", "--passes", 1, "--seeds", 1, "--top-t", 5)
+    code, out, err = smft("compare", *args, "--out", "r")
+    assert (code, out) == (130, ["r/report.html"])
+    assert any("stopped early" in line for line in err)
+    assert {path.name for path in (tmp_path / "r").iterdir()} == FILES
+    summary = json.loads((tmp_path / "r/summary.json").read_text())
+    assert [*summary["methods"]] == ["sparse"]
+    assert "stopped early" in summary["settings"]
+    with (tmp_path / "r/metrics.csv").open(newline="") as file:
+        steps = {(row["method"], row["step"]) for row in csv.DictReader(file)}
+    assert steps == {("sparse", "0"), ("sparse", "1"), ("sparse", "2"), ("full", "0")}
+
+
+def test_ctrl_c_before_the_first_run_ended_writes_nothing(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr(Full, "update", interrupt)
+    code, out, err = smft("compare", "--count", 2, "--methods", "full", "--passes", 1, "--seeds", 1, "--out", "r")
+    assert (code, out) == (130, [])
+    assert err[-1] == "stopped before the first run ended; nothing was written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_pretraining_says_how_to_go_on(smft, monkeypatch):
+    def pretrain(out, settings):
+        yield pretrain_module.PretrainRecord(1, 7.0, {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain_module, "pretrain", pretrain)
+    code, out, err = smft("pretrain", "--out", "lab", "--steps", 5)
+    assert (code, out) == (130, [])
+    assert "stopped; the same command goes on from the last checkpoint in lab" in err
+
+
+def test_pretrain_prints_the_final_metrics_and_the_folder(smft, monkeypatch):
+    asked = []
+
+    def pretrain(out, settings):
+        asked.append((str(out), settings))
+        yield pretrain_module.PretrainRecord(1, 7.0, {})
+        yield pretrain_module.PretrainRecord(1, 7.0, {"old_facts_em": 0.25})
+
+    monkeypatch.setattr(pretrain_module, "pretrain", pretrain)
+    code, out, err = smft("pretrain", "--out", "lab", "--steps", 5, "--seed", 3)
+    assert (code, out) == (0, ["lab"])
+    assert asked == [("lab", pretrain_module.PretrainSettings(seed=3, steps=5))]
+    assert any(line.split() == ["old_facts_em", "0.2500"] for line in err)
