@@ -85,11 +85,11 @@ def test_compare_teaches_each_seed_built_in_facts_of_its_own(tiny, smft, tmp_pat
         return new_facts(count, seed)
 
     monkeypatch.setattr("smft_lab.facts.world.new_facts", recorded)
-    code, out, _ = smft("compare", "--count", 2, "--methods", "sparse", "--passes", 1, "--seeds", 2, "--out", "r")
+    code, out, _ = smft("compare", "--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 2, "--out", "r")
     assert (code, out) == (0, ["r/report.html"])
     assert set(taught) == {0, 1}
     summary = json.loads((tmp_path / "r/summary.json").read_text())
-    assert summary["settings"]["facts"] == "2 facts about people the model has never met"
+    assert summary["settings"]["facts"] == "1 facts about people the model has never met"
     assert summary["settings"]["seeds"] == [0, 1]
 
 
@@ -257,8 +257,8 @@ def test_what_the_parser_refuses_is_exit_code_2_without_a_traceback(smft, tmp_pa
 
 def test_a_single_statement_per_fact_is_noted(tiny, smft, tmp_path):
     path = write(tmp_path / "mine.txt", b"The dog of Mira is called Biscuit.\n")
-    code, out, err = smft("compare", "--facts", path, "--methods", "sparse", "--passes", 1, "--seeds", 1, "--out", "r")
-    assert (code, out) == (0, ["r/report.html"])
+    code, _, err = smft("compare", "--facts", path, "--top-t", 0)
+    assert code == 2
     assert "1 of 1 facts has a single statement" in err[0]
 
 

@@ -6,9 +6,7 @@ from scipy import stats
 
 from smft_lab.experiments.compare import COLUMNS
 from smft_lab.experiments.equal import RULE, mean_interval, read_last, read_run, summarise
-from smft_lab.experiments.tune import GRID, best_rates, sweep
-from smft_lab.facts.world import new_facts
-from smft_lab.finetuning.finetune import Step
+from smft_lab.experiments.tune import GRID, best_rates
 from smft_lab.finetuning.methods import METHODS
 
 
@@ -207,27 +205,3 @@ def test_each_method_and_each_optimizer_has_a_best_rate_of_its_own():
 def test_the_grid_tries_several_rates_of_every_method():
     assert {method for method, _ in GRID} == set(METHODS)
     assert all(len(set(rates)) >= 4 for rates in GRID.values())
-
-
-def test_a_sweep_tries_every_rate_from_the_base_and_leaves_the_base_behind(lab):
-    base = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
-    facts = new_facts(2)
-    grid = {("sparse", "sgd"): (1.0, 5.0), ("full", "adamw"): (1e-3,), ("lora", "adamw"): (1e-3,)}
-    rows, firsts = [], []
-    for method, lr, item in sweep(lab, facts, ("sparse", "full"), grid, passes=1, evaluations=1, top_t=5):
-        if not isinstance(item, Step):
-            rows.append(item)
-        elif item.step == 0:
-            firsts.append((method, lr, all(torch_equal(lab, base))))
-    assert firsts == [("sparse", 1.0, True), ("sparse", 5.0, True), ("full", 1e-3, True)]
-    assert [(row["method"], row["optimizer"], row["lr"]) for row in rows] == [
-        ("sparse", "sgd", 1.0),
-        ("sparse", "sgd", 5.0),
-        ("full", "adamw", 1e-3),
-    ]
-    assert {"reached", "steps", "learned", "old_facts", "two_hop", "arithmetic", "prose"} < set(rows[0])
-    assert all(torch_equal(lab, base))
-
-
-def torch_equal(lab, base: dict) -> list[bool]:
-    return [tensor.equal(base[name]) for name, tensor in lab.model.state_dict().items()]

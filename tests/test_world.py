@@ -34,7 +34,7 @@ def taught(world):
 def everything(world: World) -> dict:
     return {
         "values": world.values,
-        "old": world.old_facts(),
+        "withheld": [world.withheld_questions(person, "pet") for person in world.people],
         "unseen": world.unseen_questions(),
         "new": world.new_facts(12, seed=5),
         "changed": world.changed_facts(12, seed=5),

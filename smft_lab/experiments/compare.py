@@ -17,17 +17,18 @@ from random import Random
 import pandas as pd
 import torch
 
+from smft_lab import __version__
 from smft_lab.experiments.equal import RULE, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import finetune, settings_for
-from smft_lab.finetuning.methods import METHODS, check_method
+from smft_lab.finetuning.finetune import Step, finetune, settings_for
+from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.probes.probes import QuestionProbe, answer
 from smft_lab.slots.patch import Patch
 
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
 SAMPLES = {"learned": 5, "old_facts": 5, "two_hop": 3, "arithmetic": 3}
-VERSIONS = ("smft-lab", "torch", "transformers", "peft")
+LIBRARIES = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,28 @@ class Comparison:
     def __post_init__(self):
         if not self.methods or not self.seeds:
             raise ValueError("a comparison needs at least one method and one seed")
+        for option in ("passes", "evaluations"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, not {getattr(self, option)}")
         for name in self.methods:
-            check_method(name.partition(":")[0])
+            self._check(name)
         self.rows: list[dict] = []
         self.samples: list[dict] = []
         self.patch: Patch | None = None
         self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
         self.n_facts = len(self._facts(self.seeds[0]))
+        if not self.n_facts:
+            raise ValueError("no facts to teach")
         self.seconds = 0.0
         self._probes = self.lab.probes.without(self._facts(self.seeds[0]))
-        self._options(self.methods[0], self.seeds[0])
+
+    def _check(self, name: str) -> None:
+        method, _, rule = name.partition(":")
+        if rule and method != "sparse":
+            raise ValueError(f"{name!r}: only sparse has rules, as in sparse:{rule}")
+        chosen = {"top_t": self.top_t, "lr": self.lr.get(name)}
+        chosen["optimizer"] = self.optimizer if method == "sparse" else None
+        check_settings(method, self.lab.slots, rule=rule or self.rule, **settings_for(self.lab, method, **chosen))
 
     def _facts(self, seed: int) -> Sequence[Fact]:
         return self.facts(seed) if callable(self.facts) else self.facts
@@ -106,14 +119,17 @@ class Comparison:
 
     def steps(self) -> Iterator[Progress]:
         """Run everything, one gradient step per item; what was measured before a stop is kept."""
-        total = len(self.methods) * len(self.seeds) * self.passes * self.n_facts
+        run_steps = self.passes * self.n_facts
+        total = len(self.methods) * len(self.seeds) * run_steps
         done, began = 0, time.perf_counter()
         try:
             for seed in self.seeds:
                 facts = self._facts(seed)
-                questions = self._sample_questions(facts) if seed == self.seeds[0] else []
-                self.lab.reset()
-                self._answer(questions, "base")
+                first = seed == self.seeds[0]
+                if first:
+                    self.samples = self._sample_questions(facts)
+                    self.lab.reset()
+                    self._answer("base")
                 for name in self.methods:
                     self.lab.reset()
                     learned = None
@@ -122,18 +138,20 @@ class Comparison:
                             learned = step.probes["learned"]["em"]
                         self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
                         done += step.step > 0
+                        if step.step == run_steps:  # a stop after the last step finds the whole run
+                            self._keep(name, step, first)
                         yield Progress(name, seed, done, total, step.loss, learned)
-                    self.costs[name].append(
-                        {"trainable_per_step": step.trainable, "ms_per_step": 1000 * step.seconds / step.step}
-                    )
-                    self._answer(questions, name)
-                    if name == "sparse" and seed == self.seeds[0]:
-                        about = {"facts": len(facts), **self.settings(), **self.method_settings(name)}
-                        self.patch = Patch.between(self.lab, about)
-                self.samples += questions
         finally:
             self.lab.reset()
             self.seconds = time.perf_counter() - began
+
+    def _keep(self, name: str, last: Step, first_seed: bool) -> None:
+        """What a run leaves besides its measurements."""
+        self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * last.seconds / last.step})
+        if first_seed:
+            self._answer(name)
+            if name == "sparse":
+                self.patch = Patch.between(self.lab, {**self.settings(), **self.method_settings(name)})
 
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
         """A few questions per probe, drawn at random from a seed and not by how anyone answers them."""
@@ -152,11 +170,9 @@ class Comparison:
             for question, gold in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
         ]
 
-    def _answer(self, questions: list[dict], method: str) -> None:
-        if not questions:
-            return
-        answers = answer(self.lab.model, self.lab.tokenizer, [one["question"] for one in questions])
-        for one, text in zip(questions, answers, strict=True):
+    def _answer(self, method: str) -> None:
+        answers = answer(self.lab.model, self.lab.tokenizer, [one["question"] for one in self.samples])
+        for one, text in zip(self.samples, answers, strict=True):
             if method == "base":
                 one["base"] = text
             else:
@@ -221,7 +237,7 @@ class Comparison:
             "final": [row for row in summarise(table, read_last) if row["probe"] != "steps"],
             "sweep": self.lab.defaults.get("sweep", []),
             "command": "",
-            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+            "versions": {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES},
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "seconds": self.seconds,
             "date": datetime.date.today().isoformat(),

@@ -43,14 +43,14 @@ class QuestionProbe:
         )
 
     def without(self, facts: Iterable[Fact]) -> QuestionProbe:
-        """The same probe without questions whose answer the given facts change, directly or in a hop."""
-        gone = {(fact.subject, relation) for fact in facts for relation in [fact.relation] if fact.subject}
+        """The same probe without questions whose answer the given facts change, directly or in the first hop."""
+        gone = {(fact.subject, fact.relation) for fact in facts if fact.subject}
         keep = [
             i
             for i, (subject, relation) in enumerate(self.subjects)
             if not any((subject, hop) in gone for hop in relation.split("-"))
         ]
-        if len(keep) == len(self.questions):
+        if len(keep) == len(self.subjects):
             return self
         parts = (self.questions, self.answers, self.subjects)
         return QuestionProbe(self.name, *(tuple(part[i] for i in keep) for part in parts))
@@ -115,8 +115,9 @@ class Probes:
         raise KeyError(f"no probe named {name!r}; there are {', '.join(p.name for p in self.probes)}")
 
     def without(self, facts: Sequence[Fact]) -> Probes:
-        """The same probes, without the questions that `facts` are about to change."""
-        return Probes([p.without(facts) if isinstance(p, QuestionProbe) else p for p in self.probes])
+        """The same probes, without the questions that `facts` are about to change; a probe left empty goes."""
+        left = [p.without(facts) if isinstance(p, QuestionProbe) else p for p in self.probes]
+        return Probes([p for p in left if not isinstance(p, QuestionProbe) or p.questions])
 
     def measure(self, model, tokenizer) -> dict[str, dict[str, float]]:
         """`{probe: {metric: value}}`; the model is left in the mode it was in."""

@@ -1,0 +1,63 @@
+"""The package as a whole: its face, its weight at import, and what its text promises."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import smft_lab
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, smft_lab; print([m for m in ('torch', 'transformers', 'plotly', 'pandas') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", smft_lab.__all__)
+def test_every_public_name_is_there_with_a_docstring(name):
+    assert getattr(smft_lab, name).__doc__
+
+
+def test_public_functions_stay_functions_after_their_modules_are_imported():
+    import smft_lab.experiments.compare
+    import smft_lab.finetuning.finetune  # noqa: F401
+
+    assert callable(smft_lab.finetune)
+    assert callable(smft_lab.compare)
+    assert callable(smft_lab.run)
+
+
+def test_a_room_imports_only_from_rooms_above_it():
+    rooms = ["facts", "model", "slots", "probes", "lab", "finetuning", "experiments", "charts", "cli"]
+    for file in (ROOT / "smft_lab").rglob("*.py"):
+        room = file.relative_to(ROOT / "smft_lab").parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        top_level = re.findall(r"^(?:from|import) smft_lab\.(\w+)", file.read_text(), re.MULTILINE)
+        for other in top_level:
+            assert rooms.index(other) <= rooms.index(room), f"{file.name} imports {other}"
+
+
+def test_tested_versions_meet_what_the_package_asks_for():
+    from packaging.requirements import Requirement
+
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
+        assert not any(part.operator in ("<", "<=", "==") for part in requirement.specifier), requirement
+
+
+def test_environment_yml_asks_for_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = (ROOT / "environment.yml").read_text()
+    for requirement in project["dependencies"]:
+        name, least = requirement.split(">=")
+        name = {"torch": "pytorch-cpu"}.get(name, name)
+        assert f"- {name}>={least}" in environment
