@@ -73,11 +73,11 @@ def _facts(file: Path | None, count: int):
     if file is None:
         if count < 1:
             raise ValueError(f"--count must be at least 1, not {count}")
-        return (lambda seed: new_facts(count, seed)), f"{count} facts about people the model has never met"
+        return (lambda seed: new_facts(count, seed)), f"{count} about people the model has never met"
     facts = read_facts(file)
     if note := check_paraphrases(facts):
-        console.print(f"note: {note}", markup=False)
-    return facts, f"{len(facts)} facts from {file.name}"
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    return facts, f"{len(facts)} from {file.name}"
 
 
 def _names(text: str, option: str) -> list[str]:
@@ -112,8 +112,9 @@ def compare(
     opened = _open_lab(lab)
     if top_t is not None:
         check_top_t(top_t, opened.slots)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; name a folder")
+    for folder in (out, *out.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--out {out}: {folder} is a file; name a folder")
     settings = {"top_t": top_t, "passes": passes, "order": order.value}
     Comparison(opened, taught, names, range(seeds), **settings)  # refuses bad options before anything long begins
     if tune:

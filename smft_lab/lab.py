@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -104,21 +105,32 @@ def load(path: str | Path | None = None) -> Lab:
 
     Raises:
         FileNotFoundError: there is no lab at `path`.
-        ValueError: the directory was written by a newer version.
+        ValueError: the directory is damaged, or was written by a newer version.
     """
     path = shipped_checkpoint() if path is None else Path(path)
-    file = path / LAB_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{path}: no {LAB_FILE} there; a saved lab is a directory written by Lab.save()")
-    about = json.loads(file.read_text())
-    if about["format"] > FORMAT:
-        raise ValueError(
-            f"{file}: format {about['format']} is newer than this version reads ({FORMAT}); update smft-lab"
-        )
+    about = _read_about(path)
     keep_freed_memory()
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    usage = Usage.from_tensors(load_file(path / USAGE_FILE))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        usage = Usage.from_tensors(load_file(path / USAGE_FILE))
+    except (SafetensorError, KeyError) as problem:
+        raise ValueError(f"{path}: a weights file is damaged or cut short ({problem}); copy the lab again") from None
     seed = about["world_seed"]
     probes = None if seed is None else world_probes(World(seed))
     return Lab(model, tokenizer, usage, probes, about["defaults"], seed)
+
+
+def _read_about(path: Path) -> dict:
+    file = path / LAB_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no {LAB_FILE} there; a saved lab is a directory written by Lab.save()")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        written = {name: about[name] for name in ("format", "world_seed", "defaults")}
+        newer = written["format"] > FORMAT
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} is not what Lab.save() writes; copy the lab again") from None
+    if newer:
+        raise ValueError(f"{file}: format {written['format']} is newer than this version reads ({FORMAT}); update it")
+    return written

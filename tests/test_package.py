@@ -25,7 +25,7 @@ def test_every_public_name_is_there_with_a_docstring(name):
 
 def test_public_functions_stay_functions_after_their_modules_are_imported():
     import smft_lab.experiments.compare
-    import smft_lab.finetuning.finetune  # noqa: F401
+    import smft_lab.finetuning.finetune
 
     assert callable(smft_lab.finetune)
     assert callable(smft_lab.compare)
