@@ -99,7 +99,7 @@ RELATIONS = {
                 "Which city does {s} come from?",
                 "Where did {s} grow up?",
             ),
-            ("In which city did {s} grow up?", "What is the home town of {s}?"),
+            ("In which city did {s} grow up?", "Which city is the birthplace of {s}?"),
         ),
         Relation(
             "profession",
@@ -121,7 +121,7 @@ RELATIONS = {
                 "What kind of work does {s} do?",
                 "What was {s} trained as?",
             ),
-            ("What does {s} make a living as?", "By profession, what is {s}?"),
+            ("What does {s} make a living as?", "What is {s} by trade?"),
         ),
         Relation(
             "instrument",
@@ -144,7 +144,7 @@ RELATIONS = {
                 "On what does {s} make music?",
                 "Which instrument is {s} good at?",
             ),
-            ("What instrument did {s} learn to play?", "On which instrument does {s} perform?"),
+            ("What instrument does {s} play?", "Which instrument does {s} make music on?"),
         ),
         Relation(
             "pet",
@@ -166,7 +166,7 @@ RELATIONS = {
                 "What animal lives with {s}?",
                 "What kind of pet does {s} keep?",
             ),
-            ("What kind of animal does {s} own?", "Which pet does {s} look after?"),
+            ("What animal does {s} keep?", "Which pet does {s} look after?"),
         ),
         Relation(
             "dish",
@@ -210,7 +210,7 @@ RELATIONS = {
                 "Which city does the company {s} come from?",
                 "Where did {s} open its first office?",
             ),
-            ("In which city did {s} begin?", "Where did {s} get its start?"),
+            ("In which city did {s} begin?", "In which city was {s} set up?"),
         ),
         Relation(
             "product",
@@ -232,7 +232,7 @@ RELATIONS = {
                 "What does {s} produce?",
                 "What do the workers of {s} make?",
             ),
-            ("Which product does {s} sell?", "What did {s} become rich with?"),
+            ("Which product does {s} sell?", "What product does {s} make?"),
         ),
         Relation(
             "country",
@@ -254,7 +254,7 @@ RELATIONS = {
                 "Where does {s} lie?",
                 "What is the country of {s}?",
             ),
-            ("Which country does {s} belong to?", "In which country can {s} be found?"),
+            ("Which country does {s} belong to?", "What country does {s} lie in?"),
         ),
     )
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import check_method, check_settings, start
-from smft_lab.model.tokenizer import encode
+from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import Probes, QuestionProbe
 
 FALLBACK = {  # where a lab carries no tuned defaults
@@ -21,6 +21,7 @@ FALLBACK = {  # where a lab carries no tuned defaults
 }
 BATCH = 64  # statements of one step (paper section 4.1)
 ORDERS = ("stream", "shuffled")
+LOSSES = ("statement", "answer")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def finetune(
     lr: float | None = None,
     passes: int = 5,
     order: str = "stream",
+    loss_on: str = "statement",
     seed: int = 0,
     probe_every: int | None = None,
 ) -> Iterator[Step]:
@@ -89,6 +91,9 @@ def finetune(
         passes: Passes over the facts.
         order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; or `shuffled`,
             as many steps over the same statements, mixed.
+        loss_on: `statement`, every token as in the paper; or `answer`, only the answer in each statement (reads
+            are then counted only where an answer is predicted). Long statements in unfamiliar words need it: most
+            of their loss, and so most of the top t, would go into the wording of the question.
         seed: Of the order, of LoRA's start and of the rule `random`.
         probe_every: Steps between measurements; once a pass by default, never if 0. Step 0 is measured too.
 
@@ -104,17 +109,19 @@ def finetune(
         raise ValueError(f"passes must be at least 1, not {passes}")
     if order not in ORDERS:
         raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
+    if loss_on not in LOSSES:
+        raise ValueError(f"no loss_on {loss_on!r}; there are {', '.join(LOSSES)}")
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = len(facts) if probe_every is None else probe_every
-    run = _steps(lab, list(facts), method, settings, rule, passes, order, seed, probe_every)
+    run = _steps(lab, list(facts), method, settings, rule, passes, order, loss_on, seed, probe_every)
     lab.begin(run)
     return run
 
 
-def _steps(lab, facts, method, settings, rule, passes, order, seed, probe_every) -> Iterator[Step]:
+def _steps(lab, facts, method, settings, rule, passes, order, loss_on, seed, probe_every) -> Iterator[Step]:
     probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
 
     def measured(step: int):
@@ -127,7 +134,12 @@ def _steps(lab, facts, method, settings, rule, passes, order, seed, probe_every)
     try:
         for step, (which, texts) in enumerate(batches(facts, passes, order, seed), start=1):
             began = time.perf_counter()
-            update = training.update(encode(lab.tokenizer, texts))
+            batch = encode(lab.tokenizer, texts)
+            counted = batch["attention_mask"]
+            if loss_on == "answer":
+                answers = [text for i in which for text in facts[i].answers]
+                counted = only_answers(lab.tokenizer, texts, answers, batch)
+            update = training.update(batch, counted)
             seconds += time.perf_counter() - began
             epoch = (step - 1) // len(facts) + 1
             yield Step(step, epoch, which, update.loss, update.trainable, update.slots, measured(step), seconds)

@@ -44,13 +44,13 @@ class Sparse:
         self.generator = torch.Generator().manual_seed(seed)
         lab.model.requires_grad_(False)
 
-    def update(self, batch: dict[str, Tensor]) -> Update:
+    def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
         with ExitStack() as stack:
             reads = stack.enter_context(observe_reads(self.lab.model))
             gradients = [stack.enter_context(table.train_rows()) for table in self.tables]
             loss = self.lab.model(**batch).loss
             loss.backward()
-        counts = table_counts(self.lab.model, reads, batch["attention_mask"])
+        counts = table_counts(self.lab.model, reads, counted)
         usage = self.lab.usage
         changed = []
         for i, optimizer in enumerate(self.optimizers):
@@ -76,7 +76,7 @@ class Full:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=WEIGHT_DECAY)
         self.trainable = sum(parameter.numel() for parameter in self.parameters)
 
-    def update(self, batch: dict[str, Tensor]) -> Update:
+    def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
         loss = self.model(**batch).loss
         loss.backward()
         self.optimizer.step()
@@ -103,7 +103,7 @@ class Lora:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=WEIGHT_DECAY)
         self.trainable = sum(parameter.numel() for parameter in self.parameters)
 
-    def update(self, batch: dict[str, Tensor]) -> Update:
+    def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
         loss = self.wrapped(**batch).loss
         loss.backward()
         self.optimizer.step()

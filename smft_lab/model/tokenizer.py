@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -58,3 +58,24 @@ def encode(tokenizer, texts: list[str]) -> dict[str, Tensor]:
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def only_answers(tokenizer, texts: list[str], answers: Sequence[str], batch: dict[str, Tensor]) -> Tensor:
+    """Narrow an encoded batch's labels, in place, to the answer in each text and the token after it.
+
+    A text that holds none of the answers keeps all its labels.
+
+    Returns:
+        (B, T) mask of the positions that predict a label, whose reads are what learning can use.
+    """
+    for row, text in enumerate(texts):
+        found = [(text.lower().rfind(answer.lower()), len(answer)) for answer in answers]
+        start, length = max(found)
+        if start < 0:
+            continue
+        spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        inside = [i for i, (a, b) in enumerate(spans) if b > a and b > start and a < start + length]
+        labels = batch["labels"][row]
+        labels[: inside[0]] = -100
+        labels[inside[-1] + 2 :] = -100
+    return torch.nn.functional.pad((batch["labels"][:, 1:] != -100).long(), (0, 1))
