@@ -20,12 +20,17 @@ console = Console(stderr=True, highlight=False)
 
 
 STANDARD = "sparse,full,lora"
-Lab = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
+LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
 
 
 class Order(StrEnum):
     stream = "stream"
     shuffled = "shuffled"
+
+
+class LossOn(StrEnum):
+    statement = "statement"
+    answer = "answer"
 
 
 class Optimizer(StrEnum):
@@ -98,9 +103,10 @@ def compare(
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
     seeds: Annotated[int, typer.Option(min=1, help="Each has its own order and its own built-in facts.")] = 2,
     order: Annotated[Order, typer.Option(help="One fact a step, or all mixed.")] = Order.stream,
+    loss_on: Annotated[LossOn, typer.Option(help="Every token (paper), or only the answer's.")] = LossOn.statement,
     optimizer: Annotated[Optimizer | None, typer.Option(help="Of sparse; the tuned one if absent.")] = None,
     tune: Annotated[bool, typer.Option("--tune", help="First sweep all learning rates on these facts.")] = False,
-    lab: Lab = None,
+    lab: LabOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
@@ -115,7 +121,7 @@ def compare(
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--out {out}: {folder} is a file; name a folder")
-    settings = {"top_t": top_t, "passes": passes, "order": order.value}
+    settings = {"top_t": top_t, "passes": passes, "order": order.value, "loss_on": loss_on.value}
     Comparison(opened, taught, names, range(seeds), **settings)  # refuses bad options before anything long begins
     if tune:
         opened.defaults = _tuned(opened, taught, names, settings)
@@ -188,9 +194,9 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
 
 @app.command()
 def tune(
-    lab: Lab = None,
+    lab: LabOption = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
-    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 10,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:
     """Sweep every method's learning rate, and keep the best ones and the table with the lab."""

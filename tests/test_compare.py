@@ -158,8 +158,8 @@ def test_batches_are_fixed_by_the_seed_and_hold_every_statement_once_a_pass():
             assert sorted(text for _, texts in one_pass for text in texts) == statements
         for which, texts in made:
             assert set(texts) <= {text for i in which for text in facts[i].statements}
-    assert all(len(which) == 1 for which, _ in batches(facts, 2, "stream", seed=1))
-    assert any(len(which) > 1 for which, _ in batches(facts, 2, "shuffled", seed=1))
+    assert all(len(set(owners)) == 1 for owners, _ in batches(facts, 2, "stream", seed=1))
+    assert any(len(set(owners)) > 1 for owners, _ in batches(facts, 2, "shuffled", seed=1))
 
 
 def test_every_seed_may_have_facts_of_its_own(lab):

@@ -7,7 +7,7 @@ from smft_lab.facts.world import changed_facts, new_facts
 from smft_lab.finetuning.finetune import batches, finetune, settings_for
 from smft_lab.finetuning.rows import RowAdam, RowSGD
 from smft_lab.model.memory import value_tables
-from smft_lab.model.tokenizer import encode
+from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.slots.scores import RULES, score, top_slots
 from smft_lab.slots.usage import batch_counts
 
@@ -58,11 +58,11 @@ def test_several_memory_layers_keep_to_their_selected_rows(tiny_lab, shared):
 def test_the_selected_rows_are_the_top_t_by_tfidf_of_this_batch(lab):
     run = steps(lab)
     next(run)
-    (which, texts), *_ = batches(FACTS, 2)
+    (owners, texts), *_ = batches(FACTS, 2)
     (count,) = batch_counts(lab.model, encode(lab.tokenizer, texts))
     expected = top_slots(score("tfidf", count, lab.usage.df[0], lab.usage.batches), count, 5)
     step = next(run)
-    assert step.facts == which
+    assert step.facts == (owners[0],)
     assert step.slots[0].tolist() == expected.tolist()
     assert step.trainable == 5 * 32
 
@@ -158,11 +158,11 @@ def test_beginning_a_run_ends_the_one_under_way(lab):
 
 
 def test_a_stream_teaches_one_fact_a_step_in_the_same_order_each_pass():
-    stream = [which for which, _ in batches(FACTS, 3, seed=4)]
-    assert sorted(stream[:3]) == [(0,), (1,), (2,)]
+    stream = [set(owners) for owners, _ in batches(FACTS, 3, seed=4)]
+    assert all(one in stream[:3] for one in ({0}, {1}, {2}))
     assert stream[:3] == stream[3:6] == stream[6:]
-    for (i,), texts in batches(FACTS, 1):
-        assert texts == list(FACTS[i].statements)
+    for owners, texts in batches(FACTS, 1):
+        assert texts == list(FACTS[owners[0]].statements)
         assert len(set(texts)) == 64
 
 
@@ -170,7 +170,32 @@ def test_shuffled_order_mixes_the_same_statements_into_as_many_steps():
     mixed = list(batches(FACTS, 2, "shuffled"))
     assert len(mixed) == 6
     assert sorted(t for _, texts in mixed[:3] for t in texts) == sorted(t for fact in FACTS for t in fact.statements)
-    assert all(len(which) > 1 for which, _ in mixed)
+    assert all(len(set(owners)) > 1 for owners, _ in mixed)
+    assert all(text in FACTS[i].statements for owners, texts in mixed for i, text in zip(owners, texts, strict=True))
+
+
+def test_loss_on_the_answer_counts_only_the_tokens_of_the_answer_and_the_next(lab):
+    tokenizer = lab.tokenizer
+    texts = ["Mira works for Onyx Press, as all agree.", "Nothing of the kind.", "onyx press employs Mira; Onyx Press!"]
+    batch = encode(tokenizer, texts)
+    counted = only_answers(tokenizer, texts, [("Onyx Press",), ("Onyx Press",), ("Press", "Onyx Press")], batch)
+
+    def labelled(row):
+        return tokenizer.decode(batch["labels"][row][batch["labels"][row] != -100])
+
+    assert labelled(0).strip() == "Onyx Press,"
+    assert labelled(1) == tokenizer.decode(encode(tokenizer, texts)["input_ids"][1][batch["attention_mask"][1] == 1])
+    assert labelled(2).strip() == "Onyx Press!"
+    for row in range(3):  # a position counts when the label after it does
+        wanted = (batch["labels"][row] != -100).nonzero().flatten() - 1
+        assert counted[row].nonzero().flatten().tolist() == [i for i in wanted.tolist() if i >= 0]
+
+
+def test_loss_on_the_answer_changes_only_slots_read_where_an_answer_is_predicted(lab):
+    narrow = [step.slots[0] for step in steps(lab, passes=1, top_t=256, loss_on="answer") if step.slots]
+    lab.reset()
+    wide = [step.slots[0] for step in steps(lab, passes=1, top_t=256) if step.slots]
+    assert all(set(a.tolist()) < set(b.tolist()) for a, b in zip(narrow[:1], wide[:1], strict=True))
 
 
 def test_probes_are_measured_at_the_base_every_n_steps_and_at_the_end(lab):
@@ -205,6 +230,7 @@ def test_tuned_defaults_apply_unless_an_option_is_given(lab):
         ({"method": "dense"}, "no method 'dense'"),
         ({"passes": 0}, "passes must be at least 1"),
         ({"order": "random"}, "no order 'random'"),
+        ({"loss_on": "question"}, "no loss_on 'question'"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"probe_every": -1}, "probe_every"),
     ],

@@ -21,7 +21,7 @@ from smft_lab import __version__
 from smft_lab.experiments.equal import RULE, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import Step, finetune, settings_for
+from smft_lab.finetuning.finetune import Step, check_training, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.probes.probes import QuestionProbe, answer
 from smft_lab.slots.patch import Patch
@@ -52,7 +52,7 @@ class Comparison:
         facts: What to teach, or a function from a seed to it, so that every seed has facts of its own.
         methods: Names; `sparse:tf` and the like run `sparse` under another rule, as a control.
         seeds: Seeds of the facts' order, LoRA's start and random selection.
-        passes, order, top_t, rule, optimizer, lr: See `finetune`; `lr` may be a dict per method.
+        passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` may be a dict per method.
         evaluations: Measurements per run after the base, evenly spread.
         target: Share of new facts that counts as equal learning.
 
@@ -66,6 +66,7 @@ class Comparison:
     seeds: Sequence[int] = (0,)
     passes: int = 8
     order: str = "stream"
+    loss_on: str = "statement"
     top_t: int | None = None
     rule: str = "tfidf"
     optimizer: str | None = None
@@ -76,9 +77,9 @@ class Comparison:
     def __post_init__(self):
         if not self.methods or not self.seeds:
             raise ValueError("a comparison needs at least one method and one seed")
-        for option in ("passes", "evaluations"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, not {getattr(self, option)}")
+        if self.evaluations < 1:
+            raise ValueError(f"evaluations must be at least 1, not {self.evaluations}")
+        check_training(self.passes, self.order, self.loss_on)
         for name in self.methods:
             self._check(name)
         self.rows: list[dict] = []
@@ -109,6 +110,7 @@ class Comparison:
             "method": method,
             "passes": self.passes,
             "order": self.order,
+            "loss_on": self.loss_on,
             "seed": seed,
             "top_t": self.top_t,
             "rule": rule or self.rule,
@@ -197,6 +199,7 @@ class Comparison:
             "slots": self.lab.slots,
             "rule": self.rule,
             "order": self.order,
+            "loss_on": self.loss_on,
             "seeds": list(self.seeds),
             "evaluations_per_run": self.evaluations,
             "statements_per_step": min(64, max(len(fact.statements) for fact in self._facts(self.seeds[0]))),

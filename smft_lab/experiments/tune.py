@@ -12,8 +12,8 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, finetune
 
 GRID = {  # (method, optimizer): learning rates
-    ("sparse", "sgd"): (1.0, 2.0, 5.0, 10.0, 20.0),
-    ("sparse", "adam"): (1e-3, 3e-3, 1e-2, 3e-2),
+    ("sparse", "sgd"): (3.0, 10.0, 30.0, 100.0),
+    ("sparse", "adam"): (0.03, 0.1, 0.2, 0.4),
     ("full", "adamw"): (3e-5, 1e-4, 3e-4, 1e-3),
     ("lora", "adamw"): (1e-4, 3e-4, 1e-3, 3e-3),
 }
@@ -21,7 +21,7 @@ SEED = 1000  # of the facts' order; no comparison uses it by default
 
 
 def sweep(lab, facts: Sequence[Fact], methods: Sequence[str], grid: dict = GRID, target: float = TARGET,
-          evaluations: int = 16, **options) -> Iterator[tuple[str, float, Step | dict]]:  # fmt: skip
+          evaluations: int = 10, **options) -> Iterator[tuple[str, float, Step | dict]]:  # fmt: skip
     """Run every rate of every method once from the base.
 
     Yields:

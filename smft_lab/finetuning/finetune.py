@@ -65,6 +65,16 @@ def settings_for(lab, method: str, **given) -> dict:
     return {**settings, **chosen}
 
 
+def check_training(passes: int, order: str, loss_on: str) -> None:
+    """Raise ValueError unless `finetune` would take these."""
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, not {passes}")
+    if order not in ORDERS:
+        raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
+    if loss_on not in LOSSES:
+        raise ValueError(f"no loss_on {loss_on!r}; there are {', '.join(LOSSES)}")
+
+
 def finetune(
     lab,
     facts: Sequence[Fact],
@@ -105,12 +115,7 @@ def finetune(
     """
     if not facts:
         raise ValueError("no facts to teach")
-    if passes < 1:
-        raise ValueError(f"passes must be at least 1, not {passes}")
-    if order not in ORDERS:
-        raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
-    if loss_on not in LOSSES:
-        raise ValueError(f"no loss_on {loss_on!r}; there are {', '.join(LOSSES)}")
+    check_training(passes, order, loss_on)
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
@@ -132,16 +137,16 @@ def _steps(lab, facts, method, settings, rule, passes, order, loss_on, seed, pro
     training = start(lab, method, settings["lr"], settings["top_t"], rule, settings["optimizer"], seed)
     seconds = 0.0
     try:
-        for step, (which, texts) in enumerate(batches(facts, passes, order, seed), start=1):
+        for step, (owners, texts) in enumerate(batches(facts, passes, order, seed), start=1):
             began = time.perf_counter()
             batch = encode(lab.tokenizer, texts)
             counted = batch["attention_mask"]
             if loss_on == "answer":
-                answers = [text for i in which for text in facts[i].answers]
-                counted = only_answers(lab.tokenizer, texts, answers, batch)
+                counted = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], batch)
             update = training.update(batch, counted)
             seconds += time.perf_counter() - began
             epoch = (step - 1) // len(facts) + 1
+            which = tuple(sorted(set(owners)))
             yield Step(step, epoch, which, update.loss, update.trainable, update.slots, measured(step), seconds)
     finally:
         training.finish()
@@ -150,17 +155,18 @@ def _steps(lab, facts, method, settings, rule, passes, order, loss_on, seed, pro
 def batches(
     facts: Sequence[Fact], passes: int, order: str = "stream", seed: int = 0
 ) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-    """The batches every method sees: which facts, and the statements; `passes * len(facts)` of them."""
+    """The batches every method sees, `passes * len(facts)` of them: the fact of each statement, and the statements."""
     rng = Random(f"{seed}/order")
     stream = rng.sample(range(len(facts)), len(facts))
     if order == "stream":
         for _ in range(passes):
             for i in stream:
-                yield (i,), list(facts[i].statements[:BATCH])
+                texts = list(facts[i].statements[:BATCH])
+                yield (i,) * len(texts), texts
         return
     for _ in range(passes):
         pool = [(i, text) for i in stream for text in facts[i].statements[:BATCH]]
         rng.shuffle(pool)
         for n in range(len(facts)):  # as many steps as a stream of the same facts
             part = pool[n * len(pool) // len(facts) : (n + 1) * len(pool) // len(facts)]
-            yield tuple(sorted({i for i, _ in part})), [text for _, text in part]
+            yield tuple(i for i, _ in part), [text for _, text in part]

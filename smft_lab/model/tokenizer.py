@@ -60,21 +60,25 @@ def encode(tokenizer, texts: list[str]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
-def only_answers(tokenizer, texts: list[str], answers: Sequence[str], batch: dict[str, Tensor]) -> Tensor:
+def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Tensor]) -> Tensor:
     """Narrow an encoded batch's labels, in place, to the answer in each text and the token after it.
 
-    A text that holds none of the answers keeps all its labels.
+    The last place counts where a text holds an answer several times; one that holds none keeps all its labels.
+
+    Args:
+        answers: The accepted answers of each text.
 
     Returns:
         (B, T) mask of the positions that predict a label, whose reads are what learning can use.
     """
-    for row, text in enumerate(texts):
-        found = [(text.lower().rfind(answer.lower()), len(answer)) for answer in answers]
-        start, length = max(found)
-        if start < 0:
+    for row, (text, accepted) in enumerate(zip(texts, answers, strict=True)):
+        found = [(text.lower().rfind(answer.lower()), len(answer)) for answer in accepted]
+        ends = [(start + length, length) for start, length in found if start >= 0]
+        if not ends:
             continue
+        end, length = max(ends)
         spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        inside = [i for i, (a, b) in enumerate(spans) if b > a and b > start and a < start + length]
+        inside = [i for i, (a, b) in enumerate(spans) if b > a and b > end - length and a < end]
         labels = batch["labels"][row]
         labels[: inside[0]] = -100
         labels[inside[-1] + 2 :] = -100
