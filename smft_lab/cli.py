@@ -200,6 +200,7 @@ def tune(
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:
     """Sweep every method's learning rate, and keep the best ones and the table with the lab."""
+    from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
     from smft_lab.lab import LAB_FILE, shipped_checkpoint
 
@@ -209,7 +210,7 @@ def tune(
     file = (lab or shipped_checkpoint()) / LAB_FILE
     about = json.loads(file.read_text())
     about["defaults"] = defaults
-    file.write_text(json.dumps(about, indent=2) + "\n")
+    write_whole(file, json.dumps(about, indent=2) + "\n")
     print(file)
 
 

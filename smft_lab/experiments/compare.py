@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 
 from smft_lab import __version__
 from smft_lab.experiments.equal import RULE, TARGET, read_last, read_run, summarise
+from smft_lab.experiments.output import write_whole
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_training, finetune, settings_for
@@ -272,9 +272,9 @@ class Comparison:
         summary = self.summary()
         summary["settings"] |= about.pop("settings", {})
         summary |= about
-        _write(out / "metrics.csv", self.table.to_csv(index=False))
-        _write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-        _write(out / "samples.json", json.dumps(self.samples, indent=2) + "\n")
+        write_whole(out / "metrics.csv", self.table.to_csv(index=False))
+        write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_whole(out / "samples.json", json.dumps(self.samples, indent=2) + "\n")
         if self.patch is not None:
             self.patch.save(out / "patch.safetensors")
         write_report(out / "report.html", table, summary, self.samples)
@@ -295,9 +295,3 @@ def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[
     for _ in comparison.steps():
         pass
     return comparison
-
-
-def _write(path: Path, text: str) -> None:
-    partial_file = path.with_name(path.name + ".partial")
-    partial_file.write_text(text, encoding="utf-8")
-    os.replace(partial_file, path)
