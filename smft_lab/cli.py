@@ -70,19 +70,26 @@ def _open_lab(path: Path | None):
     return load(path)
 
 
-def _facts(file: Path | None, count: int):
-    """The facts to teach (or a function of the seed), how the report calls them, and how to ask for them again."""
-    from smft_lab.facts.files import check_paraphrases, read_facts
-    from smft_lab.facts.world import new_facts
+def _built_in(lab, count: int):
+    """Facts of the lab's own world as a function of the seed, and how the report calls them."""
+    from smft_lab.facts.world import World
 
-    if file is None:
-        if count < 1:
-            raise ValueError(f"--count must be at least 1, not {count}")
-        return (lambda seed: new_facts(count, seed)), f"{count} about people the model has never met"
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, not {count}")
+    world = World(lab.world_seed or 0)
+    return (
+        lambda seed: world.new_facts(count, seed)
+    ), f"{count} fact{'s' * (count != 1)} about people the model has never met"
+
+
+def _from_file(file: Path):
+    """A person's own facts, and how the report calls them."""
+    from smft_lab.facts.files import check_paraphrases, read_facts
+
     facts = read_facts(file)
     if note := check_paraphrases(facts):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    return facts, f"{len(facts)} from {file.name}"
+    return facts, f"{len(facts)} fact{'s' * (len(facts) != 1)} from {file.name}"
 
 
 def _names(text: str, option: str) -> list[str]:
@@ -111,20 +118,19 @@ def compare(
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
     from smft_lab.experiments.compare import Comparison
-    from smft_lab.slots.scores import check_top_t
 
     names = _names(methods, "--methods")
-    taught, called = _facts(facts, count)
+    own = None if facts is None else _from_file(facts)  # before the seconds that opening a lab takes
     opened = _open_lab(lab)
-    if top_t is not None:
-        check_top_t(top_t, opened.slots)
+    taught, called = own or _built_in(opened, count)
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--out {out}: {folder} is a file; name a folder")
+            raise ValueError(f"--out {folder} is a file; name a folder")
     settings = {"top_t": top_t, "passes": passes, "order": order.value, "loss_on": loss_on.value}
     Comparison(opened, taught, names, range(seeds), **settings)  # refuses bad options before anything long begins
     if tune:
         opened.defaults = _tuned(opened, taught, names, settings)
+    about = {"facts": called, **_tuned_under(opened)}
     comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
     interrupted = False
     with _bar() as bar:
@@ -139,7 +145,8 @@ def compare(
     if comparison.finished_runs().empty:
         console.print("stopped before the first run ended; nothing was written")
         raise typer.Exit(130)
-    about = {"facts": called} | ({"stopped early": "the page shows the runs that had ended"} if interrupted else {})
+    if interrupted:
+        about["stopped early"] = "the page shows the runs that had ended"
     report = comparison.save(out, settings=about, command=_command())
     _print_summary(comparison)
     if interrupted:
@@ -173,8 +180,8 @@ def _print_summary(comparison) -> None:
 
 
 def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
-    from smft_lab.experiments.tune import GRID, SEED, best_rates, sweep
-    from smft_lab.finetuning.finetune import Step
+    from smft_lab.experiments.tune import GRID, SEED, best_rates, edges, sweep
+    from smft_lab.finetuning.finetune import Step, settings_for
 
     facts = taught(SEED) if callable(taught) else taught
     methods = {name.partition(":")[0] for name in names}
@@ -188,13 +195,28 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
             else:
                 rows.append(item)
     best = best_rates(rows)
+    for method, (lowest, highest) in edges(rows).items():
+        if best[method]["lr"] in (lowest, highest):
+            console.print(f"note: the best rate of {method} is at an edge of the sweep: {best[method]['lr']:g}")
+    top_t = settings_for(lab, "sparse", top_t=settings["top_t"])["top_t"]
     tuned = {name: {**lab.defaults.get(name, {}), **best[name]} for name in best}
-    return {**lab.defaults, **tuned, "sweep": rows}
+    if "sparse" in tuned:
+        tuned["sparse"]["top_t"] = top_t
+    under = {**settings, "top_t": top_t, "facts": len(facts)}
+    return {**lab.defaults, **tuned, "sweep": rows, "sweep_settings": under}
+
+
+def _tuned_under(lab) -> dict:
+    """What the learning rates were tuned on, for the report's settings."""
+    under = lab.defaults.get("sweep_settings")
+    if not under:
+        return {"learning rates": "general ones, not tuned for this lab"}
+    return {"learning rates tuned on": ", ".join(f"{name} {value}" for name, value in under.items())}
 
 
 @app.command()
 def tune(
-    lab: LabOption = None,
+    lab: Annotated[Path, typer.Option(help="The saved lab whose defaults are to be tuned.")],
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
@@ -202,12 +224,13 @@ def tune(
     """Sweep every method's learning rate, and keep the best ones and the table with the lab."""
     from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
-    from smft_lab.lab import LAB_FILE, shipped_checkpoint
+    from smft_lab.lab import LAB_FILE
 
-    taught, _ = _facts(None, count)
     opened = _open_lab(lab)
-    defaults = _tuned(opened, taught, list(METHODS), {"passes": passes, "top_t": top_t, "order": "stream"})
-    file = (lab or shipped_checkpoint()) / LAB_FILE
+    taught, _ = _built_in(opened, count)
+    settings = {"passes": passes, "top_t": top_t, "order": "stream", "loss_on": "statement"}
+    defaults = _tuned(opened, taught, list(METHODS), settings)
+    file = lab / LAB_FILE
     about = json.loads(file.read_text())
     about["defaults"] = defaults
     write_whole(file, json.dumps(about, indent=2) + "\n")
@@ -220,7 +243,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the shipped model's if absent.")] = None,
 ) -> None:  # fmt: skip
-    """Train the shipped model again from its seed: about 25 minutes on two cores."""
+    """Train the shipped model again from its seed: up to 30 minutes on two cores."""
     from transformers.utils import logging
 
     from smft_lab.experiments.pretrain import PretrainSettings

@@ -127,10 +127,13 @@ def _read_about(path: Path) -> dict:
         raise FileNotFoundError(f"{path}: no {LAB_FILE} there; a saved lab is a directory written by Lab.save()")
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-        written = {name: about[name] for name in ("format", "world_seed", "defaults")}
-        newer = written["format"] > FORMAT
+        newer = about["format"] > FORMAT
+        missing = {"world_seed", "defaults"} - set(about)
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is not what Lab.save() writes; copy the lab again") from None
     if newer:
-        raise ValueError(f"{file}: format {written['format']} is newer than this version reads ({FORMAT}); update it")
-    return written
+        found = f"format {about['format']} is newer than this version reads ({FORMAT})"
+        raise ValueError(f"{file}: {found}; update smft-lab")
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; copy the lab again")
+    return about

@@ -12,7 +12,7 @@ from smft_lab import cli
 from smft_lab.experiments import compare as compare_module
 from smft_lab.experiments import pretrain as pretrain_module
 from smft_lab.experiments import tune as tune_module
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world import World, new_facts
 from smft_lab.finetuning.methods import Full
 from smft_lab.lab import LAB_FILE
 from smft_lab.probes import probes as probes_module
@@ -78,18 +78,18 @@ def test_compare_writes_its_files_and_prints_the_reports_path_last(tiny, smft, t
 
 
 def test_compare_teaches_each_seed_built_in_facts_of_its_own(tiny, smft, tmp_path, monkeypatch):
-    taught = []
+    taught, make = [], World.new_facts
 
-    def recorded(count, seed):
-        taught.append(seed)
-        return new_facts(count, seed)
+    def recorded(world, count, seed):
+        taught.append((world.seed, seed))
+        return make(world, count, seed)
 
-    monkeypatch.setattr("smft_lab.facts.world.new_facts", recorded)
+    monkeypatch.setattr(World, "new_facts", recorded)
     code, out, _ = smft("compare", "--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 2, "--out", "r")
     assert (code, out) == (0, ["r/report.html"])
-    assert set(taught) == {0, 1}
+    assert set(taught) == {(0, 0), (0, 1)}
     summary = json.loads((tmp_path / "r/summary.json").read_text())
-    assert summary["settings"]["facts"] == "1 facts about people the model has never met"
+    assert summary["settings"]["facts"] == "1 fact about people the model has never met"
     assert summary["settings"]["seeds"] == [0, 1]
 
 
@@ -281,7 +281,7 @@ def test_ctrl_c_keeps_the_runs_that_had_ended(tiny, smft, tmp_path, monkeypatch)
     assert "stopped early" in summary["settings"]
     with (tmp_path / "r/metrics.csv").open(newline="") as file:
         steps = {(row["method"], row["step"]) for row in csv.DictReader(file)}
-    assert steps == {("sparse", "0"), ("sparse", "1"), ("sparse", "2"), ("full", "0")}
+    assert steps == {("sparse", "0"), ("sparse", "1"), ("sparse", "2")}
 
 
 def test_ctrl_c_before_the_first_run_ended_writes_nothing(tiny, smft, tmp_path, monkeypatch):

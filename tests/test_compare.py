@@ -9,7 +9,7 @@ import torch
 
 from smft_lab.experiments import compare as module
 from smft_lab.experiments.compare import COLUMNS, Comparison, compare
-from smft_lab.experiments.equal import RULE
+from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
 from smft_lab.experiments.tune import sweep
 from smft_lab.facts.fact import Fact
@@ -179,7 +179,8 @@ def test_a_rate_given_per_method_is_used_and_the_tuned_one_otherwise(lab):
     lab.defaults = {"sparse": {"optimizer": "adam", "lr": 0.5, "lr_by_optimizer": {"adam": 0.5, "sgd": 7.0}}}
     comparison = Comparison(lab, new_facts(1), lr={"full": 0.25})
     assert comparison.method_settings("sparse") == {"optimizer": "adam", "lr": 0.5}
-    assert comparison.method_settings("sparse:tf") == {"optimizer": "adam", "lr": 0.5}
+    control = {"optimizer": "adam", "lr": 0.5, "learning rate": "tuned for the rule tfidf"}
+    assert comparison.method_settings("sparse:tf") == control
     assert comparison.method_settings("full") == {"optimizer": "adamw", "lr": 0.25}
     comparison = Comparison(lab, new_facts(1), optimizer="sgd")
     assert comparison.method_settings("sparse") == {"optimizer": "sgd", "lr": 7.0}
@@ -369,9 +370,11 @@ def test_summary_json_is_strict_json_with_these_keys(saved):
     summary = json.loads((saved[1] / "summary.json").read_text(encoding="utf-8"), parse_constant=never)
     assert set(summary) == KEYS
     assert (summary["title"], summary["command"]) == ("Mine", "smft-lab compare")
-    assert summary["rule_text"] == RULE.format(target=summary["target"])
+    assert summary["rule_text"] == READING.format(target=summary["target"])
     assert set(summary["versions"]) == {"smft-lab", "torch", "transformers", "peft"}
-    settings = {"n_facts": 3, "passes": 1, "top_t": 6, "slots": 256, "rule": "tfidf", "order": "stream"}
+    settings = {"n_facts": 3, "passes": 1, "top_t": 6, "slots": 256, "rule": "tfidf", "order": "stream"} | {
+        "loss_on": "statement"
+    }
     settings |= {"seeds": [0, 1], "evaluations_per_run": 3, "statements_per_step": 64, "facts": "3 new people"}
     assert summary["settings"] == settings
     assert set(summary["base"]) == {"learned", "old_facts", "arithmetic", "prose", "two_hop"}
@@ -410,7 +413,7 @@ def test_the_saved_patch_gives_bitwise_the_sparse_model_of_the_first_seed(whole,
     assert not same(lab, base)
     lab.reset()
     patch = Patch.load(saved[1] / "patch.safetensors")
-    assert patch.about["facts"] == 3
+    assert patch.about["n_facts"] == 3
     assert patch.about["lr"] == RATES["sparse"]
     assert 0 < len(patch) <= 3 * 6
     patch.apply(lab)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from smft_lab.experiments.compare import COLUMNS
-from smft_lab.experiments.equal import RULE, mean_interval, read_last, read_run, summarise
+from smft_lab.experiments.equal import READING, mean_interval, read_last, read_run, summarise
 from smft_lab.experiments.tune import GRID, best_rates
 from smft_lab.finetuning.methods import METHODS
 
@@ -87,7 +87,7 @@ def test_the_last_measurement_is_read_whatever_was_learned():
 
 
 def test_the_stated_rule_names_the_target():
-    assert "first reaches 95%" in RULE.format(target=0.95)
+    assert "first reaches 95%" in READING.format(target=0.95)
 
 
 # Over seeds -------------------------------------------------------------------------------------------

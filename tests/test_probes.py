@@ -58,7 +58,8 @@ def test_exact_match_takes_any_accepted_answer_and_no_part_of_one(said, accepted
         ("owl", ["falcon"], 0.0),
         ("barley", ["falcon", "barley soup", "barley bread and soup"], 2 / 3),  # the best of several
         ("", ["falcon"], 0.0),
-        ("the", ["a"], 1.0),  # nothing left of either
+        ("the", ["a"], 0.0),  # nothing left of either: the letters decide
+        ("A", ["A"], 1.0),
         ("owl", ["the"], 0.0),
     ],
 )
@@ -67,7 +68,9 @@ def test_f1_is_the_word_overlap_with_the_best_accepted_answer(said, accepted, sc
 
 
 def test_a_question_probe_averages_over_its_questions(lab, monkeypatch):
-    monkeypatch.setattr(probes_module, "answer", lambda model, tokenizer, questions: ["owl", "barley", "", "The owl."])
+    monkeypatch.setattr(
+        probes_module, "answer", lambda model, tokenizer, questions, max_new_tokens: ["owl", "barley", "", "The owl."]
+    )
     accepted = (("owl",), ("barley soup",), ("cat",), ("cat", "owl"))
     probe = QuestionProbe("some", ("1?", "2?", "3?", "4?"), accepted)
     assert probe.measure(lab.model, lab.tokenizer) == {"em": 0.5, "f1": pytest.approx((1 + 2 / 3 + 0 + 1) / 4)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +18,16 @@ import pandas as pd
 import torch
 
 from smft_lab import __version__
-from smft_lab.experiments.equal import RULE, TARGET, read_last, read_run, summarise
+from smft_lab.experiments.equal import READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.output import write_whole
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import Step, check_training, finetune, settings_for
+from smft_lab.finetuning.finetune import Step, check_facts, check_training, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.probes.probes import QuestionProbe, answer
 from smft_lab.slots.patch import Patch
 
+PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
 SAMPLES = {"learned": 5, "old_facts": 5, "two_hop": 3, "arithmetic": 3}
 LIBRARIES = ("torch", "transformers", "peft")
@@ -52,7 +54,7 @@ class Comparison:
         facts: What to teach, or a function from a seed to it, so that every seed has facts of its own.
         methods: Names; `sparse:tf` and the like run `sparse` under another rule, as a control.
         seeds: Seeds of the facts' order, LoRA's start and random selection.
-        passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` may be a dict per method.
+        passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` is per method.
         evaluations: Measurements per run after the base, evenly spread.
         target: Share of new facts that counts as equal learning.
 
@@ -79,6 +81,10 @@ class Comparison:
             raise ValueError("a comparison needs at least one method and one seed")
         if self.evaluations < 1:
             raise ValueError(f"evaluations must be at least 1, not {self.evaluations}")
+        if not 0 < self.target <= 1:
+            raise ValueError(f"target is a share between 0 and 1, not {self.target}")
+        if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a method or a seed is named twice")
         check_training(self.passes, self.order, self.loss_on)
         for name in self.methods:
             self._check(name)
@@ -86,9 +92,8 @@ class Comparison:
         self.samples: list[dict] = []
         self.patch: Patch | None = None
         self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
+        check_facts(self.lab, self._facts(self.seeds[0]))
         self.n_facts = len(self._facts(self.seeds[0]))
-        if not self.n_facts:
-            raise ValueError("no facts to teach")
         self.seconds = 0.0
         self._probes = self.lab.probes.without(self._facts(self.seeds[0]))
 
@@ -116,7 +121,7 @@ class Comparison:
             "rule": rule or self.rule,
             "optimizer": self.optimizer if method == "sparse" else None,
             "lr": self.lr.get(name),
-            "probe_every": max(1, steps // self.evaluations),
+            "probe_every": math.ceil(steps / self.evaluations),
         }
 
     def steps(self) -> Iterator[Progress]:
@@ -186,10 +191,13 @@ class Comparison:
         return pd.DataFrame(self.rows, columns=COLUMNS)
 
     def finished_runs(self) -> pd.DataFrame:
-        """The table without a run that was stopped half-way."""
+        """The table without what a stop left half-way: runs, and seeds that not every method finished (if one did)."""
         table = self.table
         last = table.groupby(["method", "seed"])["step"].transform("max")
-        return table[last == self.passes * self.n_facts]
+        finished = table[last == self.passes * self.n_facts]
+        methods = finished.groupby("seed")["method"].nunique()
+        whole = methods.index[methods == len(self.methods)]
+        return finished[finished["seed"].isin(whole)] if len(whole) else finished
 
     def settings(self) -> dict:
         return {
@@ -209,7 +217,8 @@ class Comparison:
         method = name.partition(":")[0]
         chosen = {"lr": self.lr.get(name), "optimizer": self.optimizer if method == "sparse" else None}
         settings = settings_for(self.lab, method, **chosen)
-        return {"optimizer": settings["optimizer"], "lr": settings["lr"]}
+        note = {"learning rate": "tuned for the rule tfidf"} if ":" in name else {}
+        return {"optimizer": settings["optimizer"], "lr": settings["lr"], **note}
 
     def summary(self) -> dict:
         """summary.json: settings, the base, forgetting at equal learning and at the end, costs, versions."""
@@ -234,7 +243,7 @@ class Comparison:
             "settings": self.settings(),
             "methods": methods,
             "target": self.target,
-            "rule_text": RULE.format(target=self.target),
+            "rule_text": READING.format(target=self.target),
             "base": {probe: base[probe].to_dict() for probe in base.index.unique(0)},
             "equal_learning": [row for row in equal if row["probe"] != "steps"],
             "final": [row for row in summarise(table, read_last) if row["probe"] != "steps"],
@@ -272,11 +281,12 @@ class Comparison:
         summary = self.summary()
         summary["settings"] |= about.pop("settings", {})
         summary |= about
-        write_whole(out / "metrics.csv", self.table.to_csv(index=False))
+        write_whole(out / "metrics.csv", table.to_csv(index=False))
         write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
         write_whole(out / "samples.json", json.dumps(self.samples, indent=2) + "\n")
+        (out / PATCH_FILE).unlink(missing_ok=True)  # an earlier comparison's would be taken for this one's
         if self.patch is not None:
-            self.patch.save(out / "patch.safetensors")
+            self.patch.save(out / PATCH_FILE)
         write_report(out / "report.html", table, summary, self.samples)
         return out / "report.html"
 

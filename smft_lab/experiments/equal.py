@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from scipy import stats
 
 TARGET = 0.95
-RULE = (
+READING = (
     "Every run is read at the point where its exact match on the new facts first reaches {target:.0%}: "
     "its measurements just below and at or above the target are joined by a straight line, "
     "and all probes are read off where that line crosses the target. "
@@ -26,8 +28,7 @@ def read_run(run: pd.DataFrame, target: float = TARGET) -> tuple[bool, pd.Series
         Whether the target was reached, and the values at that point, indexed by (probe, metric), with the number of
         steps, maybe fractional, under ("steps", "").
     """
-    wide = run.pivot(index="step", columns=["probe", "metric"], values="value").dropna()
-    wide["steps", ""] = wide.index.astype(float)
+    wide = _wide(run)
     learned = wide["learned", "em"]
     reached = learned >= target
     if not reached.any():
@@ -82,6 +83,11 @@ def summarise(table: pd.DataFrame, read) -> list[dict]:
 
 def read_last(run: pd.DataFrame) -> tuple[bool, pd.Series]:
     """Read one run at its last measurement; in the form of `read_run`."""
-    wide = run.pivot(index="step", columns=["probe", "metric"], values="value").dropna()
+    return True, _wide(run).iloc[-1]
+
+
+def _wide(run: pd.DataFrame) -> pd.DataFrame:
+    """One row per measured step. A diverged model's NaN counts as infinitely bad, so that it can't pass for a gap."""
+    wide = run.pivot(index="step", columns=["probe", "metric"], values="value").fillna(math.inf)
     wide["steps", ""] = wide.index.astype(float)
-    return True, wide.iloc[-1]
+    return wide

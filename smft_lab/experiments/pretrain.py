@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from smft_lab.facts.corpus import Corpus
 from smft_lab.facts.world import World
-from smft_lab.lab import Lab
+from smft_lab.lab import LAB_FILE, Lab
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import encode, train_tokenizer
@@ -35,8 +35,8 @@ class PretrainSettings:
 
     Attributes:
         steps, batch_size: Gradient steps, and texts in each.
-        lr, value_lr: Peak AdamW rates of the value table and of everything else (Memory Layers at Scale keeps the
-            values at a rate of their own, since each row is read rarely).
+        lr, value_lr: Peak AdamW rates of everything but the value table, and of the value table (Memory Layers at
+            Scale gives the values a rate of their own, since each row is read rarely).
         max_tokens: Longer texts are dropped.
         background_batches, background_batch_size: The |B| "documents" of the idf.
     """
@@ -114,10 +114,12 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
         One record per gradient step.
 
     Raises:
-        ValueError: `out` holds an unfinished run with other settings.
+        ValueError: `out` holds a finished lab, or an unfinished run with other settings.
     """
     keep_freed_memory()
     out = Path(out)
+    if (out / LAB_FILE).exists():
+        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
     world = World(settings.seed)

@@ -1,4 +1,4 @@
-"""One finetune from the base to its end, kept as a table."""
+"""One finetune from its start to its end, kept as a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import Step, finetune
+from smft_lab.finetuning.finetune import Step, finetune, settings_for
 from smft_lab.slots.patch import Patch
 
 
@@ -19,7 +19,7 @@ class Run:
     Attributes:
         history: One row per measurement: step, probe, metric, value.
         losses: Loss of every step, in nats per token.
-        summary: Settings and last values.
+        summary: Settings, and the last measurement of every probe.
         patch: The changed rows, for `sparse`; None for the methods that change everything.
     """
 
@@ -41,13 +41,21 @@ def history_rows(step: Step) -> list[dict]:
 def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
+    It starts from the model as it is: the patch holds what earlier sparse runs changed, too, unless `lab.reset()` came
+    between.
+
     Raises:
-        ValueError: see `finetune`.
+        ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
     """
-    rows, losses, last = [], [], None
+    if method == "sparse":
+        Patch.between(lab)  # refuses before anything is trained
+    rows, losses, last, probes = [], [], None, {}
     for last in finetune(lab, facts, method, **options):
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
-    summary = {"method": method, **options, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
+        probes = last.probes or probes
+    used = settings_for(lab, method, **{name: options.get(name) for name in ("top_t", "lr", "optimizer")})
+    summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
     patch = Patch.between(lab, summary) if method == "sparse" else None
+    summary["probes"] = probes
     return Run(pd.DataFrame(rows), losses, summary, patch)

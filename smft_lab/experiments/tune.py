@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -21,8 +22,8 @@ SEED = 1000  # of the facts' order; no comparison uses it by default
 
 
 def sweep(lab, facts: Sequence[Fact], methods: Sequence[str], grid: dict = GRID, target: float = TARGET,
-          evaluations: int = 10, **options) -> Iterator[tuple[str, float, Step | dict]]:  # fmt: skip
-    """Run every rate of every method once from the base.
+          evaluations: int = 10, *, passes: int, **options) -> Iterator[tuple[str, float, Step | dict]]:  # fmt: skip
+    """Run every rate of every method once from the base; `options` go to `finetune`.
 
     Yields:
         (method, lr, `Step`) while a run goes on, and (method, lr, row) when it ends: a row of the sweep's table with
@@ -34,9 +35,9 @@ def sweep(lab, facts: Sequence[Fact], methods: Sequence[str], grid: dict = GRID,
         for lr in rates:
             lab.reset()
             rows = []
-            every = max(1, options.get("passes", 5) * len(facts) // evaluations)
             chosen = {"optimizer": optimizer} if method == "sparse" else {}
-            for step in finetune(lab, facts, method, lr=lr, seed=SEED, probe_every=every, **chosen, **options):
+            chosen |= {"passes": passes, "probe_every": math.ceil(passes * len(facts) / evaluations)}
+            for step in finetune(lab, facts, method, lr=lr, seed=SEED, **chosen, **options):
                 rows += history_rows(step)
                 yield method, lr, step
             reached, values = read_run(pd.DataFrame(rows), target)
@@ -77,3 +78,10 @@ def best_rates(rows: list[dict]) -> dict[str, dict]:
         }
         defaults[method] = {"optimizer": best["optimizer"], "lr": best["lr"], "lr_by_optimizer": by_optimizer}
     return defaults
+
+
+def edges(rows: list[dict]) -> dict[str, tuple[float, float]]:
+    """The lowest and highest rate tried of each method's chosen optimizer: a best rate there asks for a wider sweep."""
+    chosen = {row["method"]: row["optimizer"] for row in rows if row["chosen"]}
+    tried = {m: [row["lr"] for row in rows if (row["method"], row["optimizer"]) == (m, o)] for m, o in chosen.items()}
+    return {method: (min(rates), max(rates)) for method, rates in tried.items()}

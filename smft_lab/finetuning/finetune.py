@@ -15,7 +15,7 @@ from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import Probes, QuestionProbe
 
 FALLBACK = {  # where a lab carries no tuned defaults
-    "sparse": {"optimizer": "sgd", "lr": 2.0, "top_t": 50},
+    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 10.0}, "top_t": 50},
     "full": {"optimizer": "adamw", "lr": 1e-4},
     "lora": {"optimizer": "adamw", "lr": 3e-4},
 }
@@ -56,13 +56,26 @@ def settings_for(lab, method: str, **given) -> dict:
         ValueError: no such method.
     """
     check_method(method)
-    settings = {**FALLBACK["sparse"], **FALLBACK[method], **lab.defaults.get(method, {})}
+    settings = {"top_t": FALLBACK["sparse"]["top_t"], **FALLBACK[method], **lab.defaults.get(method, {})}
     chosen = {name: value for name, value in given.items() if value is not None}
-    tuned = settings.get("lr_by_optimizer", {})
-    if "optimizer" in chosen and "lr" not in chosen and chosen["optimizer"] in tuned:
-        settings["lr"] = tuned[chosen["optimizer"]]
-    settings.pop("lr_by_optimizer", None)
+    rates = settings.pop("lr_by_optimizer", {})
+    if chosen.get("optimizer") in rates:
+        settings["lr"] = rates[chosen["optimizer"]]
     return {**settings, **chosen}
+
+
+def check_facts(lab, facts: Sequence[Fact]) -> None:
+    """Raise ValueError if there are no facts, or a statement is longer than the model's context."""
+    if not facts:
+        raise ValueError("no facts to teach")
+    longest = lab.model.config.max_position_embeddings - 1  # and the end-of-text token
+    for number, fact in enumerate(facts, start=1):
+        for text in fact.statements:
+            if len(text) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
+                raise ValueError(
+                    f"fact {number}, statement {text[:40]!r}...: {tokens} tokens, but the model reads at most "
+                    f"{longest}; split it into shorter statements"
+                )
 
 
 def check_training(passes: int, order: str, loss_on: str) -> None:
@@ -111,10 +124,9 @@ def finetune(
         A `Step` for the base, then one per gradient step.
 
     Raises:
-        ValueError: an option is out of range, or there are no facts.
+        ValueError: an option is out of range, there are no facts, or a statement is longer than the model's context.
     """
-    if not facts:
-        raise ValueError("no facts to teach")
+    check_facts(lab, facts)
     check_training(passes, order, loss_on)
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
@@ -155,18 +167,29 @@ def _steps(lab, facts, method, settings, rule, passes, order, loss_on, seed, pro
 def batches(
     facts: Sequence[Fact], passes: int, order: str = "stream", seed: int = 0
 ) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-    """The batches every method sees, `passes * len(facts)` of them: the fact of each statement, and the statements."""
+    """The batches every method sees, `passes * len(facts)` of them: the fact of each statement, and the statements.
+
+    A fact with more than 64 statements takes turns through them, pass by pass.
+    """
     rng = Random(f"{seed}/order")
     stream = rng.sample(range(len(facts)), len(facts))
     if order == "stream":
-        for _ in range(passes):
+        for turn in range(passes):
             for i in stream:
-                texts = list(facts[i].statements[:BATCH])
+                texts = _turn(facts[i].statements, turn)
                 yield (i,) * len(texts), texts
         return
-    for _ in range(passes):
-        pool = [(i, text) for i in stream for text in facts[i].statements[:BATCH]]
+    for turn in range(passes):
+        pool = [(i, text) for i in stream for text in _turn(facts[i].statements, turn)]
         rng.shuffle(pool)
         for n in range(len(facts)):  # as many steps as a stream of the same facts
             part = pool[n * len(pool) // len(facts) : (n + 1) * len(pool) // len(facts)]
             yield tuple(i for i, _ in part), [text for _, text in part]
+
+
+def _turn(statements: Sequence[str], turn: int) -> list[str]:
+    """The statements of one batch: all, or the next 64."""
+    if len(statements) <= BATCH:
+        return list(statements)
+    start = turn * BATCH % len(statements)
+    return list((*statements, *statements)[start : start + BATCH])

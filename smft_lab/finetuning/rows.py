@@ -22,18 +22,17 @@ class RowSGD:
 
 
 class RowAdam:
-    """Adam with a step count per row and state only for the rows ever touched.
+    """Adam without momentum (beta1 = 0), with a step count per row and state only for the rows ever touched.
 
-    Without momentum by default (beta1 = 0): a row is touched again only when another fact selects it, and a moment
-    left over from the fact before would then move it the wrong way.
+    A row is touched again when another fact selects it; a first moment left over from the fact before would then move
+    it the wrong way.
     """
 
-    def __init__(self, table: Tensor, lr: float, beta1: float = 0.0, beta2: float = 0.999, eps: float = 1e-8):
-        self.table, self.lr, self.beta1, self.beta2, self.eps = table, lr, beta1, beta2, eps
+    def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8):
+        self.table, self.lr, self.beta2, self.eps = table, lr, beta2, eps
         self._place = torch.full((len(table),), -1, dtype=torch.int32)  # row -> position in the state
         self._used = 0
         self._steps = torch.zeros(0)
-        self._first = torch.zeros(0, table.shape[1])
         self._second = torch.zeros(0, table.shape[1])
 
     @property
@@ -48,7 +47,6 @@ class RowAdam:
             if self._used > len(self._steps):  # grow by doubling, so that the copies add up to O(rows touched)
                 extra = max(self._used, 2 * len(self._steps)) - len(self._steps)
                 self._steps = torch.cat([self._steps, torch.zeros(extra)])
-                self._first = torch.cat([self._first, torch.zeros(extra, self.table.shape[1])])
                 self._second = torch.cat([self._second, torch.zeros(extra, self.table.shape[1])])
         return self._place[rows].long()
 
@@ -57,12 +55,10 @@ class RowAdam:
         """Update distinct `rows` (t,) by their gradients (t, Vd)."""
         at = self._places(rows)
         steps = self._steps[at] + 1
-        first = self.beta1 * self._first[at] + (1 - self.beta1) * grads
         second = self.beta2 * self._second[at] + (1 - self.beta2) * grads.square()
-        self._steps[at], self._first[at], self._second[at] = steps, first, second
-        first = first / (1 - self.beta1**steps).unsqueeze(1)
+        self._steps[at], self._second[at] = steps, second
         second = second / (1 - self.beta2**steps).unsqueeze(1)
-        self.table[rows] -= self.lr * first / (second.sqrt() + self.eps)
+        self.table[rows] -= self.lr * grads / (second.sqrt() + self.eps)
 
 
 OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam}

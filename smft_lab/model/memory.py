@@ -4,7 +4,8 @@ Memory+ of Berges et al. 2024 (arXiv 2412.09764), the layer that sparse memory f
 arXiv 2510.15103, section 3.1) finetunes. For one token x, per head h:
 
     q        = Wq_h x                           a query of two halves, q = [q1, q2]
-    scores   = q1 · K1_h[i] + q2 · K2_h[j]      for slot = i * sqrt(N) + j
+    scores   = q1 · K1_h[i] + q2 · K2_h[j]      for slot = i * sqrt(N) + j; with qk_norm, of unit halves, times a
+                                                learned temperature per head
     I, s     = top-k slots, softmax of their scores
     y        = sum over heads of  sum over I of  s * V[I]
     out      = W2 (y * silu(W1 x))
@@ -36,7 +37,7 @@ class ProductKeys(nn.Module):
         k: Reads per head; at most sqrt(N), since top-k of the sum needs only the top-k of each half.
         key_dim: Kd, the width of a whole key; even.
         qk_norm: Normalise both halves of queries and keys, with a learned temperature per head. It keeps a
-            few loud keys from taking all reads (paper.md 2.1: qk-norm "when needed").
+            few loud keys from taking all reads (Berges et al. use it "when needed").
 
     Raises:
         ValueError: an option is out of range.

@@ -56,7 +56,8 @@ class QuestionProbe:
         return QuestionProbe(self.name, *(tuple(part[i] for i in keep) for part in parts))
 
     def measure(self, model, tokenizer) -> dict[str, float]:
-        answers = answer(model, tokenizer, self.questions)
+        longest = max(len(tokenizer(" " + one)["input_ids"]) for accepted in self.answers for one in accepted)
+        answers = answer(model, tokenizer, self.questions, max_new_tokens=longest)
         pairs = list(zip(answers, self.answers, strict=True))
         return {
             "em": sum(exact_match(*pair) for pair in pairs) / len(pairs),

@@ -17,8 +17,11 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, accepted: Iterable[str]) -> float:
-    """1.0 if `answer` equals an accepted one after normalisation, else 0.0."""
-    return float(normalise(answer) in {normalise(one) for one in accepted})
+    """1.0 if `answer` equals an accepted one after normalisation, else 0.0.
+
+    An accepted answer of which normalisation leaves nothing, such as the grade "A", must be met letter by letter.
+    """
+    return float(any((normalise(answer) or answer) == (normalise(one) or one) for one in accepted))
 
 
 def f1(answer: str, accepted: Iterable[str]) -> float:
