@@ -104,7 +104,7 @@ def _names(text: str, option: str) -> list[str]:
 @app.command()
 def compare(
     facts: Annotated[Path | None, typer.Option(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
-    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
+    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
@@ -217,7 +217,7 @@ def _tuned_under(lab) -> dict:
 @app.command()
 def tune(
     lab: Annotated[Path, typer.Option(help="The saved lab whose defaults are to be tuned.")],
-    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 60,
+    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:

@@ -15,7 +15,7 @@ from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import Probes, QuestionProbe
 
 FALLBACK = {  # where a lab carries no tuned defaults
-    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 10.0}, "top_t": 50},
+    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 20.0}, "top_t": 100},
     "full": {"optimizer": "adamw", "lr": 1e-4},
     "lora": {"optimizer": "adamw", "lr": 3e-4},
 }
