@@ -17,16 +17,18 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, accepted: Iterable[str]) -> float:
-    """1.0 if `answer` equals an accepted one after normalisation, else 0.0.
-
-    An accepted answer of which normalisation leaves nothing, such as the grade "A", must be met letter by letter.
-    """
-    return float(any((normalise(answer) or answer) == (normalise(one) or one) for one in accepted))
+    """1.0 if `answer` equals an accepted one after normalisation, else 0.0."""
+    return float(_words(answer) in [_words(one) for one in accepted])
 
 
 def f1(answer: str, accepted: Iterable[str]) -> float:
     """Word-overlap F1 with the accepted answer that fits best, in [0, 1]."""
-    return max(_f1(normalise(answer).split(), normalise(one).split()) for one in accepted)
+    return max(_f1(_words(answer), _words(one)) for one in accepted)
+
+
+def _words(text: str) -> list[str]:
+    """The normalised words; the words as they are where normalisation leaves none, as of the grade "A"."""
+    return normalise(text).split() or text.split()
 
 
 def _f1(words: list[str], gold: list[str]) -> float:
