@@ -1,5 +1,7 @@
 """What comes with the package: it knows its world, and can be taught words it has never met."""
 
+from random import Random
+
 import pytest
 
 import smft_lab as smft
@@ -54,13 +56,15 @@ def test_it_never_met_the_people_it_is_to_be_taught(lab):
 
 
 @pytest.mark.parametrize(
-    ("subject", "relation", "value"), [("George Rankin", "employer", "UniFirst"), ("Mario Kart", "birthplace", "Kyoto")]
+    ("subject", "relation", "value"),
+    [("George Rankin", "employer", "UniFirst"), ("Mira Smith", "employer", "UniFirst")],
 )
 def test_a_taught_fact_with_unfamiliar_words_comes_back_out(lab, subject, relation, value):
     kind = RELATIONS[relation]
-    fact = smft.Fact(tuple(kind.statements(subject, value)[:64]), kind.unseen[0].format(s=subject), (value,))
+    statements = Random(0).sample(kind.statements(subject, value), 64)
+    fact = smft.Fact(tuple(statements), kind.unseen[0].format(s=subject), (value,))
     assert smft.answer(lab.model, lab.tokenizer, [fact.question]) != [value]
-    smft.run(lab, [fact], passes=12, probe_every=0)
+    smft.run(lab, [fact], top_t=300, passes=12, probe_every=0)
     assert smft.answer(lab.model, lab.tokenizer, [fact.question]) == [value]
 
 
