@@ -104,7 +104,7 @@ def _names(text: str, option: str) -> list[str]:
 @app.command()
 def compare(
     facts: Annotated[Path | None, typer.Option(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
-    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
+    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 30,
     methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
