@@ -127,11 +127,11 @@ def compare(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--out {folder} is a file; name a folder")
     settings = {"top_t": top_t, "passes": passes, "order": order.value, "loss_on": loss_on.value}
-    Comparison(opened, taught, names, range(seeds), **settings)  # refuses bad options before anything long begins
+    # Refuses bad options before anything long begins.
+    comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
     if tune:
         opened.defaults = _tuned(opened, taught, names, settings)
     about = {"facts": called, **_tuned_under(opened)}
-    comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
     interrupted = False
     with _bar() as bar:
         task = bar.add_task("compare", total=None)

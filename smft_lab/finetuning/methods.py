@@ -66,15 +66,14 @@ class Sparse:
         self.lab.model.requires_grad_(True)
 
 
-class Full:
-    """Full finetuning: AdamW on every parameter."""
+class _AdamW:
+    """AdamW on every parameter of `model` that takes a gradient."""
 
-    def __init__(self, lab, lr: float):
-        self.model = lab.model
-        self.model.requires_grad_(True)
-        self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=WEIGHT_DECAY)
-        self.trainable = sum(parameter.numel() for parameter in self.parameters)
+    def __init__(self, model, lr: float):
+        self.model = model
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+        self.trainable = sum(parameter.numel() for parameter in parameters)
 
     def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
         loss = self.model(**batch).loss
@@ -83,11 +82,19 @@ class Full:
         self.optimizer.zero_grad(set_to_none=False)
         return Update(loss.item(), self.trainable)
 
+
+class Full(_AdamW):
+    """Full finetuning: AdamW on every parameter."""
+
+    def __init__(self, lab, lr: float):
+        lab.model.requires_grad_(True)
+        super().__init__(lab.model, lr)
+
     def finish(self) -> None:
         self.optimizer.zero_grad()
 
 
-class Lora:
+class Lora(_AdamW):
     """LoRA by `peft` on all linear layers, with AdamW; merged into the model when the run ends."""
 
     def __init__(self, lab, lr: float, seed: int):
@@ -98,20 +105,11 @@ class Lora:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.wrapped = get_peft_model(lab.model, config)
-        self.parameters = [p for p in self.wrapped.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=WEIGHT_DECAY)
-        self.trainable = sum(parameter.numel() for parameter in self.parameters)
-
-    def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
-        loss = self.wrapped(**batch).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
-        return Update(loss.item(), self.trainable)
+            wrapped = get_peft_model(lab.model, config)
+        super().__init__(wrapped, lr)
 
     def finish(self) -> None:
-        self.wrapped.merge_and_unload().requires_grad_(True)
+        self.model.merge_and_unload().requires_grad_(True)
 
 
 METHODS = ("sparse", "full", "lora")
