@@ -267,5 +267,47 @@ def pretrain(
     print(out)
 
 
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats: under a minute.")] = False,
+    lab: LabOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of bench.json and bench.csv.")] = Path("results/bench"),
+) -> None:
+    """Time a sparse step beside the other ways to take it; ratios are what counts."""
+    from dataclasses import asdict
+
+    import pandas as pd
+    from rich.table import Table
+
+    from smft_lab.experiments.bench import bench as rows_of
+    from smft_lab.experiments.bench import machine, ratios
+    from smft_lab.experiments.output import write_whole
+
+    opened = _open_lab(lab)
+    about, rows = machine(), []
+    console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
+    with _bar() as bar:
+        task = bar.add_task("bench", total=None)
+        for row in rows_of(opened, quick, None if lab is None else str(lab)):
+            rows.append(row)
+            bar.update(task, description=f"{row.part}: {row.what}"[:60])
+    frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
+    for part, mine in frame.groupby("part", sort=False):
+        table = Table(title=part, title_justify="left")
+        for column in ("what", "N", "median", "ratio", "note"):
+            table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
+        for row in mine.itertuples():
+            known = row.value == row.value and row.value is not None
+            slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"
+            median = f"{row.value:,.3g} {row.unit}" if known else "-"
+            table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)
+        console.print(table)
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    out.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(out / "bench.csv", index=False)
+    write_whole(out / "bench.json", json.dumps({"machine": about, "rows": records}, indent=2) + "\n")
+    print(out / "bench.json")
+
+
 if __name__ == "__main__":
     main()

@@ -127,13 +127,24 @@ def test_a_comparison_repeated_gives_the_same_numbers(whole):
 
 @pytest.mark.parametrize("order", ["stream", "shuffled"])
 def test_every_method_trains_on_the_same_texts_in_the_same_order(lab, monkeypatch, order):
-    encode, seen = finetuning_module.encode, []
+    seen = []
 
-    def recorded(tokenizer, texts):
-        seen.append(list(texts))
-        return encode(tokenizer, texts)
+    def recording(start):
+        def started(lab, *args, **options):
+            training = start(lab, *args, **options)
+            update = training.update
 
-    monkeypatch.setattr(finetuning_module, "encode", recorded)
+            def recorded(batch):
+                rows = zip(batch.inputs["input_ids"], batch.inputs["attention_mask"].bool(), strict=True)
+                seen.append([lab.tokenizer.decode(ids[mask], skip_special_tokens=True).strip() for ids, mask in rows])
+                return update(batch)
+
+            training.update = recorded
+            return training
+
+        return started
+
+    monkeypatch.setattr(finetuning_module, "start", recording(finetuning_module.start))
     methods = ("sparse", "full", "lora")
     facts = new_facts(2)
     comparison = Comparison(lab, facts, methods, [3], passes=2, top_t=5, order=order, evaluations=1)

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from smft_lab.model.memory import (
     MemoryLayer,
     ProductKeys,
+    RowHits,
     ValueTable,
     memory_layers,
     observe_reads,
@@ -243,66 +244,67 @@ def dense_gradients(layers, x):
     return grads
 
 
-def assert_rows_of(dense, collected, read):
-    slots, grads = collected
-    assert slots.tolist() == sorted(set(read))
-    torch.testing.assert_close(grads, dense[slots], atol=1e-6, rtol=1e-5)
+CHOSEN = torch.arange(0, 64, 2)  # some of them read, some not
+
+
+def chosen_hits(slots, weights):
+    return RowHits.find(CHOSEN, slots, weights)
+
+
+def assert_only_chosen_rows_of(dense, sparse):
+    """The sparse gradient holds the chosen rows of the dense one, and they were read, or it would show nothing."""
+    assert sparse.is_sparse
+    sparse = sparse.coalesce()
+    assert sparse.indices()[0].tolist() == CHOSEN.tolist()
+    torch.testing.assert_close(sparse.values(), dense[CHOSEN], atol=1e-6, rtol=1e-5)
+    assert dense[CHOSEN].any(dim=1).sum() >= 2
     elsewhere = torch.ones(len(dense), dtype=torch.bool)
-    elsewhere[slots] = False
-    assert elsewhere.any()
-    assert not dense[elsewhere].any()
+    elsewhere[CHOSEN] = False
+    assert dense[elsewhere].any()
 
 
 def test_training_rows_leaves_the_forward_pass_bitwise_the_same(tiny_model):
     layer, x = make_layer(), hidden()
-    with layer.values.train_rows():
+    with layer.values.train_rows(chosen_hits):
         assert torch.equal(layer(x), make_layer()(x))
     model, ids = tiny_model(memory_at=[0, 2]), torch.tensor([[1, 5, 6, 7, 9, 5]])
     plain = model(ids).logits
-    with value_tables(model)[0].train_rows():
+    with value_tables(model)[0].train_rows(chosen_hits):
         assert torch.equal(model(ids).logits, plain)
 
 
-def test_row_gradients_are_the_rows_of_the_dense_gradient():
+def test_only_chosen_rows_have_a_gradient_and_it_is_the_dense_one():
     layer, x = make_layer(), hidden()
     layer(x).square().sum().backward()
     dense = layer.values.weight.grad.clone()
     layer.zero_grad(set_to_none=True)
-    read = layer.keys(x)[0].flatten().tolist()
-    with layer.values.train_rows() as gradients:
+    with layer.values.train_rows(chosen_hits):
         layer(x).square().sum().backward()
-    assert_rows_of(dense, gradients.collect(), read)
-    assert layer.values.weight.grad is None
+    assert_only_chosen_rows_of(dense, layer.values.weight.grad)
 
 
 def test_row_gradients_of_a_shared_table_add_up_over_its_layers():
     layers, x = two_layers(shared=True), hidden(1, 3)
     dense = dense_gradients(layers, x)
-    with torch.no_grad():
-        reads = [layers[0].keys(x)[0], layers[1].keys(x + layers[0](x))[0]]
-    read = torch.cat([r.flatten() for r in reads]).tolist()
-    assert set(reads[0].flatten().tolist()) & set(reads[1].flatten().tolist()), "no row is read by both layers"
-    with layers[0].values.train_rows() as gradients:
+    with layers[0].values.train_rows(chosen_hits):
         run_both(layers, x).backward()
-    assert_rows_of(dense[0, "values.weight"], gradients.collect(), read)
-    assert layers[0].values.weight.grad is None
+    assert_only_chosen_rows_of(dense[0, "values.weight"], layers[0].values.weight.grad)
 
 
 def test_tables_trained_side_by_side_keep_their_gradients_apart():
     layers, x = two_layers(shared=False), hidden(1, 3)
     dense = dense_gradients(layers, x)
-    with layers[0].values.train_rows() as first, layers[1].values.train_rows() as second:
+    with layers[0].values.train_rows(chosen_hits), layers[1].values.train_rows(chosen_hits):
         run_both(layers, x).backward()
-    for i, gradients in enumerate((first, second)):
-        slots, grads = gradients.collect()
-        torch.testing.assert_close(grads, dense[i, "values.weight"][slots], atol=1e-6, rtol=1e-5)
-        assert layers[i].values.weight.grad is None
+    for i, layer in enumerate(layers):
+        assert_only_chosen_rows_of(dense[i, "values.weight"], layer.values.weight.grad)
 
 
 def test_training_rows_leaves_all_other_gradients_as_they_are():
+    """Also those that reach an earlier layer through the weights of a later one."""
     layers, x = two_layers(shared=True), hidden(1, 3)
     dense = dense_gradients(layers, x)
-    with layers[0].values.train_rows():
+    with layers[0].values.train_rows(chosen_hits):
         run_both(layers, x).backward()
     for i, layer in enumerate(layers):
         for name, parameter in layer.named_parameters():
@@ -310,50 +312,53 @@ def test_training_rows_leaves_all_other_gradients_as_they_are():
                 torch.testing.assert_close(parameter.grad, dense[i, name], atol=1e-6, rtol=1e-5)
 
 
-def test_rows_of_a_lookup_that_no_loss_used_have_zero_gradient():
-    table = ValueTable(16, 4)
-    used, unused = torch.tensor([[3, 1]]), torch.tensor([[1, 7]])
-    ones = torch.ones(1, 2)
-    with table.train_rows() as gradients:
-        table(unused, ones)
-        (table(used, 2 * ones) * 5).sum().backward()
-    slots, grads = gradients.collect()
-    assert slots.tolist() == [1, 3, 7]
-    assert grads.tolist() == [[10.0] * 4, [10.0] * 4, [0.0] * 4]
+def test_a_plain_sgd_step_moves_exactly_the_chosen_rows_that_were_read():
+    layer, x = make_layer(), hidden()
+    before = layer.values.weight.detach().clone()
+    read = set(layer.keys(x)[0].flatten().tolist()) & set(CHOSEN.tolist())
+    optimizer = torch.optim.SGD([layer.values.weight], lr=1.0)
+    with layer.values.train_rows(chosen_hits):
+        layer(x).square().sum().backward()
+    optimizer.step()
+    moved = (layer.values.weight != before).any(dim=1).nonzero().squeeze(1).tolist()
+    assert set(moved) == read
+    assert read
 
 
-def test_collecting_where_nothing_was_read_says_so():
-    with ValueTable(16, 4).train_rows() as gradients, pytest.raises(RuntimeError, match="no lookup"):
-        gradients.collect()
+def test_hits_are_all_reads_of_the_rows_and_no_others():
+    slots = torch.tensor([[3, 1], [1, 7], [3, 3]])
+    weights = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    hits = RowHits.find(torch.tensor([1, 2, 3]), slots, weights)
+    assert hits.tokens.tolist() == [0, 1, 0, 2, 2]
+    assert hits.weights.tolist() == pytest.approx([0.2, 0.3, 0.1, 0.5, 0.6])
+    assert hits.offsets.tolist() == [0, 2, 2]
+    grad = torch.tensor([[1.0], [10.0], [100.0]])
+    assert hits.gradients(grad).squeeze(1).tolist() == pytest.approx([3.2, 0.0, 110.1])
 
 
 def test_training_rows_twice_at_once_is_refused_and_the_first_goes_on():
-    table = ValueTable(16, 4)
-    with table.train_rows() as gradients:
-        with pytest.raises(RuntimeError, match="already active"), table.train_rows():
+    table = ValueTable(64, 4)
+    with table.train_rows(chosen_hits):
+        with pytest.raises(RuntimeError, match="already active"), table.train_rows(chosen_hits):
             pass
-        table(torch.tensor([[2]]), torch.ones(1, 1)).sum().backward()
-    assert gradients.collect()[0].tolist() == [2]
+        table(torch.tensor([[4]]), torch.ones(1, 1)).sum().backward()
+    assert table.weight.grad.is_sparse
 
 
-def test_training_rows_works_again_after_its_block_failed():
-    table = ValueTable(16, 4)
+def test_the_plain_lookup_is_back_after_a_block_that_failed():
+    table = ValueTable(64, 4)
     slots, weights = torch.tensor([[2, 5]]), torch.ones(1, 2)
 
     def fail():
-        with table.train_rows():
+        with table.train_rows(chosen_hits):
             table(slots, weights)
             raise KeyError("in the block")
 
     with pytest.raises(KeyError):
         fail()
-    table(slots, weights).sum().backward()  # outside: the plain lookup, with its dense gradient
-    assert table.weight.grad.shape == (16, 4)
-    table.weight.grad = None
-    with table.train_rows() as gradients:
-        table(slots, weights).sum().backward()
-    assert gradients.collect()[0].tolist() == [2, 5]
-    assert table.weight.grad is None
+    table(slots, weights).sum().backward()
+    assert table.weight.grad.layout is torch.strided
+    assert table.weight.grad[2].tolist() == [1.0] * 4
 
 
 class Largest(TorchDispatchMode):
@@ -366,19 +371,22 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for one in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() != self.of:
-                self.numel = max(self.numel, one.numel())
+            if isinstance(one, torch.Tensor):
+                one = one._values() if one.is_sparse else one
+                if one.untyped_storage().data_ptr() != self.of:
+                    self.numel = max(self.numel, one.numel())
         return out
 
 
 def test_training_rows_makes_nothing_of_the_size_of_the_table():
     layer, x = make_layer(slots=4096), hidden()
-    layer.requires_grad_(False)
     table = layer.values.weight
-    with Largest(table) as rows, layer.values.train_rows() as gradients:
-        F.mse_loss(layer(x), x).backward()
-        gradients.collect()
+    layer.requires_grad_(False)
     table.requires_grad_()
+    with Largest(table) as rows, layer.values.train_rows(chosen_hits):
+        F.mse_loss(layer(x), x).backward()
+        torch.optim.SGD([table], lr=1.0).step()
+    table.grad = None
     with Largest(table) as dense:
         F.mse_loss(layer(x), x).backward()
     assert dense.numel == table.numel()

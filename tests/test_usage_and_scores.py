@@ -92,6 +92,15 @@ def test_counting_leaves_no_hook_and_no_gradient(tiny_model, tokenizer):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_counting_runs_nothing_above_the_last_memory_layer(tiny_model, tokenizer):
+    model = tiny_model(memory_at=[0, 1])
+    ran = []
+    for i, layer in enumerate(model.model.layers):
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
+    batch_counts(model, encode(tokenizer, TEXTS))
+    assert ran == [0]  # layer 1 ends within its memory layer, and layer 2 never begins
+
+
 # background usage -------------------------------------------------------------------------------------
 
 

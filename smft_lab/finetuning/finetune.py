@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import check_method, check_settings, start
+from smft_lab.finetuning.replay import Batch
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import Probes, QuestionProbe
 
@@ -102,6 +104,7 @@ def finetune(
     loss_on: str = "statement",
     seed: int = 0,
     probe_every: int | None = None,
+    fast: bool = True,
 ) -> Iterator[Step]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
 
@@ -119,6 +122,8 @@ def finetune(
             of their loss, and so most of the top t, would go into the wording of the question.
         seed: Of the order, of LoRA's start and of the rule `random`.
         probe_every: Steps between measurements; once a pass by default, never if 0. Step 0 is measured too.
+        fast: Whether `sparse` computes what doesn't depend on the values only the first time a batch comes; the result
+            is the same up to rounding.
 
     Yields:
         A `Step` for the base, then one per gradient step.
@@ -133,12 +138,14 @@ def finetune(
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = len(facts) if probe_every is None else probe_every
-    run = _steps(lab, list(facts), method, settings, rule, passes, order, loss_on, seed, probe_every)
+    run = _steps(
+        lab, list(facts), method, {**settings, "rule": rule, "fast": fast}, passes, order, loss_on, seed, probe_every
+    )
     lab.begin(run)
     return run
 
 
-def _steps(lab, facts, method, settings, rule, passes, order, loss_on, seed, probe_every) -> Iterator[Step]:
+def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every) -> Iterator[Step]:
     probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
 
     def measured(step: int):
@@ -146,16 +153,20 @@ def _steps(lab, facts, method, settings, rule, passes, order, loss_on, seed, pro
         return probes.measure(lab.model, lab.tokenizer) if wanted else None
 
     yield Step(0, 0, (), None, 0, probes=measured(0))
-    training = start(lab, method, settings["lr"], settings["top_t"], rule, settings["optimizer"], seed)
+    training = start(lab, method, seed=seed, **settings)
     seconds = 0.0
+
+    @lru_cache(4 * len(facts) if order == "stream" else 1)  # in a stream a batch comes back pass after pass
+    def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
+        inputs = encode(lab.tokenizer, list(texts))
+        if loss_on == "answer":
+            return Batch(inputs, only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs))
+        return Batch(inputs, inputs["attention_mask"])
+
     try:
         for step, (owners, texts) in enumerate(batches(facts, passes, order, seed), start=1):
             began = time.perf_counter()
-            batch = encode(lab.tokenizer, texts)
-            counted = batch["attention_mask"]
-            if loss_on == "answer":
-                counted = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], batch)
-            update = training.update(batch, counted)
+            update = training.update(batch_of(owners, tuple(texts)))
             seconds += time.perf_counter() - began
             epoch = (step - 1) // len(facts) + 1
             which = tuple(sorted(set(owners)))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smft_lab.finetuning.replay import Batch, Prefix, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
-from smft_lab.model.memory import observe_reads, value_tables
-from smft_lab.slots.scores import RULES, check_top_t, score, top_slots
-from smft_lab.slots.usage import table_counts
+from smft_lab.model.memory import value_tables
+from smft_lab.slots.scores import RULES, check_top_t
+from smft_lab.slots.selection import Selection, freeze_all_but_values
 
 WEIGHT_DECAY = 0.1  # full finetuning and LoRA, as in the paper (section 3.3)
 LORA_RANK, LORA_ALPHA = 16, 32
@@ -34,35 +35,36 @@ class Sparse:
         rule: See `smft_lab.slots.scores.score`.
         optimizer: `sgd` (paper) or `adam` (row-wise).
         seed: Of the rule `random`.
+        fast: Whether to compute what doesn't depend on the values once per batch (see `smft_lab.finetuning.replay`).
     """
 
-    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int):
-        self.lab, self.rule = lab, rule
-        self.top_t = None if rule == "all" else top_t
+    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True):
+        self.lab, self.fast = lab, fast
         self.tables = value_tables(lab.model)
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr) for table in self.tables]
-        self.generator = torch.Generator().manual_seed(seed)
-        lab.model.requires_grad_(False)
+        self.selection = Selection(lab.model, lab.usage, top_t, rule, seed)
+        self.prefix: Prefix | None = None
+        freeze_all_but_values(lab.model)
+        self._stack = ExitStack()
+        self._stack.enter_context(self.selection.active())
 
-    def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
-        with ExitStack() as stack:
-            reads = stack.enter_context(observe_reads(self.lab.model))
-            gradients = [stack.enter_context(table.train_rows()) for table in self.tables]
-            loss = self.lab.model(**batch).loss
-            loss.backward()
-        counts = table_counts(self.lab.model, reads, counted)
-        usage = self.lab.usage
-        changed = []
-        for i, optimizer in enumerate(self.optimizers):
-            scores = score(self.rule, counts[i], usage.df[i], usage.batches, self.generator)
-            slots = top_slots(scores, counts[i], self.top_t)
-            read, grads = gradients[i].collect()
-            optimizer.step(slots, grads[torch.searchsorted(read, slots)])
-            changed.append(slots)
+    def update(self, batch: Batch) -> Update:
+        self.selection.counted, self.selection.memo = batch.counted, batch.memo
+        if self.fast and self.prefix is None:
+            self.prefix = prefix_of(self.lab.model, batch, same_rows=self.selection.rule != "random")
+            self.fast = self.prefix is not None
+        loss = self.prefix.loss(batch) if self.fast else self.lab.model(**batch.inputs).loss
+        loss.backward()
+        slots = self.selection.slots
+        for table, optimizer in zip(self.tables, self.optimizers, strict=True):
+            grad = table.weight.grad.coalesce()
+            optimizer.step(grad.indices()[0], grad.values())
+            table.weight.grad = None
         width = self.tables[0].weight.shape[1]
-        return Update(loss.item(), sum(map(len, changed)) * width, tuple(changed))
+        return Update(loss.item(), sum(map(len, slots)) * width, slots)
 
     def finish(self) -> None:
+        self._stack.close()
         self.lab.model.requires_grad_(True)
 
 
@@ -75,8 +77,8 @@ class _AdamW:
         self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
         self.trainable = sum(parameter.numel() for parameter in parameters)
 
-    def update(self, batch: dict[str, Tensor], counted: Tensor) -> Update:
-        loss = self.model(**batch).loss
+    def update(self, batch: Batch) -> Update:
+        loss = self.model(**batch.inputs).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
@@ -133,8 +135,8 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
         raise ValueError(f"no optimizer {optimizer!r} for sparse; there are {', '.join(OPTIMIZERS)}")
 
 
-def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int):
+def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True):
     """The method of that name, ready for its first batch."""
     if method == "sparse":
-        return Sparse(lab, lr, top_t, rule, optimizer, seed)
+        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast)
     return Full(lab, lr) if method == "full" else Lora(lab, lr, seed)

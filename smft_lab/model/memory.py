@@ -18,7 +18,7 @@ Shapes: B batch, T tokens, D hidden size, H heads, k reads per head, N slots, R 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -59,6 +59,7 @@ class ProductKeys(nn.Module):
         self.query = nn.Linear(hidden_size, heads * key_dim, bias=False)
         self.keys = nn.Parameter(torch.empty(2, heads, self.root, key_dim // 2))  # two codebooks per head
         self.temperature = nn.Parameter(torch.empty(heads)) if qk_norm else None
+        self.known: tuple[Tensor, Tensor] | None = None  # the answer of `forward`, where it was computed before
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -70,6 +71,8 @@ class ProductKeys(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
+        if self.known is not None:
+            return self.known
         B, T, _ = x.shape
         query = self.query(x).view(B * T, self.heads, 2, self.key_dim // 2)
         keys = self.keys
@@ -87,17 +90,68 @@ class ProductKeys(nn.Module):
         return slots.reshape(B, T, self.heads, self.k), weights.reshape(B, T, self.heads, self.k)
 
 
-class ValueTable(nn.Module):
-    """N value rows, looked up as one weighted sum per token; may be shared by several memory layers.
+@dataclass(frozen=True)
+class RowHits:
+    """Where the chosen rows of a table were read in one lookup of M tokens, sorted by row.
 
-    Inside `train_rows()` the table itself needs no gradient: every lookup goes through a leaf that holds only the rows
-    it reads, so that the backward pass costs what was read and never allocates anything of the size of the table.
+    Attributes:
+        rows: (t,) the chosen rows, ascending.
+        tokens, weights: (hits,) the reading tokens and their weights, all of the first row, then of the second, ...
+        offsets: (t,) where the hits of each row begin.
     """
+
+    rows: Tensor
+    tokens: Tensor
+    weights: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def find(cls, rows: Tensor, slots: Tensor, weights: Tensor) -> RowHits:
+        """The hits of `rows` (t,), ascending, among slots and weights (M, reads): one sort of the hits alone."""
+        flat = slots.flatten()
+        place = torch.searchsorted(rows, flat).clamp_(max=len(rows) - 1)
+        hits = (rows[place] == flat).nonzero().squeeze(1)
+        place, order = place[hits].sort(stable=True)
+        hits = hits[order]
+        offsets = torch.searchsorted(place, torch.arange(len(rows), device=rows.device))
+        return cls(rows, hits // slots.shape[1], weights.flatten()[hits], offsets)
+
+    def gradients(self, grad: Tensor) -> Tensor:
+        """Gradient of the lookups (M, Vd) -> of each chosen row (t, Vd): the sum of weight * grad over its hits."""
+        return F.embedding_bag(self.tokens, grad, self.offsets, per_sample_weights=self.weights, mode="sum")
+
+
+class RowLookup(torch.autograd.Function):
+    """A lookup whose backward pass costs what the chosen rows were read, whatever the size of the table.
+
+    The gradient of the table is a sparse tensor (N, Vd) of exactly the chosen rows, which `torch.optim.SGD` takes.
+    `hits(slots, weights)` is asked for them in the backward pass, when all reads of the batch are known.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, slots: Tensor, weights: Tensor, hits: Callable[[Tensor, Tensor], RowHits]):
+        ctx.save_for_backward(table, slots, weights)
+        ctx.hits = hits
+        return F.embedding_bag(slots, table, per_sample_weights=weights, mode="sum")
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        table, slots, weights = ctx.saved_tensors
+        found = ctx.hits(slots, weights)
+        of_table = torch.sparse_coo_tensor(
+            found.rows.unsqueeze(0), found.gradients(grad), table.shape, is_coalesced=True, check_invariants=False
+        )
+        of_weights = torch.einsum("mrv,mv->mr", table[slots], grad) if ctx.needs_input_grad[2] else None
+        return of_table, None, of_weights, None
+
+
+class ValueTable(nn.Module):
+    """N value rows, looked up as one weighted sum per token; may be shared by several memory layers."""
 
     def __init__(self, slots: int, value_dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(slots, value_dim))
-        self._tape: list[tuple[Tensor, Tensor]] | None = None
+        self._hits: Callable[[Tensor, Tensor], RowHits] | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -105,50 +159,27 @@ class ValueTable(nn.Module):
 
     def forward(self, slots: Tensor, weights: Tensor) -> Tensor:
         """slots, weights (M, reads) -> weighted sums (M, Vd)."""
-        if self._tape is None:
+        if self._hits is None:
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
-        distinct, inverse = slots.unique(return_inverse=True)
-        rows = self.weight.detach()[distinct].requires_grad_()
-        self._tape.append((distinct, rows))
-        return F.embedding_bag(inverse, rows, per_sample_weights=weights, mode="sum")
+        return RowLookup.apply(self.weight, slots, weights, self._hits)
 
     @contextmanager
-    def train_rows(self) -> Iterator[RowGradients]:
-        """Route gradients to the rows that are read; see `RowGradients`. Not reentrant.
+    def train_rows(self, hits: Callable[[Tensor, Tensor], RowHits]) -> Iterator[None]:
+        """Let only some rows of the table have a gradient: `weight.grad` is then a sparse tensor (N, Vd) of those.
+
+        Args:
+            hits: Called in the backward pass with the slots and weights (M, reads) of each lookup; says which rows.
 
         Raises:
             RuntimeError: entered twice at once.
         """
-        if self._tape is not None:
+        if self._hits is not None:
             raise RuntimeError("train_rows() is already active on this table")
-        self._tape = []
+        self._hits = hits
         try:
-            yield RowGradients(self._tape)
+            yield
         finally:
-            self._tape = None
-
-
-class RowGradients:
-    """What the backward pass left for the rows that the forward pass read."""
-
-    def __init__(self, tape: list[tuple[Tensor, Tensor]]):
-        self._tape = tape
-
-    def collect(self) -> tuple[Tensor, Tensor]:
-        """Read slots (U,) ascending and the gradient of each row (U, Vd), summed over all lookups so far.
-
-        Raises:
-            RuntimeError: nothing has been read.
-        """
-        if not self._tape:
-            raise RuntimeError("no lookup happened inside train_rows()")
-        if len(self._tape) == 1:
-            slots, rows = self._tape[0]
-            return slots, torch.zeros_like(rows) if rows.grad is None else rows.grad
-        slots, inverse = torch.cat([slots for slots, _ in self._tape]).unique(return_inverse=True)
-        total = torch.zeros(len(slots), self._tape[0][1].shape[1])
-        grads = [torch.zeros_like(rows) if rows.grad is None else rows.grad for _, rows in self._tape]
-        return slots, total.to(grads[0]).index_add_(0, inverse, torch.cat(grads))
+            self._hits = None
 
 
 class MemoryLayer(nn.Module):
@@ -236,3 +267,26 @@ def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as it has to."""
+
+
+@contextmanager
+def stopping_at(module: nn.Module) -> Iterator[None]:
+    """End any forward pass in the block as soon as `module` has run: what comes after it is not computed.
+
+    The block ends there too, without an error; hooks put on `module` before this one have run.
+    """
+
+    def stop(module, args, output):
+        raise _Reached
+
+    handle = module.register_forward_hook(stop)
+    try:
+        yield
+    except _Reached:
+        pass
+    finally:
+        handle.remove()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smft_lab.model.memory import Reads, memory_layers, observe_reads, value_tables
+from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_at, value_tables
 
 
 def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
@@ -89,8 +89,12 @@ def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
 
 
 def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
-    """Reads per slot of one batch, one (N,) tensor per value table, padding excluded."""
-    with observe_reads(model) as reads, torch.inference_mode():
+    """Reads per slot of one batch, one (N,) tensor per value table, padding excluded.
+
+    The forward pass goes no further than the last memory layer's addressing.
+    """
+    *_, last = memory_layers(model).values()
+    with observe_reads(model) as reads, torch.inference_mode(), stopping_at(last.keys):
         model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     return table_counts(model, reads, batch["attention_mask"])
 

@@ -1,0 +1,129 @@
+"""Sparse mode: while it is on, a backward pass gives only the batch's top-t slots a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
+from smft_lab.slots.scores import RULES, check_top_t, score, top_slots
+from smft_lab.slots.usage import Usage, table_counts
+
+
+class Selection:
+    """Chooses, batch by batch, the slots of each value table that a step may change (paper section 3.2).
+
+    Attributes:
+        counted: (B, T) mask of the positions whose reads count in the next batches; by default the attention mask.
+        memo: Where given, the choices of the present batch are kept there for the next time it comes, for tables
+            whose reads cannot have changed meanwhile: those of the first memory layer alone.
+    """
+
+    def __init__(self, model, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0):
+        """
+        Raises:
+            ValueError: no such rule, or `top_t` is below 1 or above the slots of a table.
+        """
+        check_top_t(top_t, usage.df.shape[1])
+        if rule not in RULES:
+            raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+        self.model, self.usage, self.rule = model, usage, rule
+        self.top_t = None if rule == "all" else top_t
+        self.tables = value_tables(model)
+        self.counted: Tensor | None = None
+        self.memo: dict[int, tuple[Tensor, RowHits]] | None = None  # per table: slots, best first, and their hits
+        self._generator = torch.Generator().manual_seed(seed)
+        layers = list(memory_layers(model).values())
+        first = self.tables.index(layers[0].values)
+        alone = sum(layer.values is layers[0].values for layer in layers) == 1
+        self._constant = {first} if alone and rule != "random" else set()
+        self._mask: Tensor | None = None
+        self._slots: tuple[Tensor, ...] | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[Selection]:
+        """Sparse mode, until the block ends: each backward pass leaves in `weight.grad` of every value table a sparse
+        tensor of the selected rows, and nothing of the size of a table is made. Evaluation in between does no harm.
+        """
+        with ExitStack() as stack:
+            self._reads = stack.enter_context(observe_reads(self.model))
+            handle = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+            stack.callback(handle.remove)
+            for i, table in enumerate(self.tables):
+                stack.enter_context(table.train_rows(partial(self._hits, i)))
+            yield self
+
+    @property
+    def slots(self) -> tuple[Tensor, ...]:
+        """The slots selected for the last batch, per value table, best first."""
+        if self._slots is None and self.memo is not None and len(self.memo) == len(self.tables):
+            self._slots = tuple(self.memo[table][0] for table in range(len(self.tables)))
+        if self._slots is None:
+            counts = table_counts(self.model, self._reads, self._mask if self.counted is None else self.counted)
+            self._slots = tuple(self._choose(i, count) for i, count in enumerate(counts))
+        return self._slots
+
+    def _begin(self, module, args, kwargs) -> None:
+        for reads in self._reads.values():
+            reads.slots.clear()
+            reads.weights.clear()
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        mask = kwargs.get("attention_mask")
+        self._mask = torch.ones_like(ids) if mask is None else mask
+        self._slots = None
+
+    def _choose(self, table: int, count: Tensor) -> Tensor:
+        scores = score(self.rule, count, self.usage.df[table], self.usage.batches, self._generator)
+        return top_slots(scores, count, self.top_t)
+
+    def _hits(self, table: int, slots: Tensor, weights: Tensor) -> RowHits:
+        keep = self.memo is not None and table in self._constant
+        if keep and table in self.memo:
+            return self.memo[table][1]
+        found = RowHits.find(self.slots[table].sort().values, slots, weights)
+        if keep:
+            self.memo[table] = (self.slots[table], found)
+        return found
+
+
+@contextmanager
+def sparse_mode(lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
+    """Sparse memory finetuning in a training loop of one's own.
+
+    Inside the block only the value tables take gradients, and only at the top-t slots of each batch; a plain
+    `torch.optim.SGD` step on them is then a step of the paper (section 3.3).
+
+        with smft.sparse_mode(lab, top_t=100):
+            optimizer = torch.optim.SGD([table.weight for table in smft.value_tables(lab.model)], lr=20.0)
+            for batch in batches:
+                lab.model(**batch).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    Args:
+        lab: A `Lab`; its background usage gives the idf.
+        top_t, rule, seed: As in `finetune`; the lab's tuned t by default.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    top_t = lab.defaults.get("sparse", {}).get("top_t", 100) if top_t is None else top_t
+    before = {name: parameter.requires_grad for name, parameter in lab.model.named_parameters()}
+    selection = Selection(lab.model, lab.usage, top_t, rule, seed)
+    try:
+        freeze_all_but_values(lab.model)
+        with selection.active():
+            yield selection
+    finally:
+        for name, parameter in lab.model.named_parameters():
+            parameter.requires_grad_(before[name])
+
+
+def freeze_all_but_values(model) -> None:
+    model.requires_grad_(False)
+    for table in value_tables(model):
+        table.weight.requires_grad_(True)

@@ -1,0 +1,189 @@
+"""Invariant 3: computing the frozen part once gives the same loss and the same update as the plain forward pass."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning import replay
+from smft_lab.finetuning.methods import Sparse
+from smft_lab.finetuning.replay import Batch, Prefix, prefix_of
+from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
+from smft_lab.model.tokenizer import encode, only_answers
+
+FACTS = new_facts(3)
+
+
+def batch_of(tokenizer, fact: Fact, loss_on: str = "statement") -> Batch:
+    texts = list(fact.statements[:8])
+    inputs = encode(tokenizer, texts)
+    if loss_on == "answer":
+        return Batch(inputs, only_answers(tokenizer, texts, [fact.answers] * len(texts), inputs))
+    return Batch(inputs, inputs["attention_mask"])
+
+
+def train(lab, fast: bool, loss_on: str = "statement", rule: str = "tfidf", optimizer: str = "sgd"):
+    """Two passes over three facts; the losses, the slots, and the tables at the end. The base is back afterwards."""
+    lr = {"sgd": 500.0, "adam": 0.5}[optimizer]
+    method = Sparse(lab, lr=lr, top_t=20, rule=rule, optimizer=optimizer, seed=0, fast=fast)
+    kept = [batch_of(lab.tokenizer, fact, loss_on) for fact in FACTS]
+    updates = [method.update(batch) for batch in [*kept, *kept]]
+    method.finish()
+    tables = [table.weight.detach().clone() for table in value_tables(lab.model)]
+    lab.reset()
+    assert method.fast == fast  # it did not fall back
+    return [update.loss for update in updates], [update.slots for update in updates], tables
+
+
+MEMORIES = [
+    {"memory_at": [0]},
+    {"memory_at": [1]},
+    {"memory_at": [2]},
+    {"memory_at": [0, 2], "memory_shared": True},
+    {"memory_at": [1, 2], "memory_shared": False},
+]
+
+
+def assert_same_training(lab, **options):
+    plain, fast = train(lab, fast=False, **options), train(lab, fast=True, **options)
+    assert fast[0] == pytest.approx(plain[0], rel=1e-5)
+    assert plain[0][3] < plain[0][0] - 1e-4  # it learns, or both would be the same for nothing
+    for one, other in zip(plain[1], fast[1], strict=True):
+        assert [slots.tolist() for slots in one] == [slots.tolist() for slots in other]
+    for one, other in zip(plain[2], fast[2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=str)
+def test_the_fast_way_gives_the_same_losses_slots_and_values(tiny_lab, memory):
+    assert_same_training(tiny_lab(**memory))
+
+
+@pytest.mark.parametrize("options", [{"loss_on": "answer"}, {"rule": "all"}, {"rule": "tf"}, {"optimizer": "adam"}])
+def test_the_fast_way_is_the_same_whatever_the_options(lab, options):
+    assert_same_training(lab, **options)
+
+
+def test_a_random_selection_is_drawn_anew_every_time_the_batch_comes(lab):
+    _, slots, _ = train(lab, fast=True, rule="random")
+    assert slots[0][0].tolist() != slots[3][0].tolist()
+
+
+def test_a_full_cache_changes_nothing_but_the_time(lab, monkeypatch):
+    kept = train(lab, fast=True)
+    monkeypatch.setattr(replay, "CACHE_BYTES", 0)
+    anew = train(lab, fast=True)
+    assert kept[0] == anew[0]
+    assert all(torch.equal(one, other) for one, other in zip(kept[2], anew[2], strict=True))
+
+
+def test_the_cache_stays_within_its_limit(lab, monkeypatch):
+    size = 0
+    batches = [batch_of(lab.tokenizer, fact) for fact in FACTS]
+    prefix = Prefix(lab.model)
+    size = prefix._freeze(batches[0]).size()
+    assert size > batches[0].inputs["input_ids"].numel() * 3 * 32 * 4  # block, attention and gate of every token
+    monkeypatch.setattr(replay, "CACHE_BYTES", 2 * size + size // 2)
+    prefix = Prefix(lab.model)
+    for batch in batches:
+        batch.frozen = None
+        prefix._freeze(batch)
+    assert [batch.frozen is not None for batch in batches] == [True, True, False]
+
+
+def test_the_second_time_a_batch_comes_nothing_below_the_memory_runs(lab):
+    ran = []
+    for name, module in lab.model.named_modules():
+        if name in ("model.layers.0", "model.layers.1.self_attn", "model.layers.1.mlp.gate", "model.layers.2"):
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    method = Sparse(lab, lr=1.0, top_t=5, rule="tfidf", optimizer="sgd", seed=0)
+    batch = batch_of(lab.tokenizer, FACTS[0])
+    method.update(batch)
+    assert "model.layers.0" in ran
+    ran.clear()
+    method.update(batch)
+    method.finish()
+    assert ran == ["model.layers.2"]
+
+
+def hooks_of(model) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
+    modules = dict(lab.model.named_modules())
+    hooks = hooks_of(lab.model)
+    prefix = Prefix(lab.model)
+    batch = batch_of(lab.tokenizer, FACTS[0])
+    prefix.loss(batch)
+    lab.model.model.layers[2].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prefix.loss(batch)
+    assert dict(lab.model.named_modules()) == modules
+    assert hooks_of(lab.model) == hooks + 1  # the one that failed
+    assert modules["model.layers.1.mlp"].keys.known is None
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "failure"])
+def test_a_model_that_cannot_be_replayed_is_trained_the_plain_way_and_says_so(lab, monkeypatch, what):
+    loss = Prefix.loss
+
+    def wrong(self, batch):
+        if what == "failure":
+            raise TypeError("a block that takes no Replay")
+        right = loss(self, batch)
+        return right * 1.01 if what == "loss" else right + 0.01 * (right - right.detach())
+
+    plain = train(lab, fast=False)
+    monkeypatch.setattr(Prefix, "loss", wrong)
+    method = Sparse(lab, lr=500.0, top_t=20, rule="tfidf", optimizer="sgd", seed=0)
+    kept = [batch_of(lab.tokenizer, fact) for fact in FACTS]
+    with pytest.warns(UserWarning, match="trained without the cache"):
+        losses = [method.update(batch).loss for batch in [*kept, *kept]]
+    method.finish()
+    assert losses == plain[0]
+    assert torch.equal(value_tables(lab.model)[0].weight, plain[2][0])
+
+
+SMALL = {
+    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 64, "head_dim": 16, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES = {  # model type: where its blocks are, and what its feed-forward is called
+    "llama": ("model.layers", "mlp"),
+    "mistral": ("model.layers", "mlp"),
+    "qwen2": ("model.layers", "mlp"),
+    "qwen3": ("model.layers", "mlp"),
+    "gemma2": ("model.layers", "mlp"),
+    "gemma3_text": ("model.layers", "mlp"),
+    "olmo2": ("model.layers", "mlp"),
+    "phi3": ("model.layers", "mlp"),
+    "gpt2": ("transformer.h", "mlp"),
+    "gpt_neox": ("gpt_neox.layers", "mlp"),
+    "falcon": ("transformer.h", "mlp"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hugging_face_families_are_replayed_too(family, tokenizer):
+    from transformers import AutoConfig
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{k: v for k, v in SMALL.items() if (family, k) != ("falcon", "head_dim")})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    blocks, name = FAMILIES[family]
+    setattr(model.get_submodule(blocks)[1], name, MemoryLayer(32, slots=64, heads=2, k=4, key_dim=8))
+    model.requires_grad_(False)
+    (table,) = value_tables(model)
+    table.weight.requires_grad_(True)
+    batch = batch_of(tokenizer, FACTS[0])
+    rows = torch.arange(0, 64, 3)
+    ran = []
+    model.get_submodule(blocks)[0].register_forward_hook(lambda *_: ran.append("below"))
+    with table.train_rows(lambda *read: RowHits.find(rows, *read)), observe_reads(model):
+        prefix = prefix_of(model, batch)  # compares loss and gradient with those of the whole model
+        assert prefix is not None
+        ran.clear()
+        prefix.loss(batch)
+    assert not ran
