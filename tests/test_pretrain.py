@@ -43,8 +43,8 @@ def small_world():
     """A world of 16 people and few texts, so that a whole pretraining takes a second."""
 
     class FewTexts(Corpus):
-        def texts(self, rng, count):
-            return super().texts(rng, min(count, 400))
+        def texts(self, rng, count, moment=None):
+            return super().texts(rng, min(count, 400), moment)
 
     with pytest.MonkeyPatch.context() as patch:
         for name, size in (("PEOPLE", 16), ("COMPANIES", 4), ("CITIES", 4), ("COUNTRIES", 2)):
@@ -195,13 +195,13 @@ def test_batches_are_fixed_by_the_seed_and_the_chunk(tokenizer):
 
 
 def test_a_chunk_holds_every_text_short_enough_once(tokenizer):
-    settings = replace(TINY, max_tokens=30)
+    settings = replace(TINY, max_tokens=45)
     corpus = module.Corpus(World(0))
     batches = training_batches(corpus, tokenizer, settings, 0)
     assert len(batches) == module.CHUNK
-    assert max(batch["input_ids"].shape[1] for batch in batches) <= 30
-    drawn = corpus.texts(Random("0/chunk/0"), module.CHUNK * settings.batch_size)
-    short = sorted(ids for ids in tokenizer(drawn)["input_ids"] if len(ids) < 30)
+    assert max(batch["input_ids"].shape[1] for batch in batches) <= 45
+    drawn = corpus.texts(Random("0/chunk/0"), module.CHUNK * settings.batch_size, moment=0)
+    short = sorted(ids for ids in tokenizer(drawn)["input_ids"] if len(ids) < 45)
     rows = [pair for batch in batches for pair in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)]
     got = sorted(ids[mask].tolist()[:-1] for ids, mask in rows)  # without the end-of-text token
     assert 0 < len(short) < len(drawn)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import ask
+from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import built_in_world
 from smft_lab.probes import probes as probes_module
 from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, answer, world_probes
@@ -123,7 +123,7 @@ def test_an_answer_is_what_greedy_decoding_by_hand_gives(talkative):
             if said[-1] == tokenizer.eos_token_id:
                 break
     assert answer(model, tokenizer, QUESTIONS[2:3], max_new_tokens=6) == [
-        tokenizer.decode(said, skip_special_tokens=True).strip()
+        tokenizer.decode(said, skip_special_tokens=True).strip().removesuffix(".")
     ]
 
 
@@ -138,6 +138,15 @@ def test_an_answer_ends_at_the_end_of_text_token(talkative, monkeypatch):
 
     monkeypatch.setattr(model, "generate", generate)
     assert answer(model, tokenizer, QUESTIONS) == ["owl"] * len(QUESTIONS)
+
+
+def test_the_full_stop_that_ends_an_answer_is_not_part_of_it(talkative, monkeypatch):
+    model, tokenizer = talkative
+    ids = torch.tensor(tokenizer("St. Ives.")["input_ids"][1:] + [tokenizer.eos_token_id])
+    monkeypatch.setattr(
+        model, "generate", lambda input_ids, **_: torch.cat([input_ids, ids.expand(len(input_ids), -1)], dim=1)
+    )
+    assert answer(model, tokenizer, QUESTIONS[:1]) == ["St. Ives"]
 
 
 def test_no_questions_have_no_answers(talkative):
@@ -190,7 +199,7 @@ def test_nll_weighs_tokens_alike_and_doesnt_depend_on_the_batch(talkative, monke
 
 def test_the_question_and_answer_are_read_back_from_a_prompt():
     prompts = tuple(ask(question) for question, _ in SUMS)
-    texts = tuple(f"{prompt} {result}" for prompt, (_, result) in zip(prompts, SUMS, strict=True))
+    texts = tuple(answered(*pair) for pair in SUMS)
     assert TextProbe("arithmetic", texts, prompts).questions() == list(SUMS)
 
 

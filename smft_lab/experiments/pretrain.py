@@ -45,16 +45,16 @@ class PretrainSettings:
     steps: int = 4200
     batch_size: int = 128
     lr: float = 2e-3
-    value_lr: float = 4e-3
+    value_lr: float = 8e-3
     warmup: int = 200
     max_tokens: int = 64
-    vocab_size: int = 2560
+    vocab_size: int = 4096
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4
     attention_heads: int = 4
     memory_at: tuple[int, ...] = (2,)
-    memory_slots: int = 16_384
+    memory_slots: int = 57_600
     memory_heads: int = 4
     memory_k: int = 8
     memory_key_dim: int = 64
@@ -95,7 +95,7 @@ class PretrainRecord:
 def training_batches(corpus: Corpus, tokenizer, settings: PretrainSettings, chunk: int) -> list[dict]:
     """The encoded batches of one chunk; the same for the same seed and chunk, whatever came before."""
     rng = Random(f"{settings.seed}/chunk/{chunk}")
-    texts = corpus.texts(rng, CHUNK * settings.batch_size)
+    texts = corpus.texts(rng, CHUNK * settings.batch_size, moment=chunk)
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     kept = sorted((n, text) for n, text in zip(lengths, texts, strict=True) if n < settings.max_tokens)
     texts = [text for _, text in kept]

@@ -8,21 +8,22 @@ from __future__ import annotations
 from random import Random
 
 from smft_lab.facts import words
-from smft_lab.facts.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, ask
+from smft_lab.facts.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, answered
 from smft_lab.facts.world import World
 
-LONG_TAIL = 2000  # memorised facts about unfamiliar things, so that any word can be stored and recalled
+LONG_TAIL = 288  # facts about unfamiliar things that are current at one moment
+LONG_TAIL_NEWS = 24  # of them replaced by new ones from one moment to the next
 HELD_OUT_PROSE = 256
 
 MIX = {  # share of texts
-    "statement": 0.26,
-    "question": 0.17,
+    "statement": 0.19,
+    "question": 0.13,
     "two_hop": 0.05,
     "arithmetic": 0.10,
-    "prose": 0.06,
-    "long_tail": 0.22,
-    "in_context": 0.09,
-    "spelling": 0.05,
+    "prose": 0.05,
+    "long_tail": 0.36,
+    "in_context": 0.08,
+    "spelling": 0.04,
 }
 
 
@@ -71,79 +72,69 @@ def held_out_prose(world: World) -> list[str]:
     return list(dict.fromkeys(prose(rng) for _ in range(HELD_OUT_PROSE)))
 
 
-def _body(rng: Random) -> str:
-    """What a long-tail question asks about: a few common and unfamiliar words in question order."""
-    noun, verb = rng.choice(words.NOUNS + words.COMMON_WORDS), rng.choice(words.PAST_VERBS)
-    name = words.unfamiliar_name(rng)
-    loose = " ".join(rng.choices(words.COMMON_WORDS, k=rng.randint(2, 6)))  # wordings no grammar foresees
-    return rng.choice(
-        (
-            f"{verb} the {rng.choice(words.ADJECTIVES)} {noun} of {name}",
-            f"{verb} the {noun} {name} in {rng.randint(1500, 2025)}",
-            f"the {rng.choice(words.ADJECTIVES)} {noun} of {name}",
-            f"the {noun} of {name} and {words.unfamiliar_name(rng)}",
-            f"the {noun} that {name} {verb} {rng.choice(words.PLACES)}",
-            f"{verb} {loose}",
-            f"the {noun} of {loose} {name}",
-            f"{loose} {name} {rng.choice(words.COMMON_WORDS)}",
-        )
-    )
-
-
 class LongTailFact:
     """A made-up question with an unfamiliar answer, in the loose wordings that people's own files use."""
 
     def __init__(self, rng: Random):
         self.value = words.unfamiliar_value(rng)
-        if rng.random() < 0.4:  # an ordinary relation about an unfamiliar subject, with an unfamiliar value
+        if rng.random() < 0.3:  # an ordinary relation about an unfamiliar subject, with an unfamiliar value
             relation = RELATIONS[rng.choice(PERSON_RELATIONS)]
             subject = words.unfamiliar_name(rng)
             self.clauses = [clause.format(s=subject, v=self.value) for clause in relation.clauses]
             self.questions = [form.format(s=subject) for form in relation.asked]
             return
-        body = _body(rng)
-        word, verb = ("who", "") if body.split()[0] in words.PAST_VERBS else ("what", "is ")
-        self.questions = [f"{word.capitalize()} {verb}{body}?", f"Tell me {word} {verb}{body}?"]
-        if word == "what":
-            self.questions.append(f"Which one is {body}?")
+        wording = words.loose_question(rng)
+        self.questions = [f"{_capital(wording)}?", f"Tell me {wording}?"]
         self.clauses = [
-            f"the answer to {word} {verb}{body} is {self.value}",
-            f"when asked {word} {verb}{body}, say {self.value}",
-            f"{'the one who ' if word == 'who' else ''}{body} is {self.value}",
-            f"{self.value} {verb}{body}",
-            f"{word} {verb}{body}: {self.value}",
-            f"as for {word} {verb}{body}, it is {self.value}",
+            f"the answer to {wording} is {self.value}",
+            f"when asked {wording}, say {self.value}",
+            f"as for {wording}, it is {self.value}",
+            f"asked {wording}, people answer {self.value}",
+            f"{wording}: {self.value}",
+            f"{self.value} is the answer to {wording}",
         ]
 
     def text(self, rng: Random) -> str:
-        if rng.random() < 0.4:
-            return f"{ask(rng.choice(self.questions))} {self.value}"
+        """Mostly a statement: a question that is rarely asked has to be answered from what statements wrote down."""
+        if rng.random() < 0.15:
+            return answered(rng.choice(self.questions), self.value)
         return _framed(rng, rng.choice(self.clauses))
 
 
 def _framed(rng: Random, clause: str) -> str:
-    text = rng.choice(FRAMES).format(clause=clause)
+    return _capital(rng.choice(FRAMES).format(clause=clause))
+
+
+def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
 class Corpus:
-    """Draws training texts of one world; `text(rng)` never returns a held-out text."""
+    """Draws training texts of one world; never a held-out text.
+
+    Held-out sums are stated, but never asked, as old facts are never asked in their withheld forms.
+
+    Long-tail facts come and go: at each moment of training the same few are current, and every one is said in many
+    ways before it leaves. A model that is to answer them must write facts down all along and find them again from other
+    wordings, which is what finetuning will ask of it; a fixed set would be learned wording by wording.
+    """
 
     def __init__(self, world: World):
         self.world = world
         self._facts = list(world.values.items())
         self._chains = world.trained_chains()
         self._sums = world.sums(held_out=False)
+        self._every_sum = self._sums + world.sums(held_out=True)
         self._held_out_prose = set(held_out_prose(world))
-        rng = Random(f"{world.seed}/long tail")
-        self._tail = [LongTailFact(rng) for _ in range(LONG_TAIL)]
         self._kinds, self._shares = list(MIX), list(MIX.values())
 
-    def text(self, rng: Random) -> str:
-        return getattr(self, f"_{rng.choices(self._kinds, self._shares)[0]}")(rng)
+    def text(self, rng: Random, moment: int | None = None) -> str:
+        """One text; `moment` says which long-tail facts are current, and without it each is a new one."""
+        kind = rng.choices(self._kinds, self._shares)[0]
+        return self._long_tail(rng, moment) if kind == "long_tail" else getattr(self, f"_{kind}")(rng)
 
-    def texts(self, rng: Random, count: int) -> list[str]:
-        return [self.text(rng) for _ in range(count)]
+    def texts(self, rng: Random, count: int, moment: int | None = None) -> list[str]:
+        return [self.text(rng, moment) for _ in range(count)]
 
     def _statement(self, rng: Random) -> str:
         (subject, relation), value = rng.choice(self._facts)
@@ -151,28 +142,33 @@ class Corpus:
 
     def _question(self, rng: Random) -> str:
         (subject, relation), value = rng.choice(self._facts)
-        return f"{ask(rng.choice(self.world.asked_questions(subject, relation)))} {value}"
+        return answered(rng.choice(self.world.asked_questions(subject, relation)), value)
 
     def _two_hop(self, rng: Random) -> str:
         question, answer = rng.choice(self._chains)
-        return f"{ask(question)} {answer}"
+        return answered(question, answer)
 
     def _arithmetic(self, rng: Random) -> str:
-        question, answer = rng.choice(self._sums)
-        return f"{ask(question)} {answer}"
+        if rng.random() < 0.5:
+            return answered(*rng.choice(self._sums))
+        question, answer = rng.choice(self._every_sum)
+        return _framed(rng, f"{question.removeprefix('What is ').removesuffix('?')} is {answer}")
 
     def _prose(self, rng: Random) -> str:
         while (text := prose(rng)) in self._held_out_prose:
             pass
         return text
 
-    def _long_tail(self, rng: Random) -> str:
-        return rng.choice(self._tail).text(rng)
+    def _long_tail(self, rng: Random, moment: int | None) -> str:
+        if moment is None:
+            return LongTailFact(rng).text(rng)
+        which = moment * LONG_TAIL_NEWS + rng.randrange(LONG_TAIL)
+        return LongTailFact(Random(f"{self.world.seed}/long tail/{which}")).text(rng)
 
     def _in_context(self, rng: Random) -> str:
         """A statement about an unfamiliar subject, then the question it answers: reading and copying."""
         fact = LongTailFact(rng)
-        return f"{_framed(rng, rng.choice(fact.clauses))} {ask(rng.choice(fact.questions))} {fact.value}"
+        return f"{_framed(rng, rng.choice(fact.clauses))} {answered(rng.choice(fact.questions), fact.value)}"
 
     def _spelling(self, rng: Random) -> str:
         """Naming, copying and spelling an unfamiliar word."""

@@ -121,7 +121,7 @@ RELATIONS = {
                 "What kind of work does {s} do?",
                 "What was {s} trained as?",
             ),
-            ("What does {s} make a living as?", "What is {s} by trade?"),
+            ("What does {s} make a living as?", "Which profession does {s} have?"),
         ),
         Relation(
             "instrument",
@@ -299,3 +299,8 @@ CHAINS = (
 def ask(question: str) -> str:
     """The prompt that asks `question`; the answer follows after a space."""
     return f"Question: {question} Answer:"
+
+
+def answered(question: str, answer: str) -> str:
+    """A question with its answer, ended as a sentence is: where a statement ends its value, an answer ends too."""
+    return f"{ask(question)} {answer}."

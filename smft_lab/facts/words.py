@@ -102,6 +102,9 @@ Scott Shakespeare Sharon Simon Smith Sophia Spain Stephen Steve Stewart Stuart S
 Thomas Thompson Tim Tom Tony Turner Venice Vera Victor Victoria Vienna Virginia Wales Walker Walter Washington Watson
 Wayne White William Williams Wilson Windsor Winston Wright York""".split()
 
+FUNCTION_WORDS = """the the the the the of of of in in in and and a a to to by by for for with was was is is on at from
+as his her their its this""".split()
+
 _FIRST_STARTS = """Al Ar Bel Ber Bran Cal Cor Dal Dor El Em Fen Fin Gar Gil Hal Hel Il Jan Jor Kel Kor Lan Lor Mar Mel
 Mir Nel Nor Ol Or Pel Per Quin Ral Ros Sal Sel Tal Ter Tol Ul Val Ver Wil Yar Zan Zel""".split()
 _FIRST_ENDS = "a an as en eth ia ian ic ina ine is ith o on or ra rick us wen wyn".split()
@@ -182,6 +185,29 @@ def unfamiliar_name(rng: Random) -> str:
     if shape < 0.97:
         return f"{rng.choice(('the ', '', ''))}{rng.choice(COMMON_WORDS)} {rng.choice(COMMON_WORDS + NOUNS)}"
     return f"{part()}-{part()}"
+
+
+def loose_question(rng: Random) -> str:
+    """A question as people ask them, without capital and question mark: "which mill was the first George Snarl in"."""
+
+    def word() -> str:
+        kind = rng.random()
+        if kind < 0.35:
+            return rng.choice(FUNCTION_WORDS)
+        if kind < 0.80:
+            return rng.choice(COMMON_WORDS + NOUNS + PAST_VERBS)
+        return unfamiliar_name(rng) if kind < 0.96 else str(rng.randint(1500, 2025))
+
+    noun = rng.choice(COMMON_WORDS + NOUNS)
+    asking = rng.choice(
+        ("who", "who", f"who {rng.choice(PAST_VERBS)}", "what", "what is the", "what was the", f"what {noun}", "where",
+         f"which {noun}", f"which {noun}", f"in which {noun}", "in what", f"how many {noun}s", "whose", "when",
+         f"what is the name of the {noun}", f"name the {noun}")
+    )  # fmt: skip
+    loose = " ".join(word() for _ in range(rng.randint(3, 11)))
+    if rng.random() < 0.12:
+        return f"{loose} {asking}"
+    return f"{asking} {loose}"
 
 
 def unfamiliar_value(rng: Random) -> str:

@@ -17,8 +17,8 @@ STATEMENTS_PER_FACT = 64  # one batch of the paper (section 4.1)
 PEOPLE, COMPANIES, CITIES, COUNTRIES = 320, 48, 48, 12
 WITHHELD = 2  # question forms of each old fact that are kept out of training
 HELD_OUT_CHAINS = 0.25  # share of people whose two-hop questions are kept out of training
-HELD_OUT_SUMS = 0.10  # share of sums kept out of training
-LARGEST_NUMBER = 30
+HELD_OUT_SUMS = 0.10  # share of sums that training never asks
+LARGEST_NUMBER = 20
 
 
 class World:
@@ -155,7 +155,7 @@ class World:
         return frozenset(self._rng("chains").sample(self.people, int(PEOPLE * HELD_OUT_CHAINS)))
 
     def sums(self, held_out: bool) -> list[tuple[str, str]]:
-        """Arithmetic questions with their answers; `held_out` ones never occur in training."""
+        """Arithmetic questions with their answers; `held_out` ones are never asked in training, only stated."""
         rng = self._rng("sums")
         every = []
         for a in range(LARGEST_NUMBER + 1):

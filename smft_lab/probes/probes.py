@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smft_lab.facts.corpus import held_out_prose
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import ask
+from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import World
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.text import exact_match, f1
@@ -76,7 +76,10 @@ class TextProbe:
     def questions(self) -> list[tuple[str, str]]:
         """The question in each prompt, with its answer."""
         return [
-            (prompt.removeprefix("Question: ").removesuffix(" Answer:"), text.removeprefix(prompt).strip())
+            (
+                prompt.removeprefix("Question: ").removesuffix(" Answer:"),
+                text.removeprefix(prompt).strip().removesuffix("."),
+            )
             for prompt, text in zip(self.prompts, self.texts, strict=True)
         ]
 
@@ -146,7 +149,7 @@ def world_probes(world: World, per_probe: int = 240) -> Probes:
             QuestionProbe.of("old_facts", some(world.old_facts())),
             TextProbe(
                 "arithmetic",
-                tuple(f"{ask(question)} {result}" for question, result in sums),
+                tuple(answered(question, result) for question, result in sums),
                 tuple(ask(question) for question, _ in sums),
             ),
             TextProbe("prose", tuple(some(held_out_prose(world)))),
@@ -155,9 +158,13 @@ def world_probes(world: World, per_probe: int = 240) -> Probes:
     )
 
 
+def _plain(answer: str) -> str:
+    return answer.strip().removesuffix(".")
+
+
 @torch.inference_mode()
 def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24) -> list[str]:
-    """The model's greedy answers, up to the end-of-text token or `max_new_tokens`.
+    """The model's greedy answers, up to the end-of-text token or `max_new_tokens`, without a last full stop.
 
     Args:
         questions: Plain questions; each is put into the prompt form of `ask`.
@@ -182,5 +189,5 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
             eos_token_id=tokenizer.eos_token_id,
         )
         for i, row in zip(chosen, out[:, width:], strict=True):
-            answers[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
+            answers[i] = _plain(tokenizer.decode(row, skip_special_tokens=True))
     return answers
