@@ -372,7 +372,11 @@ if method == "inference":
 else:
     for step in smft.finetune(lab, facts, method.split(",")[0], fast="plain" not in method, passes=2, probe_every=0):
         pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+try:  # where there is /proc: ru_maxrss is inherited from the process that started this one
+    with open("/proc/self/status") as file:
+        print(next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024)
+except OSError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
