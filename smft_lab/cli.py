@@ -297,7 +297,7 @@ def bench(
         for column in ("what", "N", "median", "ratio", "note"):
             table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
         for row in mine.itertuples():
-            known = row.value == row.value and row.value is not None
+            known = pd.notna(row.value)
             slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"
             median = f"{row.value:,.3g} {row.unit}" if known else "-"
             table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)

@@ -30,6 +30,8 @@ from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowSGD
 from smft_lab.model.memory import MemoryLayer, RowHits, RowLookup
 from smft_lab.model.tokenizer import encode
+from smft_lab.slots.selection import Selection
+from smft_lab.slots.usage import Usage
 
 TOKENS, WIDTH, HEADS, READS, TOP_T = 64, 256, 4, 32, 500  # of the layer alone
 SIZES = (4_096, 16_384, 65_536, 262_144, 1_048_576)
@@ -127,16 +129,13 @@ def _ours_plain(reads: Reads):
     layer = MemoryLayer(WIDTH, reads.total, HEADS, READS, key_dim=64).requires_grad_(False)
     layer.values.weight.requires_grad_(True)
     x = torch.randn(1, TOKENS, WIDTH)
-    df = torch.ones(reads.total)
+    nothing = torch.zeros(1, reads.total, dtype=torch.int32)
+    selection = Selection(layer, Usage(1000, nothing, nothing), TOP_T)
+    selection.counted = torch.ones(1, TOKENS)
     optimizer = torch.optim.SGD([layer.values.weight], lr=1.0)
 
-    def hits(slots: Tensor, weights: Tensor) -> RowHits:
-        read, count = slots.unique(return_counts=True)
-        best = (count * torch.log(1001 / (df[read] + 1))).topk(TOP_T).indices
-        return RowHits.find(read[best].sort().values, slots, weights)
-
     def step():
-        with layer.values.train_rows(hits):
+        with selection.active():
             layer(x).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -420,6 +419,8 @@ def ratios(rows: list[Row]) -> list[float | None]:
     first: dict[tuple, float] = {}
     found = []
     for row in rows:
-        base = None if row.value is None else first.setdefault((row.part, row.slots), row.value)
-        found.append(None if base is None or row.value is None else row.value / base)
+        if row.value is None:
+            found.append(None)
+        else:
+            found.append(row.value / first.setdefault((row.part, row.slots), row.value))
     return found

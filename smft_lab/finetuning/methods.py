@@ -11,7 +11,7 @@ from torch import Tensor
 from smft_lab.finetuning.replay import Batch, Prefix, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.model.memory import value_tables
-from smft_lab.slots.scores import RULES, check_top_t
+from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
 
 WEIGHT_DECAY = 0.1  # full finetuning and LoRA, as in the paper (section 3.3)
@@ -129,8 +129,7 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
     check_top_t(top_t, slots)
     if lr <= 0:
         raise ValueError(f"lr must be positive, not {lr}")
-    if rule not in RULES:
-        raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+    check_rule(rule)
     if method == "sparse" and optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer {optimizer!r} for sparse; there are {', '.join(OPTIMIZERS)}")
 

@@ -76,10 +76,7 @@ class TextProbe:
     def questions(self) -> list[tuple[str, str]]:
         """The question in each prompt, with its answer."""
         return [
-            (
-                prompt.removeprefix("Question: ").removesuffix(" Answer:"),
-                text.removeprefix(prompt).strip().removesuffix("."),
-            )
+            (prompt.removeprefix("Question: ").removesuffix(" Answer:"), _plain(text.removeprefix(prompt)))
             for prompt, text in zip(self.prompts, self.texts, strict=True)
         ]
 

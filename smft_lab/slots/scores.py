@@ -44,6 +44,7 @@ def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.G
     Raises:
         ValueError: no such rule.
     """
+    check_rule(rule)
     if rule == "tfidf":
         return term_frequency(count) * inverse_document_frequency(df, batches)
     if rule == "tf":
@@ -52,9 +53,7 @@ def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.G
         return inverse_document_frequency(df, batches)
     if rule == "random":
         return torch.rand(count.shape, generator=generator, dtype=torch.double)
-    if rule == "all":
-        return torch.ones(count.shape, dtype=torch.double)
-    raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+    return torch.ones(count.shape, dtype=torch.double)  # all
 
 
 def top_slots(scores: Tensor, count: Tensor, t: int | None) -> Tensor:
@@ -69,6 +68,12 @@ def top_slots(scores: Tensor, count: Tensor, t: int | None) -> Tensor:
     read = count.nonzero().squeeze(1)
     order = scores[read].sort(descending=True, stable=True).indices
     return read[order[:t]]
+
+
+def check_rule(rule: str) -> None:
+    """Raise ValueError unless `rule` is one there is."""
+    if rule not in RULES:
+        raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
 
 
 def check_top_t(top_t: int, slots: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
-from smft_lab.slots.scores import RULES, check_top_t, score, top_slots
+from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage, table_counts
 
 
@@ -29,8 +29,7 @@ class Selection:
             ValueError: no such rule, or `top_t` is below 1 or above the slots of a table.
         """
         check_top_t(top_t, usage.df.shape[1])
-        if rule not in RULES:
-            raise ValueError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+        check_rule(rule)
         self.model, self.usage, self.rule = model, usage, rule
         self.top_t = None if rule == "all" else top_t
         self.tables = value_tables(model)
