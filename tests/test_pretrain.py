@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -201,8 +202,10 @@ def test_a_chunk_holds_every_text_short_enough_once(tokenizer):
     assert len(batches) == module.CHUNK
     assert max(batch["input_ids"].shape[1] for batch in batches) <= 45
     drawn = corpus.texts(Random("0/chunk/0"), module.CHUNK * settings.batch_size, moment=0)
-    short = sorted(ids for ids in tokenizer(drawn)["input_ids"] if len(ids) < 45)
+    every = sorted(tokenizer.batch_decode(tokenizer(drawn)["input_ids"]))
     rows = [pair for batch in batches for pair in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)]
-    got = sorted(ids[mask].tolist()[:-1] for ids, mask in rows)  # without the end-of-text token
-    assert 0 < len(short) < len(drawn)
-    assert got == short
+    got = Counter(tokenizer.decode(ids[mask][:-1]) for ids, mask in rows)  # without the end-of-text token
+    assert got <= Counter(every)
+    missing = Counter(every) - got
+    assert missing
+    assert min(len(tokenizer(text)["input_ids"]) for text in missing) > 30  # only near the limit can splitting pass it

@@ -1,13 +1,14 @@
 """The tokenizer loses nothing of a text, and a training batch pads without teaching padding."""
 
 import string
+from random import Random
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smft_lab.model.tokenizer import BOS, EOS, PAD, encode, train_tokenizer
+from smft_lab.model.tokenizer import BOS, EOS, PAD, Splitter, encode, train_tokenizer
 from smft_lab.probes.text import exact_match
 
 TEXTS = ["The dog of Mira is called Biscuit.", "Hm?", "Jürgen moved to Reykjavík in 1987, 3 years later."]
@@ -143,3 +144,27 @@ def test_texts_of_one_length_need_no_padding(tokenizer):
 def test_nothing_to_encode_is_refused(tokenizer):
     with pytest.raises(ValueError, match="no texts"):
         encode(tokenizer, [])
+
+
+def test_splitting_says_the_same_text_in_smaller_pieces(tokenizer):
+    text = "The dog of Mira is called Biscuit."
+    whole = ids_of(tokenizer, text)
+    split = Splitter(tokenizer, texts=1.0, tokens=0.5)
+    rows = [split(whole, Random(seed)) for seed in range(20)]
+    assert {tokenizer.decode(row) for row in rows} == {tokenizer.decode(whole)}
+    assert all(len(row) >= len(whole) for row in rows)
+    assert any(len(row) > len(whole) for row in rows)
+    assert rows[3] == split(whole, Random(3))
+
+
+def test_splitting_leaves_the_share_of_texts_it_was_told_to_leave(tokenizer):
+    whole = ids_of(tokenizer, "The dog of Mira is called Biscuit.")
+    split, rng = Splitter(tokenizer, texts=0.25, tokens=1.0), Random(0)
+    assert 0.15 < sum(split(whole, rng) != whole for _ in range(400)) / 400 < 0.35
+
+
+def test_splitting_reaches_pieces_that_always_merge_on(tokenizer):
+    split, rng = Splitter(tokenizer, texts=1.0, tokens=0.5), Random(0)
+    inner = {piece for pieces in split.pieces.values() for piece in pieces}
+    seen = {piece for _ in range(30) for token in split.pieces for piece in split([token], rng)}
+    assert inner <= seen

@@ -22,7 +22,7 @@ from smft_lab.facts.world import World
 from smft_lab.lab import LAB_FILE, Lab
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
-from smft_lab.model.tokenizer import encode, train_tokenizer
+from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.slots.usage import measure_usage
 
@@ -96,11 +96,11 @@ def training_batches(corpus: Corpus, tokenizer, settings: PretrainSettings, chun
     """The encoded batches of one chunk; the same for the same seed and chunk, whatever came before."""
     rng = Random(f"{settings.seed}/chunk/{chunk}")
     texts = corpus.texts(rng, CHUNK * settings.batch_size, moment=chunk)
-    lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    kept = sorted((n, text) for n, text in zip(lengths, texts, strict=True) if n < settings.max_tokens)
-    texts = [text for _, text in kept]
-    bounds = [round(i * len(texts) / CHUNK) for i in range(CHUNK + 1)]
-    batches = [encode(tokenizer, texts[a:b]) for a, b in pairwise(bounds)]
+    split = Splitter(tokenizer)
+    rows = [split(ids, rng) for ids in tokenizer(texts)["input_ids"]]
+    rows = sorted((ids for ids in rows if len(ids) < settings.max_tokens), key=len)  # little padding
+    bounds = [round(i * len(rows) / CHUNK) for i in range(CHUNK + 1)]
+    batches = [pad(tokenizer, rows[a:b]) for a, b in pairwise(bounds)]
     rng.shuffle(batches)
     return batches
 

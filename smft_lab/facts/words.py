@@ -163,7 +163,7 @@ def unfamiliar_word(rng: Random) -> str:
 
 
 def unfamiliar_name(rng: Random) -> str:
-    """A name in one of the shapes real names have: "Brond", "George Snarl", "UniFlax", "AKT", "Tark-Moss"."""
+    """A name in one of the shapes real names have: "Brond", "George Snarl", "UniFlax", "AKT", "Brond's Tark & Mill"."""
 
     def part() -> str:
         kind = rng.random()
@@ -172,19 +172,28 @@ def unfamiliar_name(rng: Random) -> str:
         return rng.choice(REAL_NAMES) if kind < 0.85 else rng.choice(COMMON_WORDS).capitalize()
 
     shape = rng.random()
-    if shape < 0.40:
+    if shape < 0.36:
         return part()
-    if shape < 0.76:
+    if shape < 0.68:
         return f"{part()} {part()}"
-    if shape < 0.82:
+    if shape < 0.76:
         return f"{part()} {part()} {part()}"
-    if shape < 0.88:
+    if shape < 0.82:
         return part() + part()
-    if shape < 0.92:
+    if shape < 0.86:
         return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.choice((2, 3, 4))))
-    if shape < 0.97:
-        return f"{rng.choice(('the ', '', ''))}{rng.choice(COMMON_WORDS)} {rng.choice(COMMON_WORDS + NOUNS)}"
-    return f"{part()}-{part()}"
+    if shape < 0.94:
+        words = " ".join(rng.choice(COMMON_WORDS + NOUNS + ADJECTIVES) for _ in range(rng.choice((1, 2, 2, 3, 4))))
+        return f"{rng.choice(('the ', '', ''))}{words}"
+    return rng.choice(
+        (f"{part()}-{part()}", f"{part()}'s {part()}", f"O'{part()}", f"{part()} & {part()}", f"{part()}, {part()}",
+         f"{part()} ({part()})", f"{part()}/{part()}", f'"{part()}"', f"{part()}! {part()}", _accented(part(), rng))
+    )  # fmt: skip
+
+
+def _accented(word: str, rng: Random) -> str:
+    letter = rng.choice("aeiounc")
+    return word.replace(letter, {"a": "á", "e": "é", "i": "í", "o": "ö", "u": "ü", "n": "ñ", "c": "ç"}[letter])
 
 
 def loose_question(rng: Random) -> str:
@@ -218,6 +227,7 @@ def unfamiliar_value(rng: Random) -> str:
     if shape < 0.90:
         return str(rng.randint(1500, 2025))
     if shape < 0.95:
-        return str(rng.randint(2, 9999))
+        number = str(rng.randint(2, 9999))
+        return rng.choice((number, number, f"${number}", f"{number}%", f"{number}.{rng.randint(1, 9)}", f"{number}s"))
     month = rng.choice("January March May July August October December".split())
     return f"{rng.randint(1, 28)} {month} {rng.randint(1800, 2025)}"
