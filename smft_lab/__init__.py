@@ -4,6 +4,7 @@
 >>> lab = smft.load()                                  # the shipped memory-layer language model
 >>> facts = smft.new_facts(20)                         # people it has never met
 >>> both = smft.compare(lab, facts, seeds=1)           # sparse, full and LoRA; both.chart()
+>>> smft.widgets.TopT(lab, facts)                      # in a notebook: drag the slider, watch it learn and forget
 """
 
 from importlib import import_module
@@ -41,6 +42,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
+    if name == "widgets":
+        return import_module("smft_lab.widgets")
     if name not in _HOME:
         raise AttributeError(f"module 'smft_lab' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

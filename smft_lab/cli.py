@@ -62,11 +62,8 @@ def _bar() -> Progress:
 
 
 def _open_lab(path: Path | None):
-    from transformers.utils import logging
-
     from smft_lab.lab import load
 
-    logging.disable_progress_bar()
     return load(path)
 
 

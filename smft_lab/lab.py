@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world import World
@@ -64,7 +66,13 @@ class Lab:
         self._run = run
 
     def end(self) -> None:
-        """End the finetune under way, if any; the model stays as it left it."""
+        """End the finetune under way, if any; the model stays as it left it.
+
+        Raises:
+            ValueError: a panel is computing a step of it at this moment.
+        """
+        if self._run is not None and self._run.gi_running:
+            raise ValueError("a panel is training on this lab; stop it there first")
         run, self._run = self._run, None
         if run is not None:
             run.close()
@@ -111,7 +119,8 @@ def load(path: str | Path | None = None) -> Lab:
     about = _read_about(path)
     keep_freed_memory()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     except (SafetensorError, KeyError) as problem:
@@ -119,6 +128,18 @@ def load(path: str | Path | None = None) -> Lab:
     seed = about["world_seed"]
     probes = None if seed is None else world_probes(World(seed))
     return Lab(model, tokenizer, usage, probes, about["defaults"], seed)
+
+
+@contextmanager
+def _quiet():
+    """No progress bar for the fraction of a second that reading weights takes; in a notebook it would stay for good."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _read_about(path: Path) -> dict:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    code = "import sys, smft_lab; print([m for m in ('torch', 'transformers', 'plotly', 'pandas') if m in sys.modules])"
+    heavy = ("torch", "transformers", "plotly", "pandas", "ipywidgets", "anywidget")
+    code = f"import sys, smft_lab; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -33,7 +34,7 @@ def test_public_functions_stay_functions_after_their_modules_are_imported():
 
 
 def test_a_room_imports_only_from_rooms_above_it():
-    rooms = ["facts", "model", "slots", "probes", "lab", "finetuning", "charts", "experiments", "cli"]
+    rooms = ["facts", "model", "slots", "probes", "lab", "finetuning", "charts", "experiments", "widgets", "cli"]
     for file in (ROOT / "smft_lab").rglob("*.py"):
         room = file.relative_to(ROOT / "smft_lab").parts[0].removesuffix(".py")
         if room == "__init__":
@@ -47,8 +48,8 @@ def test_tested_versions_meet_what_the_package_asks_for():
 
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
-    for requirement in map(Requirement, wanted):
+    wanted = map(Requirement, sum(project["optional-dependencies"].values(), project["dependencies"]))
+    for requirement in (one for one in wanted if one.name != project["name"]):
         assert requirement.specifier.contains(pins[requirement.name]), requirement
         assert not any(part.operator in ("<", "<=", "==") for part in requirement.specifier), requirement
 
@@ -60,3 +61,13 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
         name, least = requirement.split(">=")
         name = {"torch": "pytorch-cpu"}.get(name, name)
         assert f"- {name}>={least}" in environment
+
+
+def test_the_panels_are_found_from_the_package():
+    assert smft_lab.widgets.TopT.__doc__
+
+
+def test_the_pages_of_the_panels_travel_with_the_package():
+    folder = ROOT / "smft_lab" / "widgets"
+    assert (folder / "panel.css").is_file()
+    assert all((folder / f"{file.stem}.js").is_file() for file in folder.glob("*.py") if "_esm" in file.read_text())

@@ -188,3 +188,29 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
         for i, row in zip(chosen, out[:, width:], strict=True):
             answers[i] = _plain(tokenizer.decode(row, skip_special_tokens=True))
     return answers
+
+
+@torch.inference_mode()
+def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+    """Whether `answer` would give exactly these answers, (len(questions),) bool, found without generating.
+
+    Greedy generation says a text if and only if each of its tokens is the likeliest after those before it, which one
+    forward pass tells. For charts that move while a model trains; another accepted answer does not count.
+    """
+    found = torch.zeros(len(questions), dtype=torch.bool)
+    pairs = list(zip(questions, answers, strict=True))
+    starts = [len(ids) for ids in tokenizer([ask(question) for question in questions])["input_ids"]] if pairs else []
+    head = model.get_output_embeddings()
+    for first in range(0, len(pairs), BATCH):
+        batch = encode(tokenizer, [answered(*pair) for pair in pairs[first : first + BATCH]])
+        labels = batch["labels"]
+        for row, start in enumerate(starts[first : first + BATCH]):
+            labels[row, :start] = -100
+        rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+        hidden = model.base_model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).last_hidden_state
+        right = head(hidden[rows, columns]).argmax(-1) == labels[rows, columns + 1]
+        wrong = torch.bincount(rows[~right], minlength=len(labels))
+        found[first : first + BATCH] = wrong == 0
+    return found

@@ -1,0 +1,91 @@
+"""What a top t would change, before anything is trained: the slots chosen, and whose reading they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smft_lab.facts.fact import Fact
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.scores import check_rule, score, top_slots
+from smft_lab.slots.usage import batch_counts
+
+Counts = list[list[Tensor]]
+
+
+def fact_counts(lab, facts: Sequence[Fact]) -> Counts:
+    """Reads per slot of each fact's statements, per fact and value table: (N,) int64 each."""
+    return [batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements))) for fact in facts]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The choice of slots for every t at once, facts taught one per step (paper section 4.1).
+
+    Attributes:
+        slots: (U,) int64 slots that any fact reads, table after table (table x N + slot), best rank first.
+        ranks: (U,) int64, the best rank that a slot has in any fact's own batch; top-t chooses those with rank <= t.
+        of_facts: (R,) share of a fact's reads that its top 1, 2, ... R slots carry, mean over the facts.
+        of_background: (R,) share of all background reads that go to the slots so chosen over all facts.
+        chosen: (R,) how many slots are chosen over all facts.
+    """
+
+    slots: Tensor
+    ranks: Tensor
+    of_facts: Tensor
+    of_background: Tensor
+    chosen: Tensor
+
+    @property
+    def most(self) -> int:
+        """R, the most slots that one fact reads: a larger t changes nothing."""
+        return len(self.chosen)
+
+    def at(self, t: int) -> dict[str, float]:
+        """`chosen` slots, and the shares of the facts' and of background reading that they carry."""
+        i = min(t, self.most) - 1
+        shares = {"of_facts": self.of_facts[i].item(), "of_background": self.of_background[i].item()}
+        return {"chosen": int(self.chosen[i]), **shares}
+
+
+def coverage(lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverage:
+    """The slots that `rule` would choose for each fact, for every t.
+
+    Args:
+        lab: A `Lab`; its background usage gives df.
+        counts: See `fact_counts`.
+        rule: See `smft_lab.slots.scores.score`; `random` shows one draw.
+
+    Raises:
+        ValueError: no such rule, or no facts.
+    """
+    check_rule(rule)
+    if not counts:
+        raise ValueError("no facts to teach")
+    tables, n = lab.usage.df.shape
+    generator = torch.Generator().manual_seed(seed)
+    best = torch.full((tables, n), n + 1, dtype=torch.int64)
+    curves, most = [], 1
+    for fact in counts:
+        carried = torch.zeros(n, dtype=torch.double)
+        for table, count in enumerate(fact):
+            ranked = top_slots(score(rule, count, lab.usage.df[table], lab.usage.batches, generator), count, None)
+            if rule == "all":  # no order: every slot is chosen whatever t is
+                ranks, carried[0] = torch.ones(len(ranked), dtype=torch.int64), carried[0] + count.sum()
+            else:
+                ranks = torch.arange(1, len(ranked) + 1)
+                carried[: len(ranked)] += count[ranked]
+                most = max(most, len(ranked))
+            best[table, ranked] = torch.minimum(best[table, ranked], ranks)
+        curves.append(carried.cumsum(0) / carried.sum())
+    flat = best.flatten()
+    read = (flat <= n).nonzero().squeeze(1)
+    order = flat[read].sort(stable=True).indices
+    slots, ranks = read[order], flat[read[order]]
+    chosen = torch.bincount(ranks, minlength=most + 1)[1:].cumsum(0)
+    background = lab.usage.count.double()
+    background = (background / background.sum(dim=1, keepdim=True) / tables).flatten()[slots].cumsum(0)
+    return Coverage(slots, ranks, torch.stack(curves).mean(0)[:most], background[chosen - 1], chosen)

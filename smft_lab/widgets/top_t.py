@@ -1,0 +1,379 @@
+"""The top-t panel: drag the slider, see which slots would change, let go, and watch the model learn and forget."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+import traitlets
+
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.finetune import check_facts, check_training, finetune, settings_for
+from smft_lab.finetuning.methods import check_settings
+from smft_lab.finetuning.rows import OPTIMIZERS
+from smft_lab.probes.probes import QuestionProbe, answer, recalled
+from smft_lab.slots.coverage import Coverage, coverage, fact_counts
+from smft_lab.slots.patch import Patch
+from smft_lab.slots.scores import RULES
+from smft_lab.widgets.panel import HERE, Panel
+
+MEASURED_EVERY = 0.3  # seconds of training between two points of a path
+GRID_SIDE = 256  # most cells a side of the drawn table
+OLD = "old_facts"
+
+
+@dataclass
+class RunPath:
+    """One finetune on the plane: its settings, its points (step, learned, kept) and, when it has ended, its patch."""
+
+    settings: dict
+    points: list[tuple[int, float, float | None]] = field(default_factory=list)
+    loss: float | None = None
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    patch: Patch | None = None
+
+    @property
+    def name(self) -> str:
+        rule = self.settings["rule"]
+        t = "all read slots" if rule == "all" else f"t = {self.settings['top_t']}"
+        return t if rule in ("tfidf", "all") else f"{t}, {rule}"
+
+    def view(self) -> dict:
+        """What the page draws."""
+        ms = 1000 * self.seconds / self.step if self.step else None
+        seen = {"name": self.name, "points": self.points, "loss": self.loss, "ms": ms}
+        return {**seen, "step": self.step, "total": self.total, "settings": self.settings}
+
+
+class TopT(Panel):
+    """Teach facts by sparse memory finetuning, live.
+
+    Dragging the slider shows at once which slots would change; letting go starts a finetune from the base. Every
+    finished run leaves its path on the plane of learning against forgetting.
+
+    Args:
+        lab: A `Lab`. The panel owns its model while it trains, and leaves it finetuned: `reset()` brings the base back.
+        facts: What to teach.
+        runner: `thread`, `tick` or `inline`; what suits the notebook by default.
+        theme: `auto`, `light` or `dark`.
+
+    Raises:
+        ValueError: there are no facts, or a statement is too long for the model.
+    """
+
+    _esm = HERE / "top_t.js"
+    commands = ("choose", "commit", "teach", "stop", "step", "undo", "reset", "ask", "save")
+
+    settings = traitlets.Dict().tag(sync=True)
+    limits = traitlets.Dict().tag(sync=True)
+    preview = traitlets.Dict().tag(sync=True)
+    slots = traitlets.Bytes(b"").tag(sync=True)  # uint32 pairs: cell of the drawn table, best rank
+    background = traitlets.Bytes(b"").tag(sync=True)  # uint8 per cell of the drawn table
+    runs = traitlets.List().tag(sync=True)
+    live = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
+    answers = traitlets.List().tag(sync=True)
+    note = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
+        facts = list(facts)
+        check_facts(lab, facts)
+        self.facts = facts
+        tuned = settings_for(lab, "sparse")
+        super().__init__(lab, runner, theme)
+        self._counts = None
+        self._paths: list[RunPath] = []
+        self._path: RunPath | None = None
+        self._items: Iterator | None = None
+        self._kept = self._old_facts()
+        self.limits = {
+            "slots": lab.slots,
+            "tables": len(lab.usage.df),
+            "facts": len(facts),
+            "rules": list(RULES),
+            "optimizers": sorted(OPTIMIZERS),
+            "rates": {name: settings_for(lab, "sparse", optimizer=name)["lr"] for name in sorted(OPTIMIZERS)},
+            "questions": [fact.question for fact in facts[:50]] + list(self._kept[0][:20]),
+            "old": len(self._kept[0]),
+            "side": self._side,
+        }
+        self.settings = {
+            "top_t": min(tuned["top_t"], lab.slots),
+            "rule": "tfidf",
+            "optimizer": tuned["optimizer"],
+            "lr": None,
+            "passes": 8,
+            "facts": min(len(facts), 32),
+        }
+        self.background = self._background_cells()
+        self._shown: tuple | None = None
+        self._preview()
+
+    # Settings and their preview
+
+    def choose(self, **settings) -> None:
+        """Take over some of `top_t`, `rule`, `optimizer`, `lr`, `passes`, `facts`, and preview them.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        unknown = set(settings) - set(self.settings)
+        if unknown:
+            raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
+        wanted = {**self.settings, **settings}
+        if not 1 <= wanted["facts"] <= len(self.facts):
+            raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
+        check_training(wanted["passes"], "stream", "statement")
+        check_settings("sparse", self.lab.slots, rule=wanted["rule"], **self._method_settings(wanted))
+        self.settings = wanted
+        self._preview()
+
+    def _method_settings(self, settings: dict) -> dict:
+        return settings_for(self.lab, "sparse", **{name: settings[name] for name in ("top_t", "lr", "optimizer")})
+
+    def _preview(self) -> None:
+        about = (self.settings["rule"], self.settings["facts"])
+        if about == self._shown:
+            return
+        if self._counts is None:
+            with self._claim.lock:
+                self._counts = fact_counts(self.lab, self.facts)
+        self.coverage: Coverage = coverage(self.lab, self._counts[: about[1]], about[0])
+        most = self.coverage.most
+        grid = sorted({round(math.exp(x)) for x in torch.linspace(0, math.log(most), 120).tolist()} | {1, most})
+        at = [self.coverage.at(t) for t in grid]
+        self.preview = {"t": grid, **{name: [round(one[name], 5) for one in at] for name in at[0]}}
+        cells = self._cell(self.coverage.slots)
+        self.slots = torch.stack([cells, self.coverage.ranks], 1).to(torch.int32).numpy().tobytes()
+        self._shown = about
+
+    # The drawn table: the square of product keys, slot = row x side + column; aggregated where it is large
+
+    @property
+    def _side(self) -> int:
+        return min(GRID_SIDE, math.isqrt(self.lab.slots))
+
+    def _cell(self, slots: torch.Tensor) -> torch.Tensor:
+        keys = math.isqrt(self.lab.slots)
+        rows, columns = (slots % self.lab.slots) // keys, slots % keys
+        return rows * self._side // keys * self._side + columns * self._side // keys
+
+    def _background_cells(self) -> bytes:
+        """Background reads per cell on a log scale, 0 to 255."""
+        cells = self._cell(torch.arange(self.lab.slots))
+        reads = torch.zeros(self._side**2, dtype=torch.double)
+        for count in self.lab.usage.count:
+            reads.index_add_(0, cells, count.double())
+        heat = torch.log1p(reads)
+        return (heat / heat.max().clamp(min=1) * 255).to(torch.uint8).numpy().tobytes()
+
+    # Commands
+
+    def commit(self, settings: dict) -> None:
+        """The slider was let go: take the settings over and start anew from the base."""
+        self._halt()
+        self.choose(**settings)
+        self.teach()
+
+    def teach(self) -> None:
+        """Start a finetune from the base, or go on with the one that was stopped."""
+        if self.state == "running":
+            return
+        self._begin()
+        self.state = "running"
+        self._runner.start(self._items, self._show, self._ended)
+
+    def step(self) -> None:
+        """One gradient step, of the finetune that was stopped or of a new one."""
+        if self.state == "running":
+            self.stop()
+        self._begin()
+        with self._claim.lock:
+            last = next(self._items, None)
+        if last is None:
+            self._ended(None)
+        else:
+            self._path.points.append(self._point(self._path.step))
+            self.live = self._path.view()
+            self.state = "paused"
+
+    def stop(self) -> None:
+        """Stop asking for steps; Teach goes on from here."""
+        self._runner.stop()
+
+    def undo(self) -> None:
+        """Forget the last run: the model is as it was before it, and its path leaves the plane."""
+        self._halt()
+        if not self._paths:
+            raise ValueError("there is no run to undo")
+        self._paths.pop()
+        self.lab.reset()
+        if self._paths:
+            self._paths[-1].patch.apply(self.lab)
+        self.runs = [path.view() for path in self._paths]
+        self.note = "Undone: the model is as it was before that run."
+
+    def reset(self) -> None:
+        """Bring the base back, bitwise; finished paths stay on the plane."""
+        self._halt()
+        self.lab.reset()
+        self.note = "The base is back, bitwise."
+
+    def ask(self, question: str) -> None:
+        """Ask the model as it is now, and the base model, in the words of a person."""
+        question = question.strip()
+        if not question:
+            raise ValueError("type a question first")
+        with self._claim.lock:
+            now = answer(self.lab.model, self.lab.tokenizer, [question])[0]
+            base = self._base_answer(question) if self._changed() else now
+        rest = [one for one in self.answers if one["question"] != question]
+        self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
+
+    def save(self, path: str | Path = "patch.safetensors") -> None:
+        """Save the rows that the last run changed.
+
+        Raises:
+            ValueError: no run has ended yet.
+        """
+        self._halt()
+        if not self._paths:
+            raise ValueError("there is nothing to save yet; teach something first")
+        patch = self._paths[-1].patch
+        patch.save(path)
+        self.note = f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
+
+    def snapshot(self):
+        """The plane as an ordinary plotly figure, which is still seen when nobody runs a kernel."""
+        from smft_lab.charts.figures import plane
+
+        rows = [
+            {"method": path.name, "seed": 0, "step": step, "probe": probe, "metric": "em", "value": value}
+            for path in self._every_path()
+            for step, *values in path.points
+            for probe, value in zip(("learned", OLD), values, strict=True)
+            if value is not None
+        ]
+        if not rows:
+            raise ValueError("there is nothing to show yet; teach something first")
+        return plane(pd.DataFrame(rows))
+
+    def close(self) -> None:
+        """Stop, give the lab up with what was taught so far, and take the panel off the screen."""
+        self._runner.stop()
+        if self._items is not None:
+            self._keep()
+        super().close()
+
+    # Under way
+
+    def _begin(self) -> None:
+        """A finetune from the base, unless one is waiting to go on."""
+        if self._items is not None and self._path.settings != self.settings:
+            self._keep()
+        self.claim()
+        if self._items is not None:
+            return
+        with self._claim.lock:
+            self.lab.reset()
+        self._path = RunPath(dict(self.settings))
+        self.note = ""
+        self._items = self._train(self._path)
+
+    def _train(self, path: RunPath) -> Iterator[None]:
+        """One item per gradient step; measures often enough for the eye, and at the end."""
+        chosen = path.settings
+        facts = self.facts[: chosen["facts"]]
+        settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
+        path.total = chosen["passes"] * len(facts)
+        path.points.append(self._point(0))
+        measured = -math.inf
+        for step in finetune(self.lab, facts, "sparse", probe_every=0, **settings):
+            if step.step == 0:
+                continue
+            path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
+            if time.monotonic() - measured >= MEASURED_EVERY or step.step == path.total:
+                path.points.append(self._point(step.step))
+                measured = time.monotonic()
+            yield path.view()
+
+    def _point(self, step: int) -> tuple[int, float, float | None]:
+        """(step, share of new facts learned, share of old facts kept), by exact match; None without old facts."""
+        facts = self.facts[: self._path.settings["facts"]]
+        questions, answers = self._kept
+        asked = [fact.question for fact in facts] + list(questions)
+        right = recalled(self.lab.model, self.lab.tokenizer, asked, [fact.answer for fact in facts] + list(answers))
+        kept = right[len(facts) :].double().mean().item() if questions else None
+        return step, right[: len(facts)].double().mean().item(), kept
+
+    def _show(self, view: dict) -> None:
+        self.live = view
+
+    def _ended(self, problem: Exception | None) -> None:
+        """The runner stopped: for good if the run is over or failed, else until the next Teach."""
+        if problem is not None:
+            self._items = None
+            self.release()
+            self.state = "idle"
+            self.fail(problem)
+        elif self._path.step < self._path.total and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
+            self.state = "paused"
+        else:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Put the run that ended on the plane."""
+        path, self._items = self._path, None
+        with self._claim.lock:
+            path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings})
+        self.release()
+        if path.step:
+            self._paths.append(path)
+        with self.hold_sync():
+            self.runs = [one.view() for one in self._paths]
+            self.live = None
+            self.state = "idle"
+
+    def _halt(self) -> None:
+        """Stop; a run that is cut off half-way leaves the path it has gone."""
+        self._runner.stop()
+        if self._items is not None:
+            self._keep()
+        self.claim()
+        self.release()
+
+    def _every_path(self) -> list[RunPath]:
+        return [*self._paths, *([self._path] if self._items is not None else [])]
+
+    def _old_facts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        for probe in self.lab.probes.without(self.facts):
+            if isinstance(probe, QuestionProbe) and probe.name == OLD:
+                return probe.questions, tuple(accepted[0] for accepted in probe.answers)
+        return (), ()
+
+    def _changed(self) -> bool:
+        return self._items is not None or bool(self._paths)
+
+    def _base_answer(self, question: str) -> str:
+        """What the base answers: its rows are put back for the moment of the question."""
+        changed = {}
+        with torch.no_grad():
+            for name, tensor in self.lab.model.state_dict().items():
+                base = self.lab.base(name)
+                if name.endswith("values.weight") and not torch.equal(tensor, base):
+                    changed[name] = tensor.clone()
+                    tensor.copy_(base)
+            try:
+                return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+            finally:
+                for name, tensor in self.lab.model.state_dict().items():
+                    if name in changed:
+                        tensor.copy_(changed[name])
