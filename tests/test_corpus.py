@@ -192,10 +192,18 @@ def test_unfamiliar_names_are_varied_and_in_all_the_shapes_of_real_ones():
         r"[A-Z][a-z]+[A-Z][a-z]+",
         r"[A-Z]{2,4}",
         r"(the )?[a-z]+ [a-z]+",
-        r"[A-Z][a-z]+-[A-Z][a-z]+",
     )
-    found = Counter(shape for name in names for shape in shapes if re.fullmatch(shape, name))
+    rarer = (
+        r"[A-Z][a-z]+-[A-Z][a-z]+",
+        r"[A-Z][a-z]+'s [A-Z][a-z]+",
+        r".+ & .+",
+        r".*[áéíöüñç].*",
+        r".+ \(.+\)",
+        r'".+"',
+    )
+    found = Counter(shape for name in names for shape in shapes + rarer if re.fullmatch(shape, name))
     assert all(found[shape] > 30 for shape in shapes)
+    assert all(found[shape] > 3 for shape in rarer)
     lengths = Counter(map(len, names))
     assert lengths.most_common(1)[0][1] < 0.2 * len(names)
 

@@ -17,7 +17,7 @@ from random import Random
 import torch
 from safetensors.torch import load_file, save_file
 
-from smft_lab.facts.corpus import Corpus
+from smft_lab.facts.corpus import UNFAMILIAR, Corpus
 from smft_lab.facts.world import World
 from smft_lab.lab import LAB_FILE, Lab
 from smft_lab.model.allocator import keep_freed_memory
@@ -95,9 +95,10 @@ class PretrainRecord:
 def training_batches(corpus: Corpus, tokenizer, settings: PretrainSettings, chunk: int) -> list[dict]:
     """The encoded batches of one chunk; the same for the same seed and chunk, whatever came before."""
     rng = Random(f"{settings.seed}/chunk/{chunk}")
-    texts = corpus.texts(rng, CHUNK * settings.batch_size, moment=chunk)
+    kinds, texts = zip(*(corpus.draw(rng, chunk) for _ in range(CHUNK * settings.batch_size)), strict=True)
     split = Splitter(tokenizer)
-    rows = [split(ids, rng) for ids in tokenizer(texts)["input_ids"]]
+    encoded = zip(kinds, tokenizer(list(texts))["input_ids"], strict=True)
+    rows = [split(ids, rng) if kind in UNFAMILIAR else ids for kind, ids in encoded]
     rows = sorted((ids for ids in rows if len(ids) < settings.max_tokens), key=len)  # little padding
     bounds = [round(i * len(rows) / CHUNK) for i in range(CHUNK + 1)]
     batches = [pad(tokenizer, rows[a:b]) for a, b in pairwise(bounds)]

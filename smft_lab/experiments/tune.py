@@ -13,9 +13,9 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, finetune
 
 GRID = {  # (method, optimizer): learning rates
-    ("sparse", "sgd"): (5.0, 10.0, 20.0, 40.0),
-    ("sparse", "adam"): (0.05, 0.1, 0.2, 0.4),
-    ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4, 4e-4),
+    ("sparse", "sgd"): (5.0, 10.0, 20.0, 40.0, 80.0),
+    ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2, 0.4),
+    ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4),
     ("lora", "adamw"): (1e-4, 3e-4, 5e-4, 1e-3, 3e-3),
 }
 SEED = 1000  # of the facts' order; no comparison uses it by default

@@ -13,6 +13,7 @@ from smft_lab.facts.world import World
 
 LONG_TAIL = 288  # facts about unfamiliar things that are current at one moment
 LONG_TAIL_NEWS = 24  # of them replaced by new ones from one moment to the next
+UNFAMILIAR = ("long_tail", "in_context", "spelling")  # kinds of text in words from outside the built-in world
 HELD_OUT_PROSE = 256
 
 MIX = {  # share of texts
@@ -128,10 +129,14 @@ class Corpus:
         self._held_out_prose = set(held_out_prose(world))
         self._kinds, self._shares = list(MIX), list(MIX.values())
 
+    def draw(self, rng: Random, moment: int | None = None) -> tuple[str, str]:
+        """A kind of `MIX`, and a text of it; see `text`."""
+        kind = rng.choices(self._kinds, self._shares)[0]
+        return kind, self._long_tail(rng, moment) if kind == "long_tail" else getattr(self, f"_{kind}")(rng)
+
     def text(self, rng: Random, moment: int | None = None) -> str:
         """One text; `moment` says which long-tail facts are current, and without it each is a new one."""
-        kind = rng.choices(self._kinds, self._shares)[0]
-        return self._long_tail(rng, moment) if kind == "long_tail" else getattr(self, f"_{kind}")(rng)
+        return self.draw(rng, moment)[1]
 
     def texts(self, rng: Random, count: int, moment: int | None = None) -> list[str]:
         return [self.text(rng, moment) for _ in range(count)]

@@ -162,13 +162,23 @@ def unfamiliar_word(rng: Random) -> str:
     return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables))
 
 
+def _world_name(rng: Random) -> str:
+    """A word made as the names of the built-in world are."""
+    starts, ends = rng.choice(
+        ((_FIRST_STARTS, _FIRST_ENDS), (_LAST_STARTS, _LAST_ENDS), (_CITY_STARTS, _CITY_ENDS + _COUNTRY_ENDS))
+    )
+    return rng.choice(starts) + rng.choice(ends)
+
+
 def unfamiliar_name(rng: Random) -> str:
     """A name in one of the shapes real names have: "Brond", "George Snarl", "UniFlax", "AKT", "Brond's Tark & Mill"."""
 
     def part() -> str:
         kind = rng.random()
-        if kind < 0.65:
+        if kind < 0.58:
             return unfamiliar_word(rng).capitalize()
+        if kind < 0.65:
+            return _world_name(rng)
         return rng.choice(REAL_NAMES) if kind < 0.85 else rng.choice(COMMON_WORDS).capitalize()
 
     shape = rng.random()

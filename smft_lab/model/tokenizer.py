@@ -53,7 +53,7 @@ class Splitter:
         tokens: Share of tokens that are split in those, and of the pieces that come of it.
     """
 
-    def __init__(self, tokenizer, texts: float = 0.25, tokens: float = 0.3):
+    def __init__(self, tokenizer, texts: float = 0.35, tokens: float = 0.3):
         merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
         number = tokenizer.get_vocab()
         self.pieces = {number[left + right]: (number[left], number[right]) for left, right in merges}
