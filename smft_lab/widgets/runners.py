@@ -53,7 +53,7 @@ class Runner:
 
     def _work(self, seconds: float = float("inf")) -> bool:
         """Advance until there is nothing left, or a stop, or `seconds` have passed; True if there may be more."""
-        until = time.monotonic() + seconds
+        until, problem = time.monotonic() + seconds, None
         try:
             while not self._stop.is_set():
                 with self.lock:
@@ -64,9 +64,8 @@ class Runner:
                 if now >= until:
                     self._flush()
                     return True
-            problem = None
         except StopIteration:
-            problem = None
+            pass
         except Exception as raised:
             problem = raised
         self._flush()

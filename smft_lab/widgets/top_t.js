@@ -128,7 +128,7 @@ function render({ model, el }) {
   }
   function colours() {
     const css = getComputedStyle(root);
-    return Object.fromEntries(["new", "old", "ink", "muted", "line", "surface", "raised"].map((name) => [name, css.getPropertyValue(`--${name}`).trim()]));
+    return Object.fromEntries(["new", "muted", "line"].map((name) => [name, css.getPropertyValue(`--${name}`).trim()]));
   }
   function rgb(colour) {
     const context = document.createElement("canvas").getContext("2d");

@@ -288,8 +288,8 @@ class TopT(Panel):
         self.note = ""
         self._items = self._train(self._path)
 
-    def _train(self, path: RunPath) -> Iterator[None]:
-        """One item per gradient step; measures often enough for the eye, and at the end."""
+    def _train(self, path: RunPath) -> Iterator[dict]:
+        """One view of the path per gradient step; measures often enough for the eye, and at the end."""
         chosen = path.settings
         facts = self.facts[: chosen["facts"]]
         settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
