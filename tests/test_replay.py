@@ -8,7 +8,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import replay
 from smft_lab.finetuning.methods import Sparse
-from smft_lab.finetuning.replay import Batch, Prefix, prefix_of
+from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
 from smft_lab.model.tokenizer import encode, only_answers
 
@@ -16,7 +16,7 @@ FACTS = new_facts(3)
 
 
 def batch_of(tokenizer, fact: Fact, loss_on: str = "statement") -> Batch:
-    texts = list(fact.statements[:8])
+    texts = sorted(fact.statements)[:8]  # neighbours begin alike
     inputs = encode(tokenizer, texts)
     if loss_on == "answer":
         return Batch(inputs, only_answers(tokenizer, texts, [fact.answers] * len(texts), inputs))
@@ -51,8 +51,9 @@ def assert_same_training(lab, **options):
     assert plain[0][3] < plain[0][0] - 1e-4  # it learns, or both would be the same for nothing
     for one, other in zip(plain[1], fast[1], strict=True):
         assert [slots.tolist() for slots in one] == [slots.tolist() for slots in other]
+    atol = 1e-3 if options.get("optimizer") == "adam" else 1e-5  # Adam divides by the gradient, however small
     for one, other in zip(plain[2], fast[2], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=str)
@@ -82,13 +83,13 @@ def test_the_cache_stays_within_its_limit(lab, monkeypatch):
     size = 0
     batches = [batch_of(lab.tokenizer, fact) for fact in FACTS]
     prefix = Prefix(lab.model)
-    size = prefix._freeze(batches[0]).size()
+    size = prefix._freeze(batches[0], form_of(lab.model, batches[0])).size()
     assert size > batches[0].inputs["input_ids"].numel() * 3 * 32 * 4  # block, attention and gate of every token
     monkeypatch.setattr(replay, "CACHE_BYTES", 2 * size + size // 2)
     prefix = Prefix(lab.model)
     for batch in batches:
         batch.frozen = None
-        prefix._freeze(batch)
+        prefix._freeze(batch, form_of(lab.model, batch))
     assert [batch.frozen is not None for batch in batches] == [True, True, False]
 
 
@@ -116,10 +117,10 @@ def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
     hooks = hooks_of(lab.model)
     prefix = Prefix(lab.model)
     batch = batch_of(lab.tokenizer, FACTS[0])
-    prefix.loss(batch)
+    prefix.loss(batch, form_of(lab.model, batch))
     lab.model.model.layers[2].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prefix.loss(batch)
+        prefix.loss(batch, form_of(lab.model, batch))
     assert dict(lab.model.named_modules()) == modules
     assert hooks_of(lab.model) == hooks + 1  # the one that failed
     assert modules["model.layers.1.mlp"].keys.known is None
@@ -129,10 +130,10 @@ def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
 def test_a_model_that_cannot_be_replayed_is_trained_the_plain_way_and_says_so(lab, monkeypatch, what):
     loss = Prefix.loss
 
-    def wrong(self, batch):
+    def wrong(self, batch, form):
         if what == "failure":
             raise TypeError("a block that takes no Replay")
-        right = loss(self, batch)
+        right = loss(self, batch, form)
         return right * 1.01 if what == "loss" else right + 0.01 * (right - right.detach())
 
     plain = train(lab, fast=False)
@@ -182,8 +183,24 @@ def test_hugging_face_families_are_replayed_too(family, tokenizer):
     ran = []
     model.get_submodule(blocks)[0].register_forward_hook(lambda *_: ran.append("below"))
     with table.train_rows(lambda *read: RowHits.find(rows, *read)), observe_reads(model):
-        prefix = prefix_of(model, batch)  # compares loss and gradient with those of the whole model
+        form = form_of(model, batch)
+        prefix = prefix_of(model, batch, form)  # compares loss and gradient with those of the whole model
         assert prefix is not None
+        assert prefix.trees
         ran.clear()
-        prefix.loss(batch)
+        prefix.loss(batch, form)
     assert not ran
+
+
+def test_a_model_is_checked_anew_when_batches_first_share_a_beginning(lab, monkeypatch):
+    """A file whose first fact has one statement must not let trees through that nobody compared."""
+    from smft_lab.finetuning import methods
+
+    checked = []
+    monkeypatch.setattr(methods, "prefix_of", lambda *args: checked.append(args[2].packed) or prefix_of(*args))
+    method = Sparse(lab, lr=1.0, top_t=5, rule="tfidf", optimizer="sgd", seed=0)
+    alone = batch_of(lab.tokenizer, Fact(("Mira keeps a cat.",), "Which animal does Mira keep?", ("cat",)))
+    for batch in (alone, batch_of(lab.tokenizer, FACTS[0]), alone, batch_of(lab.tokenizer, FACTS[1])):
+        method.update(batch)
+    method.finish()
+    assert checked == [False, True]

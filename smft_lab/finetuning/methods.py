@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smft_lab.finetuning.replay import Batch, Prefix, prefix_of
+from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.model.memory import value_tables
 from smft_lab.slots.scores import check_rule, check_top_t
@@ -43,17 +43,15 @@ class Sparse:
         self.tables = value_tables(lab.model)
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr) for table in self.tables]
         self.selection = Selection(lab.model, lab.usage, top_t, rule, seed)
-        self.prefix: Prefix | None = None
+        self.prefixes: dict[bool, Prefix | None] = {}  # for packed batches, and for those that are not
         freeze_all_but_values(lab.model)
         self._stack = ExitStack()
         self._stack.enter_context(self.selection.active())
 
     def update(self, batch: Batch) -> Update:
         self.selection.counted, self.selection.memo = batch.counted, batch.memo
-        if self.fast and self.prefix is None:
-            self.prefix = prefix_of(self.lab.model, batch, same_rows=self.selection.rule != "random")
-            self.fast = self.prefix is not None
-        loss = self.prefix.loss(batch) if self.fast else self.lab.model(**batch.inputs).loss
+        loss = self._replayed(batch) if self.fast else None
+        loss = self.lab.model(**batch.inputs).loss if loss is None else loss
         loss.backward()
         slots = self.selection.slots
         for table, optimizer in zip(self.tables, self.optimizers, strict=True):
@@ -62,6 +60,17 @@ class Sparse:
             table.weight.grad = None
         width = self.tables[0].weight.shape[1]
         return Update(loss.item(), sum(map(len, slots)) * width, slots)
+
+    def _replayed(self, batch: Batch) -> Tensor | None:
+        """The loss, without computing what is known; None for a model that can't be run so."""
+        form = form_of(self.lab.model, batch)
+        if form.packed not in self.prefixes:
+            self.prefixes[form.packed] = prefix_of(self.lab.model, batch, form, self.selection)
+        prefix = self.prefixes[form.packed]
+        if prefix is None:
+            self.fast, self.selection.counted = False, batch.counted
+            return None
+        return prefix.loss(batch, form)
 
     def finish(self) -> None:
         self._stack.close()

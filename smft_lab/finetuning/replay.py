@@ -1,9 +1,10 @@
 """What cannot change while only values train is computed once per batch, and then replayed.
 
 Below the first memory layer nothing depends on the values, nor do that layer's reads, weights and gate, nor the
-attention beside it. A step of sparse finetuning therefore runs only from the first memory lookup up. This works on any
-`transformers` model, through hooks and by putting `Replay` modules in the place of those already known; a model for
-which it gives another loss or another gradient is found out on the first batch, and trained the plain way.
+attention beside it. A step of sparse finetuning therefore runs only from the first memory lookup up, and computes what
+the statements of a batch have in common once (see `packing`). This works on any `transformers` model, through hooks and
+by putting `Replay` modules in the place of those already known; a model for which it gives another loss or another
+gradient is found out on the first batch, and trained the plain way.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smft_lab.finetuning.packing import Form, Targets, as_rows, as_trees
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
+from smft_lab.slots.selection import Selection
 
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
-CHUNK = 128  # positions whose logits are computed together
+CHUNK = 1024  # positions whose logits are in memory together
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
 
 
@@ -46,24 +49,22 @@ class Frozen:
     """The part of one batch's forward pass that stays the same while only values train.
 
     Attributes:
+        form: The batch as it is run.
         below: Output of the block below the first memory layer's; None where that is the first block.
         beside: Outputs of the parts of its own block that come before the memory layer, in order: the attention.
         gate: silu's argument, (B, T, Vd), of the first memory layer.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
-        predicting: (L,) flat positions that predict a label.
-        targets: (L,) those labels.
     """
 
+    form: Form
     below: object
     beside: list
     gate: Tensor
     reads: tuple[Tensor, Tensor]
-    predicting: Tensor
-    targets: Tensor
 
     def size(self) -> int:
         """Bytes held."""
-        return sum(tensor.nbytes for tensor in _tensors([getattr(self, field.name) for field in fields(self)]))
+        return sum(tensor.nbytes for tensor in _tensors(self))
 
 
 class Replay(nn.Module):
@@ -84,22 +85,29 @@ class Replay(nn.Module):
 
 
 class HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of a frozen output layer, forward and backward at once: no logits are kept.
-
-    A chunk of positions at a time, few enough to stay in cache.
-    """
+    """Mean cross-entropy of a frozen output layer, forward and backward at once: no logits are kept."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-        """hidden (L, D), targets (L,) -> mean loss in nats."""
-        grads, total = [], 0.0
-        for part, wanted in zip(hidden.split(CHUNK), targets.unsqueeze(1).split(CHUNK), strict=True):
-            log_p = head(part).float().log_softmax(-1)
-            total = total - log_p.gather(1, wanted).sum()
-            of_logits = log_p.exp_().scatter_add_(1, wanted, log_p.new_full(wanted.shape, -1.0))
-            grads.append(of_logits.to(hidden.dtype) @ head.weight)
-        ctx.save_for_backward(torch.cat(grads).div_(len(hidden)))
-        return total / len(hidden)
+    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Targets) -> Tensor:
+        """hidden (M, D) -> mean loss in nats."""
+        every, hidden = hidden, hidden[targets.predicting]
+        sums = hidden.new_empty(len(hidden), dtype=torch.float32)
+        grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
+        for first in range(0, len(hidden), CHUNK):
+            part = slice(first, first + CHUNK)
+            logits = head(hidden[part]).float()
+            p = logits.softmax(-1)
+            sums[part] = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
+            grads[part] = (p.to(hidden.dtype) @ head.weight).float()
+        rows = head.weight[targets.label].float()
+        wanted = (hidden[targets.place] * rows).sum(-1)
+        if head.bias is not None:
+            wanted += head.bias[targets.label]
+        grads.mul_(targets.total.unsqueeze(1)).index_add_(0, targets.place, rows * -targets.weight.unsqueeze(1))
+        count = targets.weight.sum()
+        grads = torch.zeros_like(every).index_copy_(0, targets.predicting, (grads / count).to(every.dtype))
+        ctx.save_for_backward(grads)
+        return ((sums[targets.place] - wanted) * targets.weight).sum() / count
 
     @staticmethod
     def backward(ctx, of_loss: Tensor):
@@ -109,29 +117,31 @@ class HeadLoss(torch.autograd.Function):
 class Head(Replay):
     """Stands in for the output layer: only at the positions that predict a label, and with the loss for its logits."""
 
-    def __init__(self, head: nn.Module, frozen: Frozen, fused: bool):
-        super().__init__(head, frozen)
+    def __init__(self, head: nn.Module, targets: Targets, fused: bool):
+        super().__init__(head, targets)
         self.fused = fused
 
     def forward(self, hidden: Tensor) -> Tensor:
-        head, frozen = self.__dict__["replaced"], self.__dict__["output"]
-        hidden = hidden.flatten(0, -2)[frozen.predicting]
-        return HeadLoss.apply(hidden, head, frozen.targets).view(1, 1) if self.fused else head(hidden)
+        head, targets = self.__dict__["replaced"], self.__dict__["output"]
+        hidden = hidden.flatten(0, -2)
+        return HeadLoss.apply(hidden, head, targets).view(1, 1) if self.fused else head(hidden[targets.predicting])
 
 
 class Prefix:
     """Runs a model from its first memory lookup up.
 
     Args:
+        selection: Is told which reads count, whenever a batch is run in another form.
         fused: Whether the loss takes the place of the logits (`HeadLoss`); wrong for a model that goes on to change its
             logits.
+        trees: Whether batches are packed; wrong for a model that takes no mask of its own for every pair of tokens.
 
     Raises:
         ValueError: the first memory layer isn't in a stack of blocks, or the model names no output embeddings.
     """
 
-    def __init__(self, model: nn.Module, fused: bool = True):
-        self.model, self.fused = model, fused
+    def __init__(self, model: nn.Module, selection: Selection | None = None, fused: bool = True, trees: bool = True):
+        self.model, self.selection, self.fused, self.trees = model, selection, fused, trees
         names = {module: name for name, module in model.named_modules()}
         head = model.get_output_embeddings()
         if head is None:
@@ -155,27 +165,37 @@ class Prefix:
         self._beside: list[tuple[str, nn.Module]] = []
         self._held = 0
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean loss in nats over the labels, as `model(**batch).loss`, with a graph back to the values."""
-        frozen = batch.frozen or self._freeze(batch)
+    def loss(self, batch: Batch, form: Form) -> Tensor:
+        """Mean loss in nats over the labels, as `model(**batch).loss`, with a graph back to the values.
+
+        Args:
+            form: The batch as it is to be run (see `form_of`).
+        """
+        frozen = batch.frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
+        targets = frozen.form.targets
         places = [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
         outputs = zip(self._beside, frozen.beside, strict=True)
         places += [(self._block, name, Replay(module, output)) for (name, module), output in outputs]
         places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
 
         parent, name, head = self._head
-        places.append((parent, name, Head(head, frozen, self.fused)))
+        places.append((parent, name, Head(head, targets, self.fused)))
         self.layer.keys.known = frozen.reads
         try:
             with _replaced(places):
-                mask, ids = batch.inputs["attention_mask"], batch.inputs["input_ids"]
-                out = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                out = self._run(frozen.form).logits
         finally:
             self.layer.keys.known = None
-        return out.squeeze() if self.fused else F.cross_entropy(out.float(), frozen.targets)
+        return out.squeeze() if self.fused else targets.loss(out)
+
+    def _run(self, form: Form):
+        """Call the model on a batch; the selection then counts the reads of that form."""
+        if self.selection is not None:
+            self.selection.counted = form.counted
+        return self.model(**form.inputs, use_cache=False)
 
     @torch.no_grad()
-    def _freeze(self, batch: Batch) -> Frozen:
+    def _freeze(self, batch: Batch, form: Form) -> Frozen:
         """Run the model up to its first memory layer, and keep what `loss` replays; in the batch, if there is room."""
         outputs: dict[nn.Module, object] = {}
 
@@ -186,23 +206,19 @@ class Prefix:
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
         handles = [module.register_forward_hook(keep) for module in (*wanted, keys)]
         handles.append(self.layer.register_forward_pre_hook(lambda layer, args: outputs.update({layer: args[0]})))
-        mask, ids, labels = (batch.inputs[name] for name in ("attention_mask", "input_ids", "labels"))
         try:
             with stopping_at(keys):
-                self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+                self._run(form)
         finally:
             for handle in handles:
                 handle.remove()
         self._beside = [(name, module) for name, module in self._candidates if module in outputs]
-        labels = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-        predicting = (labels != -100).nonzero().squeeze(1)
         frozen = Frozen(
+            form=form,
             below=outputs[self._below[-1][1]] if self._below else None,
             beside=[outputs[module] for _, module in self._beside],
             gate=self.layer.gate(outputs[self.layer]),
             reads=outputs[keys],
-            predicting=predicting,
-            targets=labels[predicting],
         )
         if self._held + frozen.size() <= CACHE_BYTES:
             self._held += frozen.size()
@@ -210,25 +226,40 @@ class Prefix:
         return frozen
 
 
-def prefix_of(model, batch: Batch, same_rows: bool = True) -> Prefix | None:
+def form_of(model, batch: Batch) -> Form:
+    """How to run a batch: as trees, where that saves something and all of a row is within the attention window."""
+    if batch.frozen is not None:
+        return batch.frozen.form
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    packed = None
+    if window is None or batch.inputs["input_ids"].shape[1] <= window:
+        packed = as_trees(batch.inputs, batch.counted, model.dtype)
+    return packed or as_rows(batch.inputs, batch.counted)
+
+
+def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = None) -> Prefix | None:
     """A `Prefix` of `model`, if it gives the same loss and gradients as the whole model does on `batch`.
 
-    Where every backward pass selects other rows (not `same_rows`), only the losses are compared.
+    Where every backward pass selects other rows (the rule `random`), only the losses are compared.
     Where they differ, or no `Prefix` can be made, it warns and returns None: the plain way is then the one to take.
     """
+    plain = _loss_and_gradients(model, model(**batch.inputs).loss)
+    if selection is not None and selection.rule == "random":
+        plain = plain[:1]
     problem = None
-    for fused in (True, False):
+    for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
+        batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
-            prefix = Prefix(model, fused)
-            plain = _loss_and_gradients(model, model(**batch.inputs).loss)
+            prefix = Prefix(model, selection, fused, trees)
             for _ in range(2):  # twice: a model that changes what it was given in place would show the second time
-                replayed = _loss_and_gradients(model, prefix.loss(batch))
-                for one, other in list(zip(plain, replayed, strict=True))[: None if same_rows else 1]:
+                replayed = _loss_and_gradients(model, prefix.loss(batch, form))
+                for one, other in zip(plain, replayed, strict=False):
                     if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item()):
                         raise ValueError("the replayed part gives another loss or gradient")
             return prefix
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
             problem, batch.frozen = raised, None
+    batch.memo.clear()
     name = type(model).__name__
     warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
     return None
@@ -262,3 +293,7 @@ def _tensors(nested) -> Iterator[Tensor]:
     elif isinstance(nested, list | tuple):
         for one in nested:
             yield from _tensors(one)
+    elif isinstance(nested, dict):
+        yield from _tensors(list(nested.values()))
+    elif is_dataclass(nested):
+        yield from _tensors([getattr(nested, field.name) for field in fields(nested)])

@@ -20,13 +20,14 @@ def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
 
     Args:
         slots: (B, T, H, k) int64, what each token read.
-        mask: (B, T), 0 at padding; the paper masks padding out of the counts (section 3.2).
+        mask: (B, T), 0 at padding; the paper masks padding out of the counts (section 3.2). A position that stands for
+            several counts as often.
         total: N.
 
     Returns:
         (N,) int64 counts; they sum to unpadded tokens x H x k.
     """
-    return torch.bincount(slots[mask.bool()].flatten(), minlength=total)
+    return torch.bincount(slots.flatten(0, 1).repeat_interleave(mask.flatten().long(), 0).flatten(), minlength=total)
 
 
 @dataclass

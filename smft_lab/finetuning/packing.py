@@ -1,0 +1,178 @@
+"""Paraphrases that begin alike are computed once as far as they are alike.
+
+A causal model gives a position the same output in every statement that reads the same up to there. The statements of a
+batch are therefore a tree of tokens, and a tree can be run as a single row: each token at its own depth, attending to
+its ancestors alone. A position's loss is then over all the tokens that follow it in the batch, and its reads count as
+often as it occurs, so that the loss, its gradient and the choice of slots stay those of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROW = 192  # tokens of a tree at which it is split in two: attention costs the square of them
+LEAST_SAVED = 0.2  # of a batch's positions, padding included; below that its rows are as good
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What each predicting position has to predict, and how often.
+
+    Attributes:
+        predicting: (P,) flat positions that predict a label.
+        place: (L,) for each pair of a position and a label, the position's place in `predicting`.
+        label: (L,) the label.
+        weight: (L,) how many times the batch holds the pair.
+        total: (P,) the weights of each position, summed.
+    """
+
+    predicting: Tensor
+    place: Tensor
+    label: Tensor
+    weight: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, positions: Tensor, labels: Tensor) -> Targets:
+        """The targets of pairs of flat positions and labels, each (M,), in any order and repeated at will."""
+        pairs, weight = torch.stack([positions, labels]).unique(dim=1, return_counts=True)
+        predicting, place = pairs[0].unique(return_inverse=True)
+        weight = weight.float()
+        total = torch.zeros(len(predicting), device=weight.device).index_add_(0, place, weight)
+        return cls(predicting, place, pairs[1], weight, total)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy in nats; logits (P, V)."""
+        log_p = logits.float().log_softmax(-1)
+        return -(log_p[self.place, self.label] * self.weight).sum() / self.weight.sum()
+
+
+@dataclass(frozen=True)
+class Form:
+    """A batch in the shape in which it is run: its rows as they are, or trees.
+
+    Attributes:
+        inputs: What the model is called with: `input_ids`, `attention_mask`, and `position_ids` for trees.
+        counted: Shaped like the input ids: how many of the batch's counted positions each position stands for.
+        targets: What is predicted where.
+    """
+
+    inputs: dict[str, Tensor]
+    counted: Tensor
+    targets: Targets
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is trees."""
+        return "position_ids" in self.inputs
+
+
+def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
+    """The batch as it is.
+
+    Args:
+        inputs: `input_ids`, `attention_mask`, `labels`, each (B, T).
+        counted: (B, T), the positions whose reads count.
+    """
+    following = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100).flatten()
+    predicting = (following != -100).nonzero().squeeze(1)
+    plain = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return Form(plain, counted, Targets.of(predicting, following[predicting]))
+
+
+def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32) -> Form | None:
+    """The batch as trees, one a row, or None where that saves too little.
+
+    For G trees of at most U tokens, its input and position ids are (G, U) and its `attention_mask` is (G, 1, U, U), to
+    be added to attention scores.
+
+    Args:
+        inputs, counted: As for `as_rows`; padding is on the right.
+        dtype: Of the attention mask.
+    """
+    texts = [
+        row[:length]
+        for row, length in zip(inputs["input_ids"].tolist(), inputs["attention_mask"].sum(1).tolist(), strict=True)
+    ]
+    rows = _alike(texts)
+    trees = [_Tree(texts, row) for row in rows]
+    G, U = len(trees), max(len(tree.parents) for tree in trees)
+    if inputs["input_ids"].numel() * (1 - LEAST_SAVED) < G * U:
+        return None
+    ids, depths = np.zeros((2, G, U), dtype=np.int64)
+    sees = np.broadcast_to(np.eye(U, dtype=bool), (G, U, U)).copy()
+    places = torch.full(inputs["input_ids"].shape, -1)  # which of the G * U tokens stands for a position
+    for g, tree in enumerate(trees):
+        size = len(tree.parents)
+        ids[g, :size], depths[g, :size] = tree.tokens, tree.depths
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                sees[g, node] |= sees[g, parent]
+        for text, path in tree.paths.items():
+            places[text, : len(path)] = g * U + torch.tensor(path)
+    device = inputs["input_ids"].device
+    places, mask = places.to(device), torch.zeros(G, 1, U, U, dtype=dtype)
+    mask.masked_fill_(torch.from_numpy(~sees).unsqueeze(1), torch.finfo(dtype).min)
+    known = places >= 0
+    times = torch.zeros(G * U, dtype=counted.dtype, device=device).index_add_(0, places[known], counted[known])
+    labels = inputs["labels"]
+    predicts = known[:, :-1] & (labels[:, 1:] != -100)
+    return Form(
+        {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "attention_mask": mask.to(device),
+            "position_ids": torch.from_numpy(depths).to(device),
+        },
+        times.view(G, U),
+        Targets.of(places[:, :-1][predicts], labels[:, 1:][predicts]),
+    )
+
+
+def _alike(texts: list[list[int]]) -> list[list[int]]:
+    """Which texts share a row: neighbours in the order of a dictionary, in rows of about equally many tokens."""
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    before, last = [], []
+    total = 0
+    for i in order:
+        alike = next(
+            (n for n, (a, b) in enumerate(zip(texts[i], last, strict=False)) if a != b), min(len(texts[i]), len(last))
+        )
+        before.append(total)
+        total += len(texts[i]) - alike
+        last = texts[i]
+    rows: list[list[int]] = [[] for _ in range(math.ceil(total / ROW))]
+    for i, tokens in zip(order, before, strict=True):
+        rows[tokens * len(rows) // total].append(i)
+    return [row for row in rows if row]
+
+
+class _Tree:
+    """The tokens of some texts, beginnings in common once.
+
+    Attributes:
+        tokens, depths, parents: Of each token of the tree; parents come first, and the root's is -1.
+        paths: The tokens of each text.
+    """
+
+    def __init__(self, texts: list[list[int]], which: list[int]):
+        self.tokens: list[int] = []
+        self.depths: list[int] = []
+        self.parents: list[int] = []
+        self.paths: dict[int, list[int]] = {}
+        known: dict[tuple[int, int], int] = {}
+        for i in which:
+            at, path = -1, []
+            for depth, token in enumerate(texts[i]):
+                if (at, token) not in known:
+                    known[at, token] = len(self.tokens)
+                    self.tokens.append(token)
+                    self.depths.append(depth)
+                    self.parents.append(at)
+                at = known[at, token]
+                path.append(at)
+            self.paths[i] = path
