@@ -177,29 +177,29 @@ def _print_summary(comparison) -> None:
 
 
 def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
-    from smft_lab.experiments.tune import GRID, SEED, best_rates, edges, sweep
-    from smft_lab.finetuning.finetune import Step, settings_for
+    from smft_lab.experiments.tune import SEEDS, best_settings, candidates, edges, sweep
+    from smft_lab.finetuning.finetune import Step
 
-    facts = taught(SEED) if callable(taught) else taught
-    methods = {name.partition(":")[0] for name in names}
-    runs = sum(len(rates) for (method, _), rates in GRID.items() if method in methods)
+    facts = taught(SEEDS[0]) if callable(taught) else taught
+    options = {name: value for name, value in settings.items() if name != "top_t"}
+    tried = candidates(lab, {name.partition(":")[0] for name in names}, settings["top_t"])
+    run = len(SEEDS) * settings["passes"] * len(facts)
     rows = []
     with _bar() as bar:
-        task = bar.add_task("sweep", total=runs * settings["passes"] * len(facts))
-        for method, lr, item in sweep(lab, facts, methods, **settings):
+        task = bar.add_task("sweep", total=len(tried) * run)
+        for one, item in sweep(lab, taught, tried, **options):
             if isinstance(item, Step):
-                bar.update(task, advance=item.step > 0, description=f"sweep {method} lr {lr:g}")
+                size = "" if one["top_t"] is None else f" t {one['top_t']}"
+                bar.update(task, advance=item.step > 0, description=f"sweep {one['method']} lr {one['lr']:g}{size}")
             else:
                 rows.append(item)
-    best = best_rates(rows)
+                bar.update(task, completed=len(rows) * run)  # a run ends when the target is learned
+    best = best_settings(rows)
     for method, (lowest, highest) in edges(rows).items():
         if best[method]["lr"] in (lowest, highest):
             console.print(f"note: the best rate of {method} is at an edge of the sweep: {best[method]['lr']:g}")
-    top_t = settings_for(lab, "sparse", top_t=settings["top_t"])["top_t"]
     tuned = {name: {**lab.defaults.get(name, {}), **best[name]} for name in best}
-    if "sparse" in tuned:
-        tuned["sparse"]["top_t"] = top_t
-    under = {**settings, "top_t": top_t, "facts": len(facts)}
+    under = {**options, "facts": len(facts), "seeds": len(SEEDS)}
     return {**lab.defaults, **tuned, "sweep": rows, "sweep_settings": under}
 
 
@@ -207,8 +207,8 @@ def _tuned_under(lab) -> dict:
     """What the learning rates were tuned on, for the report's settings."""
     under = lab.defaults.get("sweep_settings")
     if not under:
-        return {"learning rates": "general ones, not tuned for this lab"}
-    return {"learning rates tuned on": ", ".join(f"{name} {value}" for name, value in under.items())}
+        return {"learning rates and t": "general ones, not tuned for this lab"}
+    return {"learning rates and t tuned on": ", ".join(f"{name} {value}" for name, value in under.items())}
 
 
 @app.command()
@@ -218,7 +218,7 @@ def tune(
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:
-    """Sweep every method's learning rate, and keep the best ones and the table with the lab."""
+    """Sweep every method's learning rate, and t; keep the best ones and the table with the lab. Takes half an hour."""
     from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
     from smft_lab.lab import LAB_FILE

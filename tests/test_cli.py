@@ -112,12 +112,15 @@ def test_options_of_the_command_line_reach_the_comparison(tiny, smft, monkeypatc
 def test_tuned_rates_are_used_and_shown(tiny, smft, tmp_path, monkeypatch):
     monkeypatch.setitem(tune_module.GRID, ("sparse", "sgd"), (3.0,))
     monkeypatch.setitem(tune_module.GRID, ("sparse", "adam"), ())
+    monkeypatch.setattr(tune_module, "TOP_T", (4,))
     args = ("--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 1)
     code, _, _ = smft("compare", *args, "--tune", "--out", "r")
     assert code == 0
     summary = json.loads((tmp_path / "r/summary.json").read_text())
     assert summary["methods"]["sparse"]["lr"] == 3.0
-    assert [(row["method"], row["lr"], row["chosen"]) for row in summary["sweep"]] == [("sparse", 3.0, True)]
+    (row,) = summary["sweep"]
+    assert (row["method"], row["lr"], row["top_t"], row["chosen"]) == ("sparse", 3.0, 4, True)
+    assert summary["settings"]["top_t"] == 4
 
 
 def test_tune_keeps_the_best_rates_with_the_lab(tiny, smft, tmp_path, monkeypatch):

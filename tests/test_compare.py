@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from smft_lab.experiments import compare as module
+from smft_lab.experiments import tune
 from smft_lab.experiments.compare import COLUMNS, Comparison, compare
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
-from smft_lab.experiments.tune import sweep
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import finetune as finetuning_module
@@ -305,20 +305,30 @@ def test_questions_that_the_facts_change_are_not_sampled_as_old_ones(lab):
 # The sweep --------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_tries_every_rate_from_the_base_and_leaves_the_base_behind(lab):
-    base = state(lab)
+def test_a_sweep_tries_everything_with_every_seed_from_the_base_and_leaves_the_base_behind(lab, monkeypatch):
     grid = {("sparse", "sgd"): (1.0, 5.0), ("full", "adamw"): (1e-3,), ("lora", "adamw"): (1e-3,)}
-    rows, starts = [], []
-    for method, lr, item in sweep(lab, new_facts(2), ("sparse", "full"), grid, passes=1, evaluations=1, top_t=5):
+    monkeypatch.setattr(tune, "GRID", grid)
+    monkeypatch.setattr(tune, "TOP_T", (3, 5, 10**6))
+    base = state(lab)
+    rows, starts, facts = [], [], {seed: new_facts(2, seed) for seed in (7, 8)}
+    settings = tune.candidates(lab, ("sparse", "full"))
+    for one, item in tune.sweep(lab, facts.__getitem__, settings, (7, 8), passes=1, evaluations=1):
         if not isinstance(item, Step):
             rows.append(item)
         elif item.step == 0:
-            starts.append((method, lr, same(lab, base)))
-    assert starts == [("sparse", 1.0, True), ("sparse", 5.0, True), ("full", 1e-3, True)]
-    tried = [("sparse", "sgd", 1.0), ("sparse", "sgd", 5.0), ("full", "adamw", 1e-3)]
-    assert [(row["method"], row["optimizer"], row["lr"]) for row in rows] == tried
+            starts.append((one["method"], one["lr"], one["top_t"], same(lab, base)))
+    tried = [("sparse", 1.0, 3), ("sparse", 1.0, 5), ("sparse", 5.0, 3), ("sparse", 5.0, 5), ("full", 1e-3, None)]
+    assert starts == [(*one, True) for one in tried for _ in range(2)]
+    assert [(row["method"], row["lr"], row["top_t"]) for row in rows] == tried
     assert {"reached", "steps", "learned", "old_facts", "two_hop", "arithmetic", "prose"} < set(rows[0])
     assert same(lab, base)
+
+
+def test_a_swept_run_ends_where_it_is_read(lab):
+    settings = tune.candidates(lab, ("sparse",), top_t=5)[:1]
+    steps = [item.step for _, item in tune.sweep(lab, new_facts(3), settings, (0,), target=0.0, passes=2)
+             if isinstance(item, Step)]  # fmt: skip
+    assert steps == [0]
 
 
 # What is refused --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from scipy import stats
 
 from smft_lab.experiments.compare import COLUMNS
 from smft_lab.experiments.equal import READING, mean_interval, read_last, read_run, summarise
-from smft_lab.experiments.tune import GRID, best_rates
+from smft_lab.experiments.tune import GRID, best_settings
 from smft_lab.finetuning.methods import METHODS
 
 
@@ -170,13 +170,13 @@ def test_of_the_rates_that_reach_the_target_the_one_that_keeps_most_is_best():
         tried("full", "adamw", 1e-3, reached=True, old_facts=0.8),
         tried("full", "adamw", 1e-2, reached=True, old_facts=0.7),
     ]
-    assert best_rates(rows)["full"]["lr"] == 1e-3
+    assert best_settings(rows)["full"]["lr"] == 1e-3
     assert [row["chosen"] for row in rows] == [False, False, True, False]
 
 
 def test_rates_that_keep_the_same_are_told_apart_by_the_lower_arithmetic_nll():
     rows = [tried("full", "adamw", lr, True, arithmetic=nll) for lr, nll in ((1e-4, 1.5), (1e-3, 1.2), (1e-2, 1.9))]
-    assert best_rates(rows)["full"]["lr"] == 1e-3
+    assert best_settings(rows)["full"]["lr"] == 1e-3
 
 
 def test_where_no_rate_reaches_the_target_the_one_that_learns_most_is_best():
@@ -184,7 +184,7 @@ def test_where_no_rate_reaches_the_target_the_one_that_learns_most_is_best():
         tried("lora", "adamw", lr, False, learned=learned, old_facts=kept)
         for lr, learned, kept in ((1e-4, 0.1, 0.9), (1e-3, 0.6, 0.2), (1e-2, 0.4, 0.8))
     ]
-    assert best_rates(rows)["lora"]["lr"] == 1e-3
+    assert best_settings(rows)["lora"]["lr"] == 1e-3
 
 
 def test_each_method_and_each_optimizer_has_a_best_rate_of_its_own():
@@ -195,7 +195,7 @@ def test_each_method_and_each_optimizer_has_a_best_rate_of_its_own():
         tried("sparse", "adam", 1e-2, True, old_facts=0.6),
         tried("full", "adamw", 1e-4, True, old_facts=0.1),
     ]
-    assert best_rates(rows) == {
+    assert best_settings(rows) == {
         "sparse": {"optimizer": "adam", "lr": 1e-3, "lr_by_optimizer": {"sgd": 5.0, "adam": 1e-3}},
         "full": {"optimizer": "adamw", "lr": 1e-4, "lr_by_optimizer": {"adamw": 1e-4}},
     }
@@ -205,3 +205,11 @@ def test_each_method_and_each_optimizer_has_a_best_rate_of_its_own():
 def test_the_grid_tries_several_rates_of_every_method():
     assert {method for method, _ in GRID} == set(METHODS)
     assert all(len(set(rates)) >= 3 for rates in GRID.values())
+
+
+def test_t_is_chosen_with_the_rate_and_the_other_optimizers_rate_at_that_t():
+    kept = {("sgd", 1.0, 50): 0.97, ("sgd", 2.0, 100): 0.9, ("sgd", 4.0, 100): 0.8}
+    kept |= {("adam", 0.1, 50): 0.95, ("adam", 0.2, 100): 0.98}
+    rows = [{**tried("sparse", o, lr, True, old_facts=share), "top_t": t} for (o, lr, t), share in kept.items()]
+    expected = {"optimizer": "adam", "lr": 0.2, "lr_by_optimizer": {"sgd": 2.0, "adam": 0.2}, "top_t": 100}
+    assert best_settings(rows)["sparse"] == expected

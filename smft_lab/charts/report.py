@@ -449,10 +449,11 @@ def _sweep(summary: dict) -> str:
     if not rows:
         return ""
     order = style.ordered(r["method"] for r in rows)
-    rows = sorted(rows, key=lambda r: (order.index(r["method"]), r["optimizer"], r["lr"]))
+    rows = sorted(rows, key=lambda r: (order.index(r["method"]), r["optimizer"], r["lr"], r.get("top_t") or 0))
     head = (
         '<th scope="col">Method</th><th scope="col" class="text">Optimizer</th>'
-        '<th scope="col">Learning rate</th><th scope="col" class="text">Chosen</th>'
+        '<th scope="col">Learning rate</th><th scope="col">t<small>slots a step</small></th>'
+        '<th scope="col" class="text">Chosen</th>'
         '<th scope="col" class="text">Target</th><th scope="col">Steps</th>'
         '<th scope="col">Learned<small>exact match (%)</small></th>'
         '<th scope="col">Old facts kept<small>exact match (%)</small></th>'
@@ -462,8 +463,9 @@ def _sweep(summary: dict) -> str:
     table = _table("Learning rates tried", head, [_sweep_row(r) for r in rows])
     return (
         '<section id="sweep" aria-labelledby="sweep-title"><h2 id="sweep-title">Learning rates tried</h2>'
-        "<p>The runs marked ✓ chosen set the learning rates of the comparison above.</p>"
-        f"<details><summary>{len(rows)} runs</summary>{table}</details></section>"
+        "<p>The settings marked ✓ chosen are those that a comparison uses by default: of those with which every seed "
+        "reached the target, the ones that kept most old facts. Figures are means over seeds.</p>"
+        f"<details><summary>{len(rows)} settings</summary>{table}</details></section>"
     )
 
 
@@ -477,6 +479,7 @@ def _sweep_row(row: dict) -> str:
     return (
         f'<tr class="{kind}"><th scope="row">{escape(name(row["method"]))}</th>'
         f'<td class="text">{escape(row["optimizer"])}</td><td>{row["lr"]:g}</td>'
+        f"<td>{'–' if missing(row.get('top_t')) else row['top_t']}</td>"
         f'<td class="text">{"✓ chosen" if row["chosen"] else ""}</td>'
         f'<td class="text">{"reached" if row["reached"] else "not reached"}</td>'
         f"<td>{'–' if missing(steps) else _steps(steps)}</td>{shares}{losses}</tr>"

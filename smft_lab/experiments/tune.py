@@ -1,9 +1,9 @@
-"""The learning-rate sweep that gives each method its best rate, so that no baseline is shown at a bad one."""
+"""The sweep that gives each method its best rate, so that no baseline is shown at a bad one, and `sparse` its t."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
@@ -13,51 +13,75 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, finetune
 
 GRID = {  # (method, optimizer): learning rates
-    ("sparse", "sgd"): (5.0, 10.0, 20.0, 40.0, 80.0),
-    ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2, 0.4),
+    ("sparse", "sgd"): (10.0, 20.0, 40.0, 80.0),
+    ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2),
     ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4),
-    ("lora", "adamw"): (1e-4, 3e-4, 5e-4, 1e-3, 3e-3),
+    ("lora", "adamw"): (3e-4, 5e-4, 1e-3, 3e-3),
 }
-SEED = 1000  # of the facts' order; no comparison uses it by default
+TOP_T = (200, 500, 1000, 2000)  # each with every rate of sparse
+SEEDS = (1000, 1001)  # of facts and their order; no comparison uses them by default
+MEASURED = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
 
 
-def sweep(lab, facts: Sequence[Fact], methods: Sequence[str], grid: dict = GRID, target: float = TARGET,
-          evaluations: int = 10, *, passes: int, **options) -> Iterator[tuple[str, float, Step | dict]]:  # fmt: skip
-    """Run every rate of every method once from the base; `options` go to `finetune`.
+def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[dict]:
+    """The settings to try: method, optimizer, lr and top_t (None but for `sparse`).
+
+    Args:
+        top_t: The only t to try; else every one of `TOP_T` that the lab has slots for.
+    """
+    sizes = [t for t in TOP_T if t <= lab.slots] or [lab.slots]
+    return [
+        {"method": method, "optimizer": optimizer, "lr": lr, "top_t": t}
+        for (method, optimizer), rates in GRID.items()
+        if method in methods
+        for lr in rates
+        for t in ((sizes if top_t is None else [top_t]) if method == "sparse" else [None])
+    ]
+
+
+def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings: Sequence[dict],
+          seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 10, *,
+          passes: int, **options) -> Iterator[tuple[dict, Step | dict]]:  # fmt: skip
+    """Try each of `settings` with every seed, from the base, until the target is learned; `options` go to `finetune`.
+
+    Args:
+        facts: What to teach, or a function from a seed to it.
+        settings: See `candidates`.
 
     Yields:
-        (method, lr, `Step`) while a run goes on, and (method, lr, row) when it ends: a row of the sweep's table with
-        method, optimizer, lr, reached, steps, and learned, old_facts, arithmetic, prose as read at equal learning.
+        (settings, `Step`) while runs go on, and (settings, row) when all seeds are done: a row of the sweep's table,
+        the settings with reached (by every seed), and steps, learned, old_facts, two_hop, arithmetic and prose as read
+        at equal learning, each the mean over seeds.
     """
-    for (method, optimizer), rates in grid.items():
-        if method not in methods:
-            continue
-        for lr in rates:
+    for one in settings:
+        readings, all_reached = [], True
+        for seed in seeds:
+            mine = facts(seed) if callable(facts) else facts
             lab.reset()
-            rows = []
-            chosen = {"optimizer": optimizer} if method == "sparse" else {}
-            chosen |= {"passes": passes, "probe_every": math.ceil(passes * len(facts) / evaluations)}
-            for step in finetune(lab, facts, method, lr=lr, seed=SEED, **chosen, **options):
+            rows: list[dict] = []
+            every = math.ceil(passes * len(mine) / evaluations)
+            chosen = one if one["method"] == "sparse" else {"method": one["method"], "lr": one["lr"]}
+            for step in finetune(lab, mine, **chosen, seed=seed, passes=passes, probe_every=every, **options):
                 rows += history_rows(step)
-                yield method, lr, step
+                yield one, step
+                if step.probes and step.probes["learned"]["em"] >= target:
+                    break
             reached, values = read_run(pd.DataFrame(rows), target)
-            row = {"method": method, "optimizer": optimizer, "lr": lr, "reached": bool(reached)}
-            row |= {"steps": float(values["steps", ""]), "learned": float(values["learned", "em"])}
-            for probe, metric in (("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll")):
-                if (probe, metric) in values.index:
-                    row[probe] = float(values[probe, metric])
-            yield method, lr, row
+            all_reached &= bool(reached)
+            readings.append({"steps": values["steps", ""]} | {key[0]: values[key] for key in MEASURED if key in values})
+        yield one, {**one, "reached": all_reached, **pd.DataFrame(readings).mean().to_dict()}
     lab.reset()
 
 
-def best_rates(rows: list[dict]) -> dict[str, dict]:
+def best_settings(rows: list[dict]) -> dict[str, dict]:
     """The defaults that a sweep's table gives, and a mark `chosen` on each of its rows.
 
-    Of the rates that reach the target, the one that keeps most old facts, and with equal ones the lower arithmetic nll;
-    where none reaches it, the one that learns most.
+    Of the settings with which every seed reaches the target, those that keep most old facts, and with equal ones the
+    lower arithmetic nll; where none does, those that learn most.
 
     Returns:
-        `{method: {"optimizer", "lr", "lr_by_optimizer"}}`.
+        `{method: {"optimizer", "lr", "lr_by_optimizer"}}`, for `sparse` with "top_t"; the rate of its other optimizer
+        is the best at that t.
     """
 
     def merit(row: dict) -> tuple:
@@ -72,11 +96,14 @@ def best_rates(rows: list[dict]) -> dict[str, dict]:
         mine = [row for row in rows if row["method"] == method]
         best = max(mine, key=merit)
         best["chosen"] = True
+        alike = [row for row in mine if row.get("top_t") == best.get("top_t")]
         by_optimizer = {
-            optimizer: max((row for row in mine if row["optimizer"] == optimizer), key=merit)["lr"]
-            for optimizer in dict.fromkeys(row["optimizer"] for row in mine)
+            optimizer: max((row for row in alike if row["optimizer"] == optimizer), key=merit)["lr"]
+            for optimizer in dict.fromkeys(row["optimizer"] for row in alike)
         }
         defaults[method] = {"optimizer": best["optimizer"], "lr": best["lr"], "lr_by_optimizer": by_optimizer}
+        if best.get("top_t") is not None:
+            defaults[method]["top_t"] = best["top_t"]
     return defaults
 
 
