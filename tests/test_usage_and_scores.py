@@ -160,7 +160,7 @@ def test_usage_comes_back_from_its_tensors():
     assert type(again.batches) is int
     assert torch.equal(again.df, usage.df)
     assert torch.equal(again.count, usage.count)
-    assert (again.df.dtype, again.count.dtype) == (torch.int32, torch.int64)
+    assert (again.df.dtype, again.count.dtype) == (torch.int32, torch.int32)
 
 
 # scores -----------------------------------------------------------------------------------------------

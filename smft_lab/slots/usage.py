@@ -25,9 +25,11 @@ def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
         total: N.
 
     Returns:
-        (N,) int64 counts; they sum to unpadded tokens x H x k.
+        (N,) int32 counts; they sum to unpadded tokens x H x k.
     """
-    return torch.bincount(slots.flatten(0, 1).repeat_interleave(mask.flatten().long(), 0).flatten(), minlength=total)
+    return torch.bincount(
+        slots.flatten(0, 1).repeat_interleave(mask.flatten().long(), 0).flatten(), minlength=total
+    ).int()
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Usage:
     Attributes:
         batches: |B|, the number of background batches.
         df: (tables, N) int32, the number of batches in which a slot was read at least once.
-        count: (tables, N) int64, the number of reads.
+        count: (tables, N) int32, the number of reads.
     """
 
     batches: int
@@ -59,7 +61,7 @@ class Usage:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Usage:
-        return cls(int(tensors["usage.batches"][0]), tensors["usage.df"], tensors["usage.count"])
+        return cls(int(tensors["usage.batches"][0]), tensors["usage.df"].int(), tensors["usage.count"].int())
 
 
 @torch.inference_mode()
@@ -77,7 +79,7 @@ def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
         raise ValueError("the model has no memory layer")
     shape = (len(tables), len(tables[0].weight))
     df = torch.zeros(shape, dtype=torch.int32)
-    count = torch.zeros(shape, dtype=torch.int64)
+    count = torch.zeros(shape, dtype=torch.int32)
     seen = 0
     for batch in batches:
         seen += 1
@@ -103,7 +105,7 @@ def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
 def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
     """Reads per slot of the last observed forward pass, one (N,) tensor per value table, padding excluded."""
     tables = value_tables(model)
-    counts = [torch.zeros(len(table.weight), dtype=torch.int64) for table in tables]
+    counts = [torch.zeros(len(table.weight), dtype=torch.int32) for table in tables]
     for position, layer in memory_layers(model).items():
         counts[tables.index(layer.values)] += count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
     return counts

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -108,9 +107,7 @@ def main(
             learned = notebook.kernel("print([run['points'][-1][1:] for run in panel.runs][::2])")
     finally:
         server.stop()
-    table = Table(
-        title=f"Top-t panel, {facts} facts, {passes} passes, {turns} turns; {platform.machine()}, {os.cpu_count()} cores"
-    )
+    table = Table(title=f"Top-t panel, {facts} facts, {passes} passes, {turns} turns, {os.cpu_count()} cores")
     for column in ("milliseconds", "median", "worst", "wanted"):
         table.add_column(column, justify="left" if column == "milliseconds" else "right")
     for what, limit in LIMITS.items():
