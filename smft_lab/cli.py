@@ -101,10 +101,10 @@ def _names(text: str, option: str) -> list[str]:
 @app.command()
 def compare(
     facts: Annotated[Path | None, typer.Option(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
-    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 20,
+    count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
-    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 14,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Each has its own order and its own built-in facts.")] = 2,
     order: Annotated[Order, typer.Option(help="One fact a step, or all mixed.")] = Order.stream,
     loss_on: Annotated[LossOn, typer.Option(help="Every token (paper), or only the answer's.")] = LossOn.statement,

@@ -58,6 +58,12 @@ def test_texts_without_a_common_beginning_stay_rows(lab):
     assert as_trees(inputs, inputs["attention_mask"]) is None
 
 
+def test_where_the_mask_would_be_too_large_a_batch_stays_rows(lab, batch, monkeypatch):
+    G, _, U, _ = as_trees(*batch).inputs["attention_mask"].shape
+    monkeypatch.setattr(packing, "LARGEST", G * U * U - 1)
+    assert as_trees(*batch) is None
+
+
 def test_beyond_the_attention_window_a_batch_stays_rows(lab, batch):
     inputs, counted = batch
     lab.model.config.sliding_window = 4

@@ -17,6 +17,7 @@ from torch import Tensor
 
 ROW = 192  # tokens of a tree at which it is split in two: attention costs the square of them
 LEAST_SAVED = 0.2  # of a batch's positions, padding included; below that its rows are as good
+LARGEST = 2**22  # entries of an attention mask; long documents pass it, and stay rows
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
 
 
 def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32) -> Form | None:
-    """The batch as trees, one a row, or None where that saves too little.
+    """The batch as trees, one a row, or None where that saves too little or takes too large a mask.
 
     For G trees of at most U tokens, its input and position ids are (G, U) and its `attention_mask` is (G, 1, U, U), to
     be added to attention scores.
@@ -102,7 +103,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
     rows = _alike(texts)
     trees = [_Tree(texts, row) for row in rows]
     G, U = len(trees), max(len(tree.parents) for tree in trees)
-    if inputs["input_ids"].numel() * (1 - LEAST_SAVED) < G * U:
+    if inputs["input_ids"].numel() * (1 - LEAST_SAVED) < G * U or G * U * U > LARGEST:
         return None
     ids, depths = np.zeros((2, G, U), dtype=np.int64)
     sees = np.broadcast_to(np.eye(U, dtype=bool), (G, U, U)).copy()
