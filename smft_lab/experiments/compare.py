@@ -35,10 +35,11 @@ LIBRARIES = ("torch", "transformers", "peft")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a comparison stands: `done` of `total` gradient steps over all methods and seeds."""
+    """Where a comparison stands: `done` of `total` gradient steps over all methods and seeds, `step` of this run."""
 
     method: str
     seed: int
+    step: int
     done: int
     total: int
     loss: float | None
@@ -147,7 +148,7 @@ class Comparison:
                         done += step.step > 0
                         if step.step == run_steps:  # a stop after the last step finds the whole run
                             self._keep(name, step, first)
-                        yield Progress(name, seed, done, total, step.loss, learned)
+                        yield Progress(name, seed, step.step, done, total, step.loss, learned)
         finally:
             self.lab.reset()
             self.seconds = time.perf_counter() - began

@@ -13,13 +13,13 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, finetune
 
 GRID = {  # (method, optimizer): learning rates
-    ("sparse", "sgd"): (10.0, 20.0, 40.0, 80.0),
+    ("sparse", "sgd"): (20.0, 40.0, 80.0),
     ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2),
     ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4),
-    ("lora", "adamw"): (3e-4, 5e-4, 1e-3, 3e-3),
+    ("lora", "adamw"): (3e-4, 5e-4, 1e-3, 2e-3),
 }
-TOP_T = (200, 500, 1000, 2000)  # each with every rate of sparse
-SEEDS = (1000, 1001)  # of facts and their order; no comparison uses them by default
+TOP_T = (500, 1000, 2000, 4000)  # each with every rate of sparse
+SEEDS = (1000, 1001, 1002)  # of facts and their order; no comparison uses them by default
 MEASURED = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
 
 
@@ -40,7 +40,7 @@ def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[di
 
 
 def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings: Sequence[dict],
-          seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 10, *,
+          seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 12, *,
           passes: int, **options) -> Iterator[tuple[dict, Step | dict]]:  # fmt: skip
     """Try each of `settings` with every seed, from the base, until the target is learned; `options` go to `finetune`.
 

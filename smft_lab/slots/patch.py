@@ -42,7 +42,7 @@ class Patch:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
         lab.end()
-        names, tables = _table_names(lab.model)
+        names, tables = named_tables(lab.model)
         for name, tensor in lab.model.state_dict().items():
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
@@ -75,7 +75,7 @@ class Patch:
             ValueError: the patch belongs to another base.
         """
         self._check(lab)
-        for name, table, slots in zip(*_table_names(lab.model), self.slots, strict=True):
+        for name, table, slots in zip(*named_tables(lab.model), self.slots, strict=True):
             table.weight[slots] = lab.base(name)[slots]
 
     def _check(self, lab) -> None:
@@ -126,7 +126,7 @@ def fingerprint(lab) -> str:
     return digest.hexdigest()[:16]
 
 
-def _table_names(model) -> tuple[list[str], list]:
+def named_tables(model) -> tuple[list[str], list]:
     """State-dict names of the distinct value tables, and the tables."""
     tables = value_tables(model)
     names = {module: f"{name}.weight" for name, module in model.named_modules()}

@@ -1,5 +1,7 @@
 """Live panels for notebooks. Each is one line to open, and needs nothing but the kernel it runs in."""
 
+from smft_lab.widgets.compare import Compare
+from smft_lab.widgets.slots import Slots
 from smft_lab.widgets.top_t import TopT
 
-__all__ = ["TopT"]
+__all__ = ["Compare", "Slots", "TopT"]

@@ -9,20 +9,32 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from smft_lab.widgets.runners import RUNNERS, runner_name
+from smft_lab.widgets.runners import RUNNERS, Runner, runner_name
 
 HERE = Path(__file__).parent
 
 
 class _Claim:
-    """Which panel is training on a lab, and the lock that keeps its steps apart from questions and resets."""
+    """What the panels of one lab share.
+
+    Attributes:
+        lock: Keeps the steps of a finetune apart from questions and resets.
+        owner: The panel that is training, if one is.
+        panels: All that are open, so that they hear when the model changes.
+    """
 
     def __init__(self):
         self.lock = threading.RLock()
         self.owner: weakref.ref | None = None
+        self.panels: weakref.WeakSet[Panel] = weakref.WeakSet()
 
 
 _claims: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def page(name: str) -> str:
+    """The module that draws a panel: what all pages share, then its own."""
+    return "\n".join((HERE / file).read_text(encoding="utf-8") for file in ("panel.js", name))
 
 
 class Panel(anywidget.AnyWidget):
@@ -34,6 +46,7 @@ class Panel(anywidget.AnyWidget):
 
     _css = HERE / "panel.css"
     commands: tuple[str, ...] = ()
+    _runner: Runner | None = None  # none yet, where a panel was refused its arguments
     error = traitlets.Unicode("").tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
@@ -46,6 +59,7 @@ class Panel(anywidget.AnyWidget):
         self._runner = RUNNERS[runner or runner_name()](self._claim.lock)
         super().__init__(ticks=self._runner.ticks, theme=theme, **traits)
         self.on_msg(self._command)
+        self._claim.panels.add(self)
 
     def _command(self, _, content: dict, __) -> None:
         """Run one command from the browser; whatever it raises is shown, never swallowed."""
@@ -83,7 +97,18 @@ class Panel(anywidget.AnyWidget):
         """Let other panels change the lab's model."""
         self._claim.owner = None
 
+    def announce(self) -> None:
+        """Tell the lab's other panels that its model has changed."""
+        for panel in list(self._claim.panels):
+            if panel is not self:
+                panel.model_changed()
+
+    def model_changed(self) -> None:
+        """Another panel has changed the lab's model; panels that show the model look at it again."""
+
     def close(self) -> None:
         """Stop training, give the lab up, and take the panel off the screen."""
-        self._runner.stop()
+        if self._runner is not None:
+            self._runner.stop()
+            self._claim.panels.discard(self)
         super().close()

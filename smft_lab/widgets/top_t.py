@@ -21,10 +21,10 @@ from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
-from smft_lab.widgets.panel import HERE, Panel
+from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
+from smft_lab.widgets.panel import Panel, page
 
 MEASURED_EVERY = 0.3  # seconds of training between two points of a path
-GRID_SIDE = 256  # most cells a side of the drawn table
 OLD = "old_facts"
 
 
@@ -69,7 +69,7 @@ class TopT(Panel):
         ValueError: there are no facts, or a statement is too long for the model.
     """
 
-    _esm = HERE / "top_t.js"
+    _esm = page("top_t.js")
     commands = ("choose", "commit", "teach", "stop", "step", "undo", "reset", "ask", "save")
 
     settings = traitlets.Dict().tag(sync=True)
@@ -83,6 +83,8 @@ class TopT(Panel):
     answers = traitlets.List().tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
+    _items: Iterator | None = None
+
     def __init__(self, lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
         facts = list(facts)
         check_facts(lab, facts)
@@ -92,7 +94,6 @@ class TopT(Panel):
         self._counts = None
         self._paths: list[RunPath] = []
         self._path: RunPath | None = None
-        self._items: Iterator | None = None
         self._kept = self._old_facts()
         self.limits = {
             "slots": lab.slots,
@@ -103,7 +104,7 @@ class TopT(Panel):
             "rates": {name: settings_for(lab, "sparse", optimizer=name)["lr"] for name in sorted(OPTIMIZERS)},
             "questions": [fact.question for fact in facts[:50]] + list(self._kept[0][:20]),
             "old": len(self._kept[0]),
-            "side": self._side,
+            "side": side_of(lab.slots),
         }
         self.settings = {
             "top_t": min(tuned["top_t"], lab.slots),
@@ -151,28 +152,13 @@ class TopT(Panel):
         grid = sorted({round(math.exp(x)) for x in torch.linspace(0, math.log(most), 120).tolist()} | {1, most})
         at = [self.coverage.at(t) for t in grid]
         self.preview = {"t": grid, **{name: [round(one[name], 5) for one in at] for name in at[0]}}
-        cells = self._cell(self.coverage.slots)
+        cells = cell_of(self.coverage.slots % self.lab.slots, self.lab.slots)
         self.slots = torch.stack([cells, self.coverage.ranks], 1).to(torch.int32).numpy().tobytes()
         self._shown = about
 
-    # The drawn table: the square of product keys, slot = row x side + column; aggregated where it is large
-
-    @property
-    def _side(self) -> int:
-        return min(GRID_SIDE, math.isqrt(self.lab.slots))
-
-    def _cell(self, slots: torch.Tensor) -> torch.Tensor:
-        keys = math.isqrt(self.lab.slots)
-        rows, columns = (slots % self.lab.slots) // keys, slots % keys
-        return rows * self._side // keys * self._side + columns * self._side // keys
-
     def _background_cells(self) -> bytes:
         """Background reads per cell on a log scale, 0 to 255."""
-        cells = self._cell(torch.arange(self.lab.slots))
-        reads = torch.zeros(self._side**2, dtype=torch.double)
-        for count in self.lab.usage.count:
-            reads.index_add_(0, cells, count.double())
-        heat = torch.log1p(reads)
+        heat = torch.log1p(sum(in_cells(count, "sum") for count in self.lab.usage.count))
         return (heat / heat.max().clamp(min=1) * 255).to(torch.uint8).numpy().tobytes()
 
     # Commands
@@ -219,12 +205,14 @@ class TopT(Panel):
         if self._paths:
             self._paths[-1].patch.apply(self.lab)
         self.runs = [path.view() for path in self._paths]
+        self.announce()
         self.note = "Undone: the model is as it was before that run."
 
     def reset(self) -> None:
         """Bring the base back, bitwise; finished paths stay on the plane."""
         self._halt()
         self.lab.reset()
+        self.announce()
         self.note = "The base is back, bitwise."
 
     def ask(self, question: str) -> None:
@@ -268,7 +256,8 @@ class TopT(Panel):
 
     def close(self) -> None:
         """Stop, give the lab up with what was taught so far, and take the panel off the screen."""
-        self._runner.stop()
+        if self._runner is not None:
+            self._runner.stop()
         if self._items is not None:
             self._keep()
         super().close()
@@ -316,6 +305,7 @@ class TopT(Panel):
 
     def _show(self, view: dict) -> None:
         self.live = view
+        self.announce()
 
     def _ended(self, problem: Exception | None) -> None:
         """The runner stopped: for good if the run is over or failed, else until the next Teach."""
@@ -341,6 +331,7 @@ class TopT(Panel):
             self.runs = [one.view() for one in self._paths]
             self.live = None
             self.state = "idle"
+        self.announce()
 
     def _halt(self) -> None:
         """Stop; a run that is cut off half-way leaves the path it has gone."""

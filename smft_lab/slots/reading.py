@@ -1,0 +1,80 @@
+"""What one text reads, token by token, and the slots that all paraphrases of a fact read: its core set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.grammar import answered
+from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
+from smft_lab.model.tokenizer import encode
+
+
+@dataclass(frozen=True)
+class TokenReads:
+    """The reads of one text.
+
+    Attributes:
+        tokens: The T pieces of the text as they are written, then the end-of-text token as "".
+        slots: Per value table, (T + 1, R) int64; R = layers of the table x heads x k.
+        weights: Per value table, (T + 1, R), how much of each slot's row a token takes; they sum to 1 per head.
+    """
+
+    tokens: list[str]
+    slots: list[Tensor]
+    weights: list[Tensor]
+
+
+def token_reads(lab, text: str) -> TokenReads:
+    """What each token of `text` reads.
+
+    Raises:
+        ValueError: the text is empty, or longer than the model reads.
+    """
+    if not text.strip():
+        raise ValueError("type a text first")
+    batch = encode(lab.tokenizer, [text])
+    length, most = batch["input_ids"].shape[1], lab.model.config.max_position_embeddings
+    if length > most:
+        raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
+    spans = lab.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    slots, weights = _observed(lab, batch)
+    return TokenReads(
+        [text[start:end] for start, end in spans] + [""], [one[0] for one in slots], [one[0] for one in weights]
+    )
+
+
+def core_set(lab, fact: Fact) -> list[Tensor]:
+    """Slots that every statement of the fact reads and that answering its question reads too (paper section 4.3).
+
+    Returns:
+        Per value table, (C,) int64 slots, ascending; read at a token or the end of the text, padding excluded.
+    """
+    batch = encode(lab.tokenizer, [*fact.statements, answered(fact.question, fact.answer)])
+    slots, _ = _observed(lab, batch)
+    mask = batch["attention_mask"].bool()
+    cores = []
+    for read in slots:
+        rows, reads = mask.nonzero()[:, :1].expand(-1, read.shape[-1]), read[mask]
+        pairs = torch.unique(torch.stack([reads.flatten(), rows.flatten()]), dim=1)
+        found, texts = pairs[0].unique_consecutive(return_counts=True)
+        cores.append(found[texts == len(mask)])
+    return cores
+
+
+def _observed(lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Slots and weights per value table, (B, T, R) each; the pass ends at the last memory layer's addressing."""
+    layers, tables = memory_layers(lab.model), value_tables(lab.model)
+    with observe_reads(lab.model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):
+        lab.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+    def of(kind: str) -> list[Tensor]:
+        mine = [[] for _ in tables]
+        for position, layer in layers.items():
+            mine[tables.index(layer.values)].append(getattr(reads[position], kind)[-1].flatten(2))
+        return [torch.cat(one, -1) for one in mine]
+
+    return of("slots"), of("weights")

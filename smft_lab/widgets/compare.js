@@ -1,0 +1,113 @@
+// Draws what the kernel publishes: the plane, the numbers per method, which fact is known when, and answers.
+
+function render({ model, el }) {
+  const limits = model.get("limits"), methods = Object.keys(limits.methods);
+  const { root, error, note, get, send, button, labelled, colours, watch } = shell(model, el, "Compare: the same facts by several methods", "Compare",
+    `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"} · ${methods.map((name) => limits.methods[name].name).join(", ")}, each from the same base with the same budget`);
+  const number = (attributes) => make("input", { type: "number", min: 1, ...attributes });
+  const inputs = { facts: number({ max: limits.facts }), passes: number({ max: 100 }), seeds: number({ max: 20 }), top_t: number({ max: limits.slots, placeholder: "tuned" }) };
+  const value = (input) => (input.value.trim() === "" ? null : Math.round(Number(input.value)));
+  for (const [name, input] of Object.entries(inputs)) input.addEventListener("change", () => send("choose", { [name]: name === "top_t" ? value(input) : value(input) ?? 0 }));
+  const start = button("start", "Start", "Teach by one method after the other; after Stop, go on", "main");
+  const stop = button("stop", "Stop", "Stop asking for steps");
+  const reset = button("reset", "Reset", "Drop the comparison; the base is back");
+  const bar = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
+  const where = make("span", { class: "muted", role: "status" });
+  const plane = draw("svg", { viewBox: "0 0 620 360", role: "img" });
+  const known = make("div", { class: "known" });
+  const table = make("div", { class: "measures" });
+  const verdict = make("div", { class: "verdict" });
+  const list = `smft-${Math.random().toString(36).slice(2)}`;
+  const question = make("input", { type: "text", list, placeholder: "Ask the base and all three the same question", "aria-label": "Question" });
+  const answers = make("div");
+  const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("ask", { question: question.value }); } },
+    question, make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))), make("button", { type: "submit" }, "Ask"));
+  root.append(
+    make("div", { class: "settings" }, labelled("Facts", inputs.facts), labelled("Passes", inputs.passes), labelled("Seeds", inputs.seeds), labelled("Top t of sparse", inputs.top_t),
+      make("div", { class: "buttons" }, start, stop, reset)),
+    make("div", { class: "buttons" }, bar, where), error, note,
+    make("div", { class: "charts" },
+      make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
+      make("div", {}, make("h4", {}, "Which new fact is known after how many steps"), known)),
+    verdict, table, form, answers);
+
+  const colour = (name) => limits.methods[name][root.classList.contains("dark") ? "dark" : "light"];
+  const label = (name) => (name === "base" ? "Base" : limits.methods[name].name);
+  const tag = (name) => (name === "base" ? [make("span", {}, "Base")] : [make("i", { class: "key", style: `background:${colour(name)}` }), make("span", {}, label(name))]);
+
+  function paintPlane() {
+    const paths = get("paths"), several = paths.some((path) => path.seed === null);
+    const drawn = paths.map((path) => {
+      const main = several ? path.seed === null || !paths.some((one) => one.method === path.method && one.seed === null) : true;
+      return { points: path.points, name: main ? label(path.method) : "", last: main, colour: colour(path.method), dashed: path.method.includes(":") };
+    });
+    drawPlane(plane, drawn, colours("line").line, "Press Start. Up and to the right is better.");
+    plane.setAttribute("aria-label", get("numbers").map((row) => `${label(row.method)}: ${percent(row.learned)} learned, ${percent(row.old_facts, 1)} of the old facts kept`).join("; ") || "Nothing taught yet.");
+  }
+
+  // One square per method: a row per fact in the order taught, a column per measurement.
+  function paintKnown() {
+    const retention = get("retention");
+    known.replaceChildren(...methods.map((name) => {
+      const { steps, recalled } = retention[name] ?? { steps: [], recalled: [] }, facts = recalled[0]?.length ?? 0;
+      const canvas = make("canvas", { width: Math.max(1, steps.length), height: Math.max(1, facts), role: "img",
+        "aria-label": facts ? `${label(name)}: ${recalled.at(-1).reduce((a, b) => a + b, 0)} of ${facts} facts known after step ${steps.at(-1)}` : `${label(name)}: nothing measured yet` });
+      const context = canvas.getContext("2d");
+      steps.forEach((_, x) => recalled[x].forEach((right, y) => {
+        if (!right) return;
+        context.fillStyle = colour(name);
+        context.fillRect(x, y, 1, 1);
+      }));
+      return make("figure", {}, make("figcaption", {}, ...tag(name)), canvas,
+        make("p", { class: "muted" }, steps.length ? `${count(facts)} facts down, steps 0 to ${count(steps.at(-1))} across` : "not yet"));
+    }));
+  }
+
+  function paintNumbers() {
+    const base = get("numbers")[0], nats = (v) => (v == null ? "–" : v.toFixed(3));
+    const head = [["Method"], ["Learned", "n"], ["Old facts", "n"], ["Two-hop", "n"], ["Arithmetic, nats", "n"], ["Prose, nats", "n"], ["Numbers a step may change", "n"], ["ms per step", "n"]];
+    const rows = get("numbers").map((row) => [[make("span", {}, ...tag(row.method))], [percent(row.learned, 1), "n"], [percent(row.old_facts, 1), "n"], [percent(row.two_hop, 1), "n"],
+      [nats(row.arithmetic), "n"], [nats(row.prose), "n"], [row.trainable_per_step == null ? "–" : count(Math.round(row.trainable_per_step)), "n"], [row.ms_per_step == null ? "–" : row.ms_per_step.toFixed(0), "n"]]);
+    table.replaceChildren(...(base ? [grid(head, rows)] : []));
+    paintPlane();
+  }
+
+  function paintVerdict() {
+    const lines = get("verdict"), points = (v) => (100 * v).toFixed(1);
+    verdict.replaceChildren(...(lines.length ? [make("h4", {}, `Old facts forgotten where ${percent(limits.target)} of the new ones were learned`), make("div", { class: "numbers" }, ...lines.map((line) => {
+      const [drop, low, high] = line.drop, [reached, of] = line.reached;
+      const interval = low == null ? "" : ` [${points(low)}, ${points(high)}]`;
+      return make("span", {}, make("b", { style: `color:${colour(line.method)}` }, `${points(drop)} points`), make("span", { class: "muted" },
+        `${label(line.method)}${interval}${reached < of ? `; only ${reached} of ${of} runs got there, read at the best (${percent(line.learned)} learned)` : ""}`));
+    }))] : []));
+  }
+
+  function paintAnswers() {
+    const asked = get("answers"), names = ["base", ...methods];
+    const head = [["Question"], ...names.map((name) => [label(name)])];
+    answers.replaceChildren(...(asked.length ? [grid(head, asked.map((one) => [[one.question], ...names.map((name) => [one[name] ?? "–"])]))] : []));
+  }
+
+  const time = (seconds) => (seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.ceil(seconds)} s`);
+  function showProgress() {
+    const now = get("progress");
+    bar.value = now.total ? now.done / now.total : 0;
+    where.textContent = now.total ? `${label(now.method)}, seed ${now.seed}: step ${count(now.done)} of ${count(now.total)}${now.left != null && now.done < now.total ? `, about ${time(now.left)} left` : ""}` : "";
+  }
+  function showState() {
+    const state = get("state");
+    root.dataset.state = state;
+    start.textContent = state === "paused" ? "Go on" : "Start";
+    start.disabled = state === "running";
+    stop.disabled = state !== "running";
+    for (const input of Object.values(inputs)) input.disabled = state !== "idle";
+  }
+  function showSettings() {
+    const settings = get("settings");
+    for (const [name, input] of Object.entries(inputs)) input.value = settings[name] ?? "";
+  }
+  showSettings();
+  return watch({ settings: showSettings, paths: paintPlane, numbers: paintNumbers, retention: paintKnown, progress: showProgress, verdict: paintVerdict, answers: paintAnswers, state: showState },
+    () => { paintNumbers(); paintKnown(); paintVerdict(); paintAnswers(); showProgress(); showState(); });
+}
+export default { render };

@@ -1,0 +1,293 @@
+"""The compare panel: sparse memory finetuning, full finetuning and LoRA taught the same facts, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import torch
+import traitlets
+
+from smft_lab.charts.style import looks, ordered, short_name
+from smft_lab.experiments.compare import Comparison
+from smft_lab.experiments.equal import TARGET
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.methods import METHODS
+from smft_lab.probes.probes import QuestionProbe, answer, recalled
+from smft_lab.widgets.panel import Panel, page
+
+ASKABLE = 2**31  # bytes: the finetuned weights of larger models are not kept for questions
+MEASURES = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
+
+
+class Compare(Panel):
+    """Teach the same facts by several methods, live, and see what each forgets.
+
+    Args:
+        lab: A `Lab`; every method starts from its base, and the base is left behind.
+        facts: What to teach.
+        methods: See `smft_lab.compare`; `sparse:tf` and the like are controls.
+        runner: `thread`, `tick` or `inline`; what suits the notebook by default.
+        theme: `auto`, `light` or `dark`.
+        settings: passes, seeds, facts (how many of them), top_t and evaluations to begin with.
+
+    Raises:
+        ValueError: a setting is out of range, or a statement is too long for the model.
+    """
+
+    _esm = page("compare.js")
+    commands = ("choose", "start", "stop", "reset", "ask")
+
+    limits = traitlets.Dict().tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
+    paths = traitlets.List().tag(sync=True)  # {method, seed or None for the mean, points: [[step, learned, kept]]}
+    numbers = traitlets.List().tag(sync=True)  # one row per method, the base first
+    retention = traitlets.Dict().tag(sync=True)  # method: {steps, recalled: one row per measurement, one 0/1 per fact}
+    progress = traitlets.Dict().tag(sync=True)
+    verdict = traitlets.List().tag(sync=True)  # lines at equal learning, when all is done
+    answers = traitlets.List().tag(sync=True)
+    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
+    note = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
+                 theme: str = "auto", **settings):  # fmt: skip
+        self.facts = list(facts)
+        self.methods = ordered(methods)
+        super().__init__(lab, runner, theme)
+        self._items: Iterator | None = None
+        self._states: dict[str, dict[str, torch.Tensor]] = {}
+        look = looks(self.methods)
+        old = [p for p in lab.probes.without(self.facts) if isinstance(p, QuestionProbe)]
+        self.limits = {
+            "facts": len(self.facts),
+            "slots": lab.slots,
+            "target": TARGET,
+            "methods": {
+                name: {"name": short_name(name), "light": look[name].light, "dark": look[name].dark,
+                       "glyph": look[name].glyph} for name in self.methods
+            },
+            "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
+        }  # fmt: skip
+        begin = {"facts": min(len(self.facts), 24), "passes": 8, "seeds": 1, "top_t": None, "evaluations": 12}
+        self.settings = begin
+        self.choose(**settings)
+
+    # Commands
+
+    def choose(self, **settings) -> None:
+        """Take over some of `facts`, `passes`, `seeds`, `top_t` (None: the tuned one), `evaluations`; for the next start.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        unknown = set(settings) - set(self.settings)
+        if unknown:
+            raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
+        wanted = {**self.settings, **settings}
+        if not 1 <= wanted["facts"] <= len(self.facts):
+            raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
+        self._made(wanted)  # raises on what can't be compared
+        self.settings = wanted
+
+    def _made(self, settings: dict) -> Comparison:
+        chosen = {name: settings[name] for name in ("passes", "top_t", "evaluations")}
+        return Comparison(
+            self.lab, self.facts[: settings["facts"]], self.methods, seeds=range(settings["seeds"]), **chosen
+        )
+
+    def start(self) -> None:
+        """Begin from the base, or go on with what was stopped."""
+        if self.state == "running":
+            return
+        self.claim()
+        if self._items is None:
+            self.comparison = self._made(self.settings)
+            self._states, self.verdict, self.answers, self.note = {}, [], [], ""
+            self._retention: dict[str, dict] = {name: {"steps": [], "recalled": []} for name in self.methods}
+            self._items = self._train(self.comparison)
+        self.state = "running"
+        self._runner.start(self._items, self._show, self._ended)
+
+    def stop(self) -> None:
+        """Stop asking for steps; Start goes on from here."""
+        self._runner.stop()
+
+    def reset(self) -> None:
+        """Drop the comparison, shown or under way; the base is back."""
+        self._runner.stop()
+        if self._items is not None:
+            self._items.close()
+            self._items = None
+            self.release()
+        self._states = {}
+        self.claim()
+        self.lab.reset()
+        self.release()
+        self.announce()
+        with self.hold_sync():
+            self.paths, self.numbers, self.retention, self.progress = [], [], {}, {}
+            self.verdict, self.answers, self.state, self.note = [], [], "idle", "The base is back, bitwise."
+
+    def ask(self, question: str) -> None:
+        """Ask the base and every finetuned model (of the first seed) the same question.
+
+        Raises:
+            ValueError: a run is under way, or nothing was taught.
+        """
+        question = question.strip()
+        if not question:
+            raise ValueError("type a question first")
+        if self._items is not None:
+            raise ValueError("wait for the comparison to end, or press Reset; then all models can be asked")
+        self.claim()
+        try:
+            with self._claim.lock:
+                self.lab.reset()
+                found = {"question": question, "base": self._answer(question)}
+                for name, changed in self._states.items():
+                    self._put(changed)
+                    found[name] = self._answer(question)
+                    self.lab.reset()
+        finally:
+            self.release()
+        self.answers = [found, *(one for one in self.answers if one["question"] != question)][:8]
+
+    def _answer(self, question: str) -> str:
+        return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+
+    @torch.no_grad()
+    def _put(self, changed: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self.lab.model.state_dict().items():
+            if name in changed:
+                tensor.copy_(changed[name])
+
+    def snapshot(self):
+        """The plane as an ordinary plotly figure, which is still seen when nobody runs a kernel."""
+        from smft_lab.charts.figures import plane
+
+        if not self.paths:
+            raise ValueError("there is nothing to show yet; press Start first")
+        done = self._items is None and bool(self.verdict)
+        return plane(self.comparison.table, self.comparison.summary() if done else None)
+
+    def close(self) -> None:
+        """Stop, bring the base back, and take the panel off the screen."""
+        if getattr(self, "_items", None) is not None:
+            self._runner.stop()
+            self._items.close()
+            self.release()
+        super().close()
+
+    # Under way
+
+    def _train(self, comparison: Comparison) -> Iterator[dict]:
+        """One view of the progress per gradient step; what was measured is published at once."""
+        began, measured = time.monotonic(), 0
+        last_step = comparison.passes * comparison.n_facts
+        for progress in comparison.steps():
+            if len(comparison.rows) > measured:
+                measured = len(comparison.rows)
+                self._measured(comparison, progress)
+            if progress.step == last_step and progress.seed == comparison.seeds[0]:
+                self._keep_state(progress.method)
+            gone = time.monotonic() - began
+            left = gone * (progress.total - progress.done) / max(1, progress.done)
+            yield {"method": progress.method, "seed": progress.seed, "done": progress.done, "total": progress.total,
+                   "loss": progress.loss, "left": left if progress.done else None}  # fmt: skip
+
+    def _measured(self, comparison: Comparison, progress) -> None:
+        facts = self.facts[: comparison.n_facts]
+        if progress.seed == comparison.seeds[0]:
+            mine = self._retention[progress.method]
+            right = recalled(self.lab.model, self.lab.tokenizer, [f.question for f in facts], [f.answer for f in facts])
+            mine["steps"].append(progress.step)
+            mine["recalled"].append(right.int().tolist())
+        table = comparison.table
+        with self.hold_sync():
+            self.retention = {name: dict(one) for name, one in self._retention.items()}
+            self.paths = _paths(table)
+            self.numbers = _numbers(table, comparison.costs)
+
+    def _keep_state(self, method: str) -> None:
+        """Keep what the run changed, so that the finetuned model can be asked later."""
+        self.lab.end()
+        model = self.lab.model
+        if sum(tensor.nbytes for tensor in model.state_dict().values()) <= ASKABLE:
+            self._states[method] = {
+                name: tensor.clone()
+                for name, tensor in model.state_dict().items()
+                if not torch.equal(tensor, self.lab.base(name))
+            }
+
+    def _show(self, progress: dict) -> None:
+        self.progress = progress
+        self.announce()
+
+    def _ended(self, problem: Exception | None) -> None:
+        """The runner stopped: for good if all is done or it failed, else until the next Start."""
+        if problem is None and self.progress.get("done", 0) < self.progress.get("total", 1):
+            self.state = "paused"
+            return
+        self._items = None
+        self.release()
+        if problem is not None:
+            self.state = "idle"
+            self.fail(problem)
+            return
+        with self.hold_sync():
+            self.numbers = _numbers(self.comparison.table, self.comparison.costs)
+            self.verdict = self._verdict()
+            self.state = "idle"
+        self.announce()
+
+    def _verdict(self) -> list[dict]:
+        """What each method lost of the old facts where it had learned the target share, or at its best."""
+        rows = [r for r in self.comparison.summary()["equal_learning"] if r["metric"] == "em"]
+        of = {(r["method"], r["probe"]): r for r in rows}
+        lines = []
+        for name in self.methods:
+            learned, old = of.get((name, "learned")), of.get((name, "old_facts"))
+            if learned and old:
+                reached = [learned["n_reached"], learned["n"]]
+                drop = [old["drop_mean"], old["drop_low"], old["drop_high"]]
+                lines.append({"method": name, "learned": learned["mean"], "drop": drop, "reached": reached})
+        return lines
+
+
+def _paths(table: pd.DataFrame) -> list[dict]:
+    """Per method and seed the (step, learned, kept) of every measurement; with several seeds, their mean too."""
+    both = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
+    wide = both.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
+    if "old_facts" not in wide:
+        wide["old_facts"] = float("nan")
+
+    def points(rows: pd.DataFrame) -> list:
+        kept = rows["old_facts"].astype(object).where(rows["old_facts"].notna(), None)
+        return [list(one) for one in zip(rows["step"].tolist(), rows["learned"].tolist(), kept.tolist(), strict=True)]
+
+    paths = []
+    for name, mine in wide.groupby("method", sort=False):
+        seeds = mine["seed"].unique().tolist()
+        paths += [{"method": name, "seed": s, "points": points(mine[mine["seed"] == s])} for s in seeds]
+        if len(seeds) > 1:
+            shared = mine[mine["step"].isin(mine[mine["seed"] == seeds[-1]]["step"])]
+            mean = shared.groupby("step", as_index=False)[["learned", "old_facts"]].mean()
+            paths.append({"method": name, "seed": None, "points": points(mean)})
+    return paths
+
+
+def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]]) -> list[dict]:
+    """Per method the newest measurement of every probe, mean over seeds, and what a step cost; the base first."""
+    rows = []
+
+    def row(name: str, mine: pd.DataFrame) -> dict:
+        values = mine.groupby(["probe", "metric"])["value"].mean()
+        return {"method": name} | {probe: values.get((probe, metric)) for probe, metric in MEASURES}
+
+    rows.append(row("base", table[table["step"] == 0]))
+    for name, mine in table.groupby("method", sort=False):
+        newest = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
+        cost = pd.DataFrame(costs.get(name, [])).mean().to_dict()
+        rows.append(row(name, newest) | {"step": int(newest["step"].max())} | cost)
+    return rows

@@ -1,0 +1,27 @@
+"""The table as it is drawn: the square of product keys, slot = row x side + column, aggregated where it is large."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MOST = 256  # cells a side
+
+
+def side_of(slots: int) -> int:
+    """How many cells a side the drawn table has."""
+    return min(MOST, math.isqrt(slots))
+
+
+def cell_of(slot: Tensor, slots: int) -> Tensor:
+    """The cell, row x side + column, that a slot of a table of `slots` is drawn in; any shape."""
+    keys, side = math.isqrt(slots), side_of(slots)
+    return slot // keys * side // keys * side + slot % keys * side // keys
+
+
+def in_cells(values: Tensor, how: str) -> Tensor:
+    """(N,) values as (side^2,) cells: their `sum`, or the largest (`amax`) of those that share a cell."""
+    cells = torch.zeros(side_of(len(values)) ** 2, dtype=torch.double)
+    return cells.scatter_reduce_(0, cell_of(torch.arange(len(values)), len(values)), values.double(), how)

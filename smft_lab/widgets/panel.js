@@ -1,0 +1,129 @@
+// What every panel's page shares. It stands before the panel's own page in one module: anywidget serves a single file.
+
+const SVG = "http://www.w3.org/2000/svg";
+const percent = (share, digits = 0) => (share == null ? "–" : `${(100 * share).toFixed(digits)}%`);
+const count = (n) => n.toLocaleString("en-US");
+
+function make(name, attributes = {}, ...children) {
+  const node = attributes.svg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === "svg" || value === undefined || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+const draw = (name, attributes, ...children) => make(name, { svg: true, ...attributes }, ...children);
+
+function isDark(theme) {
+  if (theme !== "auto") return theme === "dark";
+  const lab = document.body.dataset.jpThemeLight;
+  if (lab !== undefined) return lab === "false";
+  const [r, g, b] = (getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g) || [255, 255, 255]).map(Number);
+  return 0.299 * r + 0.587 * g + 0.114 * b < 110;
+}
+
+// A colour of the stylesheet as [r, g, b, a].
+function rgb(colour) {
+  const context = document.createElement("canvas").getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return context.getImageData(0, 0, 1, 1).data;
+}
+const bytes = (view) => (view instanceof DataView ? view : new DataView(view.buffer ?? view));
+
+// The parts of every panel: its frame, where errors and notes stand, and the theme of the page around it.
+function shell(model, el, label, title, about) {
+  const get = (name) => model.get(name);
+  const send = (command, rest = {}) => model.send({ do: command, ...rest });
+  const root = make("section", { class: "smft", "aria-label": label });
+  const error = make("p", { class: "error", role: "alert" });
+  const note = make("p", { class: "muted note", role: "status" });
+  for (const name of ["keydown", "keyup", "keypress"]) root.addEventListener(name, (event) => event.stopPropagation()); // not the notebook's
+  root.append(make("div", { class: "top" }, make("h3", {}, title), make("span", { class: "muted" }, about)));
+  el.append(root);
+  const button = (name, text, tip, kind = "") =>
+    make("button", { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name) }, text);
+  const labelled = (text, control) => make("label", {}, text, control);
+  const colours = (...names) => {
+    const css = getComputedStyle(root);
+    return Object.fromEntries(names.map((name) => [name, css.getPropertyValue(`--${name}`).trim()]));
+  };
+
+  // Listen to the kernel and to the page's theme, draw everything once, and say how to stop.
+  function watch(handlers, repaint) {
+    let timer = null;
+    const tick = () => {
+      clearInterval(timer);
+      if (get("ticks") && get("state") === "running") timer = setInterval(() => send("tick"), 300);
+    };
+    const showTheme = () => {
+      const theme = get("theme"), dark = isDark(theme);
+      root.classList.toggle("dark", dark);
+      root.classList.toggle("light", !dark);
+      root.classList.toggle("fixed", theme !== "auto");
+      repaint();
+    };
+    const watched = Object.entries({ ...handlers, theme: showTheme }).map(([name, then]) => [`change:${name}`, then]);
+    watched.push(["change:state", tick], ["change:error", () => { error.textContent = get("error"); }], ["change:note", () => { note.textContent = get("note"); }]);
+    for (const [name, then] of watched) model.on(name, then);
+    const themes = new MutationObserver(showTheme);
+    themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
+    [error.textContent, note.textContent] = [get("error"), get("note")];
+    showTheme();
+    tick();
+    return () => {
+      clearInterval(timer);
+      themes.disconnect();
+      for (const [name, then] of watched) model.off(name, then);
+    };
+  }
+  return { root, error, note, get, send, button, labelled, colours, watch };
+}
+
+// A table of rows; a cell is [text] or [text, class].
+function grid(head, rows) {
+  const line = (tag, cells) => make("tr", {}, ...cells.map(([text, kind]) => make(tag, { class: kind }, text)));
+  return make("table", {}, make("thead", {}, line("th", head)), make("tbody", {}, ...rows.map((row) => line("td", row))));
+}
+
+// The plane of learning against forgetting: paths of { name, points: [[step, learned, kept]], colour, last, dashed }.
+function drawPlane(svg, paths, line, empty) {
+  const kept = paths.flatMap((path) => path.points.map((point) => point[2] ?? 1));
+  const low = Math.max(0, Math.floor(10 * Math.min(0.9, ...kept) - 0.2) / 10), L = 62, R = 600, T = 16, B = 316;
+  const x = (v) => L + v * (R - L), y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
+  const parts = [];
+  for (let v = 0; v <= 1.001; v += 0.2) {
+    parts.push(draw("line", { x1: x(v), x2: x(v), y1: T, y2: B, stroke: line }),
+      draw("text", { x: x(v), y: B + 18, "text-anchor": "middle" }, percent(v)));
+  }
+  const gap = 1 - low > 0.35 ? 0.2 : 1 - low > 0.15 ? 0.1 : 0.02;
+  for (let v = 1; v >= low - 1e-9; v -= gap) {
+    parts.push(draw("line", { x1: L, x2: R, y1: y(v), y2: y(v), stroke: line }),
+      draw("text", { x: L - 8, y: y(v) + 4, "text-anchor": "end" }, percent(v)));
+  }
+  parts.push(draw("text", { x: (L + R) / 2, y: B + 38, "text-anchor": "middle" }, "New facts learned (exact match)"),
+    draw("text", { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` }, "Old facts kept (exact match)"));
+  const names = [];
+  for (const path of paths) {
+    const points = path.points.filter((point) => point[2] != null), { colour, last } = path, opacity = last ? 1 : 0.6;
+    if (!points.length) continue;
+    parts.push(draw("polyline", { points: points.map(([, a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "), fill: "none",
+      stroke: colour, "stroke-width": last ? 3 : 1.6, "stroke-opacity": opacity, "stroke-linejoin": "round", "stroke-dasharray": path.dashed ? "5 4" : "none" }));
+    for (const [at, a, b] of points) {
+      parts.push(draw("circle", { cx: x(a), cy: y(b), r: last ? 4 : 2.5, fill: colour, "fill-opacity": opacity },
+        draw("title", {}, `${path.name}, step ${at}: learned ${percent(a)}, kept ${percent(b, 1)}`)));
+    }
+    const [, a, b] = points.at(-1);
+    names.push({ name: path.name, x: x(a), y: y(b), colour, last, anchor: a > 0.7 ? "end" : "start" });
+  }
+  names.sort((one, other) => one.y - other.y);
+  names.forEach((one, i) => { one.at = Math.max(one.y + (one.anchor === "end" ? 18 : 4), i ? names[i - 1].at + 15 : 0); });
+  for (const { name, x: at, at: down, colour, last, anchor } of names) {
+    const beside = anchor === "end" ? at : at + 10;
+    parts.push(draw("text", { class: last ? "name" : "", x: beside, y: down, "text-anchor": anchor, style: last ? `fill:${colour}` : "" }, name));
+  }
+  if (!paths.length) parts.push(draw("text", { x: (L + R) / 2, y: (T + B) / 2, "text-anchor": "middle" }, empty));
+  svg.replaceChildren(...parts);
+}

@@ -1,0 +1,155 @@
+// Colours what the kernel publishes; a click on a token, a cell or a bar asks for the card of a slot.
+
+const SHADES = { // from hardly to most, on the page's ground
+  light: { ground: [252, 252, 252], stops: [[214, 230, 241], [86, 160, 206], [0, 84, 140], [4, 34, 74]] },
+  dark: { ground: [24, 29, 34], stops: [[30, 58, 82], [28, 110, 164], [86, 180, 233], [222, 243, 255]] },
+};
+const SCALES = { // value and largest value to a share in [0, 1]
+  count: (v, max) => Math.log1p(v) / Math.log1p(max), df: (v, max) => v / max,
+  tfidf: (v, max) => Math.sqrt(v / max), change: (v, max) => v / max, core: (v) => v / 2,
+};
+const SCALE_NAMES = { count: "log scale", df: "linear scale", tfidf: "square-root scale", change: "linear scale", core: "" };
+const short = (v) => (v === 0 ? "0" : Number.isInteger(v) ? count(v) : v >= 0.01 ? v.toFixed(3) : v.toExponential(1));
+
+function shade(share, dark) {
+  const { ground, stops } = SHADES[dark ? "dark" : "light"];
+  if (!(share > 0)) return ground;
+  const at = Math.min(0.9999, Math.max(share, 0.05)) * (stops.length - 1), i = Math.floor(at);
+  return stops[i].map((low, c) => Math.round(low + (at - i) * (stops[i + 1][c] - low)));
+}
+const css = (colour) => `rgb(${colour.join(" ")})`;
+
+function render({ model, el }) {
+  const limits = model.get("limits"), side = limits.side;
+  const { root, error, note, get, send, labelled, watch } = shell(model, el, "Slots: what a text reads", "Slots",
+    `${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}, as the square of product keys`);
+
+  // Controls
+  const text = make("input", { type: "text", placeholder: "Type any text", "aria-label": "Text" });
+  const pick = make("select", { "aria-label": "Fact" }, make("option", { value: "" }, "or pick a fact"),
+    ...limits.facts.map((question, i) => make("option", { value: i }, question)));
+  const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("read", { text: text.value }); } },
+    text, make("button", { type: "submit" }, "Read"), ...(limits.facts.length ? [pick] : []));
+  pick.addEventListener("change", () => pick.value !== "" && send("pick", { fact: Number(pick.value) }));
+  const views = Object.entries(limits.maps).map(([view, { name }]) =>
+    make("button", { type: "button", "data-view": view, onclick: () => send("look", { view }) }, name));
+  const table = make("select", {}, ...Array.from({ length: limits.tables }, (_, i) => make("option", { value: i }, String(i))));
+  table.addEventListener("change", () => send("look", { table: Number(table.value) }));
+  const topT = make("input", { type: "number", min: 1, max: limits.slots });
+  topT.addEventListener("change", () => send("look", { top_t: Math.round(Number(topT.value)) }));
+  const wanted = make("input", { type: "number", min: 0, max: limits.slots - 1, placeholder: "0" });
+  wanted.addEventListener("change", () => wanted.value !== "" && card(Math.round(Number(wanted.value))));
+  const card = (slot) => send("card", { slot });
+
+  // What is drawn
+  const strips = make("div", { class: "strips", role: "img" });
+  const about = make("p", { class: "muted" });
+  const canvas = make("canvas", { class: "wide", width: side, height: side, role: "img" });
+  const under = make("p", { class: "muted under" }, "Point at a cell; click it for its card.");
+  const legend = make("div", { class: "legend" });
+  const core = make("p", { class: "muted" });
+  const bars = make("div", { class: "bars" });
+  const facts = make("div", { class: "card" });
+  root.append(form, error, note, strips, about,
+    make("div", { class: "settings" }, make("div", { class: "buttons views", role: "group", "aria-label": "Colour by" }, ...views),
+      ...(limits.tables > 1 ? [labelled("Table", table)] : []), labelled("Top t", topT), labelled("Slot", wanted)),
+    make("div", { class: "charts even" },
+      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend, under),
+      make("div", {}, make("h4", {}, "Top slots of this text, by TF-IDF"), bars, core)),
+    facts);
+
+  const values = () => { const raw = bytes(get("heat")); return Float32Array.from({ length: raw.byteLength / 4 }, (_, i) => raw.getFloat32(4 * i, true)); };
+  let cells = new Float32Array(0), max = 1;
+  const isDark_ = () => root.classList.contains("dark");
+  const colour = (value) => css(shade(SCALES[get("settings").view](value, max), isDark_()));
+
+  function paintTable() {
+    const { view } = get("settings"), { unit } = limits.maps[view], dark = isDark_();
+    cells = values();
+    max = view === "core" ? 2 : cells.reduce((a, b) => Math.max(a, b), 0) || 1;
+    const context = canvas.getContext("2d"), image = context.createImageData(side, side);
+    cells.forEach((value, i) => image.data.set([...shade(SCALES[view](value, max), dark), 255], 4 * i));
+    context.putImageData(image, 0, 0);
+    canvas.setAttribute("aria-label", `The table of slots, coloured by ${limits.maps[view].name}; the largest value is ${short(max)} ${unit}.`);
+    const steps = Array.from({ length: 9 }, (_, i) => css(shade((i + 0.5) / 9, dark)));
+    const words = view === "core" ? ["in the core, outside the top t", "in the core and the top t"] : ["0", `${short(max)} ${unit}, ${SCALE_NAMES[view]}`];
+    legend.replaceChildren(make("span", {}, words[0]), make("i", { style: `background:linear-gradient(90deg,${steps.join(",")})` }), make("span", {}, words[1]));
+    for (const button of views) {
+      button.setAttribute("aria-pressed", String(button.dataset.view === view));
+      button.disabled = button.dataset.view === "core" && !get("core");
+    }
+    [table.value, topT.value] = [get("settings").table, get("settings").top_t];
+    paintStrips();
+  }
+
+  function paintStrips() {
+    const { view } = get("settings"), subject = get("subject");
+    strips.replaceChildren(...get("tokens").map((token, place, all) => {
+      const order = token.slots.map((_, i) => i).sort((a, b) => token.values[b] - token.values[a]), step = 100 / order.length;
+      const parts = order.map((i, at) => `${colour(token.values[i])} ${(at * step).toFixed(2)}% ${((at + 1) * step).toFixed(2)}%`);
+      const strip = make("i", { style: `background:linear-gradient(90deg,${parts.join(",")})` });
+      const word = token.text.trim() || (place ? (place === all.length - 1 ? "end" : "␣") : "start");
+      const best = order[0], tip = `${word}: reads ${order.length} slots; slot ${token.slots[best]} has ${short(token.values[best])}`;
+      return make("button", { type: "button", class: `token${token.text ? "" : " mark"}`, title: tip, "aria-label": tip, onclick: (event) => {
+        const box = strip.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
+        card(token.slots[order[share >= 0 && share < 1 ? Math.floor(share * order.length) : 0]]);
+      } }, make("span", {}, word), strip);
+    }));
+    strips.setAttribute("aria-label", `${get("tokens").length} tokens, coloured by ${limits.maps[view].name}`);
+    about.textContent = subject.fact == null ? "Under each token its reads, highest first. Click one for its slot."
+      : `The first of ${subject.statements} paraphrases; reads are counted over all of them, as one gradient step does. Under each token its reads, highest first; click one for its slot.`;
+    if (document.activeElement !== text) text.value = subject.text;
+    pick.value = subject.fact ?? "";
+  }
+
+  function paintRanking() {
+    const rows = get("ranking"), top = rows[0]?.tfidf || 1, cut = get("settings").top_t;
+    const head = make("tr", {}, ...["", "Slot", "Score", "", "TF", "IDF", "df"].map((name, i) => make("th", { class: i === 1 || i > 3 || i === 2 ? "n" : "" }, name)));
+    bars.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows.map((row, i) => make("tr", { class: `pick${i < cut ? "" : " out"}`, tabindex: 0,
+      "aria-label": `slot ${row.slot}, rank ${i + 1}`, onclick: () => card(row.slot), onkeydown: (event) => event.key === "Enter" && card(row.slot) },
+      make("td", { class: "muted n" }, String(i + 1)), make("td", { class: "n" }, String(row.slot)), make("td", { class: "n" }, row.tfidf.toFixed(4)),
+      make("td", { class: "bar" }, make("i", { style: `width:${((100 * row.tfidf) / top).toFixed(1)}%` })),
+      make("td", { class: "n" }, percent(row.tf, 2)), make("td", { class: "n" }, row.idf.toFixed(2)), make("td", { class: "n" }, count(row.df)))))));
+    const set = get("core");
+    core.textContent = set ? `Core set: ${count(set.size)} slots are read by every paraphrase and by the question. The top ${count(cut)} of the ${count(set.read)} slots read hold ${count(set.covered)} of them; `
+      + `${count(set.common)} are read in over half of all background batches, so TF-IDF scores them low.` : "";
+  }
+
+  function paintCard() {
+    const one = get("slot");
+    if (!one) return facts.replaceChildren();
+    const line = (name, value) => [[name], [value, "n"]];
+    const list = (items, empty) => (items.length ? items.map(([name, value]) => line(name, typeof value === "number" && !Number.isInteger(value) ? value.toFixed(2) : count(value))) : [[[empty], [""]]]);
+    facts.replaceChildren(make("h4", {}, `Slot ${one.slot}: row ${Math.floor(one.slot / Math.sqrt(limits.slots))}, column ${one.slot % Math.sqrt(limits.slots)}`),
+      make("div", { class: "three" },
+        grid([["Score"], ["", "n"]], [line("rank", one.rank ? `${count(one.rank)} of ${count(one.of)}` : "not read"), line("TF-IDF", one.tfidf.toFixed(5)), line("reads of this text (TF)", `${count(one.count)} (${percent(one.tf, 2)})`),
+          line("df, of background batches (IDF)", `${count(one.df)} of ${count(limits.batches)} (${one.idf.toFixed(2)})`), line("background reads", count(one.background)),
+          line("row norm, base", one.norms[0].toFixed(3)), line("row norm, now", one.norms[1].toFixed(3)), line("norm of the change", one.moved.toFixed(3))]),
+        grid([["Tokens that read it most"], ["weight", "n"]], list(one.tokens, "none in this text")),
+        grid([["Facts that read it most"], ["reads", "n"]], list(one.facts, limits.facts.length ? "none of those listed" : "no facts given"))));
+  }
+
+  // Pointing at the table
+  let asked = null;
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect(), pos = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
+    return pos(event.clientY - box.top - 1, box.height - 2) * side + pos(event.clientX - box.left - 1, box.width - 2);
+  };
+  canvas.addEventListener("mousemove", (event) => {
+    const cell = at(event), { unit } = limits.maps[get("settings").view];
+    if (!limits.aggregated) under.textContent = `Slot ${cell}: ${short(cells[cell])} ${unit}. Click it for its card.`;
+    else if (cell !== asked) {
+      asked = cell;
+      under.textContent = "…";
+      setTimeout(() => cell === asked && send("peek", { cell }), 60);
+    }
+  });
+  canvas.addEventListener("click", (event) => (limits.aggregated ? get("under") && card(get("under").slots[0][0]) : card(at(event))));
+  const showUnder = () => {
+    const found = get("under");
+    if (found) under.textContent = `${found.of} slots; ${found.slots.map(([slot, value]) => `slot ${slot}: ${short(value)}`).join(" · ")}. Click for the first's card.`;
+  };
+  const all = () => { paintTable(); paintRanking(); paintCard(); };
+  return watch({ heat: paintTable, settings: all, tokens: paintStrips, ranking: paintRanking, core: paintRanking, slot: paintCard, subject: paintStrips, under: showUnder }, all);
+}
+export default { render };

@@ -1,0 +1,249 @@
+"""The slots panel: which slots a text reads, token by token, and how ordinary text, TF-IDF and finetuning see them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+import traitlets
+from torch import Tensor
+
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.finetune import settings_for
+from smft_lab.model.memory import value_tables
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.patch import named_tables
+from smft_lab.slots.reading import TokenReads, core_set, token_reads
+from smft_lab.slots.scores import check_top_t, inverse_document_frequency, score, term_frequency, top_slots
+from smft_lab.slots.usage import batch_counts
+from smft_lab.widgets.drawn_table import MOST, cell_of, in_cells, side_of
+from smft_lab.widgets.panel import Panel, page
+
+LISTED = 50  # facts offered to pick from
+TOP = 20  # slots in the ranking
+MAPS = {  # view: (name, unit, how slots that share a drawn cell add up)
+    "count": ("Reads of this text", "reads", "sum"),
+    "df": ("Background df", "background batches", "amax"),
+    "tfidf": ("TF-IDF score", "score", "amax"),
+    "change": ("Change since the base", "norm of the row's change", "amax"),
+    "core": ("Core set of the fact", "1 outside the top t, 2 in it", "amax"),
+}
+EVERY = 0.5  # seconds between two looks at a model that is being trained
+
+
+class Slots(Panel):
+    """Look into the memory: type a text, or pick a fact, and see which slots it reads.
+
+    Args:
+        lab: A `Lab`; the panel only reads its model, and follows it while another panel trains it.
+        facts: Facts to pick from; the first 50 are offered.
+        text: What to show first; the first fact by default.
+        theme: `auto`, `light` or `dark`.
+
+    Raises:
+        ValueError: there are neither facts nor a text, or a text is too long for the model.
+    """
+
+    _esm = page("slots.js")
+    commands = ("read", "pick", "look", "card", "peek")
+
+    limits = traitlets.Dict().tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)  # view, table, top_t
+    subject = traitlets.Dict().tag(sync=True)  # text, fact (its number or None), statements
+    tokens = traitlets.List().tag(sync=True)  # {text, slots, values}
+    heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table
+    ranking = traitlets.List().tag(sync=True)  # top slots: slot, count, tf, df, idf, tfidf
+    core = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # size, covered
+    slot = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # the card
+    under = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # what a drawn cell holds
+    state = traitlets.Unicode("idle").tag(sync=True)
+    note = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
+        self.facts = list(facts)[:LISTED]
+        if not self.facts and text is None:
+            raise ValueError("give a text, or facts to pick from: Slots(lab, facts) or Slots(lab, text='...')")
+        super().__init__(lab, theme=theme)
+        self._fact_counts: list[list[Tensor]] | None = None
+        self._looked = 0.0
+        tables, n = lab.usage.df.shape
+        self.limits = {
+            "slots": n,
+            "tables": tables,
+            "batches": lab.usage.batches,
+            "side": side_of(n),
+            "aggregated": side_of(n) == MOST < n**0.5,
+            "maps": {view: {"name": name, "unit": unit} for view, (name, unit, _) in MAPS.items()},
+            "facts": [fact.question for fact in self.facts],
+        }
+        top_t = min(settings_for(lab, "sparse")["top_t"], n)
+        self.settings = {"view": "tfidf", "table": 0, "top_t": top_t}
+        if text is not None:
+            self.read(text)
+        else:
+            self.pick(0)
+
+    # Commands
+
+    def read(self, text: str) -> None:
+        """Show what one text reads.
+
+        Raises:
+            ValueError: it is empty, or too long for the model.
+        """
+        with self._claim.lock:
+            reads = token_reads(self.lab, text)
+            counts = batch_counts(self.lab.model, encode(self.lab.tokenizer, [text]))
+        self._take(reads, counts, None, {"text": text, "fact": None, "statements": 1})
+
+    def pick(self, fact: int) -> None:
+        """Show what all paraphrases of a fact read, as its gradient step would score them; the first is drawn.
+
+        Raises:
+            ValueError: there is no fact of that number.
+        """
+        if not 0 <= fact < len(self.facts):
+            raise ValueError(f"there are facts 0 to {len(self.facts) - 1}, not {fact}")
+        chosen = self.facts[fact]
+        with self._claim.lock:
+            reads = token_reads(self.lab, chosen.statements[0])
+            counts = batch_counts(self.lab.model, encode(self.lab.tokenizer, list(chosen.statements)))
+            cores = core_set(self.lab, chosen)
+        about = {"text": chosen.statements[0], "fact": fact, "statements": len(chosen.statements)}
+        self._take(reads, counts, cores, about)
+
+    def look(self, **settings) -> None:
+        """Take over some of `view`, `table`, `top_t`.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        wanted = {**self.settings, **settings}
+        if wanted["view"] not in MAPS:
+            raise ValueError(f"no view {wanted['view']!r}; there are {', '.join(MAPS)}")
+        if not 0 <= wanted["table"] < self.limits["tables"]:
+            raise ValueError(f"there are tables 0 to {self.limits['tables'] - 1}, not {wanted['table']}")
+        if wanted["view"] == "core" and self._cores is None:
+            raise ValueError("a core set belongs to a fact; pick one first")
+        check_top_t(wanted["top_t"], self.lab.slots)
+        self.settings = wanted
+        self._show()
+        if self.slot is not None:
+            self.card(self.slot["slot"])
+
+    def card(self, slot: int) -> None:
+        """Show all there is to know about one slot.
+
+        Raises:
+            ValueError: there is no such slot.
+        """
+        if not 0 <= slot < self.lab.slots:
+            raise ValueError(f"slots are numbered 0 to {self.lab.slots - 1}, not {slot}")
+        table = self.settings["table"]
+        with self._claim.lock:
+            if self._fact_counts is None:
+                self._fact_counts = [
+                    batch_counts(self.lab.model, encode(self.lab.tokenizer, list(fact.statements)))
+                    for fact in self.facts
+                ]
+            rows = [self._base_values(table)[slot], value_tables(self.lab.model)[table].weight.detach()[slot].clone()]
+        here = (self._reads.slots[table] == slot).double() * self._reads.weights[table].double()
+        tokens = [(w, text) for w, text in zip(here.sum(1).tolist(), self._reads.tokens, strict=True) if w > 0]
+        facts = [(int(counts[table][slot]), fact.question) for counts, fact in zip(self._fact_counts, self.facts)]  # noqa: B905
+        ranks = (self._ranked == slot).nonzero()
+        self.slot = {
+            **self._row(slot),
+            "rank": int(ranks[0]) + 1 if len(ranks) else None,
+            "of": len(self._ranked),
+            "background": int(self.lab.usage.count[table][slot]),
+            "tokens": [[text or "(start, end)", round(w, 3)] for w, text in sorted(tokens, reverse=True)[:5]],
+            "facts": [[question, count] for count, question in sorted(facts, reverse=True)[:5] if count],
+            "norms": [row.norm().item() for row in rows],
+            "moved": (rows[1] - rows[0]).norm().item(),
+        }
+
+    def peek(self, cell: int) -> None:
+        """Tell exactly what is in one cell of a table too large to be drawn slot by slot."""
+        inside = (cell_of(torch.arange(self.lab.slots), self.lab.slots) == cell).nonzero().squeeze(1)
+        largest = self._values[inside].sort(descending=True, stable=True)
+        pairs = zip(inside[largest.indices[:3]].tolist(), largest.values[:3].tolist(), strict=True)
+        self.under = {"cell": cell, "slots": [list(pair) for pair in pairs], "of": len(inside)}
+
+    # What is shown
+
+    def model_changed(self) -> None:
+        """Look at the rows again; while they are being trained, twice a second."""
+        trained = self._claim.owner is not None and self._claim.owner() is not None
+        if self.settings["view"] != "change" or (trained and time.monotonic() - self._looked < EVERY):
+            return
+        self._looked = time.monotonic()
+        self._show()
+
+    def _take(self, reads: TokenReads, counts: list[Tensor], cores: list[Tensor] | None, about: dict) -> None:
+        self._reads, self._counts, self._cores = reads, counts, cores
+        if cores is None and self.settings["view"] == "core":
+            self.settings = {**self.settings, "view": "tfidf"}
+        with self.hold_sync():
+            self.subject = about
+            self._show()
+            if self.slot is not None:
+                self.card(self.slot["slot"])
+
+    def _show(self) -> None:
+        table = self.settings["table"]
+        count, df = self._counts[table], self.lab.usage.df[table]
+        self._scores = score("tfidf", count, df, self.lab.usage.batches)
+        self._ranked = top_slots(self._scores, count, None)
+        self._values = self._map(self.settings["view"], table)
+        cells = in_cells(self._values, MAPS[self.settings["view"]][2])
+        reads = self._reads
+        with self.hold_sync():
+            self.heat = cells.float().numpy().tobytes()
+            self.tokens = [
+                {"text": text, "slots": slots.tolist(), "values": self._values[slots].tolist()}
+                for text, slots in zip(reads.tokens, reads.slots[table], strict=True)
+            ]
+            self.ranking = [self._row(slot) for slot in self._ranked[:TOP].tolist()]
+            self.core = None if self._cores is None else self._core_words(self._cores[table])
+
+    def _map(self, view: str, table: int) -> Tensor:
+        """(N,) values of one view."""
+        if view == "count":
+            return self._counts[table].double()
+        if view == "df":
+            return self.lab.usage.df[table].double()
+        if view == "tfidf":
+            return self._scores
+        if view == "change":
+            with torch.no_grad():
+                return (value_tables(self.lab.model)[table].weight - self._base_values(table)).norm(dim=1).double()
+        values = torch.zeros(self.lab.slots, dtype=torch.double)
+        values[self._cores[table]] = 1
+        return values + values * torch.zeros_like(values).index_fill_(0, self._ranked[: self.settings["top_t"]], 1)
+
+    def _core_words(self, core: Tensor) -> dict:
+        covered = torch.isin(core, self._ranked[: self.settings["top_t"]])
+        common = self.lab.usage.df[self.settings["table"]][core] * 2 > self.lab.usage.batches
+        return {
+            "size": len(core),
+            "covered": int(covered.sum()),
+            "common": int(common.sum()),
+            "read": len(self._ranked),
+        }
+
+    def _row(self, slot: int) -> dict:
+        table = self.settings["table"]
+        count, df, batches = self._counts[table], self.lab.usage.df[table], self.lab.usage.batches
+        return {
+            "slot": slot,
+            "count": int(count[slot]),
+            "tf": term_frequency(count)[slot].item(),
+            "df": int(df[slot]),
+            "idf": inverse_document_frequency(df[slot], batches).item(),
+            "tfidf": self._scores[slot].item(),
+        }
+
+    def _base_values(self, table: int) -> Tensor:
+        names, _ = named_tables(self.lab.model)
+        return self.lab.base(names[table])
