@@ -5,7 +5,7 @@ function render({ model, el }) {
   const { root, error, note, get, send, button, labelled, colours, watch } = shell(model, el, "Compare: the same facts by several methods", "Compare",
     `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"} · ${methods.map((name) => limits.methods[name].name).join(", ")}, each from the same base with the same budget`);
   const number = (attributes) => make("input", { type: "number", min: 1, ...attributes });
-  const inputs = { facts: number({ max: limits.facts }), passes: number({ max: 100 }), seeds: number({ max: 20 }), top_t: number({ max: limits.slots, placeholder: "tuned" }) };
+  const inputs = { count: number({ max: limits.facts }), passes: number({ max: 100 }), seeds: number({ max: 20 }), top_t: number({ max: limits.slots, placeholder: "tuned" }) };
   const value = (input) => (input.value.trim() === "" ? null : Math.round(Number(input.value)));
   for (const [name, input] of Object.entries(inputs)) input.addEventListener("change", () => send("choose", { [name]: name === "top_t" ? value(input) : value(input) ?? 0 }));
   const start = button("start", "Start", "Teach by one method after the other; after Stop, go on", "main");
@@ -23,12 +23,12 @@ function render({ model, el }) {
   const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("ask", { question: question.value }); } },
     question, make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))), make("button", { type: "submit" }, "Ask"));
   root.append(
-    make("div", { class: "settings" }, labelled("Facts", inputs.facts), labelled("Passes", inputs.passes), labelled("Seeds", inputs.seeds), labelled("Top t of sparse", inputs.top_t),
+    make("div", { class: "settings" }, labelled("Facts", inputs.count), labelled("Passes", inputs.passes), labelled("Seeds", inputs.seeds), labelled("Top t of sparse", inputs.top_t),
       make("div", { class: "buttons" }, start, stop, reset)),
     make("div", { class: "buttons" }, bar, where), error, note,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
-      make("div", {}, make("h4", {}, "Which new fact is known after how many steps"), known)),
+      make("div", {}, make("h4", {}, "Which new facts are known, and when"), known)),
     verdict, table, form, answers);
 
   const colour = (name) => limits.methods[name][root.classList.contains("dark") ? "dark" : "light"];
@@ -59,14 +59,14 @@ function render({ model, el }) {
         context.fillRect(x, y, 1, 1);
       }));
       return make("figure", {}, make("figcaption", {}, ...tag(name)), canvas,
-        make("p", { class: "muted" }, steps.length ? `${count(facts)} facts down, steps 0 to ${count(steps.at(-1))} across` : "not yet"));
+        make("p", { class: "muted" }, steps.length ? `${count(facts)} facts down, step 0 to ${count(steps.at(-1))} across` : "not yet"));
     }));
   }
 
   function paintNumbers() {
     const base = get("numbers")[0], nats = (v) => (v == null ? "–" : v.toFixed(3));
     const head = [["Method"], ["Learned", "n"], ["Old facts", "n"], ["Two-hop", "n"], ["Arithmetic, nats", "n"], ["Prose, nats", "n"], ["Numbers a step may change", "n"], ["ms per step", "n"]];
-    const rows = get("numbers").map((row) => [[make("span", {}, ...tag(row.method))], [percent(row.learned, 1), "n"], [percent(row.old_facts, 1), "n"], [percent(row.two_hop, 1), "n"],
+    const rows = get("numbers").map((row) => [[make("span", { class: "whole" }, ...tag(row.method))], [percent(row.learned, 1), "n"], [percent(row.old_facts, 1), "n"], [percent(row.two_hop, 1), "n"],
       [nats(row.arithmetic), "n"], [nats(row.prose), "n"], [row.trainable_per_step == null ? "–" : count(Math.round(row.trainable_per_step)), "n"], [row.ms_per_step == null ? "–" : row.ms_per_step.toFixed(0), "n"]]);
     table.replaceChildren(...(base ? [grid(head, rows)] : []));
     paintPlane();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +31,7 @@ class Compare(Panel):
         methods: See `smft_lab.compare`; `sparse:tf` and the like are controls.
         runner: `thread`, `tick` or `inline`; what suits the notebook by default.
         theme: `auto`, `light` or `dark`.
-        settings: passes, seeds, facts (how many of them), top_t and evaluations to begin with.
+        settings: count (of facts), passes, seeds, top_t and evaluations to begin with.
 
     Raises:
         ValueError: a setting is out of range, or a statement is too long for the model.
@@ -69,14 +70,14 @@ class Compare(Panel):
             },
             "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
         }  # fmt: skip
-        begin = {"facts": min(len(self.facts), 24), "passes": 8, "seeds": 1, "top_t": None, "evaluations": 12}
+        begin = {"count": min(len(self.facts), 24), "passes": 8, "seeds": 1, "top_t": None, "evaluations": 12}
         self.settings = begin
         self.choose(**settings)
 
     # Commands
 
     def choose(self, **settings) -> None:
-        """Take over some of `facts`, `passes`, `seeds`, `top_t` (None: the tuned one), `evaluations`; for the next start.
+        """Take over some settings for the next start; `top_t` None is the tuned one.
 
         Raises:
             ValueError: a setting is out of range.
@@ -85,15 +86,15 @@ class Compare(Panel):
         if unknown:
             raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
         wanted = {**self.settings, **settings}
-        if not 1 <= wanted["facts"] <= len(self.facts):
-            raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
+        if not 1 <= wanted["count"] <= len(self.facts):
+            raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['count']}")
         self._made(wanted)  # raises on what can't be compared
         self.settings = wanted
 
     def _made(self, settings: dict) -> Comparison:
         chosen = {name: settings[name] for name in ("passes", "top_t", "evaluations")}
         return Comparison(
-            self.lab, self.facts[: settings["facts"]], self.methods, seeds=range(settings["seeds"]), **chosen
+            self.lab, self.facts[: settings["count"]], self.methods, seeds=range(settings["seeds"]), **chosen
         )
 
     def start(self) -> None:
@@ -205,7 +206,7 @@ class Compare(Panel):
             mine["recalled"].append(right.int().tolist())
         table = comparison.table
         with self.hold_sync():
-            self.retention = {name: dict(one) for name, one in self._retention.items()}
+            self.retention = copy.deepcopy(self._retention)
             self.paths = _paths(table)
             self.numbers = _numbers(table, comparison.costs)
 
@@ -282,7 +283,7 @@ def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]]) -> list[dict]:
     rows = []
 
     def row(name: str, mine: pd.DataFrame) -> dict:
-        values = mine.groupby(["probe", "metric"])["value"].mean()
+        values = mine.groupby(["probe", "metric"])["value"].mean().to_dict()
         return {"method": name} | {probe: values.get((probe, metric)) for probe, metric in MEASURES}
 
     rows.append(row("base", table[table["step"] == 0]))

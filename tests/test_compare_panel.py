@@ -1,0 +1,189 @@
+"""The compare panel, driven as the browser drives it."""
+
+import math
+import time
+
+import pytest
+import torch
+
+import smft_lab as smft
+from smft_lab.experiments.run import history_rows
+from smft_lab.probes.probes import answer, recalled
+from smft_lab.widgets import Compare, Slots, TopT
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_lab):
+    return tiny_lab()
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return smft.new_facts(3, seed=3)
+
+
+@pytest.fixture
+def panel(lab, facts):
+    lab.reset()
+    made = Compare(lab, facts, runner="inline", passes=2, seeds=1, top_t=20, evaluations=3)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def finished(lab, facts):
+    made = Compare(lab, facts, runner="inline", passes=2, seeds=2, top_t=20, evaluations=3)
+    press(made, "start")
+    yield made
+    made.close()
+
+
+def press(panel, name, **rest):
+    """What the page sends."""
+    panel._command(panel, {"do": name, **rest}, [])
+
+
+def is_base(lab):
+    return all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+
+
+def test_all_methods_are_compared_and_the_base_is_left_behind(lab, finished):
+    assert finished.error == ""
+    assert finished.state == "idle"
+    assert finished.progress["done"] == finished.progress["total"] == 3 * 2 * 6
+    assert [row["method"] for row in finished.numbers] == ["base", "sparse", "full", "lora"]
+    assert {(path["method"], path["seed"]) for path in finished.paths} == {
+        (method, seed) for method in ("sparse", "full", "lora") for seed in (0, 1, None)
+    }
+    assert is_base(lab)
+
+
+def test_what_is_drawn_is_what_compare_measures(lab, facts, finished):
+    both = smft.compare(lab, facts, seeds=2, passes=2, top_t=20, evaluations=3)
+    pd_rows = both.table[(both.table["metric"] == "em") & both.table["probe"].isin(["learned", "old_facts"])]
+    for path in finished.paths:
+        if path["seed"] is None:
+            continue
+        mine = pd_rows[(pd_rows["method"] == path["method"]) & (pd_rows["seed"] == path["seed"])]
+        wide = mine.pivot_table(index="step", columns="probe", values="value")
+        assert path["points"] == [[int(s), r["learned"], r["old_facts"]] for s, r in wide.iterrows()]
+    for row in finished.numbers[1:]:
+        newest = both.table[(both.table["method"] == row["method"]) & (both.table["step"] == 6)]
+        prose = newest[newest["probe"] == "prose"]["value"].mean()
+        assert row["prose"] == pytest.approx(prose)
+        assert row["trainable_per_step"] > 0
+    drops = {(r["method"], r["probe"]): r["drop_mean"] for r in both.summary()["equal_learning"] if r["metric"] == "em"}
+    assert [line["drop"][0] for line in finished.verdict] == [drops[name, "old_facts"] for name in finished.methods]
+
+
+def test_the_mean_path_is_the_mean_of_its_seeds(finished):
+    for method in finished.methods:
+        mine = {path["seed"]: path["points"] for path in finished.paths if path["method"] == method}
+        one, other, mean = (mine[seed] for seed in (0, 1, None))
+        for a, b, m in zip(one, other, mean, strict=True):
+            assert m == [a[0], pytest.approx((a[1] + b[1]) / 2), pytest.approx((a[2] + b[2]) / 2)]
+
+
+def test_retention_tells_which_fact_is_known_after_which_step(lab, facts, finished):
+    steps = [0, 2, 4, 6]
+    assert {name: one["steps"] for name, one in finished.retention.items()} == dict.fromkeys(finished.methods, steps)
+    lab.reset()
+    seen = []
+    for step in smft.finetune(lab, facts, "full", passes=2, seed=0, probe_every=2):
+        if history_rows(step):
+            right = recalled(lab.model, lab.tokenizer, [f.question for f in facts], [f.answer for f in facts])
+            seen.append(right.int().tolist())
+    lab.reset()
+    assert finished.retention["full"]["recalled"] == seen
+
+
+def test_a_question_is_answered_by_every_finetuned_model_and_the_base_stays(lab, facts, finished):
+    question = facts[0].question
+    press(finished, "ask", question=question)
+    assert finished.error == ""
+    assert is_base(lab)
+    found = finished.answers[0]
+    for method in finished.methods:
+        lab.reset()
+        options = {"top_t": 20} if method == "sparse" else {}
+        for _ in smft.finetune(lab, facts, method, passes=2, seed=0, probe_every=0, **options):
+            pass
+        lab.end()
+        assert found[method] == answer(lab.model, lab.tokenizer, [question])[0]
+    lab.reset()
+
+
+def test_stop_keeps_what_was_measured_and_start_goes_on(lab, facts):
+    panel = Compare(lab, facts, runner="thread", methods=("sparse", "lora"), passes=30, evaluations=90, top_t=20)
+    press(panel, "start")
+    until = time.monotonic() + 20
+    while not panel.paths and time.monotonic() < until:
+        time.sleep(0.01)
+    press(panel, "stop")
+    assert panel.state == "paused"
+    done = panel.progress["done"]
+    assert 0 <= done < panel.progress["total"]
+    assert panel.paths
+    press(panel, "ask", question="Who?")
+    assert "wait for the comparison to end" in panel.error
+    press(panel, "start")
+    while panel.state != "idle" and time.monotonic() < until + 60:
+        time.sleep(0.01)
+    assert panel.progress["done"] == panel.progress["total"]
+    assert [len(path["points"]) for path in panel.paths] == [91, 91]
+    panel.close()
+
+
+def test_reset_in_mid_run_brings_the_base_back_and_frees_the_lab(lab, facts):
+    panel = Compare(lab, facts, runner="thread", passes=50, top_t=20)
+    press(panel, "start")
+    other = TopT(lab, facts, runner="inline")
+    press(other, "commit", settings={"top_t": 5, "passes": 1})
+    assert "another panel" in other.error
+    press(panel, "reset")
+    assert (panel.state, panel.paths, panel.error) == ("idle", [], "")
+    assert is_base(lab)
+    press(other, "commit", settings={"top_t": 5, "passes": 1})
+    assert other.error == ""
+    press(other, "reset")
+    other.close()
+    panel.close()
+
+
+def test_slots_beside_it_shows_the_base_again_when_it_is_done(lab, facts, panel):
+    slots = Slots(lab, facts)
+    press(slots, "look", view="change")
+    press(panel, "start")
+    assert not any(value for token in slots.tokens for value in token["values"])
+    slots.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"count": 4}, "between 1 and 3, not 4"),
+        ({"passes": 0}, "passes"),
+        ({"seeds": 0}, "at least one method and one seed"),
+        ({"top_t": 10**9}, "top-t must be between"),
+        ({"speed": 3}, "no setting speed"),
+    ],
+)
+def test_a_setting_out_of_range_says_so_and_changes_nothing(panel, settings, problem):
+    before = dict(panel.settings)
+    press(panel, "choose", **settings)
+    assert problem in panel.error
+    assert panel.settings == before
+
+
+def test_a_snapshot_is_a_figure_with_every_method(panel):
+    with pytest.raises(ValueError, match="press Start first"):
+        panel.snapshot()
+    press(panel, "start")
+    hovers = " ".join(str(trace.hovertemplate) for trace in panel.snapshot().data)
+    assert all(name in hovers for name in ("Sparse memory finetuning", "Full finetuning", "LoRA"))
+
+
+def test_views_hold_only_plain_numbers(finished):
+    for row in finished.numbers:
+        assert all(type(value) in (str, int, float, type(None)) for value in row.values())
+        assert not any(isinstance(value, float) and math.isnan(value) for value in row.values())
