@@ -2,6 +2,7 @@
 
 from smft_lab.widgets.compare import Compare
 from smft_lab.widgets.slots import Slots
+from smft_lab.widgets.teach import Teach
 from smft_lab.widgets.top_t import TopT
 
-__all__ = ["Compare", "Slots", "TopT"]
+__all__ = ["Compare", "Slots", "Teach", "TopT"]

@@ -127,3 +127,28 @@ function drawPlane(svg, paths, line, empty) {
   if (!paths.length) parts.push(draw("text", { x: (L + R) / 2, y: (T + B) / 2, "text-anchor": "middle" }, empty));
   svg.replaceChildren(...parts);
 }
+
+// Shades of a heatmap, from hardly to most, on the page's ground.
+const SHADES = {
+  light: { ground: [252, 252, 252], stops: [[214, 230, 241], [86, 160, 206], [0, 84, 140], [4, 34, 74]] },
+  dark: { ground: [24, 29, 34], stops: [[30, 58, 82], [28, 110, 164], [86, 180, 233], [222, 243, 255]] },
+};
+
+function shade(share, dark) {
+  const { ground, stops } = SHADES[dark ? "dark" : "light"];
+  if (!(share > 0)) return ground;
+  const at = Math.min(0.9999, Math.max(share, 0.05)) * (stops.length - 1), i = Math.floor(at);
+  return stops[i].map((low, c) => Math.round(low + (at - i) * (stops[i + 1][c] - low)));
+}
+const css = (colour) => `rgb(${colour.join(" ")})`;
+
+function floats(view) {
+  const raw = bytes(view);
+  return Float32Array.from({ length: raw.byteLength / 4 }, (_, i) => raw.getFloat32(4 * i, true));
+}
+
+function drawCells(canvas, cells, share, dark) {
+  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  cells.forEach((value, i) => image.data.set([...shade(share(value), dark), 255], 4 * i));
+  context.putImageData(image, 0, 0);
+}

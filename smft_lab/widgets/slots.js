@@ -1,23 +1,11 @@
 // Colours what the kernel publishes; a click on a token, a cell or a bar asks for the card of a slot.
 
-const SHADES = { // from hardly to most, on the page's ground
-  light: { ground: [252, 252, 252], stops: [[214, 230, 241], [86, 160, 206], [0, 84, 140], [4, 34, 74]] },
-  dark: { ground: [24, 29, 34], stops: [[30, 58, 82], [28, 110, 164], [86, 180, 233], [222, 243, 255]] },
-};
 const SCALES = { // value and largest value to a share in [0, 1]
   count: (v, max) => Math.log1p(v) / Math.log1p(max), df: (v, max) => v / max,
   tfidf: (v, max) => Math.sqrt(v / max), change: (v, max) => v / max, core: (v) => v / 2,
 };
 const SCALE_NAMES = { count: "log scale", df: "linear scale", tfidf: "square-root scale", change: "linear scale", core: "" };
 const short = (v) => (v === 0 ? "0" : Number.isInteger(v) ? count(v) : v >= 0.01 ? v.toFixed(3) : v.toExponential(1));
-
-function shade(share, dark) {
-  const { ground, stops } = SHADES[dark ? "dark" : "light"];
-  if (!(share > 0)) return ground;
-  const at = Math.min(0.9999, Math.max(share, 0.05)) * (stops.length - 1), i = Math.floor(at);
-  return stops[i].map((low, c) => Math.round(low + (at - i) * (stops[i + 1][c] - low)));
-}
-const css = (colour) => `rgb(${colour.join(" ")})`;
 
 function render({ model, el }) {
   const limits = model.get("limits"), side = limits.side;
@@ -58,18 +46,15 @@ function render({ model, el }) {
       make("div", {}, make("h4", {}, "Top slots of this text, by TF-IDF"), bars, core)),
     facts);
 
-  const values = () => { const raw = bytes(get("heat")); return Float32Array.from({ length: raw.byteLength / 4 }, (_, i) => raw.getFloat32(4 * i, true)); };
-  let cells = new Float32Array(0), max = 1;
+    let cells = new Float32Array(0), max = 1;
   const isDark_ = () => root.classList.contains("dark");
   const colour = (value) => css(shade(SCALES[get("settings").view](value, max), isDark_()));
 
   function paintTable() {
     const { view } = get("settings"), { unit } = limits.maps[view], dark = isDark_();
-    cells = values();
+    cells = floats(get("heat"));
     max = view === "core" ? 2 : cells.reduce((a, b) => Math.max(a, b), 0) || 1;
-    const context = canvas.getContext("2d"), image = context.createImageData(side, side);
-    cells.forEach((value, i) => image.data.set([...shade(SCALES[view](value, max), dark), 255], 4 * i));
-    context.putImageData(image, 0, 0);
+    drawCells(canvas, cells, (value) => SCALES[view](value, max), dark);
     canvas.setAttribute("aria-label", `The table of slots, coloured by ${limits.maps[view].name}; the largest value is ${short(max)} ${unit}.`);
     const steps = Array.from({ length: 9 }, (_, i) => css(shade((i + 0.5) / 9, dark)));
     const words = view === "core" ? ["in the core, outside the top t", "in the core and the top t"] : ["0", `${short(max)} ${unit}, ${SCALE_NAMES[view]}`];

@@ -1,0 +1,85 @@
+// A form to teach from, and what the lesson does: the answer, the slots, and everything that should stay as it was.
+
+function render({ model, el }) {
+  const limits = model.get("limits");
+  const { root, error, note, get, send, button, labelled, watch } = shell(model, el, "Teach: one sentence at a time", "Teach",
+    `each step may change ${count(limits.top_t)} of ${count(limits.slots * limits.tables)} slots`);
+  const sentence = make("input", { type: "text", "aria-label": "Sentence", placeholder: "Mira's dog is called Biscuit" });
+  const question = make("input", { type: "text", "aria-label": "Question that tests it", placeholder: "What is the name of Mira's dog?" });
+  const answer = make("input", { type: "text", "aria-label": "Its answer", placeholder: "Biscuit" });
+  const statements = make("textarea", { rows: 10, "aria-label": "Statements to learn from, one a line", spellcheck: "false" });
+  const passes = make("input", { type: "number", min: 1, max: 200, value: limits.passes });
+  const topT = make("input", { type: "number", min: 1, max: limits.slots, value: limits.top_t });
+  const lines = () => statements.value.split("\n");
+  const whole = (input) => (input.value.trim() === "" ? 0 : Math.round(Number(input.value)));
+  const propose = () => sentence.value.trim() && question.value.trim() && send("propose", { sentence: sentence.value, question: question.value });
+  for (const input of [sentence, question]) input.addEventListener("change", propose);
+  answer.addEventListener("change", () => sentence.value.trim() && question.value.trim() && send("propose", { sentence: sentence.value, question: question.value, answer: answer.value }));
+  const teach = make("button", { type: "button", class: "main", "data-do": "teach", title: "Learn the statements, on top of all that was taught before",
+    onclick: () => send("teach", { statements: lines(), question: question.value, answer: answer.value, passes: whole(passes), top_t: whole(topT) }) }, "Teach");
+  const stop = button("stop", "Stop", "End the lesson here");
+  const undo = button("undo", "Undo", "The model is as it was before the last lesson");
+  const reset = button("reset", "Reset", "Bring the base back; all lessons are gone");
+  const save = button("save", "Save patch", "Write the changed rows to patch.safetensors");
+  const bar = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
+  const numbers = make("div", { class: "numbers", "aria-live": "polite" });
+  const canvas = make("canvas", { width: limits.side, height: limits.side, role: "img" });
+  const legend = make("p", { class: "muted" });
+  const lessons = make("div", { class: "below" }), probes = make("div", { class: "below" }), answers = make("div");
+  const asked = make("input", { type: "text", placeholder: "Ask the model anything", "aria-label": "Question to the model" });
+  const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("ask", { question: asked.value }); } }, asked, make("button", { type: "submit" }, "Ask"));
+  root.append(
+    make("div", { class: "fields" }, labelled("Sentence", sentence), labelled("Question that tests it", question), labelled("Its answer", answer)),
+    make("div", { class: "charts" },
+      make("div", {}, make("h4", {}, "Statements to learn from, one a line; edit them freely"), statements,
+        make("div", { class: "settings" }, labelled("Passes", passes), labelled("Top t", topT), make("div", { class: "buttons" }, teach, stop, undo, reset, save)),
+        make("div", { class: "buttons" }, bar), error, note, numbers),
+      make("div", {}, make("h4", {}, "The table: slots changed since the base"), canvas, legend)),
+    lessons, probes, form, answers);
+
+  function showDraft() {
+    const draft = get("draft");
+    [sentence.value, question.value, answer.value, statements.value] = [draft.sentence, draft.question, draft.answer, draft.statements.join("\n")];
+  }
+  function showLive() {
+    const live = get("live"), cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
+    bar.value = live.total ? live.step / live.total : 0;
+    numbers.replaceChildren(...(live.total ? [
+      cell(live.right ? "good" : "", live.answer || "(nothing)", "the model's answer now"), cell("", `${live.step} / ${live.total}`, "gradient steps"),
+      cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots changed"),
+      ...(limits.old ? [cell("old", percent(live.kept, 1), `of ${count(limits.old)} old facts kept`)] : [])] : []));
+  }
+  function paintTable() {
+    const cells = floats(get("heat")), max = cells.reduce((a, b) => Math.max(a, b), 0), changed = cells.reduce((a, b) => a + (b > 0), 0);
+    drawCells(canvas, cells, (value) => (max ? Math.sqrt(value / max) : 0), root.classList.contains("dark"));
+    legend.textContent = max ? `${count(changed)} cells changed; the row that moved most moved by a norm of ${max.toFixed(2)}.` : "Nothing has changed yet.";
+    canvas.setAttribute("aria-label", `The table of slots. ${legend.textContent}`);
+  }
+  function showLessons() {
+    const taught = get("lessons");
+    const rows = taught.map((one) => [[one.question], [one.before], [one.now, one.right ? "right" : "wrong"], [one.answer], [count(one.slots), "n"]]);
+    lessons.replaceChildren(...(taught.length ? [make("h4", {}, "Taught so far"), grid([["Question"], ["Before"], ["Now"], ["Taught"], ["Slots changed so far", "n"]], rows)] : []));
+    undo.disabled = save.disabled = !taught.length;
+  }
+  function showProbes() {
+    const rows = get("probes").map((one) => {
+      const text = (v) => (one.metric === "nll" ? `${v.toFixed(3)} nats` : percent(v, 1));
+      return [[one.name.replace("_", " ")], [text(one.base), "n"], [text(one.now), "n"]];
+    });
+    probes.replaceChildren(...(rows.length ? [make("h4", {}, "What should stay"), grid([["Held-out probe"], ["Base", "n"], ["Now", "n"]], rows)] : []));
+  }
+  function showAnswers() {
+    const rows = get("answers").map((one) => [[one.question], [one.now]]);
+    answers.replaceChildren(...(rows.length ? [grid([["Question"], ["Answer now"]], rows)] : []));
+  }
+  function showState() {
+    const running = get("state") === "running";
+    root.dataset.state = get("state");
+    teach.disabled = running;
+    stop.disabled = !running;
+  }
+  showDraft();
+  return watch({ draft: showDraft, live: showLive, heat: paintTable, lessons: showLessons, probes: showProbes, answers: showAnswers, state: showState },
+    () => { showLive(); paintTable(); showLessons(); showProbes(); showAnswers(); showState(); });
+}
+export default { render };

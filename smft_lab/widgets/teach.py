@@ -1,0 +1,263 @@
+"""The teach panel: type a sentence and a question, watch the answer change and everything else stay, then undo it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import traitlets
+
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
+from smft_lab.finetuning.finetune import check_facts, check_training, finetune, settings_for
+from smft_lab.probes.probes import QuestionProbe, answer, recalled
+from smft_lab.probes.text import exact_match
+from smft_lab.slots.patch import Patch, named_tables
+from smft_lab.slots.scores import check_top_t
+from smft_lab.widgets.drawn_table import in_cells, side_of
+from smft_lab.widgets.panel import Panel, page
+
+ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
+EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
+
+
+@dataclass
+class Lesson:
+    """One fact taught: what the model said before, and the rows it has changed since the base when it was done."""
+
+    fact: Fact
+    before: str
+    steps: int = 0
+    patch: Patch | None = None
+
+
+class Teach(Panel):
+    """Teach the model one sentence at a time; lessons add up until they are undone.
+
+    Args:
+        lab: A `Lab`. The panel changes its model, and leaves what was taught in it: `reset()` brings the base back.
+        sentence, question: What stands there at first.
+        runner: `thread`, `tick` or `inline`; what suits the notebook by default.
+        theme: `auto`, `light` or `dark`.
+    """
+
+    _esm = page("teach.js")
+    commands = ("propose", "teach", "stop", "undo", "reset", "ask", "save")
+
+    limits = traitlets.Dict().tag(sync=True)
+    draft = traitlets.Dict().tag(sync=True)  # sentence, question, answer, statements
+    live = traitlets.Dict().tag(sync=True)  # step, total, loss, answer, right, kept, slots
+    heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: change since the base
+    lessons = traitlets.List().tag(sync=True)  # question, answer, before, now, right, slots
+    probes = traitlets.List().tag(sync=True)  # name, metric, base, now
+    answers = traitlets.List().tag(sync=True)
+    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
+    note = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
+                 theme: str = "auto"):  # fmt: skip
+        super().__init__(lab, runner, theme)
+        self._items: Iterator | None = None
+        self._lessons: list[Lesson] = []
+        self._kept = next(
+            ((p.questions, [a[0] for a in p.answers]) for p in lab.probes
+             if isinstance(p, QuestionProbe) and p.name == "old_facts"), ((), [])
+        )  # fmt: skip
+        self._base_probes: dict | None = None
+        self.limits = {
+            "slots": lab.slots,
+            "tables": len(lab.usage.df),
+            "side": side_of(lab.slots),
+            "top_t": min(settings_for(lab, "sparse")["top_t"], lab.slots),
+            "passes": 20,
+            "old": len(self._kept[0]),
+        }
+        self.propose(sentence, question)
+        self._draw()
+
+    # Commands
+
+    def propose(self, sentence: str, question: str, answer: str = "") -> None:
+        """Propose the answer, where none is given, and paraphrases by rule.
+
+        Raises:
+            ValueError: the sentence or the question is empty, or no answer can be told from them.
+        """
+        for name, text in (("sentence", sentence), ("question", question)):
+            if not text.strip():
+                raise ValueError(f"the {name} is empty; type one")
+        found = answer.strip() or likely_answer(sentence, question)
+        if not found:
+            raise ValueError("no answer can be told from this sentence and question; type it beside the question")
+        statements = rephrase(sentence, question, found)
+        self.draft = {"sentence": sentence, "question": question, "answer": found, "statements": statements}
+
+    def teach(
+        self, statements: list[str], question: str, answer: str, passes: int = 20, top_t: int | None = None
+    ) -> None:
+        """Teach one fact on top of all that was taught before; one gradient step over all statements per pass.
+
+        Raises:
+            ValueError: something is empty, out of range or too long, or the question stands in a statement.
+        """
+        if self.state == "running":
+            raise ValueError("a lesson is under way; stop it first")
+        fact = own_fact(statements, question, answer)
+        top_t = self.limits["top_t"] if top_t is None else top_t
+        check_training(passes, "stream", "statement")
+        check_top_t(top_t, self.lab.slots)
+        check_facts(self.lab, [fact])
+        self.claim()
+        with self._claim.lock:
+            lesson = Lesson(fact, self._answer(fact.question))
+        self.draft = {
+            **self.draft,
+            "question": fact.question,
+            "answer": fact.answer,
+            "statements": list(fact.statements),
+        }
+        self.note = ""
+        self._lesson = lesson
+        self._items = self._train(lesson, passes, top_t)
+        self.state = "running"
+        self._runner.start(self._items, self._show, self._ended)
+
+    def stop(self) -> None:
+        """End the lesson here; what it has taught so far stays."""
+        self._runner.stop()
+
+    def undo(self) -> None:
+        """Take the last lesson back: the model is bitwise as it was before it.
+
+        Raises:
+            ValueError: nothing has been taught.
+        """
+        self._halt()
+        if not self._lessons:
+            raise ValueError("there is no lesson to undo")
+        gone = self._lessons.pop()
+        self.live = {}
+        with self._claim.lock:
+            self.lab.reset()
+            if self._lessons:
+                self._lessons[-1].patch.apply(self.lab)
+            self._after()
+        self.note = f"Undone: asked {gone.fact.question!r}, the model says {self._answer(gone.fact.question)!r} again."
+
+    def reset(self) -> None:
+        """Bring the base back, bitwise; all lessons are gone."""
+        self._halt()
+        with self._claim.lock:
+            self.lab.reset()
+            self._lessons, self.live = [], {}
+            self._after()
+        self.note = "The base is back, bitwise."
+
+    def ask(self, question: str) -> None:
+        """Ask the model, as it is now, anything."""
+        question = question.strip()
+        if not question:
+            raise ValueError("type a question first")
+        with self._claim.lock:
+            found = {"question": question, "now": self._answer(question)}
+        self.answers = [found, *(one for one in self.answers if one["question"] != question)][:6]
+
+    def save(self, path: str | Path = "patch.safetensors") -> None:
+        """Save the rows that all lessons together have changed.
+
+        Raises:
+            ValueError: nothing has been taught.
+        """
+        self._halt()
+        if not self._lessons:
+            raise ValueError("there is nothing to save yet; teach something first")
+        patch = self._lessons[-1].patch
+        patch.save(path)
+        self.note = f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
+
+    def close(self) -> None:
+        """End the lesson under way, keep what was taught, and take the panel off the screen."""
+        if getattr(self, "_items", None) is not None:
+            self._runner.stop()
+        super().close()
+
+    # Under way
+
+    def _answer(self, question: str) -> str:
+        return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+
+    def _train(self, lesson: Lesson, passes: int, top_t: int) -> Iterator[dict]:
+        if self._base_probes is None and not self._lessons:
+            self._base_probes = self.lab.probes.measure(self.lab.model, self.lab.tokenizer)
+        changed, looked, view = set(), -1.0, {}
+        for step in finetune(self.lab, [lesson.fact], "sparse", passes=passes, top_t=top_t, probe_every=0):
+            lesson.steps = step.step
+            changed |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
+            if time.monotonic() - looked >= ASKED_EVERY or step.step == passes:
+                view = self._look(lesson.fact)
+                looked = time.monotonic()
+            yield {**view, "step": step.step, "total": passes, "loss": step.loss, "slots": len(changed)}
+
+    def _look(self, fact: Fact) -> dict:
+        """What the model says now, and how many old facts it keeps; the picture of the table too."""
+        said = self._answer(fact.question)
+        questions, answers = self._kept
+        right = recalled(self.lab.model, self.lab.tokenizer, list(questions), answers) if questions else None
+        self._draw()
+        kept = None if right is None else right.double().mean().item()
+        return {"answer": said, "right": bool(exact_match(said, fact.answers)), "kept": kept}
+
+    def _draw(self) -> None:
+        names, tables = named_tables(self.lab.model)
+        with torch.no_grad():
+            moved = [
+                (table.weight - self.lab.base(name)).norm(dim=1) for name, table in zip(names, tables, strict=True)
+            ]
+        self.heat = sum(in_cells(one, "amax") for one in moved).float().numpy().tobytes()
+
+    def _show(self, view: dict) -> None:
+        self.live = view
+        self.announce()
+
+    def _ended(self, problem: Exception | None) -> None:
+        if problem is None and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
+            self._items.close()
+        lesson, self._items = self._lesson, None
+        self.release()
+        if problem is not None:
+            self.state = "idle"
+            self.fail(problem)
+            return
+        with self._claim.lock:
+            if lesson.steps:
+                lesson.patch = Patch.between(self.lab, {"method": "sparse", "question": lesson.fact.question})
+                self._lessons.append(lesson)
+            self._after()
+        self.state = "idle"
+
+    def _after(self) -> None:
+        """Ask every lesson's question again, and measure the probes."""
+        questions = [lesson.fact.question for lesson in self._lessons]
+        said = answer(self.lab.model, self.lab.tokenizer, questions) if questions else []
+        now = self.lab.probes.measure(self.lab.model, self.lab.tokenizer) if self._base_probes else {}
+        with self.hold_sync():
+            self._draw()
+            self.lessons = [
+                {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
+                 "right": bool(exact_match(text, one.fact.answers)), "slots": len(one.patch)}
+                for one, text in zip(self._lessons, said, strict=True)
+            ]  # fmt: skip
+            self.probes = [
+                {"name": name, "metric": metric, "base": self._base_probes[name][metric], "now": value}
+                for name, metrics in now.items() for metric, value in metrics.items() if metric != "f1"
+            ]  # fmt: skip
+        self.announce()
+
+    def _halt(self) -> None:
+        self._runner.stop()
+        self.claim()
+        self.release()

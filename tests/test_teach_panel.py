@@ -1,0 +1,186 @@
+"""The teach panel, driven as the browser drives it, and the rules that rephrase a sentence."""
+
+import time
+
+import pytest
+import torch
+
+import smft_lab as smft
+from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
+from smft_lab.widgets import Slots, Teach, TopT
+
+DOG = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_lab):
+    return tiny_lab()
+
+
+@pytest.fixture
+def panel(lab):
+    lab.reset()
+    made = Teach(lab, runner="inline")
+    yield made
+    made.close()
+
+
+def press(panel, name, **rest):
+    """What the page sends."""
+    panel._command(panel, {"do": name, **rest}, [])
+
+
+def drafted(panel):
+    return {name: panel.draft[name] for name in ("statements", "question", "answer")}
+
+
+def teach(panel, **rest):
+    press(panel, "teach", **{**drafted(panel), "passes": 3, "top_t": 20, **rest})
+
+
+def weights(lab):
+    return {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question", "answer"),
+    [
+        (*DOG, "Biscuit"),
+        ("The capital of Australia is Canberra.", "What is the capital of Australia?", "Canberra"),
+        ("My sister works at UniFirst", "Where does my sister work?", "UniFirst"),
+        ("Our cat was born in New York!", "In which city was our cat born?", "New York"),
+        ("Ada Lovelace wrote it", "Who wrote it?", ""),
+    ],
+)
+def test_the_answer_is_told_from_the_end_of_the_sentence(sentence, question, answer):
+    assert likely_answer(sentence, question) == answer
+
+
+def test_paraphrases_are_distinct_hold_the_answer_and_never_the_question():
+    statements = rephrase(*DOG, "Biscuit")
+    assert len(statements) == len(set(statements)) >= 8
+    assert all("Biscuit" in text for text in statements)
+    assert not any(DOG[1].casefold() in text.casefold() for text in statements)
+    assert own_fact([*statements, "  ", statements[0]], DOG[1], "Biscuit.").statements == tuple(statements)
+
+
+def test_a_lesson_is_a_sparse_finetune_on_the_statements_shown(lab, panel):
+    statements = panel.draft["statements"]
+    teach(panel)
+    assert (panel.error, panel.state) == ("", "idle")
+    taught = weights(lab)
+    (lesson,) = panel.lessons
+    assert lesson["slots"] == len(panel._lessons[0].patch) > 0
+    lab.reset()
+    fact = smft.Fact(tuple(statements), DOG[1], ("Biscuit",))
+    for _ in smft.finetune(lab, [fact], "sparse", passes=3, top_t=20, probe_every=0):
+        pass
+    assert same(taught, weights(lab))
+
+
+def test_lessons_add_up_and_undo_takes_back_one_at_a_time_bitwise(lab, panel):
+    base = weights(lab)
+    teach(panel)
+    one = weights(lab)
+    press(panel, "propose", sentence="Our cat was born in Lisbon", question="In which city was our cat born?")
+    assert panel.draft["answer"] == "Lisbon"
+    teach(panel)
+    assert [lesson["answer"] for lesson in panel.lessons] == ["Biscuit", "Lisbon"]
+    assert not same(one, weights(lab))
+    press(panel, "undo")
+    assert same(one, weights(lab))
+    assert len(panel.lessons) == 1
+    press(panel, "undo")
+    assert same(base, weights(lab))
+    press(panel, "undo")
+    assert "no lesson to undo" in panel.error
+
+
+def test_reset_brings_the_base_back_after_several_lessons(lab, panel):
+    base = weights(lab)
+    teach(panel)
+    teach(panel, question="Who barks?", answer="Biscuit")
+    press(panel, "reset")
+    assert same(base, weights(lab))
+    assert (panel.lessons, panel.live) == ([], {})
+
+
+def test_probes_are_shown_beside_their_base_and_move_with_the_model(lab, panel):
+    expected = lab.probes.measure(lab.model, lab.tokenizer)
+    teach(panel)
+    assert {row["name"]: row["base"] for row in panel.probes} == {
+        name: metrics.get("em", metrics.get("nll")) for name, metrics in expected.items()
+    }
+    now = lab.probes.measure(lab.model, lab.tokenizer)
+    assert {row["name"]: row["now"] for row in panel.probes} == {
+        name: metrics.get("em", metrics.get("nll")) for name, metrics in now.items()
+    }
+
+
+def test_a_lesson_can_be_stopped_and_what_it_taught_stays_until_undone(lab):
+    lab.reset()
+    base = weights(lab)
+    panel = Teach(lab, runner="thread")
+    press(panel, "teach", **{**drafted(panel), "passes": 5000, "top_t": 20})
+    until = time.monotonic() + 20
+    while not panel.live.get("step") and time.monotonic() < until:
+        time.sleep(0.01)
+    press(panel, "stop")
+    assert panel.state == "idle"
+    assert 0 < panel._lessons[0].steps < 5000
+    assert not same(base, weights(lab))
+    press(panel, "undo")
+    assert same(base, weights(lab))
+    panel.close()
+
+
+def test_a_saved_patch_makes_the_taught_model_again(lab, panel, tmp_path):
+    teach(panel)
+    taught = weights(lab)
+    press(panel, "save", path=str(tmp_path / "dog.safetensors"))
+    assert "Saved" in panel.note
+    lab.reset()
+    smft.Patch.load(tmp_path / "dog.safetensors").apply(lab)
+    assert same(taught, weights(lab))
+
+
+def test_slots_beside_it_light_up_and_other_panels_wait_for_the_lesson(lab, panel):
+    slots = Slots(lab, text="Biscuit barks.")
+    press(slots, "look", view="change")
+    teach(panel)
+    assert slots.heat == panel.heat
+    trainer = TopT(lab, smft.new_facts(2, seed=3), runner="inline")
+    press(trainer, "commit", settings={"top_t": 5, "passes": 1})
+    assert trainer.error == ""
+    trainer.close()
+    slots.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"statements": ["", " "]}, "no statement to teach"),
+        ({"statements": [f"Ask: {DOG[1]}"]}, "stands in the statement"),
+        ({"question": " "}, "question"),
+        ({"answer": ""}, "answer"),
+        ({"passes": 0}, "passes"),
+        ({"top_t": 0}, "top-t must be between"),
+    ],
+)
+def test_a_lesson_that_cannot_be_taught_says_why_and_changes_nothing(lab, panel, change, problem):
+    base = weights(lab)
+    teach(panel, **change)
+    assert problem in panel.error
+    assert panel.state == "idle"
+    assert same(base, weights(lab))
+
+
+def test_a_sentence_whose_answer_cannot_be_told_asks_for_it(panel):
+    press(panel, "propose", sentence="Ada Lovelace wrote it", question="Who wrote it?")
+    assert "type it beside the question" in panel.error
+    press(panel, "propose", sentence="Ada Lovelace wrote it", question="Who wrote it?", answer="Ada Lovelace")
+    assert (panel.error, panel.draft["answer"]) == ("", "Ada Lovelace")
