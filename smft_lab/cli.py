@@ -104,7 +104,7 @@ def compare(
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
-    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 10,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
     seeds: Annotated[int, typer.Option(min=1, help="Each has its own order and its own built-in facts.")] = 2,
     order: Annotated[Order, typer.Option(help="One fact a step, or all mixed.")] = Order.stream,
     loss_on: Annotated[LossOn, typer.Option(help="Every token (paper), or only the answer's.")] = LossOn.statement,
@@ -215,7 +215,7 @@ def _tuned_under(lab) -> dict:
 def tune(
     lab: Annotated[Path, typer.Option(help="The saved lab whose defaults are to be tuned.")],
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
-    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 8,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best ones and the table with the lab. Takes half an hour."""

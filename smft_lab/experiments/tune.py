@@ -15,7 +15,7 @@ from smft_lab.finetuning.finetune import Step, finetune
 GRID = {  # (method, optimizer): learning rates
     ("sparse", "sgd"): (20.0, 40.0, 80.0),
     ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2),
-    ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4),
+    ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4, 3e-4),
     ("lora", "adamw"): (3e-4, 5e-4, 1e-3, 2e-3),
 }
 TOP_T = (500, 1000, 2000, 4000)  # each with every rate of sparse
