@@ -69,11 +69,9 @@ def _open_lab(path: Path | None):
 
 def _built_in(lab, count: int):
     """Facts of the lab's own world as a function of the seed, and how the report calls them."""
-    from smft_lab.facts.world import World
-
     if count < 1:
         raise ValueError(f"--count must be at least 1, not {count}")
-    world = World(lab.world_seed or 0)
+    world = lab.world
     return (
         lambda seed: world.new_facts(count, seed)
     ), f"{count} fact{'s' * (count != 1)} about people the model has never met"

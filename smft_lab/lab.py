@@ -34,14 +34,14 @@ class Lab:
         usage: Background usage of its slots, measured before any finetuning.
         probes: What to measure for forgetting; none by default.
         defaults: Tuned settings per method, `{method: {"lr": ..., ...}}`.
-        world_seed: The seed of the built-in world the model was pretrained on, if it was.
+        world_seed, world_scale: Of the built-in world the model was pretrained on, if it was (see `World`).
 
     Raises:
         ValueError: the model has no memory layer, or the usage is of another shape.
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
-                 world_seed: int | None = None):  # fmt: skip
+                 world_seed: int | None = None, world_scale: float = 1.0):  # fmt: skip
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
@@ -51,7 +51,7 @@ class Lab:
         self.model, self.tokenizer, self.usage = model.eval(), tokenizer, usage
         self.probes = probes or Probes()
         self.defaults = defaults or {}
-        self.world_seed = world_seed
+        self.world_seed, self.world_scale = world_seed, world_scale
         self._base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self._run: Generator | None = None
 
@@ -59,6 +59,11 @@ class Lab:
     def slots(self) -> int:
         """N, the number of slots of the value table."""
         return self.usage.df.shape[1]
+
+    @property
+    def world(self) -> World:
+        """The built-in world that the model knows; the default one for a model pretrained on something else."""
+        return World(self.world_seed or 0, self.world_scale)
 
     def begin(self, run: Generator) -> None:
         """Make `run` the one finetune that may change the model; one still under way ends here."""
@@ -100,6 +105,8 @@ class Lab:
         self.tokenizer.save_pretrained(path)
         save_file(self.usage.to_tensors(), path / USAGE_FILE)
         about = {"format": FORMAT, "world_seed": self.world_seed, "defaults": self.defaults}
+        if self.world_scale != 1.0:
+            about["world_scale"] = self.world_scale
         (path / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -125,9 +132,10 @@ def load(path: str | Path | None = None) -> Lab:
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     except (SafetensorError, KeyError) as problem:
         raise ValueError(f"{path}: a weights file is damaged or cut short ({problem}); copy the lab again") from None
-    seed = about["world_seed"]
-    probes = None if seed is None else world_probes(World(seed))
-    return Lab(model, tokenizer, usage, probes, about["defaults"], seed)
+    lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
+    if lab.world_seed is not None:
+        lab.probes = world_probes(lab.world)
+    return lab
 
 
 @contextmanager

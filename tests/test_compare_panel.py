@@ -113,6 +113,17 @@ def test_a_question_is_answered_by_every_finetuned_model_and_the_base_stays(lab,
     lab.reset()
 
 
+def test_asking_leaves_another_panels_finetune_in_place(lab, facts, finished):
+    trainer = TopT(lab, facts, runner="inline")
+    press(trainer, "commit", settings={"top_t": 20, "passes": 2})
+    taught = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    press(finished, "ask", question="Who taught whom?")
+    assert finished.error == ""
+    assert all(torch.equal(tensor, taught[name]) for name, tensor in lab.model.state_dict().items())
+    press(trainer, "reset")
+    trainer.close()
+
+
 def test_stop_keeps_what_was_measured_and_start_goes_on(lab, facts):
     panel = Compare(lab, facts, runner="thread", methods=("sparse", "lora"), passes=30, evaluations=90, top_t=20)
     press(panel, "start")

@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smft_lab.facts.world import World
 from smft_lab.finetuning.finetune import finetune, settings_for
 from smft_lab.finetuning.methods import start
 from smft_lab.finetuning.replay import Batch
@@ -404,7 +403,7 @@ def bench(lab, quick: bool = False, path: str | None = None) -> Iterator[Row]:
         path: Where `lab` was loaded from, for the processes of (e).
     """
     sizes, seconds = (QUICK_SIZES, 0.1) if quick else (SIZES, SECONDS)
-    world = World(lab.world_seed or 0)
+    world = lab.world
     yield from layer_steps(sizes, seconds)
     yield from model_steps(lab, world.new_facts(1, seed=1), seconds)
     if not quick:

@@ -17,7 +17,7 @@ from random import Random
 import torch
 from safetensors.torch import load_file, save_file
 
-from smft_lab.facts.corpus import UNFAMILIAR, Corpus
+from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world import World
 from smft_lab.lab import LAB_FILE, Lab
 from smft_lab.model.allocator import keep_freed_memory
@@ -38,6 +38,7 @@ class PretrainSettings:
         lr, value_lr: Peak AdamW rates of everything but the value table, and of the value table (Memory Layers at
             Scale gives the values a rate of their own, since each row is read rarely).
         max_tokens: Longer texts are dropped.
+        world_scale, kinds: Size of the built-in world, and which kinds of text are drawn (see `World`, `Corpus`).
         background_batches, background_batch_size: The |B| "documents" of the idf.
     """
 
@@ -61,6 +62,8 @@ class PretrainSettings:
     background_batches: int = 1000
     background_batch_size: int = 64
     evaluate_every: int = 500
+    world_scale: float = 1.0
+    kinds: tuple[str, ...] = tuple(MIX)
 
     def model_config(self, tokenizer) -> MemoryLlamaConfig:
         return MemoryLlamaConfig(
@@ -123,17 +126,47 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
         raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
-    world = World(settings.seed)
-    corpus = Corpus(world)
-    tokenizer = train_tokenizer(corpus.texts(Random(f"{settings.seed}/tokenizer"), 30_000), settings.vocab_size)
-    torch.manual_seed(settings.seed)
-    model = MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
-    optimizer = _optimizer(model, settings)
+    world, corpus, tokenizer, model = beginning(settings)
+    optimizer = make_optimizer(model, settings)
     start, rows = _resume(unfinished, settings, model, optimizer)
     probes = world_probes(world)
     began = time.perf_counter()
     earlier = rows[-1]["seconds"] if rows else 0.0
     losses: list[float] = []
+    for done, loss in gradient_steps(model, optimizer, corpus, tokenizer, settings, start):
+        losses.append(loss)
+        metrics = {}
+        if done % settings.evaluate_every == 0 and done < settings.steps:
+            metrics = _flat(probes.measure(model, tokenizer))
+            seconds = round(earlier + time.perf_counter() - began, 1)
+            rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
+            losses = []
+            _checkpoint(unfinished, settings, model, optimizer, done, rows)
+        yield PretrainRecord(done, loss, metrics)
+    model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
+    metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
+    seconds = round(earlier + time.perf_counter() - began, 1)
+    rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
+    lab = Lab(model, tokenizer, usage, probes, None, settings.seed, settings.world_scale)
+    lab.save(out)
+    model.half().save_pretrained(out)
+    _write_metrics(out / "pretraining.csv", rows)
+    (out / "pretraining.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    shutil.rmtree(unfinished)
+    yield PretrainRecord(settings.steps, rows[-1]["loss"], metrics)
+
+
+def beginning(settings: PretrainSettings):
+    """The world, its corpus, a tokenizer trained on it, and the untrained model, all from the seed."""
+    world = World(settings.seed, settings.world_scale)
+    corpus = Corpus(world, settings.kinds)
+    tokenizer = train_tokenizer(corpus.texts(Random(f"{settings.seed}/tokenizer"), 30_000), settings.vocab_size)
+    torch.manual_seed(settings.seed)
+    return world, corpus, tokenizer, MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
+
+
+def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: PretrainSettings, start: int = 0):
+    """Train from step `start` on; yields (steps done, loss in nats per token)."""
     for step in range(start, settings.steps):
         if step == start or step % CHUNK == 0:
             batches = training_batches(corpus, tokenizer, settings, step // CHUNK)
@@ -145,27 +178,14 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
-        losses.append(loss.item())
-        done = step + 1
-        metrics = {}
-        if done % settings.evaluate_every == 0 and done < settings.steps:
-            metrics = _flat(probes.measure(model, tokenizer))
-            seconds = round(earlier + time.perf_counter() - began, 1)
-            rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
-            losses = []
-            _checkpoint(unfinished, settings, model, optimizer, done, rows)
-        yield PretrainRecord(done, loss.item(), metrics)
-    model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
-    metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
-    seconds = round(earlier + time.perf_counter() - began, 1)
-    rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
-    lab = Lab(model, tokenizer, usage, probes, world_seed=settings.seed)
-    lab.save(out)
-    model.half().save_pretrained(out)
-    _write_metrics(out / "pretraining.csv", rows)
-    (out / "pretraining.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    shutil.rmtree(unfinished)
-    yield PretrainRecord(settings.steps, rows[-1]["loss"], metrics)
+        yield step + 1, loss.item()
+
+
+def background_usage(model, tokenizer, corpus: Corpus, settings: PretrainSettings):
+    """Usage of the slots by fresh text of the corpus."""
+    rng = Random(f"{settings.seed}/background")
+    texts = (corpus.texts(rng, settings.background_batch_size) for _ in range(settings.background_batches))
+    return measure_usage(model, (encode(tokenizer, one) for one in texts))
 
 
 def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: PretrainSettings):
@@ -177,20 +197,13 @@ def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: Pret
     metrics["all_old_facts_em"] = everything["em"]
     unseen = QuestionProbe("unseen", *zip(*world.unseen_questions(), strict=True))
     metrics["all_old_facts_em_unseen_forms"] = unseen.measure(model, tokenizer)["em"]
-    rng = Random(f"{settings.seed}/background")
-    usage = measure_usage(
-        model,
-        (
-            encode(tokenizer, corpus.texts(rng, settings.background_batch_size))
-            for _ in range(settings.background_batches)
-        ),
-    )
+    usage = background_usage(model, tokenizer, corpus, settings)
     metrics["slots_read"] = usage.share_read()
     metrics["reads_on_top_1_percent"] = usage.top_share(0.01)
     return metrics, usage
 
 
-def _optimizer(model, settings: PretrainSettings) -> torch.optim.AdamW:
+def make_optimizer(model, settings: PretrainSettings) -> torch.optim.AdamW:
     values = [p for name, p in model.named_parameters() if name.endswith("values.weight")]
     others = [p for name, p in model.named_parameters() if not name.endswith("values.weight")]
     groups = [

@@ -5,6 +5,7 @@ No held-out question, sum, story or two-hop question is ever drawn (see `World` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from smft_lab.facts import words
@@ -118,16 +119,19 @@ class Corpus:
     Long-tail facts come and go: at each moment of training the same few are current, and every one is said in many
     ways before it leaves. A model that is to answer them must write facts down all along and find them again from other
     wordings, which is what finetuning will ask of it; a fixed set would be learned wording by wording.
+
+    Args:
+        kinds: Which kinds of `MIX` to draw, in its proportions.
     """
 
-    def __init__(self, world: World):
+    def __init__(self, world: World, kinds: Sequence[str] = tuple(MIX)):
         self.world = world
         self._facts = list(world.values.items())
         self._chains = world.trained_chains()
         self._sums = world.sums(held_out=False)
         self._every_sum = self._sums + world.sums(held_out=True)
         self._held_out_prose = set(held_out_prose(world))
-        self._kinds, self._shares = list(MIX), list(MIX.values())
+        self._kinds, self._shares = list(kinds), [MIX[kind] for kind in kinds]
 
     def draw(self, rng: Random, moment: int | None = None) -> tuple[str, str]:
         """A kind of `MIX`, and a text of it; see `text`."""

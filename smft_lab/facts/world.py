@@ -24,17 +24,23 @@ LARGEST_NUMBER = 20
 class World:
     """The built-in world of one seed.
 
+    Args:
+        scale: Its size, 1 for the one that the shipped model knows.
+
     Attributes:
         people, companies, cities, countries: Names, in a fixed order.
         values: `(subject, relation) -> value`, every old fact.
     """
 
-    def __init__(self, seed: int = 0):
-        self.seed = seed
-        self.countries = words.make_countries(self._rng("countries"), COUNTRIES)
-        self.cities = words.make_cities(self._rng("cities"), CITIES)
-        self.companies = words.make_companies(self._rng("companies"), COMPANIES)
-        self.people = words.make_people(self._rng("people"), PEOPLE)
+    def __init__(self, seed: int = 0, scale: float = 1.0):
+        self.seed, self.scale = seed, scale
+        people, companies, cities, countries = (
+            max(2, round(scale * count)) for count in (PEOPLE, COMPANIES, CITIES, COUNTRIES)
+        )
+        self.countries = words.make_countries(self._rng("countries"), countries)
+        self.cities = words.make_cities(self._rng("cities"), cities)
+        self.companies = words.make_companies(self._rng("companies"), companies)
+        self.people = words.make_people(self._rng("people"), people)
         self._pools = {
             "employer": self.companies,
             "birthplace": self.cities,
@@ -152,7 +158,7 @@ class World:
         ]
 
     def _held_out_chain_people(self) -> frozenset[str]:
-        return frozenset(self._rng("chains").sample(self.people, int(PEOPLE * HELD_OUT_CHAINS)))
+        return frozenset(self._rng("chains").sample(self.people, int(len(self.people) * HELD_OUT_CHAINS)))
 
     def sums(self, held_out: bool) -> list[tuple[str, str]]:
         """Arithmetic questions with their answers; `held_out` ones are never asked in training, only stated."""

@@ -4,5 +4,6 @@ from smft_lab.widgets.compare import Compare
 from smft_lab.widgets.slots import Slots
 from smft_lab.widgets.teach import Teach
 from smft_lab.widgets.top_t import TopT
+from smft_lab.widgets.train import Train
 
-__all__ = ["Compare", "Slots", "Teach", "TopT"]
+__all__ = ["Compare", "Slots", "Teach", "TopT", "Train"]

@@ -144,18 +144,25 @@ class Compare(Panel):
         self.claim()
         try:
             with self._claim.lock:
+                before = self._changes()  # another panel may have left the model finetuned
                 self.lab.reset()
                 found = {"question": question, "base": self._answer(question)}
                 for name, changed in self._states.items():
                     self._put(changed)
                     found[name] = self._answer(question)
                     self.lab.reset()
+                self._put(before)
         finally:
             self.release()
         self.answers = [found, *(one for one in self.answers if one["question"] != question)][:8]
 
     def _answer(self, question: str) -> str:
         return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+
+    def _changes(self) -> dict[str, torch.Tensor]:
+        """What of the model differs from the base."""
+        entries = self.lab.model.state_dict().items()
+        return {name: tensor.clone() for name, tensor in entries if not torch.equal(tensor, self.lab.base(name))}
 
     @torch.no_grad()
     def _put(self, changed: dict[str, torch.Tensor]) -> None:
@@ -215,11 +222,7 @@ class Compare(Panel):
         self.lab.end()
         model = self.lab.model
         if sum(tensor.nbytes for tensor in model.state_dict().values()) <= ASKABLE:
-            self._states[method] = {
-                name: tensor.clone()
-                for name, tensor in model.state_dict().items()
-                if not torch.equal(tensor, self.lab.base(name))
-            }
+            self._states[method] = self._changes()
 
     def _show(self, progress: dict) -> None:
         self.progress = progress

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+
 SHOWN_EVERY = 0.1  # seconds between two items shown
 TICK = 0.25  # seconds of work per tick of the browser's timer
 
@@ -92,8 +94,13 @@ class ThreadRunner(Runner):
     _thread: threading.Thread | None = None
 
     def _go(self) -> None:
-        self._thread = threading.Thread(target=self._work, name="smft-lab training", daemon=True)
+        self._thread = threading.Thread(target=self._beside, name="smft-lab training", daemon=True)
         self._thread.start()
+
+    def _beside(self) -> None:
+        """Work on all cores but one: torch's threads, which wait by spinning, would fight the browser for the last."""
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))  # of this thread alone
+        self._work()
 
     def stop(self) -> None:
         super().stop()

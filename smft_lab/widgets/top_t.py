@@ -24,7 +24,8 @@ from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
 
-MEASURED_EVERY = 0.3  # seconds of training between two points of a path
+MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
+MEASURING = 0.2  # most of the time that measuring them may take
 OLD = "old_facts"
 
 
@@ -92,6 +93,7 @@ class TopT(Panel):
         tuned = settings_for(lab, "sparse")
         super().__init__(lab, runner, theme)
         self._counts = None
+        self._base_points: dict[int, tuple] = {}
         self._paths: list[RunPath] = []
         self._path: RunPath | None = None
         self._kept = self._old_facts()
@@ -283,16 +285,22 @@ class TopT(Panel):
         facts = self.facts[: chosen["facts"]]
         settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
         path.total = chosen["passes"] * len(facts)
-        path.points.append(self._point(0))
-        measured = -math.inf
+        path.points.append(self._base_point(chosen["facts"]))
+        wait, since = MEASURED_EVERY, time.monotonic()
         for step in finetune(self.lab, facts, "sparse", probe_every=0, **settings):
-            if step.step == 0:
-                continue
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
-            if time.monotonic() - measured >= MEASURED_EVERY or step.step == path.total:
+            now = time.monotonic()
+            if step.step == path.total or (step.step and now - since >= wait):
                 path.points.append(self._point(step.step))
-                measured = time.monotonic()
+                since = time.monotonic()
+                wait = max(MEASURED_EVERY, (since - now) / MEASURING)
             yield path.view()
+
+    def _base_point(self, facts: int) -> tuple[int, float, float | None]:
+        """The point that every path of so many facts begins at; measured once, with the base in place."""
+        if facts not in self._base_points:
+            self._base_points[facts] = self._point(0)
+        return self._base_points[facts]
 
     def _point(self, step: int) -> tuple[int, float, float | None]:
         """(step, share of new facts learned, share of old facts kept), by exact match; None without old facts."""

@@ -1,0 +1,228 @@
+"""The train panel: a small memory model, trained live from nothing."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+import torch
+import traitlets
+
+from smft_lab.experiments.pretrain import (
+    PretrainSettings,
+    background_usage,
+    beginning,
+    gradient_steps,
+    make_optimizer,
+)
+from smft_lab.lab import Lab
+from smft_lab.model.tokenizer import encode
+from smft_lab.probes.probes import QuestionProbe, TextProbe, recalled, world_probes
+from smft_lab.slots.usage import measure_usage
+from smft_lab.widgets.drawn_table import in_cells, side_of
+from smft_lab.widgets.panel import Panel, page
+
+SMALL = PretrainSettings(
+    steps=2400,
+    batch_size=48,
+    lr=4e-3,
+    value_lr=1.6e-2,
+    warmup=60,
+    max_tokens=32,
+    vocab_size=1024,
+    hidden_size=64,
+    intermediate_size=128,
+    layers=3,
+    attention_heads=4,
+    memory_at=(1,),
+    memory_slots=4096,
+    memory_heads=4,
+    memory_k=4,
+    memory_key_dim=32,
+    background_batches=200,
+    background_batch_size=64,
+    world_scale=0.1,
+    kinds=("statement", "question", "arithmetic", "prose"),
+)
+LOOK = 0.1  # most of the time that measuring may take
+BATCHES = 8  # of text, for the usage of slots while training
+
+
+class Train(Panel):
+    """Train a small model with a memory layer, from nothing, and watch it fill its slots.
+
+    When it has ended, or Finish was pressed, `panel.lab` is a `Lab` for the other panels, and `panel.lab.world` has
+    facts it has never met.
+
+    Args:
+        runner: `thread`, `tick` or `inline`; what suits the notebook by default.
+        theme: `auto`, `light` or `dark`.
+        settings: Fields of `PretrainSettings` to change, such as `steps`, `memory_slots`, `memory_k` or `seed`.
+
+    Raises:
+        ValueError: a setting is out of range, or `memory_slots` is no perfect square.
+    """
+
+    _esm = page("train.js")
+    commands = ("start", "pause", "step", "finish", "reset")
+
+    limits = traitlets.Dict().tag(sync=True)
+    points = traitlets.List().tag(sync=True)  # {step, loss, old_facts, arithmetic, slots_read, top_1_percent}
+    live = traitlets.Dict().tag(sync=True)  # step, total, loss, left
+    heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: reads of some text
+    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused, done
+    note = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, runner: str | None = None, theme: str = "auto", **settings):
+        unknown = set(settings) - set(PretrainSettings.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"no setting {', '.join(sorted(unknown))}; see smft_lab.experiments.pretrain")
+        self._settings = replace(SMALL, **settings)
+        if self._settings.steps < 1 or self._settings.batch_size < 1:
+            raise ValueError("steps and batch_size must be at least 1")
+        self._begin_anew()
+        super().__init__(self._world, runner, theme)
+        self.lab: Lab | None = None
+        chosen = self._settings
+        self.limits = {
+            "side": side_of(chosen.memory_slots),
+            "slots": chosen.memory_slots,
+            "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+            "old": len(self._questions),
+            "people": len(self._world.people),
+            "reads": chosen.memory_heads * chosen.memory_k,
+        }
+        self._clear()
+
+    def _begin_anew(self) -> None:
+        settings = self._settings
+        self._world, self._corpus, self._tokenizer, self._model = beginning(settings)
+        self._probes = world_probes(self._world)
+        old: QuestionProbe = self._probes["old_facts"]
+        self._questions, self._gold = list(old.questions), [accepted[0] for accepted in old.answers]
+        self._sums: TextProbe = self._probes["arithmetic"]
+        self._items: Iterator | None = None
+
+    def _clear(self) -> None:
+        self.points, self.live, self.heat = [], {}, b""
+
+    # Commands
+
+    def start(self) -> None:
+        """Begin, or go on."""
+        if self.state in ("running", "done"):
+            return
+        self._items = self._items or self._train()
+        self.state = "running"
+        self._runner.start(self._items, self._show, self._ended)
+
+    def pause(self) -> None:
+        """Stop asking for steps; Start goes on."""
+        self._runner.stop()
+
+    def step(self) -> None:
+        """One gradient step."""
+        if self.state == "done":
+            raise ValueError("the training is over; press Reset to train anew")
+        if self.state == "running":
+            self.pause()
+        self._items = self._items or self._train()
+        with self._claim.lock:
+            last = next(self._items, None)
+        if last is None:
+            self._ended(None)
+        else:
+            self._measure(last)
+            self._show(last)
+            self.state = "paused"
+
+    def finish(self) -> None:
+        """End here, and make the `Lab` of what has been learned so far.
+
+        Raises:
+            ValueError: nothing has been trained.
+        """
+        self._runner.stop()
+        if self._items is None:
+            raise ValueError("there is nothing to finish yet; press Start first")
+        self._items.close()
+        self._ended(None)
+
+    def reset(self) -> None:
+        """Throw the model away and begin with an untrained one."""
+        self._runner.stop()
+        if self._items is not None:
+            self._items.close()
+        self._begin_anew()
+        self.lab = None
+        with self.hold_sync():
+            self._clear()
+            self.state, self.note = "idle", "An untrained model is in place."
+
+    # Under way
+
+    def _train(self) -> Iterator[dict]:
+        settings = self._settings
+        optimizer = make_optimizer(self._model, settings)
+        began, looked, wait, losses = time.monotonic(), 0.0, 0.0, []
+        for done, loss in gradient_steps(self._model, optimizer, self._corpus, self._tokenizer, settings):
+            losses = [*losses[-19:], loss]
+            gone = time.monotonic() - began
+            view = {"step": done, "total": settings.steps, "loss": sum(losses) / len(losses)}
+            view["left"] = gone / done * (settings.steps - done)
+            now = time.monotonic()
+            if now - looked >= wait or done == settings.steps:
+                self._measure(view)
+                looked = time.monotonic()
+                wait = (looked - now) / LOOK
+            yield view
+
+    def _measure(self, view: dict) -> None:
+        """One more point of every curve, and the picture of the table."""
+        self._model.eval()
+        right = recalled(self._model, self._tokenizer, self._questions, self._gold)
+        usage = self._usage()
+        arithmetic = self._sums.measure(self._model, self._tokenizer)["nll"]
+        self._model.train()
+        point = {
+            "step": view["step"],
+            "loss": view["loss"],
+            "old_facts": right.double().mean().item(),
+            "arithmetic": arithmetic,
+            "slots_read": usage.share_read(),
+            "top_1_percent": usage.top_share(),
+        }
+        with self.hold_sync():
+            self.heat = sum(in_cells(count, "sum") for count in usage.count).float().numpy().tobytes()
+            self.points = [*self.points, point]
+
+    def _usage(self):
+        rng = Random("usage while training")
+        texts = (self._corpus.texts(rng, 64) for _ in range(BATCHES))
+        return measure_usage(self._model, (encode(self._tokenizer, one) for one in texts))
+
+    def _show(self, view: dict) -> None:
+        self.live = view
+
+    def _ended(self, problem: Exception | None) -> None:
+        if problem is not None:
+            self._items = None
+            self.state = "idle"
+            self.fail(problem)
+        elif inspect.getgeneratorstate(self._items) == inspect.GEN_CLOSED:
+            self._make_lab()
+        else:
+            self.state = "paused"
+
+    def _make_lab(self) -> None:
+        settings = self._settings
+        with self._claim.lock, torch.no_grad():
+            usage = background_usage(self._model.eval(), self._tokenizer, self._corpus, settings)
+            self.lab = Lab(self._model, self._tokenizer, usage, self._probes, None, settings.seed, settings.world_scale)
+        self._items = None
+        with self.hold_sync():
+            self.state = "done"
+            self.note = "panel.lab is ready. Next cell: smft.widgets.TopT(panel.lab, panel.lab.world.new_facts(16))"
