@@ -151,6 +151,17 @@ def test_the_same_seed_gives_bitwise_the_same_model(tiny_lab, method):
     assert all(torch.equal(a, b) for a, b in zip(state(first).values(), state(second).values(), strict=True))
 
 
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_gradients_left_by_other_training_do_not_enter_a_run(tiny_lab, method):
+    clean, used = tiny_lab(), tiny_lab()
+    used.model(**encode(used.tokenizer, ["Nobody asked."])).loss.backward()
+    for one in (clean, used):
+        for _ in finetune(one, new_facts(2), method, passes=1, top_t=10, probe_every=0):
+            pass
+    pairs = zip(clean.model.state_dict().values(), used.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_beginning_a_run_ends_the_one_under_way(lab):
     first = steps(lab, "lora")
     next(first), next(first)

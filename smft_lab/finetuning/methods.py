@@ -145,6 +145,7 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
 
 def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True):
     """The method of that name, ready for its first batch."""
+    lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
         return Sparse(lab, lr, top_t, rule, optimizer, seed, fast)
     return Full(lab, lr) if method == "full" else Lora(lab, lr, seed)

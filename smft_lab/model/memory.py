@@ -175,6 +175,7 @@ class ValueTable(nn.Module):
         """
         if self._hits is not None:
             raise RuntimeError("train_rows() is already active on this table")
+        self.weight.grad = None  # one left by other training would be added to, and every row would move
         self._hits = hits
         try:
             yield

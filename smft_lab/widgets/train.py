@@ -54,8 +54,9 @@ BATCHES = 8  # of text, for the usage of slots while training
 class Train(Panel):
     """Train a small model with a memory layer, from nothing, and watch it fill its slots.
 
-    When it has ended, or Finish was pressed, `panel.lab` is a `Lab` for the other panels, and `panel.lab.world` has
-    facts it has never met.
+    When it has ended, or Finish was pressed, `panel.lab` is a `Lab` for the other panels, and `panel.lab.world` tells
+    what it knows. Two minutes suffice to recall a small world, not to find a newly taught fact again from a question
+    in other words: for that there is the shipped model.
 
     Args:
         runner: `thread`, `tick` or `inline`; what suits the notebook by default.
@@ -225,4 +226,4 @@ class Train(Panel):
         self._items = None
         with self.hold_sync():
             self.state = "done"
-            self.note = "panel.lab is ready. Next cell: smft.widgets.TopT(panel.lab, panel.lab.world.new_facts(16))"
+            self.note = "panel.lab is ready. Next cell: smft.widgets.Slots(panel.lab, panel.lab.world.old_facts())"
