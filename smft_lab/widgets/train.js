@@ -13,9 +13,9 @@ function render({ model, el }) {
   const where = make("span", { class: "muted", role: "status" });
   const CURVES = [
     { title: "Loss, nats per token", lines: [["loss", "new", ""]] },
-    { title: "Old facts recalled (exact match, withheld question forms)", share: true, lines: [["old_facts", "old", ""]] },
-    { title: "Arithmetic, nats per answer token", lines: [["arithmetic", "new", ""]] },
-    { title: "Slots: share ever read, and share of reads on the top 1%", share: true, lines: [["slots_read", "new", "read"], ["top_1_percent", "old", "on the top 1%"]] },
+    { title: "Old facts recalled (exact match)", share: true, lines: [["old_facts", "old", ""]] },
+    { title: "Arithmetic, nats per token", lines: [["arithmetic", "new", ""]] },
+    { title: "Slots read, reads on the top 1%", share: true, lines: [["slots_read", "new", "read"], ["top_1_percent", "old", "on the top 1%"]] },
   ];
   const charts = CURVES.map(() => draw("svg", { viewBox: "0 0 360 190", role: "img" }));
   const canvas = make("canvas", { width: side, height: side, role: "img" });
