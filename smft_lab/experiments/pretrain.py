@@ -38,6 +38,7 @@ class PretrainSettings:
         lr, value_lr: Peak AdamW rates of everything but the value table, and of the value table (Memory Layers at
             Scale gives the values a rate of their own, since each row is read rarely).
         max_tokens: Longer texts are dropped.
+        tokenizer_texts: Texts that the tokenizer is trained on.
         world_scale, kinds: Size of the built-in world, and which kinds of text are drawn (see `World`, `Corpus`).
         background_batches, background_batch_size: The |B| "documents" of the idf.
     """
@@ -50,6 +51,7 @@ class PretrainSettings:
     warmup: int = 200
     max_tokens: int = 64
     vocab_size: int = 4096
+    tokenizer_texts: int = 30_000
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 4
@@ -160,7 +162,9 @@ def beginning(settings: PretrainSettings):
     """The world, its corpus, a tokenizer trained on it, and the untrained model, all from the seed."""
     world = World(settings.seed, settings.world_scale)
     corpus = Corpus(world, settings.kinds)
-    tokenizer = train_tokenizer(corpus.texts(Random(f"{settings.seed}/tokenizer"), 30_000), settings.vocab_size)
+    tokenizer = train_tokenizer(
+        corpus.texts(Random(f"{settings.seed}/tokenizer"), settings.tokenizer_texts), settings.vocab_size
+    )
     torch.manual_seed(settings.seed)
     return world, corpus, tokenizer, MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
 

@@ -186,6 +186,8 @@ class TopT(Panel):
         self._begin()
         with self._claim.lock:
             last = next(self._items, None)
+            if last is not None and last["step"] == 0:  # the base, before any step
+                last = next(self._items, None)
         if last is None:
             self._ended(None)
         else:

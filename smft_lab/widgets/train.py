@@ -33,6 +33,7 @@ SMALL = PretrainSettings(
     warmup=60,
     max_tokens=32,
     vocab_size=1024,
+    tokenizer_texts=5000,
     hidden_size=64,
     intermediate_size=128,
     layers=3,

@@ -94,18 +94,18 @@ def test_three_methods_are_compared_while_the_kernel_answers(opened):
 
 def test_a_typed_sentence_is_taught_answered_and_undone(opened):
     notebook, panel = opened("teach.ipynb")
-    panel.get_by_role("textbox", name="Sentence").fill("The capital of Australia is Canberra")
-    panel.get_by_role("textbox", name="Question that tests it").fill("What is the capital of Australia?")
-    notebook.page.keyboard.press("Tab")
-    notebook.page.wait_for_function("() => document.querySelector('.smft textarea').value.includes('Canberra')")
-    panel.get_by_role("button", name="Teach").click()
-    panel.locator("td.right", has_text="Canberra").wait_for()
+    panel.get_by_role("button", name="Teach").click()  # the example that stands there
+    panel.locator("td.right", has_text="Biscuit").wait_for()
     assert notebook.kernel(IS_BASE) == "False"
     assert pixels(panel.locator("canvas")) > 10
     notebook.shot("teach-end")
     panel.get_by_role("button", name="Undo").click()
     panel.locator(".note", has_text="Undone").wait_for()
     assert notebook.kernel(IS_BASE) == "True"
+    panel.get_by_role("textbox", name="Sentence").fill("The capital of Australia is Canberra")
+    panel.get_by_role("textbox", name="Question that tests it").fill("What is the capital of Australia?")
+    notebook.page.keyboard.press("Tab")
+    notebook.page.wait_for_function("() => document.querySelector('.smft textarea').value.includes('Canberra')")
     panel.locator("textarea").fill("")
     panel.get_by_role("button", name="Teach").click()
     panel.get_by_role("alert").filter(has_text="there is no statement to teach").wait_for()
