@@ -38,8 +38,11 @@ function render({ model, el }) {
     lessons, probes, form, answers);
 
   function showDraft() {
-    const draft = get("draft");
-    [sentence.value, question.value, answer.value, statements.value] = [draft.sentence, draft.question, draft.answer, draft.statements.join("\n")];
+    // What a person is typing in is left alone: a proposal may come back meanwhile.
+    const draft = { ...get("draft"), statements: get("draft").statements.join("\n") };
+    for (const [name, field] of Object.entries({ sentence, question, answer, statements })) {
+      if (root.getRootNode().activeElement !== field) field.value = draft[name];
+    }
   }
   function showLive() {
     const live = get("live"), cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));

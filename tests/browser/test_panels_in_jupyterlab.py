@@ -105,7 +105,8 @@ def test_a_typed_sentence_is_taught_answered_and_undone(opened):
     panel.get_by_role("textbox", name="Sentence").fill("The capital of Australia is Canberra")
     panel.get_by_role("textbox", name="Question that tests it").fill("What is the capital of Australia?")
     notebook.page.keyboard.press("Tab")
-    notebook.page.wait_for_function("() => document.querySelector('.smft textarea').value.includes('what is the capital of Australia')")
+    proposed = "() => document.querySelector('.smft textarea').value.includes('what is the capital of Australia')"
+    notebook.page.wait_for_function(proposed)
     panel.locator("textarea").fill("")
     panel.get_by_role("button", name="Teach").click()
     panel.get_by_role("alert").filter(has_text="there is no statement to teach").wait_for()
