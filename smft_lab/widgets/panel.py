@@ -9,6 +9,7 @@ from pathlib import Path
 import anywidget
 import traitlets
 
+from smft_lab.slots.patch import Patch
 from smft_lab.widgets.runners import RUNNERS, Runner, runner_name
 
 HERE = Path(__file__).parent
@@ -35,6 +36,12 @@ _claims: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def page(name: str) -> str:
     """The module that draws a panel: what all pages share, then its own."""
     return "\n".join((HERE / file).read_text(encoding="utf-8") for file in ("panel.js", name))
+
+
+def saved(patch: Patch, path: str | Path) -> str:
+    """Save a patch, and say so."""
+    patch.save(path)
+    return f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
 
 
 class Panel(anywidget.AnyWidget):

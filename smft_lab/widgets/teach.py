@@ -19,7 +19,7 @@ from smft_lab.probes.text import exact_match
 from smft_lab.slots.patch import Patch, named_tables
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
-from smft_lab.widgets.panel import Panel, page
+from smft_lab.widgets.panel import Panel, page, saved
 
 ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
@@ -175,9 +175,7 @@ class Teach(Panel):
         self._halt()
         if not self._lessons:
             raise ValueError("there is nothing to save yet; teach something first")
-        patch = self._lessons[-1].patch
-        patch.save(path)
-        self.note = f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
+        self.note = saved(self._lessons[-1].patch, path)
 
     def close(self) -> None:
         """End the lesson under way, keep what was taught, and take the panel off the screen."""

@@ -22,7 +22,7 @@ from smft_lab.slots.coverage import Coverage, coverage, fact_counts
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
-from smft_lab.widgets.panel import Panel, page
+from smft_lab.widgets.panel import Panel, page, saved
 
 MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
 MEASURING = 0.2  # most of the time that measuring them may take
@@ -239,9 +239,7 @@ class TopT(Panel):
         self._halt()
         if not self._paths:
             raise ValueError("there is nothing to save yet; teach something first")
-        patch = self._paths[-1].patch
-        patch.save(path)
-        self.note = f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
+        self.note = saved(self._paths[-1].patch, path)
 
     def snapshot(self):
         """The plane as an ordinary plotly figure, which is still seen when nobody runs a kernel."""
