@@ -216,7 +216,7 @@ def tune(
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:
-    """Sweep every method's learning rate, and t; keep the best ones and the table with the lab. Takes half an hour."""
+    """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes an hour and a half."""
     from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
     from smft_lab.lab import LAB_FILE

@@ -56,7 +56,6 @@ class Compare(Panel):
         self.facts = list(facts)
         self.methods = ordered(methods)
         super().__init__(lab, runner, theme)
-        self._items: Iterator | None = None
         self._states: dict[str, dict[str, torch.Tensor]] = {}
         look = looks(self.methods)
         old = [p for p in lab.probes.without(self.facts) if isinstance(p, QuestionProbe)]
@@ -65,8 +64,8 @@ class Compare(Panel):
             "slots": lab.slots,
             "target": TARGET,
             "methods": {
-                name: {"name": short_name(name), "light": look[name].light, "dark": look[name].dark,
-                       "glyph": look[name].glyph} for name in self.methods
+                name: {"name": short_name(name), "light": look[name].light, "dark": look[name].dark}
+                for name in self.methods
             },
             "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
         }  # fmt: skip
@@ -82,10 +81,7 @@ class Compare(Panel):
         Raises:
             ValueError: a setting is out of range.
         """
-        unknown = set(settings) - set(self.settings)
-        if unknown:
-            raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
-        wanted = {**self.settings, **settings}
+        wanted = self.with_settings(settings)
         if not 1 <= wanted["count"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['count']}")
         self._made(wanted)  # raises on what can't be compared
@@ -181,7 +177,7 @@ class Compare(Panel):
 
     def close(self) -> None:
         """Stop, bring the base back, and take the panel off the screen."""
-        if getattr(self, "_items", None) is not None:
+        if self._items is not None:
             self._runner.stop()
             self._items.close()
             self.release()

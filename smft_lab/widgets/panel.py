@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import anywidget
@@ -53,7 +54,9 @@ class Panel(anywidget.AnyWidget):
 
     _css = HERE / "panel.css"
     commands: tuple[str, ...] = ()
-    _runner: Runner | None = None  # none yet, where a panel was refused its arguments
+    # None before `__init__` has come so far: a panel that was refused its arguments is closed too.
+    _runner: Runner | None = None
+    _items: Iterator | None = None  # the training under way, begun and not ended
     error = traitlets.Unicode("").tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
@@ -86,6 +89,17 @@ class Panel(anywidget.AnyWidget):
         """Show what went wrong."""
         text = " ".join(str(problem).split()) or type(problem).__name__
         self.error = text if isinstance(problem, ValueError | OSError) else f"{type(problem).__name__}: {text}"
+
+    def with_settings(self, settings: dict) -> dict:
+        """The panel's settings with some of them changed, to be checked before they are taken over.
+
+        Raises:
+            ValueError: there is no setting of that name.
+        """
+        unknown = set(settings) - set(self.settings)
+        if unknown:
+            raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
+        return {**self.settings, **settings}
 
     def claim(self) -> None:
         """Make this the panel that may change the lab's model.

@@ -13,7 +13,8 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import settings_for
 from smft_lab.model.memory import value_tables
 from smft_lab.model.tokenizer import encode
-from smft_lab.slots.patch import named_tables
+from smft_lab.slots.coverage import fact_counts
+from smft_lab.slots.patch import named_tables, row_changes
 from smft_lab.slots.reading import TokenReads, core_set, token_reads
 from smft_lab.slots.scores import check_top_t, inverse_document_frequency, score, term_frequency, top_slots
 from smft_lab.slots.usage import batch_counts
@@ -108,7 +109,7 @@ class Slots(Panel):
         chosen = self.facts[fact]
         with self._claim.lock:
             reads = token_reads(self.lab, chosen.statements[0])
-            counts = batch_counts(self.lab.model, encode(self.lab.tokenizer, list(chosen.statements)))
+            (counts,) = fact_counts(self.lab, [chosen])
             cores = core_set(self.lab, chosen)
         about = {"text": chosen.statements[0], "fact": fact, "statements": len(chosen.statements)}
         self._take(reads, counts, cores, about)
@@ -119,7 +120,7 @@ class Slots(Panel):
         Raises:
             ValueError: a setting is out of range.
         """
-        wanted = {**self.settings, **settings}
+        wanted = self.with_settings(settings)
         if wanted["view"] not in MAPS:
             raise ValueError(f"no view {wanted['view']!r}; there are {', '.join(MAPS)}")
         if not 0 <= wanted["table"] < self.limits["tables"]:
@@ -143,10 +144,7 @@ class Slots(Panel):
         table = self.settings["table"]
         with self._claim.lock:
             if self._fact_counts is None:
-                self._fact_counts = [
-                    batch_counts(self.lab.model, encode(self.lab.tokenizer, list(fact.statements)))
-                    for fact in self.facts
-                ]
+                self._fact_counts = fact_counts(self.lab, self.facts)
             rows = [self._base_values(table)[slot], value_tables(self.lab.model)[table].weight.detach()[slot].clone()]
         here = (self._reads.slots[table] == slot).double() * self._reads.weights[table].double()
         tokens = [(w, text) for w, text in zip(here.sum(1).tolist(), self._reads.tokens, strict=True) if w > 0]
@@ -216,8 +214,7 @@ class Slots(Panel):
         if view == "tfidf":
             return self._scores
         if view == "change":
-            with torch.no_grad():
-                return (value_tables(self.lab.model)[table].weight - self._base_values(table)).norm(dim=1).double()
+            return row_changes(self.lab)[table].double()
         values = torch.zeros(self.lab.slots, dtype=torch.double)
         values[self._cores[table]] = 1
         return values + values * torch.zeros_like(values).index_fill_(0, self._ranked[: self.settings["top_t"]], 1)

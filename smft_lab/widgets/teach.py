@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import traitlets
 
 from smft_lab.facts.fact import Fact
@@ -16,7 +15,7 @@ from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
 from smft_lab.finetuning.finetune import check_facts, check_training, finetune, settings_for
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.probes.text import exact_match
-from smft_lab.slots.patch import Patch, named_tables
+from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page, saved
@@ -61,7 +60,6 @@ class Teach(Panel):
     def __init__(self, lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
                  theme: str = "auto"):  # fmt: skip
         super().__init__(lab, runner, theme)
-        self._items: Iterator | None = None
         self._lessons: list[Lesson] = []
         self._kept = next(
             ((p.questions, [a[0] for a in p.answers]) for p in lab.probes
@@ -179,7 +177,7 @@ class Teach(Panel):
 
     def close(self) -> None:
         """End the lesson under way, keep what was taught, and take the panel off the screen."""
-        if getattr(self, "_items", None) is not None:
+        if self._items is not None:
             self._runner.stop()
         super().close()
 
@@ -210,12 +208,7 @@ class Teach(Panel):
         return {"answer": said, "right": bool(exact_match(said, fact.answers)), "kept": kept}
 
     def _draw(self) -> None:
-        names, tables = named_tables(self.lab.model)
-        with torch.no_grad():
-            moved = [
-                (table.weight - self.lab.base(name)).norm(dim=1) for name, table in zip(names, tables, strict=True)
-            ]
-        self.heat = sum(in_cells(one, "amax") for one in moved).float().numpy().tobytes()
+        self.heat = sum(in_cells(one, "amax") for one in row_changes(self.lab)).float().numpy().tobytes()
 
     def _show(self, view: dict) -> None:
         self.live = view

@@ -84,8 +84,6 @@ class TopT(Panel):
     answers = traitlets.List().tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    _items: Iterator | None = None
-
     def __init__(self, lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
         facts = list(facts)
         check_facts(lab, facts)
@@ -128,10 +126,7 @@ class TopT(Panel):
         Raises:
             ValueError: a setting is out of range.
         """
-        unknown = set(settings) - set(self.settings)
-        if unknown:
-            raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
-        wanted = {**self.settings, **settings}
+        wanted = self.with_settings(settings)
         if not 1 <= wanted["facts"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
         check_training(wanted["passes"], "stream", "statement")

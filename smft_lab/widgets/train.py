@@ -106,7 +106,7 @@ class Train(Panel):
         old: QuestionProbe = self._probes["old_facts"]
         self._questions, self._gold = list(old.questions), [accepted[0] for accepted in old.answers]
         self._sums: TextProbe = self._probes["arithmetic"]
-        self._items: Iterator | None = None
+        self._items = None
 
     def _clear(self) -> None:
         self.points, self.live, self.heat = [], {}, b""
