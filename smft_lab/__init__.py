@@ -36,6 +36,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "run": "smft_lab.experiments.run",
     "Comparison": "smft_lab.experiments.compare",
     "compare": "smft_lab.experiments.compare",
+    "setup": "smft_lab.widgets.health",
 }
 __all__ = list(_HOME)
 __version__ = "0.1.0"

@@ -186,12 +186,10 @@ def test_a_setting_out_of_range_says_so_and_changes_nothing(panel, settings, pro
     assert panel.settings == before
 
 
-def test_a_snapshot_is_a_figure_with_every_method(panel):
-    with pytest.raises(ValueError, match="press Start first"):
-        panel.snapshot()
+def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel):
+    assert "No comparison has ended" in panel.snapshot().says
     press(panel, "start")
-    hovers = " ".join(str(trace.hovertemplate) for trace in panel.snapshot().data)
-    assert all(name in hovers for name in ("Sparse memory finetuning", "Full finetuning", "LoRA"))
+    assert all(f"{name} lost" in panel.snapshot().says for name in ("Sparse", "Full", "LoRA"))
 
 
 def test_views_hold_only_plain_numbers(finished):

@@ -272,13 +272,13 @@ def test_the_preview_covers_every_t_up_to_the_most_that_is_read(panel):
     assert panel.preview["chosen"] == sorted(panel.preview["chosen"])
 
 
-def test_a_snapshot_is_an_ordinary_figure_with_a_path_per_run(panel):
-    with pytest.raises(ValueError, match="nothing to show"):
-        panel.snapshot()
+def test_a_snapshot_is_a_picture_that_tells_how_many_runs_it_shows(panel):
+    at_rest = panel.snapshot()
     press(panel, "commit", settings={"top_t": 30})
     press(panel, "commit", settings={"top_t": 5})
-    named = {trace.name for trace in panel.snapshot().data}
-    assert {"t = 30", "t = 5"} <= named
+    assert "0 runs" in at_rest.says
+    assert "t is 5; 2 runs" in panel.snapshot().says
+    assert panel.snapshot().png != at_rest.png
 
 
 def test_the_lab_cannot_be_reset_under_a_step(lab, facts):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 import traitlets
 
 from smft_lab.charts.style import looks, ordered, short_name
-from smft_lab.experiments.compare import Comparison
+from smft_lab.experiments.compare import COLUMNS, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.widgets.panel import Panel, page
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
 
 ASKABLE = 2**31  # bytes: the finetuned weights of larger models are not kept for questions
 MEASURES = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
@@ -57,6 +61,7 @@ class Compare(Panel):
         self.methods = ordered(methods)
         super().__init__(lab, runner, theme)
         self._states: dict[str, dict[str, torch.Tensor]] = {}
+        self.comparison: Comparison | None = None
         look = looks(self.methods)
         old = [p for p in lab.probes.without(self.facts) if isinstance(p, QuestionProbe)]
         self.limits = {
@@ -166,14 +171,24 @@ class Compare(Panel):
             if name in changed:
                 tensor.copy_(changed[name])
 
-    def snapshot(self):
-        """The plane as an ordinary plotly figure, which is still seen when nobody runs a kernel."""
-        from smft_lab.charts.figures import plane
+    def snapshot(self) -> Picture:
+        """The plane, and which share of the facts each method has learned after how many steps."""
+        from smft_lab.charts.pictures import curves, picture, plane
 
-        if not self.paths:
-            raise ValueError("there is nothing to show yet; press Start first")
-        done = self._items is None and bool(self.verdict)
-        return plane(self.comparison.table, self.comparison.summary() if done else None)
+        table = self.comparison.table if self.comparison is not None else pd.DataFrame(columns=COLUMNS)
+        learned = table[(table["probe"] == "learned") & (table["metric"] == "em")]
+        mean = learned.groupby(["method", "step"])["value"].mean()
+        lines = {short_name(m): (mean[m].index.tolist(), mean[m].tolist()) for m in self.methods if m in mean}
+        steps = curves(lines, "gradient steps", "new facts learned", "Learned, step by step", share=True, points=True)
+        return picture(plane(table, "Learned and forgotten"), steps, says=self._told())
+
+    def _told(self) -> str:
+        lines = [
+            f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of old facts with "
+            f"{one['learned']:.0%} learned."
+            for one in self.verdict
+        ]
+        return " ".join(["The compare panel.", *(lines or ["No comparison has ended yet."])])
 
     def close(self) -> None:
         """Stop, bring the base back, and take the panel off the screen."""

@@ -6,12 +6,16 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anywidget
 import traitlets
 
 from smft_lab.slots.patch import Patch
-from smft_lab.widgets.runners import RUNNERS, Runner, runner_name
+from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
 
 HERE = Path(__file__).parent
 
@@ -126,6 +130,16 @@ class Panel(anywidget.AnyWidget):
 
     def model_changed(self) -> None:
         """Another panel has changed the lab's model; panels that show the model look at it again."""
+
+    def snapshot(self) -> Picture:
+        """What the panel shows, as a still picture: it is seen where no kernel runs, too."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The live panel; where nobody watches (`InlineRunner`), its picture instead, for those who read later."""
+        if isinstance(self._runner, InlineRunner):
+            return self.snapshot()._repr_mimebundle_()
+        return super()._repr_mimebundle_(**kwargs)
 
     def close(self) -> None:
         """Stop training, give the lab up, and take the panel off the screen."""

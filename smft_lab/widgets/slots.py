@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import traitlets
@@ -20,6 +21,9 @@ from smft_lab.slots.scores import check_top_t, inverse_document_frequency, score
 from smft_lab.slots.usage import batch_counts
 from smft_lab.widgets.drawn_table import MOST, cell_of, in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
 
 LISTED = 50  # facts offered to pick from
 TOP = 20  # slots in the ranking
@@ -167,6 +171,22 @@ class Slots(Panel):
         largest = self._values[inside].sort(descending=True, stable=True)
         pairs = zip(inside[largest.indices[:3]].tolist(), largest.values[:3].tolist(), strict=True)
         self.under = {"cell": cell, "slots": [list(pair) for pair in pairs], "of": len(inside)}
+
+    def snapshot(self) -> Picture:
+        """The table in the chosen view, and the slots that rank highest."""
+        from smft_lab.charts.pictures import bars, heat, picture
+
+        name, unit, _ = MAPS[self.settings["view"]]
+        names = [f"slot {row['slot']}" for row in self.ranking[:12]]
+        scores = [row["tfidf"] for row in self.ranking[:12]]
+        about = (
+            f"The slots panel: {name.lower()} of {self.subject['text']!r}; slot {self.ranking[0]['slot']} ranks first."
+        )
+        return picture(
+            heat(in_cells(self._values, MAPS[self.settings["view"]][2]), name, unit),
+            bars(names, scores, "TF-IDF score", "Top slots"),
+            says=about,
+        )
 
     # What is shown
 

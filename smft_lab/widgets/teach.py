@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import traitlets
 
@@ -19,6 +20,9 @@ from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page, saved
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
 
 ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
@@ -174,6 +178,22 @@ class Teach(Panel):
         if not self._lessons:
             raise ValueError("there is nothing to save yet; teach something first")
         self.note = saved(self._lessons[-1].patch, path)
+
+    def snapshot(self) -> Picture:
+        """The slots changed since the base, and what every probe says before and after."""
+        from smft_lab.charts.pictures import bars, heat, picture
+
+        changed = sum(in_cells(one, "amax") for one in row_changes(self.lab))
+        said = [f"{one['question']} {one['before']} -> {one['now']}" for one in self.lessons]
+        kept = [
+            (one["name"].replace("_", " "), one["base"], one["now"]) for one in self.probes if one["metric"] == "em"
+        ]
+        names = [f"{name}, {when}" for name, *_ in kept for when in ("base", "now")]
+        stay = bars(
+            names, [value for _, *both in kept for value in both], "exact match", "What should stay", share=True
+        )
+        told = " ".join(["The teach panel.", *(said or ["Nothing has been taught yet."])])
+        return picture(heat(changed, "Slots changed since the base", "norm of the change"), stay, says=told)
 
     def close(self) -> None:
         """End the lesson under way, keep what was taught, and take the panel off the screen."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -23,6 +24,9 @@ from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
 from smft_lab.widgets.panel import Panel, page, saved
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
 
 MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
 MEASURING = 0.2  # most of the time that measuring them may take
@@ -236,9 +240,9 @@ class TopT(Panel):
             raise ValueError("there is nothing to save yet; teach something first")
         self.note = saved(self._paths[-1].patch, path)
 
-    def snapshot(self):
-        """The plane as an ordinary plotly figure, which is still seen when nobody runs a kernel."""
-        from smft_lab.charts.figures import plane
+    def snapshot(self) -> Picture:
+        """What every t would choose, and the plane with every run so far."""
+        from smft_lab.charts.pictures import curves, picture, plane
 
         rows = [
             {"method": path.name, "seed": 0, "step": step, "probe": probe, "metric": "em", "value": value}
@@ -247,9 +251,15 @@ class TopT(Panel):
             for probe, value in zip(("learned", OLD), values, strict=True)
             if value is not None
         ]
-        if not rows:
-            raise ValueError("there is nothing to show yet; teach something first")
-        return plane(pd.DataFrame(rows))
+        reads = {"of the facts' reading": "of_facts", "of all background reading": "of_background"}
+        shares = {name: (self.preview["t"], self.preview[column]) for name, column in reads.items()}
+        marks = {f"t = {self.settings['top_t']:,}": self.settings["top_t"]}
+        chosen = curves(
+            shares, "t, slots per step", "share of reads", "The slots chosen", log="x", share=True, marks=marks
+        )
+        table = pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"])
+        told = f"The top-t panel: t is {self.settings['top_t']}; {len(self._every_path())} runs are on the plane."
+        return picture(chosen, plane(table, "Learned and forgotten"), says=told)
 
     def close(self) -> None:
         """Stop, give the lab up with what was taught so far, and take the panel off the screen."""

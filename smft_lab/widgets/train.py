@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 import traitlets
@@ -24,6 +25,9 @@ from smft_lab.probes.probes import QuestionProbe, TextProbe, recalled, world_pro
 from smft_lab.slots.usage import measure_usage
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
 
 SMALL = PretrainSettings(
     steps=2400,
@@ -163,6 +167,18 @@ class Train(Panel):
         with self.hold_sync():
             self._clear()
             self.state, self.note = "idle", "An untrained model is in place."
+
+    def snapshot(self) -> Picture:
+        """Loss, and the shares of old facts recalled and of slots read, over the steps so far."""
+        from smft_lab.charts.pictures import curves, picture
+
+        columns = {name: [point[name] for point in self.points] for name in ("step", "loss", "old_facts", "slots_read")}
+        loss = curves({"loss": (columns["step"], columns["loss"])}, "gradient steps", "nats per token", "Loss")
+        shares = {"old facts recalled": "old_facts", "slots read": "slots_read"}
+        lines = {name: (columns["step"], columns[column]) for name, column in shares.items()}
+        told = f"{len(self.points)} measurements" if self.points else "nothing has been trained yet"
+        learned = curves(lines, "gradient steps", "share", "What it knows, and what it uses", share=True)
+        return picture(loss, learned, says=f"The train panel: {told}.")
 
     # Under way
 

@@ -1,0 +1,48 @@
+"""The first line of every notebook: what runs here, and what is known to go wrong with it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+
+import torch
+
+from smft_lab import __version__
+from smft_lab.widgets.runners import runner_name
+
+SHOWN = ("torch", "transformers", "ipywidgets")
+
+
+def setup() -> None:
+    """Make the notebook ready and print one line on its health; does nothing twice and nothing elsewhere.
+
+    In Colab it lets widgets in; elsewhere it changes nothing.
+    """
+    if "google.colab" in sys.modules:
+        importlib.import_module("google.colab.output").enable_custom_widget_manager()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = f"CPU, {cores} core{'s' * (cores != 1)}"
+    if torch.cuda.is_available():
+        device += f" (the lab computes on it; {torch.cuda.get_device_name()} stays idle)"
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN]
+    parts = [
+        f"smft-lab {__version__}",
+        f"Python {platform.python_version()}",
+        *versions,
+        device,
+        f"runner: {runner_name()}",
+    ]
+    print(" · ".join(parts))
+    for warning in troubles():
+        print(f"Warning: {warning}")
+
+
+def troubles() -> list[str]:
+    """What is known not to work with the versions installed here, and what to do."""
+    found = []
+    if "ipykernel" in sys.modules and importlib.metadata.version("ipykernel").startswith("7.0."):
+        found.append("ipykernel 7.0 ends every live training at once; run  pip install -U ipykernel  and restart")
+    return found
