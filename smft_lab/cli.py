@@ -1,4 +1,4 @@
-"""The command line: `smft-lab compare | pretrain | tune`."""
+"""The command line: `smft-lab lab | compare | tune | pretrain | bench`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,43 @@ def _names(text: str, option: str) -> list[str]:
     if len(set(names)) < len(names):
         raise ValueError(f"{option} names a method twice: {text}")
     return names
+
+
+@app.command()
+def lab(
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open one.")] = True,
+    port: Annotated[int | None, typer.Option(help="Where to listen; the next free one if it is taken.")] = None,
+    as_pages: Annotated[bool, typer.Option("--app", help="Pages without code (Voila) instead of JupyterLab.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Copy the notebooks there, and work on the copies.")] = None,
+    allow_root: Annotated[bool, typer.Option("--allow-root", help="Run as root, as in a container.")] = False,
+) -> None:
+    """Open the notebooks, beginning with the first. Ctrl-C ends it."""
+    from smft_lab.launch import launch, notebooks
+
+    work = notebooks(folder)
+    console.print(f"notebooks: {work}", markup=False, soft_wrap=True)
+    launch(work, port, browser, allow_root, as_pages)
+
+
+@app.command("lab")
+def open_notebooks(
+    pages: Annotated[bool, typer.Option("--app", help="Pages without code (Voila) instead of JupyterLab.")] = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open nothing.")] = False,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="If it is taken, a free one is used.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Copy the notebooks here first; your files stay.")] = None,
+) -> None:
+    """Open the notebooks in JupyterLab; Ctrl-C stops it."""
+    from smft_lab import launch
+
+    server = "Voila" if pages else "JupyterLab"
+    if problem := launch.missing(server):
+        console.print(f"smft-lab: {problem}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+    first, said = launch.prepare(folder)
+    for line in said:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"starting {server}; Ctrl-C stops it")
+    launch.serve(first, pages, not no_browser, port)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -114,7 +115,8 @@ class Lora(_AdamW):
         config = LoraConfig(
             r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM", bias="none"
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
             torch.manual_seed(seed)
             wrapped = get_peft_model(lab.model, config)
         super().__init__(wrapped, lr)

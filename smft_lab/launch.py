@@ -1,0 +1,139 @@
+"""`smft-lab lab`: the notebooks in JupyterLab, or as pages without code, served by the Python that runs this."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+PACKAGE = Path(__file__).parent
+COPIES = Path("smft-lab-notebooks")
+# What each way to serve imports, and what installs it (the extras `lab` and `app` of pyproject.toml).
+NEEDED = {
+    "JupyterLab": {"jupyterlab": "jupyterlab>=4.4", "ipykernel": "ipykernel>=7.1"},
+    "Voila": {"voila": "voila>=0.5.8", "ipykernel": "ipykernel>=7.1"},
+}
+# JupyterLab asks each new user whether to fetch news; as a default here, the question does not come up.
+QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+
+
+def missing(server: str) -> str | None:
+    """What to say if `server` (a key of NEEDED) can't be started; None if it can."""
+    needed = NEEDED[server]
+    if all(find_spec(module) for module in needed):
+        return None
+    command = shlex.join([sys.executable, "-m", "pip", "install", *needed.values()])
+    return f"{server} isn't installed here; install it with\n{command}"
+
+
+def shipped_notebooks() -> tuple[list[Path], bool]:
+    """The lab's notebooks, in their order, and whether they are those of a source tree.
+
+    Raises:
+        FileNotFoundError: This installation has none.
+    """
+    for folder, in_source_tree in ((PACKAGE / "notebooks", False), (PACKAGE.parent / "notebooks", True)):
+        if found := sorted(folder.glob("*.ipynb")):
+            return found, in_source_tree
+    raise FileNotFoundError("the notebooks are missing from this installation; install smft-lab again")
+
+
+def copy_notebooks(notebooks: list[Path], folder: Path) -> tuple[list[str], list[str]]:
+    """Copy notebooks into a folder, and whatever is there stays as it is.
+
+    Returns:
+        The names copied, and the names kept whose content is not the notebook's.
+
+    Raises:
+        ValueError: `folder` is a file, or lies in one.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    copied, kept = [], []
+    for notebook in notebooks:
+        content, target = notebook.read_bytes(), folder / notebook.name
+        try:
+            with target.open("xb") as file:
+                file.write(content)
+            copied.append(notebook.name)
+        except FileExistsError:
+            if not target.is_file() or target.read_bytes() != content:
+                kept.append(notebook.name)
+    return copied, kept
+
+
+def prepare(folder: Path | None) -> tuple[Path, list[str]]:
+    """The first notebook to open, and lines that say what was done.
+
+    A source tree's notebooks are served where they are. An installed package's, which an update would overwrite, and
+    those asked for in a `folder`, are copied first.
+
+    Raises:
+        FileNotFoundError: This installation has no notebooks.
+        ValueError: `folder` is a file, or lies in one.
+    """
+    notebooks, in_source_tree = shipped_notebooks()
+    if in_source_tree and folder is None:
+        return notebooks[0], [f"notebooks of {notebooks[0].parent}"]
+    folder = folder or COPIES
+    copied, kept = copy_notebooks(notebooks, folder)
+    said = [f"notebooks of {folder} ({len(copied)} copied there, {len(notebooks) - len(copied)} were there)"]
+    if kept:
+        said.append(f"left as they are, though this version has others: {', '.join(kept)}")
+    return folder.resolve() / notebooks[0].name, said
+
+
+def jupyterlab_options(first: Path, workspaces: Path, browser: bool, port: int | None) -> list[str]:
+    """The command line for JupyterLab, open on the notebook `first`."""
+    options = [
+        f"--ServerApp.root_dir={first.parent}",
+        f"--LabApp.default_url=/lab/tree/{quote(first.name)}",
+        # Tabs of a person's other folders can't be opened in this one.
+        f"--LabApp.workspaces_dir={workspaces}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--ServerApp.answer_yes=True",  # Ctrl-C stops without a question
+        "--ServerApp.allow_root=True",  # containers
+        "--ServerApp.log_level=WARN",  # still shows the address
+    ]
+    return [*options, *_common("ServerApp", browser, port)]
+
+
+def voila_options(first: Path, browser: bool, port: int | None) -> list[str]:
+    """The command line for Voila: a list of the notebooks beside `first`, each a page."""
+    return [str(first.parent), "--VoilaConfiguration.show_tracebacks=True", *_common("Voila", browser, port)]
+
+
+def _common(server: str, browser: bool, port: int | None) -> list[str]:
+    return [f"--{server}.open_browser={browser}"] + ([] if port is None else [f"--{server}.port={port}"])
+
+
+def serve(first: Path, pages: bool = False, browser: bool = True, port: int | None = None) -> None:
+    """Serve the notebooks beside `first` until Ctrl-C; a taken port moves on to a free one.
+
+    Args:
+        pages: As pages without code (Voila) instead of in JupyterLab.
+    """
+    with tempfile.TemporaryDirectory(prefix="smft-lab-") as own:
+        config = Path(own, "config", "labconfig")
+        config.mkdir(parents=True)
+        (config / "default_setting_overrides.json").write_text(json.dumps(QUIET))
+        theirs = os.environ.get("JUPYTER_CONFIG_PATH")
+        os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join([str(config.parent), *([theirs] if theirs else [])])
+        # The kernel and the widgets' JavaScript of this environment, not others of the person's home folder.
+        os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+        if pages:
+            from voila.app import Voila
+
+            Voila.launch_instance(voila_options(first, browser, port))
+        else:
+            from jupyterlab.labapp import LabApp
+
+            LabApp.launch_instance(jupyterlab_options(first, Path(own, "workspaces"), browser, port))

@@ -1,0 +1,83 @@
+"""Executing a notebook the way its tests and its refreshing do, and reading the numbers that its text quotes."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+LONGEST = 900  # seconds for one cell, on a machine that does other things too
+# A number (or a word) of the text, and behind it, in a comment, what it must be equal to: 92%<!--learned ±4-->
+QUOTED = re.compile(r"([\d][\d,]*\.?\d*|\w+)(%?)<!--(.+?)(?: ±([\d.]+))?-->")
+
+
+def execute(path: Path, watch: Callable[[NotebookClient], None] | None = None) -> tuple[nbformat.NotebookNode, float]:
+    """Run a notebook from top to bottom, panels at rest; returns it with its outputs, and the seconds it took.
+
+    Args:
+        watch: Called with the client while its kernel still lives.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    kept = {name: os.environ.get(name) for name in ("SMFT_LAB_RUNNER", "HF_HUB_OFFLINE")}
+    os.environ |= {"SMFT_LAB_RUNNER": "inline", "HF_HUB_OFFLINE": "1"}
+    try:
+        client = NotebookClient(
+            notebook, timeout=LONGEST, store_widget_state=False, resources={"metadata": {"path": str(path.parent)}}
+        )
+        with client.setup_kernel():
+            began = time.monotonic()
+            for number, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, number)
+            seconds = time.monotonic() - began
+            if watch is not None:
+                watch(client)
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # its model is gone
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    return notebook, seconds
+
+
+def ask_kernel(client: NotebookClient, expression: str) -> str:
+    """What an expression is in the notebook's kernel, as text; what it raises, if it does."""
+    reply = client.kc.execute("pass", user_expressions={"asked": expression}, reply=True, timeout=60)
+    if hasattr(reply, "__await__"):
+        from jupyter_core.utils import ensure_async, run_sync
+
+        reply = run_sync(ensure_async)(reply)
+    answer = reply["content"]["user_expressions"]["asked"]
+    return answer["data"]["text/plain"] if answer["status"] == "ok" else f"{answer['ename']}: {answer['evalue']}"
+
+
+def wrong_claims(client: NotebookClient) -> list[str]:
+    """The numbers in the text that are not what the cells have computed."""
+    wrong = []
+    for cell in client.nb.cells:
+        if cell.cell_type != "markdown":
+            continue
+        for number, percent, expression, tolerance in QUOTED.findall(cell.source):
+            found = ask_kernel(client, expression)
+            if not _agree(number, percent, found, float(tolerance or 0)):
+                wrong.append(f"{number}{percent} in the text, but {expression} is {found}")
+    return wrong
+
+
+def _agree(quoted: str, percent: str, found: str, tolerance: float) -> bool:
+    try:
+        value = float(re.sub(r"^\w[\w.]*\((.*)\)$", r"\1", found))  # np.float64(0.5) too
+        said = float(quoted.replace(",", ""))
+    except ValueError:
+        return found == "True"
+    decimals = len(quoted.partition(".")[2])
+    return abs(100 * value - said if percent else value - said) <= max(tolerance, 0.5 * 10**-decimals) + 1e-9
