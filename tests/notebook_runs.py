@@ -17,11 +17,14 @@ LONGEST = 900  # seconds for one cell, on a machine that does other things too
 QUOTED = re.compile(r"([\d][\d,]*\.?\d*|\w+)(%?)<!--(.+?)(?: ±([\d.]+))?-->")
 
 
-def execute(path: Path, watch: Callable[[NotebookClient], None] | None = None) -> tuple[nbformat.NotebookNode, float]:
+def execute(
+    path: Path, watch: Callable[[NotebookClient], None] | None = None, memory: int | None = None
+) -> tuple[nbformat.NotebookNode, float]:
     """Run a notebook from top to bottom, panels at rest; returns it with its outputs, and the seconds it took.
 
     Args:
         watch: Called with the client while its kernel still lives.
+        memory: Bytes of data that the kernel may hold, if it is to be limited.
     """
     notebook = nbformat.read(path, as_version=4)
     kept = {name: os.environ.get(name) for name in ("SMFT_LAB_RUNNER", "HF_HUB_OFFLINE")}
@@ -31,6 +34,9 @@ def execute(path: Path, watch: Callable[[NotebookClient], None] | None = None) -
             notebook, timeout=LONGEST, store_widget_state=False, resources={"metadata": {"path": str(path.parent)}}
         )
         with client.setup_kernel():
+            if memory is not None:
+                limit = f"__import__('resource').setrlimit(__import__('resource').RLIMIT_DATA, ({memory}, {memory}))"
+                assert ask_kernel(client, limit) == "None"
             began = time.monotonic()
             for number, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, number)

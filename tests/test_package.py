@@ -1,5 +1,6 @@
 """The package as a whole: its face, its weight at import, and what its text promises."""
 
+import json
 import re
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_public_functions_stay_functions_after_their_modules_are_imported():
 
 
 def test_a_room_imports_only_from_rooms_above_it():
-    rooms = ["facts", "model", "slots", "probes", "lab", "finetuning", "charts", "experiments", "widgets", "cli"]
+    rooms = "facts model slots probes lab finetuning charts experiments widgets launch cli".split()
     for file in (ROOT / "smft_lab").rglob("*.py"):
         room = file.relative_to(ROOT / "smft_lab").parts[0].removesuffix(".py")
         if room == "__init__":
@@ -59,7 +60,7 @@ def test_environment_yml_asks_for_what_pyproject_asks_for():
     environment = (ROOT / "environment.yml").read_text()
     for requirement in project["dependencies"]:
         name, least = requirement.split(">=")
-        name = {"torch": "pytorch-cpu"}.get(name, name)
+        name = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}.get(name, name)
         assert f"- {name}>={least}" in environment
 
 
@@ -71,3 +72,24 @@ def test_the_pages_of_the_panels_travel_with_the_package():
     folder = ROOT / "smft_lab" / "widgets"
     assert (folder / "panel.css").is_file()
     assert all((folder / f"{file.stem}.js").is_file() for file in folder.glob("*.py") if "_esm" in file.read_text())
+
+
+def test_the_dev_container_installs_what_there_is():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    constraints, extra = re.fullmatch(r"pip install -c (\S+) -e '\.\[(\w+)\]'", container["postCreateCommand"]).groups()
+    assert (ROOT / constraints).is_file()
+    assert extra in extras
+
+
+COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "peft": "0.20.0", "pandas": "2.2.3", "plotly": "5.24.1",
+         "ipywidgets": "7.7.1", "anywidget": "0.9.21", "matplotlib": "3.10.0"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLAB)
+def test_installing_in_colab_replaces_none_of_its_own_packages(name):
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
+    assert wanted[name].contains(COLAB[name])

@@ -1,0 +1,57 @@
+"""Still pictures: every chart is drawn, stays small, and says what it shows."""
+
+import io
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from smft_lab.charts import pictures
+from smft_lab.charts.pictures import picture
+
+TABLE = pd.DataFrame(
+    [
+        {"method": method, "seed": seed, "step": step, "probe": probe, "metric": "em", "value": value}
+        for method, drop in (("sparse", 0.01), ("full", 0.2), ("sparse:tf", 0.1))
+        for seed in (0, 1)
+        for step in (0, 5, 10)
+        for probe, value in (("learned", step / 10), ("old_facts", 1 - drop * step / 10))
+    ]
+)
+CHARTS = {
+    "heat": pictures.heat([0, 1, 2, 3], "Reads", "reads"),
+    "empty heat": pictures.heat([0, 0, 0, 0], "Change", "norm"),
+    "curves": pictures.curves({"a": ([1, 10], [0.1, 1]), "b": ([1, 10], [0, 0.5])}, "t", "share", log="x", share=True,
+                              marks={"t = 5": 5}),
+    "no curves": pictures.curves({}, "steps", "share"),
+    "bars": pictures.bars(["one", "two"], [0.5, 1], "share", share=True, strong=[True, False]),
+    "tokens": pictures.tokens(["a", " b"], [[0.5, 0.5], [1, 0]], "Reads", "weight"),
+    "plane": pictures.plane(TABLE),
+    "empty plane": pictures.plane(TABLE.iloc[:0]),
+    "grid": pictures.grid([[1, 0.5], [float("nan"), 0.2]], "after", "fact", "Retention", "known", names=("12", "ab")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_chart_is_drawn_as_a_small_png_with_its_sentence(name):
+    shown = picture(CHARTS[name], says="What is seen.")
+    data, about = shown._repr_mimebundle_()
+    image = Image.open(io.BytesIO(data["image/png"]))
+    assert image.width == round(pictures.WIDTH * pictures.DPI)
+    assert len(image.convert("RGB").getcolors()) > 3
+    assert len(data["image/png"]) < 100_000
+    assert data["text/plain"] == about["image/png"]["alt"] == "What is seen."
+
+
+def test_charts_stand_side_by_side(tmp_path):
+    both = picture(CHARTS["heat"], CHARTS["bars"], says="Two.")
+    both.save(tmp_path / "two.png")
+    assert Image.open(tmp_path / "two.png").width == round(2 * pictures.WIDTH * pictures.DPI)
+
+
+def test_a_full_table_stays_well_below_what_a_notebook_may_hold():
+    values = [float(hash((i, 7)) % 1000) for i in range(57_600)]
+    assert (
+        len(picture(pictures.heat(values, "df", "batches"), pictures.heat(values, "df", "batches"), says="").png)
+        < 220_000
+    )
