@@ -96,22 +96,6 @@ def _names(text: str, option: str) -> list[str]:
     return names
 
 
-@app.command()
-def lab(
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open one.")] = True,
-    port: Annotated[int | None, typer.Option(help="Where to listen; the next free one if it is taken.")] = None,
-    as_pages: Annotated[bool, typer.Option("--app", help="Pages without code (Voila) instead of JupyterLab.")] = False,
-    folder: Annotated[Path | None, typer.Option(help="Copy the notebooks there, and work on the copies.")] = None,
-    allow_root: Annotated[bool, typer.Option("--allow-root", help="Run as root, as in a container.")] = False,
-) -> None:
-    """Open the notebooks, beginning with the first. Ctrl-C ends it."""
-    from smft_lab.launch import launch, notebooks
-
-    work = notebooks(folder)
-    console.print(f"notebooks: {work}", markup=False, soft_wrap=True)
-    launch(work, port, browser, allow_root, as_pages)
-
-
 @app.command("lab")
 def open_notebooks(
     pages: Annotated[bool, typer.Option("--app", help="Pages without code (Voila) instead of JupyterLab.")] = False,
