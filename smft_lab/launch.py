@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ NEEDED = {
 }
 # JupyterLab asks each new user whether to fetch news; as a default here, the question does not come up.
 QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+# Voila's pages ask a public server for icons that no notebook shows; this header tells the browser not to.
+OFFLINE = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"}
 
 
 def missing(server: str) -> str | None:
@@ -99,7 +102,6 @@ def jupyterlab_options(first: Path, workspaces: Path, browser: bool, port: int |
         f"--LabApp.workspaces_dir={workspaces}",
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--ServerApp.answer_yes=True",  # Ctrl-C stops without a question
         "--ServerApp.allow_root=True",  # containers
         "--ServerApp.log_level=WARN",  # still shows the address
     ]
@@ -132,8 +134,11 @@ def serve(first: Path, pages: bool = False, browser: bool = True, port: int | No
         if pages:
             from voila.app import Voila
 
-            Voila.launch_instance(voila_options(first, browser, port))
+            Voila.launch_instance(voila_options(first, browser, port), tornado_settings={"headers": OFFLINE})
         else:
             from jupyterlab.labapp import LabApp
 
-            LabApp.launch_instance(jupyterlab_options(first, Path(own, "workspaces"), browser, port))
+            server = LabApp.initialize_server(argv=jupyterlab_options(first, Path(own, "workspaces"), browser, port))
+            # Jupyter's own Ctrl-C asks a question in a terminal, and elsewhere leaves kernels behind.
+            signal.signal(signal.SIGINT, lambda *_: server.stop(from_signal=True))
+            server.start()
