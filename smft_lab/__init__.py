@@ -17,6 +17,8 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "read_facts": "smft_lab.facts.files",
     "FactsError": "smft_lab.facts.files",
     "MemoryLayer": "smft_lab.model.memory",
+    "add_memory": "smft_lab.model.attach",
+    "without_memory": "smft_lab.model.attach",
     "observe_reads": "smft_lab.model.memory",
     "value_tables": "smft_lab.model.memory",
     "MemoryLlamaConfig": "smft_lab.model.language_model",

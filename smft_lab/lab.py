@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from tempfile import mkdtemp
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, load_model, save_file, save_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
+from smft_lab.model.attach import CONFIG_KEY, add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.slots.usage import Usage
 
 FORMAT = 1
-LAB_FILE, USAGE_FILE = "lab.json", "usage.safetensors"
+LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
+REPLACED = ".replaced"  # ends the name that a saved lab has while a new one takes its place
 
 
 class Lab:
@@ -94,20 +99,64 @@ class Lab:
         return self._base[name]
 
     def save(self, path: str | Path) -> None:
-        """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, defaults.
+        """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, probes, defaults.
 
-        A finetune under way ends first: what is saved is the model as it left it.
+        A finetune under way ends first: what is saved is the model as it left it. A lab already there is replaced only
+        when the new one is whole; other files beside it stay.
+
+        Raises:
+            OSError: the disk is full, or `path` can't be written; what was there is as before.
         """
         self.end()
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
-        save_file(self.usage.to_tensors(), path / USAGE_FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            self._write(unfinished)
+            unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
+            _put(unfinished, path)
+        except SafetensorError as problem:  # what a full disk is called there
+            raise OSError(f"{path} could not be written: {problem}") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
+        if hasattr(self.model.config, CONFIG_KEY):
+            self.model.config.save_pretrained(folder)
+            if self.model.generation_config is not None:
+                self.model.generation_config.save_pretrained(folder)
+            save_model(self.model, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+        else:
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_file(self.usage.to_tensors(), folder / USAGE_FILE)
         about = {"format": FORMAT, "world_seed": self.world_seed, "defaults": self.defaults}
         if self.world_scale != 1.0:
             about["world_scale"] = self.world_scale
-        (path / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
+        if self.world_seed is None:  # else they come from the seed
+            (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
+        (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _put(unfinished: Path, path: Path) -> None:
+    """Give a whole new lab its place. A kill at any moment leaves the old one or the new one to `load`."""
+    if not (path / LAB_FILE).exists():
+        path.mkdir(exist_ok=True)
+        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == LAB_FILE):  # it says: a lab is here
+            os.replace(file, path / file.name)
+        return
+    for file in path.iterdir():
+        if not (unfinished / file.name).exists() and not _written_by_save(file.name):
+            (shutil.copytree if file.is_dir() else shutil.copy2)(file, unfinished / file.name)
+    old = path.with_name(path.name + REPLACED)
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(path, old)
+    os.replace(unfinished, path)
+    shutil.rmtree(old)
+
+
+def _written_by_save(name: str) -> bool:
+    return name in (USAGE_FILE, PROBES_FILE) or name.startswith("model")
 
 
 def shipped_checkpoint() -> Path:
@@ -123,11 +172,14 @@ def load(path: str | Path | None = None) -> Lab:
         ValueError: the directory is damaged, or was written by a newer version.
     """
     path = shipped_checkpoint() if path is None else Path(path)
+    replaced = path.with_name(path.name + REPLACED)
+    if not path.exists() and (replaced / LAB_FILE).exists():  # killed between the two renames of a save
+        os.replace(replaced, path)
     about = _read_about(path)
     keep_freed_memory()
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+            model = _read_model(path)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     except (SafetensorError, KeyError) as problem:
@@ -135,7 +187,30 @@ def load(path: str | Path | None = None) -> Lab:
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
+    elif (path / PROBES_FILE).exists():
+        lab.probes = _read_probes(path / PROBES_FILE)
     return lab
+
+
+def _read_model(path: Path):
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    asked = getattr(config, CONFIG_KEY, None)
+    if asked is None:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    try:
+        add_memory(model, **asked)
+        load_model(model, str(path / WEIGHTS_FILE))
+    except (TypeError, RuntimeError) as problem:
+        raise ValueError(f"{path}: config and weights don't belong together ({problem}); copy the lab again") from None
+    return model
+
+
+def _read_probes(file: Path) -> Probes:
+    try:
+        return Probes.from_records(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise ValueError(f"{file} is not what Lab.save() writes ({problem}); copy the lab again") from None
 
 
 @contextmanager

@@ -86,12 +86,17 @@ def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """The batch of `encode` from token ids, without their end-of-text tokens."""
     rows = [[*ids, tokenizer.eos_token_id] for ids in rows]
     width = max(map(len, rows))
-    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    ids = torch.full((len(rows), width), pad_id(tokenizer))
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def pad_id(tokenizer) -> int:
+    """The padding token; the end of text for a tokenizer that has none, since padding is masked anyway."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Tensor]) -> Tensor:

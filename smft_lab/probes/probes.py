@@ -7,7 +7,7 @@ nats per token. Nothing here changes the model.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from random import Random
 
 import torch
@@ -17,7 +17,7 @@ from smft_lab.facts.corpus import held_out_prose
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import World
-from smft_lab.model.tokenizer import encode
+from smft_lab.model.tokenizer import encode, pad_id
 from smft_lab.probes.text import exact_match, f1
 
 BATCH = 256  # questions or texts per forward pass
@@ -98,6 +98,7 @@ class TextProbe:
 
 
 Probe = QuestionProbe | TextProbe
+KINDS = {QuestionProbe: "questions", TextProbe: "texts"}  # in a file
 
 
 @dataclass
@@ -114,6 +115,19 @@ class Probes:
             if probe.name == name:
                 return probe
         raise KeyError(f"no probe named {name!r}; there are {', '.join(p.name for p in self.probes)}")
+
+    def to_records(self) -> list[dict]:
+        """The probes as JSON values; `from_records` reads them back."""
+        return [{"kind": KINDS[type(probe)]} | asdict(probe) for probe in self.probes]
+
+    @classmethod
+    def from_records(cls, records: list[dict]) -> Probes:
+        """
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: these are not records of probes.
+        """
+        kinds = {kind: probe for probe, kind in KINDS.items()}
+        return cls([kinds[record.pop("kind")](**_tuples(record)) for record in records])
 
     def without(self, facts: Sequence[Fact]) -> Probes:
         """The same probes, without the questions that `facts` are about to change; a probe left empty goes."""
@@ -155,6 +169,12 @@ def world_probes(world: World, per_probe: int = 240) -> Probes:
     )
 
 
+def _tuples(value):
+    if isinstance(value, dict):
+        return {name: _tuples(one) for name, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _plain(answer: str) -> str:
     return answer.strip().removesuffix(".")
 
@@ -172,7 +192,7 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
     for start in range(0, len(by_length), BATCH):
         chosen = by_length[start : start + BATCH]
         width = len(prompts[chosen[-1]])
-        ids = torch.full((len(chosen), width), tokenizer.pad_token_id)
+        ids = torch.full((len(chosen), width), pad_id(tokenizer))
         mask = torch.zeros_like(ids)
         for row, i in enumerate(chosen):  # padded on the left, so that every prompt ends where its answer begins
             ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
@@ -182,7 +202,7 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad_id(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
         )
         for i, row in zip(chosen, out[:, width:], strict=True):

@@ -74,7 +74,8 @@ def _observed(lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]
     def of(kind: str) -> list[Tensor]:
         mine = [[] for _ in tables]
         for position, layer in layers.items():
-            mine[tables.index(layer.values)].append(getattr(reads[position], kind)[-1].flatten(2))
+            read = getattr(reads[position], kind)[-1]  # some models join batch and tokens before their feed-forward
+            mine[tables.index(layer.values)].append(read.reshape(*batch["input_ids"].shape, -1))
         return [torch.cat(one, -1) for one in mine]
 
     return of("slots"), of("weights")
