@@ -1,10 +1,11 @@
-"""The command line: `smft-lab lab | compare | tune | pretrain | bench`."""
+"""The command line: `smft-lab lab | compare | tune | pretrain | attach | bench`."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -90,9 +91,9 @@ def _from_file(file: Path):
 def _names(text: str, option: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ValueError(f"{option} is empty; name at least one method, such as sparse,full,lora")
+        raise ValueError(f"{option} is empty; name at least one")
     if len(set(names)) < len(names):
-        raise ValueError(f"{option} names a method twice: {text}")
+        raise ValueError(f"{option} names one twice: {text}")
     return names
 
 
@@ -281,6 +282,91 @@ def pretrain(
     for name, value in record.metrics.items():
         console.print(f"{name:<32} {value:.4f}")
     print(out)
+
+
+class Mode(StrEnum):
+    add = "add"
+    replace = "replace"
+
+
+@app.command()
+def attach(
+    model: Annotated[str, typer.Argument(help="A Hugging Face causal model: a folder, or its name on the hub.")],
+    text: Annotated[Path, typer.Option(help="Plain text (UTF-8) that the memory learns to be used on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there goes on.")],
+    layers: Annotated[str | None, typer.Option(help="Blocks, from 0, as in 2 or 2,5; the middle one if absent.")] = None,
+    slots: Annotated[int, typer.Option(min=1, help="A perfect square.")] = 16_384,
+    mode: Annotated[Mode, typer.Option(help="Beside the feed-forward, or in its place (paper).")] = Mode.add,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of the memory.")] = 500,
+    window: Annotated[int, typer.Option(min=2, help="Tokens in a training text.")] = 64,
+    distill: Annotated[float, typer.Option(help="0 to 1: how much to hold on to what the model says now.")] = 0.0,
+    everything: Annotated[bool, typer.Option("--everything", help="Train all weights, not the memory alone.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the new weights and the order of the text.")] = 0,
+) -> None:  # fmt: skip
+    """Give your own model a memory, train it on your text, and save it as a lab for `compare --lab`."""
+    from smft_lab.experiments import memory_training as training
+    from smft_lab.experiments.output import write_whole
+    from smft_lab.lab import LAB_FILE
+    from smft_lab.model.attach import add_memory, feed_forwards
+
+    settings = training.MemoryTraining(
+        steps=steps, window=window, distill=distill, everything=everything, seed=seed
+    )  # fmt: skip
+    settings.check()
+    if (out / LAB_FILE).exists():
+        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
+    words = training.read_text(text)
+    mine, tokenizer = _open_model(model)
+    windows = training.TextWindows(words, tokenizer, window)
+    count = len(feed_forwards(mine))
+    chosen = [count // 2] if layers is None else [_number(part, "--layers") for part in _names(layers, "--layers")]
+    teacher = None
+    if distill and mode is Mode.replace:
+        teacher, _ = _open_model(model)
+    add_memory(mine, chosen, slots, mode.value, seed=seed)
+    unfinished = out / "unfinished"
+    recent: list[float] = []
+    with _bar() as bar:
+        task = bar.add_task("attach", total=steps)
+        try:
+            for done, loss in training.pretrain_memory(mine, windows, settings, unfinished, teacher):
+                recent = [*recent[-49:], loss]
+                bar.update(task, completed=done, description=f"loss {sum(recent) / len(recent):.3f}")
+        except KeyboardInterrupt:
+            console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
+            raise typer.Exit(130) from None
+        bar.update(task, description="background usage")
+        lab = training.text_lab(mine, tokenizer, windows, settings)
+    lab.save(out)
+    write_whole(out / "memory_training.json", training.about(settings, lab.usage, sum(recent) / len(recent)))
+    shutil.rmtree(unfinished)
+    nll = lab.probes.measure(mine, tokenizer)["prose"]["nll"]
+    shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
+    console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)
+    print(out)
+
+
+def _open_model(name: str):
+    """A model and its tokenizer, from a folder or the hub; never runs code that comes with them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    local = Path(name).exists()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=local).eval()
+        return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
+    except (OSError, ValueError) as problem:
+        where = "in that folder" if local else "in no folder of that name, nor to be had from the hub"
+        raise ValueError(f"{name}: no causal language model {where} ({str(problem).splitlines()[0]})") from None
+
+
+def _number(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{option} takes numbers, not {text!r}") from None
 
 
 @app.command()

@@ -165,7 +165,7 @@ BAD = {
     "unknown method": (["--methods", "sparse,adapter"], "no method 'adapter'; there are sparse, full, lora"),
     "unknown rule": (["--methods", "full,sparse:best"], "no rule 'best'; there are tfidf"),
     "no method": (["--methods", " , "], "--methods is empty"),
-    "a method twice": (["--methods", "full,full"], "names a method twice"),
+    "a method twice": (["--methods", "full,full"], "names one twice"),
     "no facts": (["--count", 0], "--count must be at least 1, not 0"),
 }
 

@@ -8,13 +8,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
@@ -130,7 +131,7 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
     unfinished.mkdir(parents=True, exist_ok=True)
     world, corpus, tokenizer, model = beginning(settings)
     optimizer = make_optimizer(model, settings)
-    start, rows = _resume(unfinished, settings, model, optimizer)
+    start, rows = resume_state(unfinished, asdict(settings), model, optimizer)
     probes = world_probes(world)
     began = time.perf_counter()
     earlier = rows[-1]["seconds"] if rows else 0.0
@@ -143,7 +144,7 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
             seconds = round(earlier + time.perf_counter() - began, 1)
             rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
             losses = []
-            _checkpoint(unfinished, settings, model, optimizer, done, rows)
+            save_state(unfinished, asdict(settings), model, optimizer, done, rows)
         yield PretrainRecord(done, loss, metrics)
     model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
     metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
@@ -174,7 +175,7 @@ def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: Pretra
     for step in range(start, settings.steps):
         if step == start or step % CHUNK == 0:
             batches = training_batches(corpus, tokenizer, settings, step // CHUNK)
-        rate = _schedule(step, settings)
+        rate = schedule(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         loss = model(**batches[step % CHUNK]).loss
@@ -207,9 +208,11 @@ def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: Pret
     return metrics, usage
 
 
-def make_optimizer(model, settings: PretrainSettings) -> torch.optim.AdamW:
-    values = [p for name, p in model.named_parameters() if name.endswith("values.weight")]
-    others = [p for name, p in model.named_parameters() if not name.endswith("values.weight")]
+def make_optimizer(model, settings) -> torch.optim.AdamW:
+    """AdamW on what takes a gradient, the value tables at a rate of their own (`lr` and `value_lr` of `settings`)."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    values = [p for name, p in named if name.endswith("values.weight")]
+    others = [p for name, p in named if not name.endswith("values.weight")]
     groups = [
         {"params": others, "peak": settings.lr, "weight_decay": 0.01},
         {"params": values, "peak": settings.value_lr, "weight_decay": 0.0},
@@ -217,7 +220,7 @@ def make_optimizer(model, settings: PretrainSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
 
 
-def _schedule(step: int, settings: PretrainSettings) -> float:
+def schedule(step: int, settings) -> float:
     """Linear warm-up, then cosine to 2% of the peak."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
@@ -229,30 +232,35 @@ def _flat(measured: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"{probe}_{metric}": value for probe, metrics in measured.items() for metric, value in metrics.items()}
 
 
-def _checkpoint(folder: Path, settings, model, optimizer, step: int, rows: list[dict]) -> None:
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.named_parameters()}
+def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: Sequence[dict] = ()) -> None:
+    """Keep what learns and its optimizer in `folder`, whole or not at all, for `resume_state`."""
+    tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for name, tensor in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{name}"] = tensor.clone()
-    about = {"step": str(step), "settings": json.dumps(asdict(settings)), "rows": json.dumps(rows)}
+    about = {"step": str(step), "settings": json.dumps(settings), "rows": json.dumps(list(rows))}
     save_file(tensors, folder / "state.tmp", metadata=about)
     os.replace(folder / "state.tmp", folder / "state.safetensors")
 
 
-def _resume(folder: Path, settings, model, optimizer) -> tuple[int, list[dict]]:
+def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, list[dict]]:
+    """Steps done and rows of an unfinished run in `folder`, put back into model and optimizer; 0 where there is none.
+
+    Raises:
+        ValueError: the run there had other settings.
+    """
     file = folder / "state.safetensors"
     if not file.exists():
         return 0, []
-    from safetensors import safe_open
-
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
-    if json.loads(about["settings"]) != json.loads(json.dumps(asdict(settings))):
+    if json.loads(about["settings"]) != json.loads(json.dumps(settings)):
         raise ValueError(f"{folder} holds an unfinished run with other settings; finish it with those, or delete it")
     tensors = load_file(file)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"model.{name}"])
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         names = ("step", "exp_avg", "exp_avg_sq")
         optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"] for name in names}

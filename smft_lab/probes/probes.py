@@ -67,11 +67,16 @@ class QuestionProbe:
 
 @dataclass(frozen=True)
 class TextProbe:
-    """Mean negative log-likelihood, in nats per token, of texts; of the part after the prompt, where there is one."""
+    """Mean negative log-likelihood, in nats per token, of texts; of the part after the prompt, where there is one.
+
+    Attributes:
+        whole: Whether the end of each text is the end of all there is to say, and to be foreseen like its words.
+    """
 
     name: str
     texts: tuple[str, ...]
     prompts: tuple[str, ...] = ()
+    whole: bool = True
 
     def questions(self) -> list[tuple[str, str]]:
         """The question in each prompt, with its answer."""
@@ -85,6 +90,8 @@ class TextProbe:
         for start in range(0, len(self.texts), BATCH):
             batch = encode(tokenizer, list(self.texts[start : start + BATCH]))
             labels = batch.pop("labels")
+            if not self.whole:
+                labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
             for row, prompt in enumerate(self.prompts[start : start + BATCH]):
                 labels[row, : len(tokenizer(prompt)["input_ids"])] = -100
             with torch.inference_mode():

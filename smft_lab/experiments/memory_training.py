@@ -1,0 +1,238 @@
+"""Teaching a newly attached memory to be used: plain text, and nothing but the memory layers learns.
+
+A memory layer put into a finished model reads slots at random. Before facts can be written into few of them, ordinary
+text has to spread over the slots in a way that means something, as it does in a model pretrained with its memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smft_lab.experiments.pretrain import make_optimizer, resume_state, save_state, schedule
+from smft_lab.lab import Lab
+from smft_lab.model.attach import without_memory
+from smft_lab.model.memory import memory_layers
+from smft_lab.model.tokenizer import pad
+from smft_lab.probes.probes import Probes, TextProbe
+from smft_lab.slots.usage import Usage, measure_usage
+
+HELD_OUT = 0.05  # the last of the text: the probe `prose`
+PROBE_TEXTS = 120
+SKEWED = 0.35  # of all reads on the top 1% of slots; from there on, public retrofits report, small t cannot learn
+
+
+@dataclass(frozen=True)
+class MemoryTraining:
+    """How a memory is trained on a text.
+
+    Attributes:
+        steps, batch_size, window: Gradient steps, windows in each, and tokens in each of those.
+        lr, value_lr: Peak AdamW rates of the memory layers, and of their value tables.
+        distill: Weight, in [0, 1], of the distance (KL) to what the model said before, against the loss on the text.
+        everything: Whether all weights learn, and not the memory alone.
+        background_batches: The |B| "documents" of the idf.
+    """
+
+    steps: int = 500
+    batch_size: int = 32
+    window: int = 64
+    lr: float = 2e-3
+    value_lr: float = 8e-3
+    warmup: int = 50
+    distill: float = 0.0
+    everything: bool = False
+    seed: int = 0
+    background_batches: int = 1000
+    background_batch_size: int = 16
+    checkpoint_every: int = 100
+
+    def check(self) -> None:
+        """Raise ValueError if an option is out of range."""
+        for name in ("steps", "batch_size", "background_batches", "background_batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.window < 2:
+            raise ValueError(f"window must be at least 2 tokens, not {self.window}")
+        if not 0 <= self.distill <= 1:
+            raise ValueError(f"distill must be between 0 and 1, not {self.distill}")
+
+
+class TextWindows:
+    """A text as windows of tokens: those that are trained on, and the held-out rest as texts of its own.
+
+    Raises:
+        ValueError: the text is too short.
+    """
+
+    def __init__(self, text: str, tokenizer, window: int):
+        self.tokenizer, self.window = tokenizer, window
+        cut = text.rfind(" ", 0, int(len(text) * (1 - HELD_OUT)))
+        self.ids = [number for part in _parts(text[:cut]) for number in _plain_ids(tokenizer, part)]
+        rest = [number for part in _parts(text[cut:]) for number in _plain_ids(tokenizer, part)]
+        if len(self.ids) < 10 * window or len(rest) < window:
+            needed = math.ceil(10 * window / (1 - HELD_OUT))
+            raise ValueError(f"the text has {len(self.ids) + len(rest)} tokens; at least {needed} are needed")
+        starts = range(0, len(rest) - window + 1, window)
+        self.held_out = tuple(tokenizer.decode(rest[i : i + window]).strip() for i in starts)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._first = tokenizer("")["input_ids"][:1]  # the beginning-of-text token, where there is one
+
+    def batch(self, rng: Random, size: int) -> dict[str, Tensor]:
+        """`size` windows from anywhere, as `encode` gives them."""
+        width = self.window - len(self._first) - 1  # `pad` ends each
+        starts = [rng.randrange(len(self.ids) - width) for _ in range(size)]
+        batch = pad(self.tokenizer, [[*self._first, *self.ids[i : i + width]] for i in starts])
+        batch["labels"][:, -1] = -100  # a window ends where it happens to end
+        return batch
+
+
+def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryTraining(),
+                    folder: str | Path | None = None, teacher=None) -> Iterator[tuple[int, float]]:  # fmt: skip
+    """Train the memory layers of `model` on a text; the other weights stay, bitwise.
+
+    Args:
+        folder: Where the state is kept every `checkpoint_every` steps; a run stopped at any moment goes on from there.
+        teacher: The untouched model that `distill` compares with; by default `model` without its added memory.
+
+    Yields:
+        (steps done, loss in nats per token), once per gradient step.
+
+    Raises:
+        ValueError: an option is out of range, there is no memory layer, `folder` holds a run with other settings, or
+            `distill` has nothing to compare with.
+    """
+    settings.check()
+    if not memory_layers(model):
+        raise ValueError("the model has no memory layer; see add_memory")
+    if settings.distill and teacher is None:
+        with without_memory(model):
+            pass
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(settings.everything)
+    for layer in memory_layers(model).values():
+        layer.requires_grad_(True)
+    optimizer = make_optimizer(model, settings)
+    described = {**asdict(settings), "text": text.fingerprint}
+    start = 0
+    if folder is not None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        start, _ = resume_state(folder, described, model, optimizer)
+    model.train(settings.everything)  # dropout only where all of it learns
+    try:
+        for step in range(start, settings.steps):
+            batch = text.batch(Random(f"{settings.seed}/memory/{step}"), settings.batch_size)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule(step, settings)
+            out = model(**batch, use_cache=False)
+            loss = out.loss
+            if settings.distill:
+                loss = (1 - settings.distill) * loss + settings.distill * _distance(model, teacher, batch, out.logits)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+            done = step + 1
+            if folder is not None and done % settings.checkpoint_every == 0 and done < settings.steps:
+                save_state(folder, described, model, optimizer, done)
+            yield done, out.loss.item()
+    finally:
+        model.eval()
+        optimizer.zero_grad()
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)
+
+
+def text_usage(model, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Usage:
+    """Background usage of the slots by windows of the text."""
+    rng = Random(f"{settings.seed}/background")
+    size = settings.background_batch_size
+    return measure_usage(model, (text.batch(rng, size) for _ in range(settings.background_batches)))
+
+
+def text_lab(model, tokenizer, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Lab:
+    """A lab around a model with a memory: usage measured on the text, `prose` probed on its held-out end.
+
+    Warns:
+        UserWarning: so few slots take so many of the reads that a small t cannot learn much without harm.
+    """
+    usage = text_usage(model, text, settings)
+    if problem := skew(usage):
+        warnings.warn(problem, stacklevel=2)
+    return Lab(model, tokenizer, usage, Probes([TextProbe("prose", text.held_out[:PROBE_TEXTS], whole=False)]))
+
+
+def skew(usage: Usage) -> str | None:
+    """A warning when usage is so uneven that small t cannot work ("hub slots"); None when it is not."""
+    share = usage.top_share(0.01)
+    if share < SKEWED:
+        return None
+    return (
+        f"{share:.0%} of all reads go to 1% of the slots; new facts will share slots with everything else. "
+        "Train the memory longer or on more text, or use fewer slots"
+    )
+
+
+def _distance(model, teacher, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+    """KL(before || now) in nats per token."""
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    with torch.no_grad():
+        if teacher is not None:
+            wanted = teacher(**inputs).logits
+        else:
+            with without_memory(model):
+                wanted = model(**inputs).logits
+    return F.kl_div(
+        logits.flatten(0, 1).log_softmax(-1),
+        wanted.flatten(0, 1).log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def _parts(text: str) -> Sequence[str]:
+    """Pieces of some 20,000 characters: tokenizers warn of longer ones, and are slow on them."""
+    lines, parts = text.splitlines(keepends=True), [""]
+    for line in lines:
+        if len(parts[-1]) > 20_000:
+            parts.append("")
+        parts[-1] += line
+    return parts
+
+
+def _plain_ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # longer than the model reads
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        ValueError: there is none, or it isn't UTF-8; the message names the file and, where it breaks, the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such text file")
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8; save it as UTF-8") from None
+
+
+def about(settings: MemoryTraining, usage: Usage, loss: float) -> str:
+    """What is kept beside a trained memory, as JSON."""
+    found = {"slots_read": usage.share_read(), "reads_on_top_1_percent": usage.top_share(0.01), "last_loss": loss}
+    return json.dumps({"settings": asdict(settings), **found}, indent=2) + "\n"
