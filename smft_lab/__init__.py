@@ -31,6 +31,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "measure_usage": "smft_lab.slots.usage",
     "slot_scores": "smft_lab.slots.scores",
     "sparse_mode": "smft_lab.slots.selection",
+    "RowOptimizer": "smft_lab.finetuning.rows",
     "Patch": "smft_lab.slots.patch",
     "Probes": "smft_lab.probes.probes",
     "answer": "smft_lab.probes.probes",

@@ -294,7 +294,7 @@ def attach(
     model: Annotated[str, typer.Argument(help="A Hugging Face causal model: a folder, or its name on the hub.")],
     text: Annotated[Path, typer.Option(help="Plain text (UTF-8) that the memory learns to be used on.")],
     out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there goes on.")],
-    layers: Annotated[str | None, typer.Option(help="Blocks, from 0, as in 2 or 2,5; the middle one if absent.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Blocks from 0, as in 2,5; the middle one if absent.")] = None,
     slots: Annotated[int, typer.Option(min=1, help="A perfect square.")] = 16_384,
     mode: Annotated[Mode, typer.Option(help="Beside the feed-forward, or in its place (paper).")] = Mode.add,
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps of the memory.")] = 500,
@@ -340,6 +340,7 @@ def attach(
     lab.save(out)
     write_whole(out / "memory_training.json", training.about(settings, lab.usage, sum(recent) / len(recent)))
     shutil.rmtree(unfinished)
+    (out / ".unfinished.lock").unlink(missing_ok=True)
     nll = lab.probes.measure(mine, tokenizer)["prose"]["nll"]
     shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
     console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -27,6 +28,7 @@ from smft_lab.slots.usage import Usage
 
 FORMAT = 1
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
+UNFINISHED = ".unfinished"
 REPLACED = ".replaced"  # ends the name that a saved lab has while a new one takes its place
 
 
@@ -110,15 +112,18 @@ class Lab:
         self.end()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            self._write(unfinished)
-            unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
-            _put(unfinished, path)
-        except SafetensorError as problem:  # what a full disk is called there
-            raise OSError(f"{path} could not be written: {problem}") from None
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with alone(path):
+            for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            unfinished = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
+            try:
+                self._write(unfinished)
+                unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
+                _put(unfinished, path)
+            except SafetensorError as problem:  # what a full disk is called there
+                raise OSError(f"{path} could not be written: {problem}") from None
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
         if hasattr(self.model.config, CONFIG_KEY):
@@ -136,6 +141,24 @@ class Lab:
         if self.world_seed is None:  # else they come from the seed
             (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
         (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
+
+
+@contextmanager
+def alone(path: Path):
+    """Keep other processes from writing to the same folder, until the block ends or this process does.
+
+    Raises:
+        ValueError: another process is writing there now.
+    """
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process is writing to {path}; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _put(unfinished: Path, path: Path) -> None:

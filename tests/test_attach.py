@@ -213,3 +213,32 @@ def test_what_a_text_reads_is_told_token_by_token(family, tokenizer, corpus):
     reads = token_reads(lab, "Mira keeps a cat.")
     assert reads.slots[0].shape == (len(reads.tokens), 2 * 4)
     assert all(core_set(lab, fact)[0].ndim == 1 for fact in new_facts(2))
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(tokenizer, corpus, tmp_path):
+    from smft_lab.lab import alone
+
+    lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
+    with alone(tmp_path / "lab"), pytest.raises(ValueError, match="another process is writing"):
+        lab.save(tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
+    lab.save(tmp_path / "lab")
+
+
+def test_a_save_that_fails_leaves_the_lab_that_was_there(tokenizer, corpus, tmp_path, monkeypatch):
+    from smft_lab import lab as module
+
+    lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
+    lab.save(tmp_path / "lab")
+    (tmp_path / "lab" / "notes.txt").write_text("mine")
+    before = logits(lab.model)
+    nn.init.normal_(value_tables(lab.model)[0].weight)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "save_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            lab.save(tmp_path / "lab")
+    assert torch.equal(logits(load(tmp_path / "lab").model), before)
+    lab.save(tmp_path / "lab")
+    assert torch.equal(logits(load(tmp_path / "lab").model), logits(lab.model))
+    assert (tmp_path / "lab" / "notes.txt").read_text() == "mine"
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"lab", ".lab.lock"}

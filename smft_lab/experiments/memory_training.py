@@ -11,6 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smft_lab.experiments.pretrain import make_optimizer, resume_state, save_state, schedule
-from smft_lab.lab import Lab
+from smft_lab.lab import Lab, alone
 from smft_lab.model.attach import without_memory
 from smft_lab.model.memory import memory_layers
 from smft_lab.model.tokenizer import pad
@@ -118,6 +119,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
     if settings.distill and teacher is None:
         with without_memory(model):
             pass
+    held = ExitStack()
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(settings.everything)
     for layer in memory_layers(model).values():
@@ -128,6 +130,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
     if folder is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(alone(folder))
         start, _ = resume_state(folder, described, model, optimizer)
     model.train(settings.everything)  # dropout only where all of it learns
     try:
@@ -148,6 +151,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
                 save_state(folder, described, model, optimizer, done)
             yield done, out.loss.item()
     finally:
+        held.close()
         model.eval()
         optimizer.zero_grad()
         for parameter, wanted in before.items():

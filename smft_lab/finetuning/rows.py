@@ -5,8 +5,12 @@ A masked dense optimizer would not do: the moments of AdamW go on moving rows th
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor
+
+from smft_lab.model.memory import value_tables
 
 
 class RowSGD:
@@ -62,3 +66,60 @@ class RowAdam:
 
 
 OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam}
+
+
+class RowOptimizer(torch.optim.Optimizer):
+    """The row optimizers for a training loop that looks at all gradients itself, such as `transformers.Trainer`.
+
+        with smft.sparse_mode(lab, top_t=100):
+            Trainer(lab.model, arguments, optimizers=(smft.RowOptimizer(lab, lr=0.1), None), ...).train()
+
+    Sparse gradients are taken away as soon as they are made, and kept here until the step: norms and clipping, which
+    know only dense ones, then see none. Learning-rate schedulers and gradient accumulation work.
+
+    Args:
+        optimizer: `adam` (row-wise, no momentum) or `sgd`.
+
+    Raises:
+        ValueError: no such optimizer, or `lr` isn't positive.
+    """
+
+    def __init__(self, lab, lr: float, optimizer: str = "adam"):
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+        if lr <= 0:
+            raise ValueError(f"lr must be positive, not {lr}")
+        weights = [table.weight for table in value_tables(lab.model)]
+        super().__init__(weights, {"lr": lr})
+        self._rows = [OPTIMIZERS[optimizer](weight, lr) for weight in weights]
+        self._taken: list[Tensor | None] = [None] * len(weights)
+        myself = weakref.ref(self)  # gradients of later loops are none of its business
+        for i, weight in enumerate(weights):
+
+            def take(parameter: Tensor, i: int = i) -> None:
+                optimizer = myself()
+                if optimizer is not None and parameter.grad.is_sparse:
+                    before = optimizer._taken[i]
+                    optimizer._taken[i] = parameter.grad if before is None else before + parameter.grad
+                    parameter.grad = None
+
+            weakref.finalize(self, weight.register_post_accumulate_grad_hook(take).remove)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update the rows that the backward passes since the last step selected."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for rows, grad in zip(self._rows, self._taken, strict=True):
+            if grad is not None:
+                rows.lr = self.param_groups[0]["lr"]
+                grad = grad.coalesce()
+                rows.step(grad.indices()[0], grad.values())
+        self._taken = [None] * len(self._taken)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._taken = [None] * len(self._taken)
+        super().zero_grad(set_to_none)

@@ -1,0 +1,78 @@
+"""A lab's model is a `transformers` model: their Trainer and peft's adapters work on it as on any other."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from test_attach import MEMORY, lab_of, small
+from transformers import Trainer, TrainingArguments
+
+import smft_lab as smft
+from smft_lab.facts.world import new_facts
+from smft_lab.model.attach import add_memory
+from smft_lab.model.tokenizer import encode
+
+
+@pytest.fixture
+def lab(tokenizer, corpus):
+    return lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
+
+
+def test_the_transformers_trainer_in_sparse_mode_moves_selected_rows_alone(lab, tmp_path):
+    texts = [{"text": text} for fact in new_facts(4) for text in fact.statements[:8]]
+    before = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    options = TrainingArguments(
+        tmp_path, max_steps=4, per_device_train_batch_size=4, gradient_accumulation_steps=2, report_to=[],
+        save_strategy="no", remove_unused_columns=False, disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    with smft.sparse_mode(lab, top_t=9):
+        rows = smft.RowOptimizer(lab, lr=0.1)
+        trainer = Trainer(
+            lab.model, options, lambda some: encode(lab.tokenizer, [one["text"] for one in some]), texts,
+            optimizers=(rows, None),
+        )  # fmt: skip
+        trainer.train()
+    (name,) = [name for name, tensor in lab.model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert name == "model.layers.1.mlp.memory.values.weight"
+    changed = (lab.model.state_dict()[name] != before[name]).any(1).sum()
+    assert 9 <= changed <= 8 * 9
+    assert rows.param_groups[0]["lr"] < 0.1  # the Trainer's schedule
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_row_optimizer_takes_the_steps_of_finetune(lab, optimizer):
+    facts = new_facts(3)
+    options = {"top_t": 9, "lr": 0.5, "optimizer": optimizer, "passes": 2, "probe_every": 0, "fast": False}
+    order = [step.facts[0] for step in smft.finetune(lab, facts, **options) if step.step]
+    theirs = smft.value_tables(lab.model)[0].weight.detach().clone()
+    lab.reset()
+    with smft.sparse_mode(lab, top_t=9):
+        rows = smft.RowOptimizer(lab, lr=0.5, optimizer=optimizer)
+        for i in order:
+            lab.model(**encode(lab.tokenizer, list(facts[i].statements))).loss.backward()
+            assert all(parameter.grad is None for parameter in lab.model.parameters())
+            rows.step()
+    assert torch.equal(smft.value_tables(lab.model)[0].weight, theirs)
+
+
+def test_a_row_optimizer_that_is_gone_leaves_later_gradients_alone(lab):
+    with smft.sparse_mode(lab, top_t=9):
+        rows = smft.RowOptimizer(lab, lr=0.5)
+        del rows
+        lab.model(**encode(lab.tokenizer, ["Mira keeps a cat."])).loss.backward()
+        assert smft.value_tables(lab.model)[0].weight.grad.is_sparse
+
+
+def test_a_peft_adapter_goes_on_top_and_comes_off_again(lab):
+    ids = torch.arange(3, 15).view(2, 6)
+    before = lab.model(ids).logits
+    adapted = get_peft_model(lab.model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert any("memory" in name for name in names)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):
+        adapted(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(adapted(ids).logits, before)
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(ids).logits, before)

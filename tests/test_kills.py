@@ -1,0 +1,106 @@
+"""A killed process leaves the last saved state whole. `SMFT_KILLS=20 pytest tests/test_kills.py` tries harder."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory
+from smft_lab.lab import load
+from smft_lab.model.attach import add_memory
+
+KILLS = int(os.environ.get("SMFT_KILLS", "3"))
+
+SAVING = """
+import sys, torch
+from smft_lab.lab import load
+from smft_lab.slots.patch import Patch
+lab = load(sys.argv[1])
+print("ready", flush=True)
+for turn in range(1, 10_000):
+    lab.model.model.layers[1].mlp.memory.values.weight.data.fill_(turn)
+    lab.usage.count.fill_(turn)
+    lab.save(sys.argv[1])
+"""
+
+TRAINING = """
+import sys
+from smft_lab.experiments.memory_training import pretrain_memory
+sys.path.insert(0, sys.argv[2])
+from test_kills import beginning
+print("ready", flush=True)
+for done, loss in pretrain_memory(*beginning(), sys.argv[1]):
+    pass
+"""
+
+
+def beginning():
+    """A small model with a memory, a text and settings, the same in every process."""
+    from test_attach import small
+
+    from smft_lab.facts.corpus import Corpus
+    from smft_lab.facts.world import World
+    from smft_lab.model.tokenizer import train_tokenizer
+
+    texts = Corpus(World(0)).texts(random.Random(0), 300)
+    tokenizer = train_tokenizer(texts, 400)
+    model = add_memory(small("llama"), 1, 256, heads=2, k=4, key_dim=8)
+    settings = MemoryTraining(steps=60, batch_size=4, window=16, checkpoint_every=2, background_batches=2)
+    return model, TextWindows(" ".join(texts), tokenizer, 16), settings
+
+
+def run_and_kill(script: str, *args, after: float) -> bool:
+    """Whether the process was still at it `after` seconds after it began its work."""
+    process = subprocess.Popen([sys.executable, "-c", script, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(after)
+        alive = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        return alive
+    finally:
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def saved(tokenizer, corpus, tmp_path):
+    from test_attach import MEMORY, lab_of, small
+
+    lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus).save(tmp_path / "lab")
+    return tmp_path / "lab"
+
+
+def test_a_kill_while_a_lab_is_saved_over_another_leaves_one_of_them_whole(saved):
+    rng = random.Random(KILLS)
+    last = 0
+    for _ in range(KILLS):
+        assert run_and_kill(SAVING, saved, after=rng.uniform(0.02, 0.5))
+        lab = load(saved)
+        values = lab.model.model.layers[1].mlp.memory.values.weight
+        turn = int(values[0, 0])
+        assert (values == turn).all()
+        assert last == 0 or (lab.usage.count == turn).all() or turn == 0  # weights and usage of the same moment
+        last = turn
+    lab.save(saved)
+    assert load(saved).usage.batches == 10
+
+
+def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    model, text, settings = beginning()
+    torch.set_num_threads(1)
+    whole, again = model, beginning()[0]
+    for _ in pretrain_memory(whole, text, settings):
+        pass
+    rng = random.Random(KILLS)
+    for _ in range(KILLS):
+        run_and_kill(TRAINING, tmp_path / "run", os.path.dirname(__file__), after=rng.uniform(0.05, 0.4))
+    left = sum(1 for _ in pretrain_memory(again, text, settings, tmp_path / "run"))
+    assert left < settings.steps
+    for one, other in zip(again.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
