@@ -26,6 +26,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
@@ -198,7 +199,11 @@ def _asked(where: str, row: dict, *fields: str) -> Question:
     first = row.get("obj") if name == "possible_answers" else None  # of popqa: the name among the aliases
     if isinstance(first, str) and first.strip():
         found = [tidy_answer(first), *found]
-    found = list({_same(one): one for one in reversed(found) if one.strip(" .,;:!?\"'")}.values())[::-1]
+    distinct: dict[str, str] = {}
+    for one in found:
+        if one.strip(" .,;:!?\"'"):
+            distinct.setdefault(_same(one), one)
+    found = list(distinct.values())
     if not found:
         raise _Skip("without an answer")
     answers = found if isinstance(row[name], dict) or first else _best_first(found)
@@ -212,7 +217,8 @@ def _answers(where: str, value: object) -> list[str]:
     if isinstance(value, dict):  # triviaqa
         aliases = value.get("aliases")
         first = [value["value"]] if value.get("value") is not None else []
-        return [*_strings(f"{where}, field 'value'", first), *_strings(f"{where}, field 'aliases'", aliases or [])]
+        where = where.removesuffix("'")
+        return [*_strings(f"{where}.value'", first), *_strings(f"{where}.aliases'", aliases or [])]
     if isinstance(value, str):
         parsed = _parsed(value) if value.lstrip()[:1] in ("[", "{") else None
         if isinstance(parsed, (list, dict)):
@@ -343,10 +349,9 @@ def _kind_of(row: dict, source: str) -> str:
 def _rows(name_or_path: str | Path, kind: str | None, split: str | None) -> tuple[str, list[tuple[str, dict]]]:
     name = str(name_or_path)
     suffix = os.path.splitext(name)[1].lower()
-    try:
-        there = os.path.exists(name)
-    except ValueError:  # a NUL byte
-        raise FactsError(f"{name!r} is no file name; give a path or the name of a data set") from None
+    if "\0" in name:
+        raise FactsError(f"{name!r} is no file name; give a path or the name of a data set")
+    there = os.path.exists(name)
     local = isinstance(name_or_path, Path) or there or suffix in SUFFIXES or name.startswith((".", "/", "~"))
     if not local:
         return _from_hub(name, split)
@@ -423,8 +428,8 @@ def _csv(path: Path) -> Iterator[tuple[str, dict]]:
             raise FactsError(
                 f"{where}: {len(cells)} cells for {len(header)} columns; put quotes around a cell with a comma"
             )
-        row: dict = dict(zip(header, cells, strict=False))
-        if "answers" in row:
+        row = dict(zip_longest(header, cells))  # a short row lacks fields, as its kind will tell
+        if row.get("answers"):
             row["answers"] = _parsed(row["answers"]) or row["answers"].split(" | ")
         yield where, row
 
