@@ -15,6 +15,8 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "new_facts": "smft_lab.facts.world",
     "changed_facts": "smft_lab.facts.world",
     "read_facts": "smft_lab.facts.files",
+    "read_dataset": "smft_lab.facts.datasets",
+    "read_documents": "smft_lab.facts.documents",
     "FactsError": "smft_lab.facts.files",
     "MemoryLayer": "smft_lab.model.memory",
     "add_memory": "smft_lab.model.attach",

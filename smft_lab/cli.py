@@ -1,4 +1,4 @@
-"""The command line: `smft-lab lab | compare | tune | pretrain | attach | bench`."""
+"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | bench`."""
 
 from __future__ import annotations
 
@@ -281,6 +281,37 @@ def pretrain(
             raise typer.Exit(130) from None
     for name, value in record.metrics.items():
         console.print(f"{name:<32} {value:.4f}")
+    print(out)
+
+
+@app.command("facts")
+def make_facts(
+    source: Annotated[
+        str, typer.Argument(help="triviaqa, nq_open, simpleqa, popqa, owner/name on the hub, or a file.")
+    ],
+    out: Annotated[Path, typer.Option(help="The facts, as JSON lines for --facts.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="The most facts, drawn by the seed.")] = None,
+    documents: Annotated[bool, typer.Option("--documents", help="A text file: its passages, in order.")] = False,
+    paraphraser: Annotated[str | None, typer.Option(help="A Hugging Face model that rewords; else only rules.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+) -> None:
+    """Turn a public question set, or a text file, into facts with statements, by rule."""
+    from smft_lab.experiments.output import write_whole
+    from smft_lab.facts.datasets import read_dataset
+    from smft_lab.facts.documents import read_documents
+
+    if out.suffix != ".jsonl":
+        raise ValueError(f"--out {out}: facts are JSON lines; let its name end in .jsonl")
+    read = read_documents(source, seed=seed) if documents else read_dataset(
+        source, limit=limit, seed=seed, paraphraser=paraphraser
+    )  # fmt: skip
+    facts = read.facts[:limit]
+    if not facts:
+        raise ValueError(f"{source} holds no questions with short answers ({read.report})")
+    rows = [{"statements": fact.statements, "question": fact.question, "answers": fact.answers} for fact in facts]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    console.print(f"{len(facts)} facts; {read.report}", markup=False, soft_wrap=True)
     print(out)
 
 

@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import asdict
 from functools import partial
+from random import Random
 
 import pytest
 
@@ -319,3 +320,65 @@ def test_pretrain_prints_the_final_metrics_and_the_folder(smft, monkeypatch):
     assert (code, out) == (0, ["lab"])
     assert asked == [("lab", pretrain_module.PretrainSettings(seed=3, steps=5))]
     assert any(line.split() == ["old_facts_em", "0.2500"] for line in err)
+
+
+def test_a_question_set_becomes_a_file_of_facts_that_compare_reads(smft, tmp_path):
+    from smft_lab.facts.files import read_facts
+
+    rows = [{"question": f"Who wrote Book {n}?", "answer": ["Ann Lee", "Lee"]} for n in "ABC"]
+    (tmp_path / "nq.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "new" / "facts.jsonl"
+    code, _, err = smft("facts", str(tmp_path / "nq.jsonl"), "--out", str(out), "--limit", "2")
+    assert code == 0, " ".join(err)
+    assert "2 facts; used 2" in " ".join(err)
+    facts = read_facts(out)
+    assert len(facts) == 2
+    assert facts[0].answers == ("Ann Lee", "Lee")
+    assert any(statement.startswith("Ann Lee wrote Book") for statement in facts[0].statements)
+    text = " ".join(f"Sentence {n} tells of a fox number {n} in the wood." for n in range(60))
+    (tmp_path / "tale.txt").write_text(text)
+    assert smft("facts", tmp_path / "tale.txt", "--documents", "--out", out)[0] == 0
+    assert len(read_facts(out)) > 2
+
+
+def test_a_model_becomes_a_lab_and_a_report_by_the_command_line_alone(smft, tokenizer, corpus, tmp_path):
+    from test_attach import small
+
+    small("gpt2").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(" ".join(corpus.texts(Random(0), 300)))
+    (tmp_path / "facts.txt").write_text("Mira keeps a cat.\nTom lives in Rome.\n")
+    lab, out = tmp_path / "lab", tmp_path / "report"
+    options = ["--steps", "3", "--window", "16", "--slots", "256", "--out", str(lab)]
+    code, _, err = smft("attach", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt"), *options)
+    assert code == 0, " ".join(err)
+    assert "of the slots are read" in " ".join(err)
+    code, _, err = smft("attach", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt"), *options)
+    assert code == 2
+    assert "already holds a finished lab" in " ".join(err)
+    options = ["--lab", str(lab), "--facts", str(tmp_path / "facts.txt"), "--passes", "1", "--seeds", "1"]
+    code, _, err = smft("compare", *options, "--out", str(out))
+    assert code == 0, " ".join(err)
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--text", "none.txt"], "no such text file"),
+        (["--distill", "2"], "distill must be between 0 and 1"),
+        (["--layers", "two"], "takes numbers"),
+    ],
+)
+def test_bad_input_to_attach_is_one_line_and_exit_code_2(smft, tokenizer, tmp_path, arguments, message):
+    from test_attach import small
+
+    small("llama").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("One two three four. " * 500)
+    given = ["--text", str(tmp_path / "text.txt"), *arguments]
+    code, _, err = smft("attach", str(tmp_path / "model"), *given, "--out", str(tmp_path / "lab"))
+    assert code == 2
+    assert message in " ".join(err)
+    assert len(err) == 1
+    assert not (tmp_path / "lab" / "lab.json").exists()
