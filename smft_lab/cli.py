@@ -1,4 +1,4 @@
-"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | bench`."""
+"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | patch | bench`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from smft_lab.patch_cli import patches
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
+app.add_typer(patches, name="patch")
 console = Console(stderr=True, highlight=False)
 
 
@@ -386,9 +389,10 @@ def _open_model(name: str):
 
     logging.disable_progress_bar()
     local = Path(name).exists()
+    options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=local).eval()
-        return model, AutoTokenizer.from_pretrained(name, local_files_only=local)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options).eval()
+        return model, AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError) as problem:
         where = "in that folder" if local else "in no folder of that name, nor to be had from the hub"
         raise ValueError(f"{name}: no causal language model {where} ({str(problem).splitlines()[0]})") from None

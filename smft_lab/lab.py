@@ -200,13 +200,12 @@ def load(path: str | Path | None = None) -> Lab:
         os.replace(replaced, path)
     about = _read_about(path)
     keep_freed_memory()
-    try:
-        with _quiet():
-            model = _read_model(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    with _quiet(), _reading(path, "config.json and the weights"):
+        model = _read_model(path)
+    with _reading(path, "the tokenizer's files"):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    with _reading(path, USAGE_FILE):
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
-    except (SafetensorError, KeyError) as problem:
-        raise ValueError(f"{path}: a weights file is damaged or cut short ({problem}); copy the lab again") from None
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
@@ -216,17 +215,34 @@ def load(path: str | Path | None = None) -> Lab:
 
 
 def _read_model(path: Path):
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    options = {"local_files_only": True, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(path, **options)
     asked = getattr(config, CONFIG_KEY, None)
     if asked is None:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+        if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
+        return model
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    try:
-        add_memory(model, **asked)
-        load_model(model, str(path / WEIGHTS_FILE))
-    except (TypeError, RuntimeError) as problem:
-        raise ValueError(f"{path}: config and weights don't belong together ({problem}); copy the lab again") from None
+    add_memory(model, **asked)
+    load_model(model, str(path / WEIGHTS_FILE))
     return model
+
+
+@contextmanager
+def _reading(path: Path, what: str):
+    """Say where it was when a library can't make sense of a file; theirs raise errors of all kinds on damaged ones."""
+    try:
+        yield
+    except BaseException as problem:
+        if isinstance(problem, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+            raise
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(
+            f"{path}: {what} can't be read ({type(problem).__name__}: {reason}); copy the lab again"
+        ) from None
 
 
 def _read_probes(file: Path) -> Probes:

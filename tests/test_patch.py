@@ -1,9 +1,11 @@
 """What a lab promises about its base: a patch holds the changed rows, and `reset()` brings the base back, bitwise."""
 
+import errno
 import json
 import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,15 +224,16 @@ def test_a_save_that_fails_leaves_the_older_file_whole(patched, tmp_path, monkey
     patch.save(path)
     before = path.read_bytes()
 
-    def half_written(tensors, filename, metadata=None):
-        with open(filename, "wb") as file:
-            file.write(b"half")
-        raise OSError("disk full")
+    def half_written(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("smft_lab.slots.patch.save_file", half_written)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", half_written)
+    with pytest.raises(OSError, match=r"facts\.safetensors can't be written \(No space left"):
         patch.save(path)
     assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["facts.safetensors"]
 
 
 def test_a_safetensors_file_that_is_no_patch_is_refused(tmp_path):

@@ -159,7 +159,8 @@ class Comparison:
         if first_seed:
             self._answer(name)
             if name == "sparse":
-                self.patch = Patch.between(self.lab, {**self.settings(), **self.method_settings(name)})
+                about = {"method": name, **self.settings(), **self.method_settings(name)}
+                self.patch = Patch.between(self.lab, about, self._facts(self.seeds[0]))
 
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
         """A few questions per probe, drawn at random from a seed and not by how anyone answers them."""

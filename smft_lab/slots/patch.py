@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from smft_lab.facts.fact import Fact
 from smft_lab.model.memory import value_tables
 
 FORMAT = "1"
+KIND = "smft-lab patch"
+WRITE_AGAIN = "save the patch again, or copy the file again"
 
 
 @dataclass
@@ -26,17 +31,23 @@ class Patch:
         slots: Per table, (rows,) int64 ascending.
         values: Per table, (rows, Vd), bitwise what the finetuned table holds.
         base: Fingerprint of the base it belongs to.
-        about: How it was made (method, facts, settings), any JSON values.
+        about: How it was made (method, rule, top_t, facts, layers, date), any JSON values.
+        name: What messages call it: its file, if it came from one.
     """
 
     slots: list[Tensor]
     values: list[Tensor]
     base: str
     about: dict = field(default_factory=dict)
+    name: str = field(default="the patch", compare=False)
 
     @classmethod
-    def between(cls, lab, about: dict | None = None) -> Patch:
+    def between(cls, lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
         """The rows in which the lab's model now differs from its base.
+
+        Args:
+            about: How they came about, for whoever finds the file.
+            facts: What was taught; the patch keeps a statement of each.
 
         Raises:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
@@ -48,10 +59,12 @@ class Patch:
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
         slots, values = [], []
         for name, table in zip(names, tables, strict=True):
-            changed = (table.weight.detach() != lab.base(name)).any(dim=1).nonzero().squeeze(1)
+            changed = (as_bytes(table.weight.detach()) != as_bytes(lab.base(name))).any(dim=1).nonzero().squeeze(1)
             slots.append(changed)
             values.append(table.weight.detach()[changed].clone())
-        return cls(slots, values, fingerprint(lab), about or {})
+        made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
+        told = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
+        return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **told})
 
     def __len__(self) -> int:
         return sum(map(len, self.slots))
@@ -61,59 +74,168 @@ class Patch:
         """Set the patched rows of the lab's model; bitwise the finetuned model, if it holds the base.
 
         Raises:
-            ValueError: the patch belongs to another base.
+            ValueError: see `check`; nothing was changed.
         """
-        self._check(lab)
+        self.check(lab)
         for table, slots, values in zip(value_tables(lab.model), self.slots, self.values, strict=True):
             table.weight[slots] = values
 
     @torch.no_grad()
-    def revert(self, lab) -> None:
+    def revert(self, lab, base=None) -> None:
         """Set the patched rows back to the base, bitwise.
 
-        Raises:
-            ValueError: the patch belongs to another base.
-        """
-        self._check(lab)
-        for name, table, slots in zip(*named_tables(lab.model), self.slots, strict=True):
-            table.weight[slots] = lab.base(name)[slots]
+        Args:
+            lab: The lab that holds the patch.
+            base: A lab around the unpatched base, for a `lab` that was saved with the patch in it: such a lab takes
+                the patched model for its base.
 
-    def _check(self, lab) -> None:
+        Raises:
+            ValueError: see `check`; or, with `base`, the patch isn't in `lab`. Nothing was changed.
+        """
+        self.check(base or lab)
+        if base is not None:
+            self._check_holds(lab, base)
+        for name, table, slots in zip(*named_tables(lab.model), self.slots, strict=True):
+            table.weight[slots] = (base or lab).base(name)[slots]
+
+    def check(self, lab) -> None:
+        """Raise ValueError if the patch is damaged or doesn't fit the lab: another base, tables, slots or numbers."""
+        check_rows(self)
         found = fingerprint(lab)
         if found != self.base:
-            raise ValueError(f"the patch was made on base {self.base}, but this lab's base is {found}")
+            raise ValueError(f"{self.name} was made on base {self.base}, but this lab's base is {found}; "
+                             "open the lab it was made on")  # fmt: skip
+        tables = [table.weight for table in value_tables(lab.model)]
+        if len(tables) != len(self.slots):
+            raise ValueError(f"{self.name} has {len(self.slots)} tables, the model {len(tables)}; {WRITE_AGAIN}")
+        for i, (table, slots, values) in enumerate(zip(tables, self.slots, self.values, strict=True)):
+            if values.shape[1] != table.shape[1] or values.dtype != table.dtype:
+                mine, theirs = f"{values.shape[1]} {values.dtype}", f"{table.shape[1]} {table.dtype}"
+                raise ValueError(
+                    f"{self.name}, table {i}: rows of {mine} numbers, the model's have {theirs}; {WRITE_AGAIN}"
+                )
+            if len(slots) and slots[-1] >= len(table):
+                raise ValueError(f"{self.name}, table {i}: slot {slots[-1]}, but the model has {len(table)} slots; "
+                                 f"{WRITE_AGAIN}")  # fmt: skip
+
+    def _check_holds(self, lab, base) -> None:
+        """Raise ValueError unless the lab's model is the base in all but value rows, and the patch in its own rows."""
+        lab.end()
+        found, expected = lab.model.state_dict(), base.model.state_dict()
+        names = named_tables(base.model)[0]
+        for name in sorted({*found, *expected}):
+            one, other = found.get(name), None if name not in expected else base.base(name)
+            alike = one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
+            if not alike or (name not in names and not torch.equal(one, other)):
+                raise ValueError(f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
+                                 "differs); name the lab it was applied to")  # fmt: skip
+        for i, (name, slots, values) in enumerate(zip(names, self.slots, self.values, strict=True)):
+            other = (as_bytes(found[name][slots]) != as_bytes(values)).any(dim=1)
+            if other.any():
+                raise ValueError(
+                    f"{self.name} can't be taken out: {int(other.sum())} of its {len(slots)} rows of table {i} hold "
+                    f"something else, the first of them slot {slots[other][0]}; combine the patches that are to stay, "
+                    "and apply that to the base"
+                )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; whole or not at all."""
+        """Write a safetensors file; whole or not at all.
+
+        Raises:
+            OSError: it can't be written; an older file of that name is as it was.
+            ValueError: slots or values are not what `Patch` says.
+        """
         path = Path(path)
+        check_rows(self)
         tensors = {}
         for i, (slots, values) in enumerate(zip(self.slots, self.values, strict=True)):
-            tensors |= {f"{i}.slots": slots, f"{i}.values": values}
-        metadata = {"format": FORMAT, "kind": "smft-lab patch", "base": self.base, "about": json.dumps(self.about)}
+            tensors |= {f"{i}.slots": slots.contiguous(), f"{i}.values": values.contiguous()}
+        metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": json.dumps(self.about)}
+        metadata["digest"] = _digest(metadata, tensors)
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata=metadata)
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(to_bytes(tensors, metadata))
+            os.replace(partial, path)
+        except BaseException as problem:
+            partial.unlink(missing_ok=True)
+            if not isinstance(problem, OSError):
+                raise
+            reason = f"{path} can't be written ({problem.strerror or problem}); nothing was saved, choose another place"
+            raise OSError(reason) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
         """Read a patch file.
 
         Raises:
-            ValueError: the file is not a patch, or of a newer format.
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not a patch, damaged, or of a newer format.
         """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such file; name one that Patch.save() wrote")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
+                if metadata.get("kind") != KIND:
+                    raise ValueError("its metadata don't say so")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as problem:
-            raise ValueError(f"{path} is not a patch written by Patch.save(): {problem}") from None
-        if metadata.get("kind") != "smft-lab patch":
-            raise ValueError(f"{path} is not a patch written by Patch.save()")
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"{path}: patch format {metadata['format']}, but this version reads {FORMAT}")
+        # A header may name shapes and types that PyTorch can't make.
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, AttributeError) as problem:
+            reason = (str(problem).splitlines() or ["unreadable"])[0]
+            raise ValueError(f"{path} is not a patch written by Patch.save(): {reason}") from None
+        if metadata.get("format") != FORMAT:
+            found = f"patch format {metadata.get('format')}, but this version reads {FORMAT}"
+            raise ValueError(f"{path}: {found}; update smft-lab")
         tables = range(len(tensors) // 2)
+        if set(tensors) != {f"{i}.{kind}" for i in tables for kind in ("slots", "values")}:
+            raise ValueError(f"{path} is damaged: tables are missing or have odd names; {WRITE_AGAIN}")
+        if missing := {"base", "about", "digest"} - set(metadata):
+            raise ValueError(f"{path} is damaged: its metadata lack {', '.join(sorted(missing))}; {WRITE_AGAIN}")
+        if metadata.pop("digest") != _digest(metadata, tensors):
+            raise ValueError(f"{path} is damaged: its content is not what was saved; {WRITE_AGAIN}")
+        try:
+            about = json.loads(metadata["about"])
+        except (ValueError, RecursionError):
+            about = None
+        if not isinstance(about, dict):
+            raise ValueError(f"{path} is damaged: 'about' in its metadata is no JSON object; {WRITE_AGAIN}")
         slots, values = ([tensors[f"{i}.{kind}"] for i in tables] for kind in ("slots", "values"))
-        return cls(slots, values, metadata["base"], json.loads(metadata["about"]))
+        patch = cls(slots, values, metadata["base"], about, str(path))
+        check_rows(patch)
+        return patch
+
+
+def check_rows(patch: Patch) -> None:
+    """Raise ValueError unless every table has ascending slots and one row of numbers for each."""
+    if len(patch.slots) != len(patch.values):
+        raise ValueError(f"{patch.name}: slots for {len(patch.slots)} tables, values for {len(patch.values)}")
+    for i, (slots, values) in enumerate(zip(patch.slots, patch.values, strict=True)):
+        problem = None
+        if slots.dtype != torch.int64 or slots.dim() != 1:
+            problem = f"slots must be a list of int64, not {tuple(slots.shape)} {slots.dtype}"
+        elif values.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64) or values.dim() != 2:
+            problem = f"values must be rows of floats, not {tuple(values.shape)} {values.dtype}"
+        elif len(slots) != len(values):
+            problem = f"{len(slots)} slots, but {len(values)} rows of values"
+        elif len(slots) and (slots[0] < 0 or (slots.diff() <= 0).any()):
+            problem = "slots must ascend from 0 or more, each once"
+        if problem:
+            raise ValueError(f"{patch.name} is damaged, table {i}: {problem}; {WRITE_AGAIN}")
+
+
+def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """A short hash of all that a patch file holds, so that no damaged number is ever applied."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(as_bytes(tensors[name].reshape(-1)).numpy())
+    return digest.hexdigest()[:16]
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """(..., bytes of the last dimension) uint8: compares bitwise, so that 0.0 and -0.0 differ."""
+    return tensor.contiguous().view(torch.uint8)
 
 
 def fingerprint(lab) -> str:

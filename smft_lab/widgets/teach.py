@@ -245,7 +245,9 @@ class Teach(Panel):
             return
         with self._claim.lock:
             if lesson.steps:
-                lesson.patch = Patch.between(self.lab, {"method": "sparse", "question": lesson.fact.question})
+                lesson.patch = Patch.between(
+                    self.lab, {"method": "sparse"}, [one.fact for one in [*self._lessons, lesson]]
+                )
                 self._lessons.append(lesson)
             self._after()
         self.state = "idle"

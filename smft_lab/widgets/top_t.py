@@ -336,7 +336,8 @@ class TopT(Panel):
         """Put the run that ended on the plane."""
         path, self._items = self._path, None
         with self._claim.lock:
-            path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings})
+            taught = self.facts[: path.settings["facts"]]
+            path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
         self.release()
         if path.step:
             self._paths.append(path)
