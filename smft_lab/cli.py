@@ -53,7 +53,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _bar() -> Progress:
+def _bar(shown: bool = True) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -62,6 +62,7 @@ def _bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
+        disable=not shown,
     )
 
 
@@ -263,16 +264,17 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the shipped model's if absent.")] = None,
 ) -> None:  # fmt: skip
-    """Train the shipped model again from its seed: up to 30 minutes on two cores."""
+    """Train the shipped model again from its seed: up to 30 minutes on two cores. `accelerate launch -m` spreads it."""
     from transformers.utils import logging
 
     from smft_lab.experiments.pretrain import PretrainSettings
     from smft_lab.experiments.pretrain import pretrain as records
+    from smft_lab.experiments.processes import Processes
 
     logging.disable_progress_bar()
     settings = PretrainSettings(seed=seed) if steps is None else PretrainSettings(seed=seed, steps=steps)
-    known = ""
-    with _bar() as bar:
+    known, main = "", Processes().main
+    with _bar(main) as bar:
         task = bar.add_task("pretrain", total=settings.steps)
         try:
             for record in records(out, settings):
@@ -282,6 +284,8 @@ def pretrain(
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
             raise typer.Exit(130) from None
+    if not main:
+        return
     for name, value in record.metrics.items():
         console.print(f"{name:<32} {value:.4f}")
     print(out)
@@ -340,6 +344,7 @@ def attach(
     """Give your own model a memory, train it on your text, and save it as a lab for `compare --lab`."""
     from smft_lab.experiments import memory_training as training
     from smft_lab.experiments.output import write_whole
+    from smft_lab.experiments.processes import Processes
     from smft_lab.lab import LAB_FILE
     from smft_lab.model.attach import add_memory, feed_forwards
 
@@ -360,7 +365,8 @@ def attach(
     add_memory(mine, chosen, slots, mode.value, seed=seed)
     unfinished = out / "unfinished"
     recent: list[float] = []
-    with _bar() as bar:
+    main = Processes().main
+    with _bar(main) as bar:
         task = bar.add_task("attach", total=steps)
         try:
             for done, loss in training.pretrain_memory(mine, windows, settings, unfinished, teacher):
@@ -369,7 +375,10 @@ def attach(
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
             raise typer.Exit(130) from None
+        if not main:
+            return
         bar.update(task, description="background usage")
+        mine.cpu()
         lab = training.text_lab(mine, tokenizer, windows, settings)
     lab.save(out)
     write_whole(out / "memory_training.json", training.about(settings, lab.usage, sum(recent) / len(recent)))

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory
-from smft_lab.lab import load
+from smft_lab.experiments.pretrain import PretrainSettings, pretrain
+from smft_lab.lab import LAB_FILE, load
 from smft_lab.model.attach import add_memory
+from smft_lab.slots.patch import Patch
 
 KILLS = int(os.environ.get("SMFT_KILLS", "3"))
 
 SAVING = """
 import sys, torch
-from smft_lab.lab import load
+from smft_lab.experiments.pretrain import PretrainSettings, pretrain
+from smft_lab.lab import LAB_FILE, load
 from smft_lab.slots.patch import Patch
 lab = load(sys.argv[1])
 print("ready", flush=True)
@@ -37,6 +40,33 @@ print("ready", flush=True)
 for done, loss in pretrain_memory(*beginning(), sys.argv[1]):
     pass
 """
+
+PRETRAINING = """
+import sys
+from smft_lab.experiments.pretrain import PretrainSettings, pretrain
+sys.path.insert(0, sys.argv[2])
+from test_kills import TINY
+print("ready", flush=True)
+for record in pretrain(sys.argv[1], TINY):
+    pass
+"""
+
+FINETUNING = """
+import sys
+import smft_lab as smft
+lab = smft.load(sys.argv[1])
+facts = smft.new_facts(3)
+for step in smft.finetune(lab, facts, passes=1000, top_t=20, probe_every=0):
+    smft.Patch.between(lab, {"step": step.step}).save(sys.argv[2])
+    if step.step == 1:
+        print("ready", flush=True)
+"""
+
+TINY = PretrainSettings(
+    steps=64, batch_size=8, world_scale=0.02, hidden_size=32, intermediate_size=64, layers=2, memory_at=(1,),
+    memory_slots=256, memory_heads=2, memory_k=4, memory_key_dim=16, attention_heads=2, vocab_size=400,
+    tokenizer_texts=300, background_batches=2, evaluate_every=2,
+)  # fmt: skip
 
 
 def beginning():
@@ -104,3 +134,30 @@ def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_pat
     assert left < settings.steps
     for one, other in zip(again.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_killed_pretraining_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    torch.set_num_threads(1)
+    steps = sum(1 for _ in pretrain(tmp_path / "whole", TINY))
+    rng = random.Random(KILLS)
+    for _ in range(KILLS):
+        if not run_and_kill(PRETRAINING, tmp_path / "run", os.path.dirname(__file__), after=rng.uniform(0.3, 1.2)):
+            break  # it got to its end
+    if not (tmp_path / "run" / LAB_FILE).exists():
+        assert sum(1 for _ in pretrain(tmp_path / "run", TINY)) < steps
+    one, other = (load(tmp_path / name).model.state_dict() for name in ("run", "whole"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=2e-3)
+
+
+def test_a_killed_finetune_leaves_its_last_patch_whole_and_its_lab_untouched(saved, tmp_path):
+    rng = random.Random(KILLS)
+    before = {name: tensor.clone() for name, tensor in load(saved).model.state_dict().items()}
+    for _ in range(KILLS):
+        assert run_and_kill(FINETUNING, saved, tmp_path / "patch.safetensors", after=rng.uniform(0, 0.6))
+        lab = load(saved)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in lab.model.state_dict().items())
+        patch = Patch.load(tmp_path / "patch.safetensors")
+        assert patch.about["step"] >= 1
+        patch.apply(lab)
+        assert len(patch) == len(Patch.between(lab)) > 0

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smft_lab.experiments.pretrain import make_optimizer, resume_state, save_state, schedule
+from smft_lab.experiments.processes import Processes
 from smft_lab.lab import Lab, alone
 from smft_lab.model.attach import without_memory
 from smft_lab.model.memory import memory_layers
@@ -102,6 +103,8 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
                     folder: str | Path | None = None, teacher=None) -> Iterator[tuple[int, float]]:  # fmt: skip
     """Train the memory layers of `model` on a text; the other weights stay, bitwise.
 
+    Started by `accelerate launch`, several processes share the batches; the main one writes.
+
     Args:
         folder: Where the state is kept every `checkpoint_every` steps; a run stopped at any moment goes on from there.
         teacher: The untouched model that `distill` compares with; by default `model` without its added memory.
@@ -119,7 +122,10 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
     if settings.distill and teacher is None:
         with without_memory(model):
             pass
-    held = ExitStack()
+    held, processes = ExitStack(), Processes()
+    processes.place(model)
+    if teacher is not None:
+        processes.place(teacher)
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(settings.everything)
     for layer in memory_layers(model).values():
@@ -130,26 +136,32 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
     if folder is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        held.enter_context(alone(folder))
+        if processes.main:
+            held.enter_context(alone(folder))
         start, _ = resume_state(folder, described, model, optimizer)
     model.train(settings.everything)  # dropout only where all of it learns
     try:
         for step in range(start, settings.steps):
-            batch = text.batch(Random(f"{settings.seed}/memory/{step}"), settings.batch_size)
+            batch = processes.share(text.batch(Random(f"{settings.seed}/memory/{step}"), settings.batch_size))
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, settings)
             out = model(**batch, use_cache=False)
             loss = out.loss
             if settings.distill:
                 loss = (1 - settings.distill) * loss + settings.distill * _distance(model, teacher, batch, out.logits)
-            loss.backward()
+            told = processes.backward(loss, batch, model, out.loss)
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
             done = step + 1
-            if folder is not None and done % settings.checkpoint_every == 0 and done < settings.steps:
+            if (
+                folder is not None
+                and processes.main
+                and done % settings.checkpoint_every == 0
+                and done < settings.steps
+            ):
                 save_state(folder, described, model, optimizer, done)
-            yield done, out.loss.item()
+            yield done, told
     finally:
         held.close()
         model.eval()

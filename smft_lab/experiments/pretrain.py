@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +19,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from smft_lab.experiments.output import write_whole
+from smft_lab.experiments.processes import Processes
 from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world import World
-from smft_lab.lab import LAB_FILE, Lab
+from smft_lab.lab import LAB_FILE, Lab, alone
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
@@ -117,6 +120,8 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
 
     Stopping at any moment loses at most `evaluate_every` steps: the next call with the same `out` goes on from there.
 
+    Started by `accelerate launch`, several processes share the batches; the main one writes.
+
     Yields:
         One record per gradient step.
 
@@ -129,32 +134,45 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
         raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
+    processes = Processes()
+    with alone(unfinished) if processes.main else nullcontext():
+        yield from _pretrain(out, unfinished, settings, processes)
+    if processes.main:
+        (out / ".unfinished.lock").unlink(missing_ok=True)
+
+
+def _pretrain(
+    out: Path, unfinished: Path, settings: PretrainSettings, processes: Processes
+) -> Iterator[PretrainRecord]:
     world, corpus, tokenizer, model = beginning(settings)
+    processes.place(model)
     optimizer = make_optimizer(model, settings)
     start, rows = resume_state(unfinished, asdict(settings), model, optimizer)
     probes = world_probes(world)
     began = time.perf_counter()
     earlier = rows[-1]["seconds"] if rows else 0.0
     losses: list[float] = []
-    for done, loss in gradient_steps(model, optimizer, corpus, tokenizer, settings, start):
+    for done, loss in gradient_steps(model, optimizer, corpus, tokenizer, settings, start, processes):
         losses.append(loss)
         metrics = {}
-        if done % settings.evaluate_every == 0 and done < settings.steps:
+        if processes.main and done % settings.evaluate_every == 0 and done < settings.steps:
             metrics = _flat(probes.measure(model, tokenizer))
             seconds = round(earlier + time.perf_counter() - began, 1)
             rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
             losses = []
             save_state(unfinished, asdict(settings), model, optimizer, done, rows)
         yield PretrainRecord(done, loss, metrics)
-    model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
+    if not processes.main:
+        return
+    model = model.half().float().cpu()  # what is saved and measured is what will be loaded: 16-bit weights
     metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
     seconds = round(earlier + time.perf_counter() - began, 1)
     rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
-    lab = Lab(model, tokenizer, usage, probes, None, settings.seed, settings.world_scale)
-    lab.save(out)
-    model.half().save_pretrained(out)
     _write_metrics(out / "pretraining.csv", rows)
-    (out / "pretraining.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    write_whole(out / "pretraining.json", json.dumps(asdict(settings), indent=2) + "\n")
+    lab = Lab(model, tokenizer, usage, probes, None, settings.seed, settings.world_scale)
+    model.half()
+    lab.save(out)
     shutil.rmtree(unfinished)
     yield PretrainRecord(settings.steps, rows[-1]["loss"], metrics)
 
@@ -170,20 +188,22 @@ def beginning(settings: PretrainSettings):
     return world, corpus, tokenizer, MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
 
 
-def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: PretrainSettings, start: int = 0):
+def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: PretrainSettings, start: int = 0,
+                   processes: Processes | None = None):  # fmt: skip
     """Train from step `start` on; yields (steps done, loss in nats per token)."""
+    processes = processes or Processes()
     for step in range(start, settings.steps):
         if step == start or step % CHUNK == 0:
             batches = training_batches(corpus, tokenizer, settings, step // CHUNK)
         rate = schedule(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-        loss = model(**batches[step % CHUNK]).loss
-        loss.backward()
+        batch = processes.share(batches[step % CHUNK])
+        loss = processes.backward(model(**batch).loss, batch, model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
-        yield step + 1, loss.item()
+        yield step + 1, loss
 
 
 def background_usage(model, tokenizer, corpus: Corpus, settings: PretrainSettings):

@@ -1,0 +1,70 @@
+"""Pretraining on several processes at once, as `accelerate launch` starts them; nothing of it shows in one alone.
+
+Every process takes its rows of each batch, and all add up their gradients: the step is that of one process with the
+whole batch. The model is not wrapped, so that names, hooks and checkpoints are those of one process, too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from torch import Tensor
+
+
+class Processes:
+    """The processes of this run: `count` of them, of which this is number `rank`; files are the `main` one's affair."""
+
+    def __init__(self):
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), 0
+        self._device = None
+        if self.count > 1:
+            from accelerate import PartialState  # reads what `accelerate launch` has set
+
+            state = PartialState()
+            self.count, self.rank, self._device = state.num_processes, state.process_index, state.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def place(self, model) -> None:
+        """Move the model to this process's device, where there are several."""
+        if self._device is not None:
+            model.to(self._device)
+
+    def share(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This process's rows of a batch.
+
+        Raises:
+            ValueError: there are more processes than rows.
+        """
+        if self.count == 1:
+            return batch
+        rows = len(batch["input_ids"])
+        if rows < self.count:
+            raise ValueError(f"a batch of {rows} texts can't be shared by {self.count} processes; start fewer")
+        return {name: tensor[self.rank :: self.count].to(self._device) for name, tensor in batch.items()}
+
+    def backward(self, loss: Tensor, batch: dict[str, Tensor], model, reported: Tensor | None = None) -> float:
+        """Leave the gradient of the mean loss over the whole batch, all processes' rows, on the parameters.
+
+        Args:
+            loss: Mean over the labels of this process's rows, `batch`.
+            reported: The loss to report; `loss` by default.
+
+        Returns:
+            The reported loss, as a mean over the whole batch.
+        """
+        reported = loss if reported is None else reported
+        if self.count == 1:
+            loss.backward()
+            return reported.item()
+        from accelerate.utils import reduce
+
+        labels = (batch["labels"][:, 1:] != -100).sum().to(loss.dtype)
+        weight = labels / reduce(labels.clone(), "sum")
+        (loss * weight).backward()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(reduce(parameter.grad, "sum"))
+        return float(reduce((reported.detach() * weight).clone(), "sum"))
