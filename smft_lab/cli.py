@@ -263,8 +263,17 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder; an unfinished run there goes on.")] = Path("results/lab"),
     seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the shipped model's if absent.")] = None,
+    text: Annotated[Path | None, typer.Option(help="A new model of this plain text (UTF-8) instead.")] = None,
 ) -> None:  # fmt: skip
     """Train the shipped model again from its seed: up to 30 minutes on two cores. `accelerate launch -m` spreads it."""
+    if text is not None:
+        from smft_lab.experiments import memory_training as training
+
+        settings = training.MemoryTraining(steps=steps or 2000, everything=True, seed=seed)
+        words = training.read_text(text)
+        model, tokenizer = training.new_model(words, seed)
+        _train_on_text(model, tokenizer, training.TextWindows(words, tokenizer, settings.window), settings, out)
+        return
     from transformers.utils import logging
 
     from smft_lab.experiments.pretrain import PretrainSettings
@@ -343,8 +352,6 @@ def attach(
 ) -> None:  # fmt: skip
     """Give your own model a memory, train it on your text, and save it as a lab for `compare --lab`."""
     from smft_lab.experiments import memory_training as training
-    from smft_lab.experiments.output import write_whole
-    from smft_lab.experiments.processes import Processes
     from smft_lab.lab import LAB_FILE
     from smft_lab.model.attach import add_memory, feed_forwards
 
@@ -363,13 +370,25 @@ def attach(
     if distill and mode is Mode.replace:
         teacher, _ = _open_model(model)
     add_memory(mine, chosen, slots, mode.value, seed=seed)
+    _train_on_text(mine, tokenizer, windows, settings, out, teacher)
+
+
+def _train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) -> None:
+    """Train a model's memory, or all of it, on a text, and save it as a lab; an unfinished run there goes on."""
+    from smft_lab.experiments import memory_training as training
+    from smft_lab.experiments.output import write_whole
+    from smft_lab.experiments.processes import Processes
+    from smft_lab.lab import LAB_FILE
+
+    if (out / LAB_FILE).exists():
+        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     unfinished = out / "unfinished"
     recent: list[float] = []
     main = Processes().main
     with _bar(main) as bar:
-        task = bar.add_task("attach", total=steps)
+        task = bar.add_task("training", total=settings.steps)
         try:
-            for done, loss in training.pretrain_memory(mine, windows, settings, unfinished, teacher):
+            for done, loss in training.pretrain_memory(model, windows, settings, unfinished, teacher):
                 recent = [*recent[-49:], loss]
                 bar.update(task, completed=done, description=f"loss {sum(recent) / len(recent):.3f}")
         except KeyboardInterrupt:
@@ -378,13 +397,13 @@ def attach(
         if not main:
             return
         bar.update(task, description="background usage")
-        mine.cpu()
-        lab = training.text_lab(mine, tokenizer, windows, settings)
+        model.cpu()
+        lab = training.text_lab(model, tokenizer, windows, settings)
     lab.save(out)
     write_whole(out / "memory_training.json", training.about(settings, lab.usage, sum(recent) / len(recent)))
     shutil.rmtree(unfinished)
     (out / ".unfinished.lock").unlink(missing_ok=True)
-    nll = lab.probes.measure(mine, tokenizer)["prose"]["nll"]
+    nll = lab.probes.measure(model, tokenizer)["prose"]["nll"]
     shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
     console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)
     print(out)

@@ -89,6 +89,11 @@ class Lab:
         if run is not None:
             run.close()
 
+    def end_if_renamed(self) -> None:
+        """End a finetune under way that gives the model's weights other names, as LoRA does; others may go on."""
+        if self.model.state_dict().keys() != self._base.keys():
+            self.end()
+
     def reset(self) -> None:
         """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way."""
         self.end()

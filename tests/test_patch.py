@@ -117,6 +117,17 @@ def test_a_patch_keeps_its_values_when_training_goes_on(lab, facts):
     assert all(torch.equal(one, other) for one, other in zip(patch.values, values, strict=True))
 
 
+def test_a_patch_can_be_saved_at_every_step_while_training_goes_on(lab, facts, tmp_path):
+    rows = []
+    for step in finetune(lab, facts, passes=2, top_t=10, probe_every=0):
+        patch = Patch.between(lab, {"step": step.step})
+        patch.save(tmp_path / "now.safetensors")
+        rows.append(len(patch))
+    assert len(rows) == 1 + 2 * len(facts)
+    assert rows == sorted(rows)
+    assert rows[-1] > rows[1] > rows[0] == 0
+
+
 def test_an_untouched_lab_has_an_empty_patch_that_can_be_saved(lab, tmp_path):
     patch = Patch.between(lab)
     assert len(patch) == 0

@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smft_lab.experiments.pretrain import make_optimizer, resume_state, save_state, schedule
+from smft_lab.experiments.pretrain import PretrainSettings, make_optimizer, resume_state, save_state, schedule
 from smft_lab.experiments.processes import Processes
 from smft_lab.lab import Lab, alone
 from smft_lab.model.attach import without_memory
+from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
-from smft_lab.model.tokenizer import pad
+from smft_lab.model.tokenizer import pad, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
 from smft_lab.slots.usage import Usage, measure_usage
 
@@ -168,6 +169,14 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
         optimizer.zero_grad()
         for parameter, wanted in before.items():
             parameter.requires_grad_(wanted)
+
+
+def new_model(text: str, seed: int = 0):
+    """An untrained model of the built-in one's shape, with 16,384 slots, and a tokenizer trained on the text."""
+    tokenizer = train_tokenizer(_parts(text), vocab_size=2048)
+    torch.manual_seed(seed)
+    shape = PretrainSettings(memory_slots=16_384).model_config(tokenizer)
+    return MemoryLlamaForCausalLM(shape).eval(), tokenizer
 
 
 def text_usage(model, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Usage:

@@ -43,7 +43,7 @@ class Patch:
 
     @classmethod
     def between(cls, lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
-        """The rows in which the lab's model now differs from its base.
+        """The rows in which the lab's model now differs from its base; a sparse finetune under way may go on.
 
         Args:
             about: How they came about, for whoever finds the file.
@@ -52,7 +52,7 @@ class Patch:
         Raises:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
-        lab.end()
+        lab.end_if_renamed()
         names, tables = named_tables(lab.model)
         for name, tensor in lab.model.state_dict().items():
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
@@ -71,18 +71,19 @@ class Patch:
 
     @torch.no_grad()
     def apply(self, lab) -> None:
-        """Set the patched rows of the lab's model; bitwise the finetuned model, if it holds the base.
+        """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends a run under way.
 
         Raises:
             ValueError: see `check`; nothing was changed.
         """
         self.check(lab)
+        lab.end()
         for table, slots, values in zip(value_tables(lab.model), self.slots, self.values, strict=True):
             table.weight[slots] = values
 
     @torch.no_grad()
     def revert(self, lab, base=None) -> None:
-        """Set the patched rows back to the base, bitwise.
+        """Set the patched rows back to the base, bitwise. A run under way ends.
 
         Args:
             lab: The lab that holds the patch.
@@ -95,6 +96,7 @@ class Patch:
         self.check(base or lab)
         if base is not None:
             self._check_holds(lab, base)
+        lab.end()
         for name, table, slots in zip(*named_tables(lab.model), self.slots, strict=True):
             table.weight[slots] = (base or lab).base(name)[slots]
 
@@ -240,7 +242,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 def fingerprint(lab) -> str:
     """A short hash of every weight of the lab's base."""
-    lab.end()  # LoRA gives the model other names while it runs
+    lab.end_if_renamed()
     digest = hashlib.sha256()
     for name in sorted(lab.model.state_dict()):
         digest.update(name.encode())
