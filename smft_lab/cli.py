@@ -1,4 +1,4 @@
-"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | patch | bench`."""
+"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | patch | reproduce | bench`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from smft_lab.patch_cli import patches
+from smft_lab.reproduce_cli import reproduce
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
 app.add_typer(patches, name="patch")
+app.command()(reproduce)
 console = Console(stderr=True, highlight=False)
 
 

@@ -71,7 +71,7 @@ class Patch:
 
     @torch.no_grad()
     def apply(self, lab) -> None:
-        """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends a run under way.
+        """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends any run.
 
         Raises:
             ValueError: see `check`; nothing was changed.

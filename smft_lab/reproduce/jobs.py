@@ -1,0 +1,208 @@
+"""One setting of one experiment: what is run, and what comes of it, as plain values that any machine can share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from random import Random
+
+import torch
+import torch.nn.functional as F
+
+from smft_lab.experiments.run import history_rows
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.finetune import finetune, settings_for
+from smft_lab.lab import Lab, load
+from smft_lab.model.tokenizer import encode
+from smft_lab.probes.probes import QuestionProbe, recalled
+from smft_lab.slots.patch import Patch, fingerprint
+from smft_lab.slots.reading import core_set
+from smft_lab.slots.scores import slot_scores
+from smft_lab.slots.usage import measure_usage
+
+FORMAT = 1  # of a result; part of its name, so that results of other versions are never mixed
+BACKGROUNDS = ("pretraining", "facts", "questions")
+LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
+LEAST_T_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A setting. Two jobs that are equal have the same result, up to rounding.
+
+    Attributes:
+        kind: `finetune`; or `coreset`, where every fact is looked at and taught by itself.
+        facts: How many; `what`: `new` people, or `changed` values of old facts. `seed` draws them.
+        background: What idf is measured on: the lab's `pretraining` text, the `facts` that are taught, or `questions`
+            about other people.
+        lab: Folder of a saved lab; "" is the shipped one.
+        base: Fingerprint of that lab, so that a result is never taken for one of another model.
+        evaluations: Measurements in a run.
+
+    The others are those of `finetune`; 0 or "" stands for the lab's tuned value (see `with_defaults`).
+    """
+
+    kind: str = "finetune"
+    facts: int = 40
+    what: str = "new"
+    seed: int = 0
+    method: str = "sparse"
+    lr: float = 0.0
+    top_t: int = 0
+    rule: str = "tfidf"
+    optimizer: str = ""
+    passes: int = 12
+    order: str = "stream"
+    background: str = "pretraining"
+    evaluations: int = 12
+    lab: str = ""
+    base: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name of its result: a hash of all it says, but for where the lab lies."""
+        said = {name: value for name, value in asdict(self).items() if name != "lab"}
+        return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_defaults(job: Job, lab: Lab) -> Job:
+    """The job with the lab's tuned rate, optimizer and t where it names none (0 or ""), and the lab's fingerprint."""
+    chosen = {"top_t": job.top_t or None, "lr": job.lr or None, "optimizer": job.optimizer or None}
+    used = settings_for(lab, job.method, **chosen)
+    return replace(job, lr=used["lr"], top_t=min(used["top_t"], lab.slots) if job.method == "sparse" else 0,
+                   optimizer=used["optimizer"] or "", rule=job.rule if job.method == "sparse" else "",
+                   base=fingerprint(lab))  # fmt: skip
+
+
+@lru_cache(1)
+def opened(folder: str) -> Lab:
+    """The lab of a job; kept by the process from one job to the next."""
+    return load(folder or None)
+
+
+def run_job(job: Job) -> dict:
+    """Do what a job says.
+
+    Returns:
+        `config`, `rows` (step, probe, metric, value), `found` (one value per name) and `seconds`; all of it JSON.
+
+    Raises:
+        ValueError: the lab is not the one the job was made for.
+    """
+    lab = opened(job.lab)
+    lab.reset()
+    if job.base and job.base != fingerprint(lab):
+        raise ValueError(f"job {job.key} was made for base {job.base}, but the lab is {fingerprint(lab)}")
+    began = time.perf_counter()
+    try:
+        facts = (lab.world.new_facts if job.what == "new" else lab.world.changed_facts)(job.facts, job.seed)
+        with _background(lab, job, facts):
+            rows, found = KINDS[job.kind](lab, job, facts)
+    finally:
+        lab.reset()
+    return {"config": asdict(job), "rows": rows, "found": found, "seconds": time.perf_counter() - began}
+
+
+def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
+    watched = [text for fact in facts for text in fact.statements[:4]]
+    before = _log_probabilities(lab, watched)
+    steps = job.passes * len(facts)
+    options = {"top_t": job.top_t, "rule": job.rule, "optimizer": job.optimizer} if job.method == "sparse" else {}
+    rows, first, last = [], [], None
+    for last in finetune(lab, facts, job.method, lr=job.lr, passes=job.passes, order=job.order, seed=job.seed,
+                         probe_every=math.ceil(steps / job.evaluations), **options):  # fmt: skip
+        rows += history_rows(last)
+        if last.probes:
+            first.append({"step": last.step, "known": _known(lab, facts)})
+        if last.probes and job.what == "changed":
+            old = {(fact.subject, fact.relation): fact for fact in lab.world.old_facts()}
+            before_change = [old[fact.subject, fact.relation] for fact in facts]
+            asked = QuestionProbe("old values", tuple(fact.question for fact in facts),
+                                  tuple(fact.answers for fact in before_change))  # fmt: skip
+            value = asked.measure(lab.model, lab.tokenizer)["em"]
+            rows.append({"step": last.step, "probe": "old_values", "metric": "em", "value": value})
+    found = {
+        "ms_per_step": 1000 * last.seconds / last.step,
+        "trainable_per_step": last.trainable,
+        "kl_on_taught": _kl(before, _log_probabilities(lab, watched)),
+        "rows_changed": len(Patch.between(lab)) if job.method == "sparse" else lab.slots,
+        "known": first,
+    }
+    return rows, found
+
+
+def _coreset(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
+    """Core sets, how much of them top-t holds, and the least t with which a fact taught alone is answered."""
+    rows = []
+    for i, fact in enumerate(facts):
+        core = {int(slot) for slots in core_set(lab, fact) for slot in slots}
+        rows.append({"step": i, "probe": "core", "metric": "slots", "value": len(core)})
+        table = slot_scores(lab, fact)
+        ranked = table[table["count"] > 0].sort_values("tfidf", ascending=False)["slot"].tolist()
+        for t in LADDER:
+            held = len(core & set(ranked[:t])) / max(1, len(core))
+            rows.append({"step": i, "probe": "core held by top-t", "metric": str(t), "value": held})
+        least = next((t for t in LADDER if t <= lab.slots and _answers(lab, job, fact, t)), None)
+        rows.append({"step": i, "probe": "least t", "metric": "slots", "value": least})
+    return rows, {"facts": [fact.question for fact in facts]}
+
+
+def _answers(lab: Lab, job: Job, fact: Fact, t: int) -> bool:
+    lab.reset()
+    for _ in finetune(lab, [fact], passes=LEAST_T_STEPS, top_t=t, lr=job.lr, optimizer=job.optimizer, probe_every=0):
+        pass
+    known = bool(_known(lab, [fact])[0])
+    lab.reset()
+    return known
+
+
+KINDS = {"finetune": _finetune, "coreset": _coreset}
+
+
+def _known(lab: Lab, facts: Sequence[Fact]) -> list[int]:
+    """1 for every fact that is answered now, in order."""
+    questions, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
+    return recalled(lab.model, lab.tokenizer, questions, answers).int().tolist()
+
+
+@contextmanager
+def _background(lab: Lab, job: Job, facts: Sequence[Fact]) -> Iterator[None]:
+    """Measure idf on something else than pretraining text, for this job (paper section 5.3, Fig. 7)."""
+    if job.background == "pretraining":
+        yield
+        return
+    rng, own = Random(f"{job.seed}/background"), lab.usage
+    if job.background == "facts":
+        texts = [text for fact in facts for text in fact.statements]
+    else:
+        texts = [
+            text for fact in lab.world.new_facts(400, 90_000 + job.seed) for text in (fact.question, fact.statements[0])
+        ]
+    batches = (encode(lab.tokenizer, rng.sample(texts, min(64, len(texts)))) for _ in range(200))
+    lab.usage = measure_usage(lab.model, batches)
+    try:
+        yield
+    finally:
+        lab.usage = own
+
+
+@torch.inference_mode()
+def _log_probabilities(lab: Lab, texts: Sequence[str]) -> torch.Tensor:
+    """(tokens, vocabulary) of all texts, after one another."""
+    parts = []
+    for start in range(0, len(texts), 32):
+        batch = encode(lab.tokenizer, list(texts[start : start + 32]))
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+        parts.append(lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1))
+    return torch.cat(parts)
+
+
+def _kl(before: torch.Tensor, now: torch.Tensor) -> float:
+    """KL(base || finetuned) on the taught statements, nats per token: what RL's Razor predicts forgetting by."""
+    return float(F.kl_div(now, before, log_target=True, reduction="batchmean"))

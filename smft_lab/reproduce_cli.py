@@ -1,0 +1,91 @@
+"""`smft-lab reproduce`: the paper's experiments, as one resumable sweep and one page."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+notes = Console(stderr=True, highlight=False)
+NAMES = "facts, pareto, selection, background, coreset, update, retention"
+
+
+class Backend(StrEnum):
+    local = "local"
+    dask = "dask"
+    ray = "ray"
+
+
+def reproduce(
+    names: Annotated[list[str], typer.Argument(help=f"all, or some of: {NAMES}.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per setting.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer facts and passes.")] = False,
+    lab: Annotated[Path | None, typer.Option("--lab", help="Of the built-in world; else the shipped one.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; several machines may share it.")] = Path("results/reproduce"),
+    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
+    backend: Annotated[Backend, typer.Option(help="Where jobs run.")] = Backend.local,
+    address: Annotated[str | None, typer.Option(help="Of an existing dask or ray cluster.")] = None,
+) -> None:  # fmt: skip
+    """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
+    from smft_lab.lab import load
+    from smft_lab.reproduce.experiments import EXPERIMENTS
+    from smft_lab.reproduce.jobs import Job, with_defaults
+    from smft_lab.reproduce.page import write_page
+    from smft_lab.reproduce.sweep import read_result, sweep, table_of
+
+    chosen = list(EXPERIMENTS) if names == ["all"] else names
+    if strangers := [name for name in chosen if name not in EXPERIMENTS]:
+        raise ValueError(f"no experiment {strangers[0]!r}; there are {NAMES} and all")
+    opened = load(lab)
+    if opened.world_seed is None:
+        raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
+    size = {"facts": 12, "passes": 12, "evaluations": 4} if quick else {"facts": 40, "passes": 12, "evaluations": 8}
+    folder = "" if lab is None else str(lab.resolve())
+    jobs = {
+        name: [
+            with_defaults(job, opened)
+            for seed in range(seeds)
+            for job in EXPERIMENTS[name].jobs(Job(**size, seed=seed, lab=folder))
+        ]
+        for name in chosen
+    }
+    began = time.perf_counter()
+    results = out / "runs"
+    everything = [job for name in chosen for job in jobs[name]]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=notes) as bar:
+        task = bar.add_task("reproduce", total=None)
+        try:
+            for done, total, job in sweep(everything, results, backend.value, address, workers):
+                label = "reproduce" if job is None else f"{job.method} {job.rule} seed {job.seed}"
+                bar.update(task, completed=done, total=total, description=label)
+        except KeyboardInterrupt:
+            notes.print(f"stopped; the same command goes on, with the results in {results}")
+            raise typer.Exit(130) from None
+    parts, record = [], {}
+    for name in chosen:
+        table = table_of(jobs[name], results)
+        found = {job.key: read_result(results, job)["found"] for job in jobs[name]}
+        claims = EXPERIMENTS[name].read(table, found)
+        parts.append((EXPERIMENTS[name], table, claims))
+        record[name] = [asdict(claim) for claim in claims]
+        for claim in claims:
+            notes.print(f"{name}: {claim.verdict}: {claim.text} {claim.ours}", markup=False, soft_wrap=True)
+    seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
+    about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),
+             "seconds of computing": round(seconds), "seconds of this call": round(time.perf_counter() - began),
+             "machine": platform.processor() or platform.machine()}  # fmt: skip
+    from smft_lab.experiments.output import write_whole
+
+    write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
+    write_page(out / "report.html", about, parts)
+    print(out / "report.html")

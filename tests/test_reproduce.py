@@ -1,0 +1,196 @@
+"""The reproduction: a job has one result wherever it runs, a killed sweep goes on, and claims say what was measured."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from smft_lab.lab import load
+from smft_lab.reproduce import jobs as jobs_module
+from smft_lab.reproduce.experiments import AGREES, DIFFERS, EXPERIMENTS, OPEN, _lost_again
+from smft_lab.reproduce.jobs import Job, run_job, with_defaults
+from smft_lab.reproduce.page import write_page
+from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
+
+SMALL = Job(facts=2, passes=2, evaluations=2)
+SWEEP = """
+import sys
+from smft_lab.lab import load
+from smft_lab.reproduce.sweep import sweep
+sys.path.insert(0, sys.argv[3])
+from test_reproduce import grid
+print("ready", flush=True)
+for done in sweep(grid(sys.argv[1]), sys.argv[2]):
+    pass
+"""
+
+
+def grid(folder) -> list[Job]:
+    """Eight small jobs on the lab in `folder`."""
+    lab = load(folder)
+    template = replace(SMALL, lab=str(folder), method="sparse", lr=0.5)
+    return [with_defaults(replace(template, seed=seed, top_t=t), lab) for seed in range(2) for t in (5, 10, 20, 40)]
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_lab, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab") / "tiny"
+    lab = tiny_lab(memory_slots=1024)
+    lab.world_seed = None  # so that it is loaded with the few probes it has
+    lab.save(folder)
+    return folder
+
+
+def drain(*args, **options) -> list:
+    return list(sweep(*args, **options))
+
+
+def values(jobs, folder) -> list[dict]:
+    """What was measured, without what differs from one machine to the next."""
+    table = table_of(jobs, folder).drop(columns=["lab"])
+    return table.round({"value": 4}).to_dict("records")
+
+
+def test_a_job_has_the_same_result_twice_and_leaves_the_base(saved):
+    job = grid(saved)[0]
+    one, two = run_job(job), run_job(job)
+    assert one["rows"] == two["rows"]
+    assert one["found"]["rows_changed"] > 0
+    assert one["found"]["kl_on_taught"] == pytest.approx(two["found"]["kl_on_taught"])
+    lab = jobs_module.opened(str(saved))
+    assert all((tensor == lab.base(name)).all() for name, tensor in lab.model.state_dict().items())
+
+
+def test_a_jobs_name_depends_on_what_it_says_and_not_on_where_the_lab_lies(saved):
+    job = grid(saved)[0]
+    assert replace(job, lab="elsewhere").key == job.key
+    for other in ({"seed": 9}, {"top_t": 6}, {"background": "facts"}, {"base": "x"}, {"passes": 3}):
+        assert replace(job, **other).key != job.key
+
+
+def test_a_job_made_for_another_base_is_refused(saved):
+    with pytest.raises(ValueError, match="was made for base x"):
+        run_job(replace(grid(saved)[0], base="x"))
+
+
+def test_what_has_a_result_does_not_run_again(saved, tmp_path, monkeypatch):
+    jobs = grid(saved)
+    assert [done for done, _, _ in drain(jobs[:2], tmp_path)] == [0, 1, 2]
+    ran = []
+    monkeypatch.setattr("smft_lab.reproduce.sweep.run_job", lambda job: ran.append(job) or run_job(job))
+    assert [done for done, _, _ in drain([*jobs[:3], jobs[2]], tmp_path)] == [2, 3]
+    assert ran == [jobs[2]]
+
+
+def test_the_background_changes_what_is_selected_and_is_put_back(saved):
+    lab = jobs_module.opened(str(saved))
+    own = lab.usage
+    job = replace(grid(saved)[1], background="facts")
+    assert run_job(job)["rows"] != run_job(replace(job, background="pretraining"))["rows"]
+    assert lab.usage is own
+
+
+def test_a_sweep_killed_five_times_gives_the_table_of_an_undisturbed_one(saved, tmp_path):
+    jobs = grid(saved)
+    drain(jobs, tmp_path / "whole")
+    rng = random.Random(5)
+    for _ in range(5):
+        command = [sys.executable, "-c", SWEEP, str(saved), str(tmp_path / "killed"), os.path.dirname(__file__)]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.05, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    cluster = pytest.importorskip("distributed")
+    with cluster.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
+        ends = drain(jobs, tmp_path / "killed", backend="dask", address=local.scheduler_address)
+    assert ends[-1][0] == len(jobs)
+    assert values(jobs, tmp_path / "killed") == values(jobs, tmp_path / "whole")
+    assert sorted(os.listdir(tmp_path / "killed")) == sorted(f"{job.key}.json" for job in jobs)
+
+
+def test_two_local_processes_give_the_table_of_one(saved, tmp_path):
+    jobs = grid(saved)[:4]
+    drain(jobs, tmp_path / "one")
+    drain(jobs, tmp_path / "two", workers=2)
+    assert values(jobs, tmp_path / "one") == values(jobs, tmp_path / "two")
+
+
+def test_a_ray_cluster_gives_the_table_of_one_process(saved, tmp_path):
+    ray = pytest.importorskip("ray", reason="pip install smft-lab[ray]")
+    jobs = grid(saved)[:4]
+    drain(jobs, tmp_path / "one")
+    ray.init(num_cpus=2, include_dashboard=False)
+    try:
+        drain(jobs, tmp_path / "ray", backend="ray")
+    finally:
+        ray.shutdown()
+    assert values(jobs, tmp_path / "one") == values(jobs, tmp_path / "ray")
+
+
+def test_a_file_that_is_no_result_is_named(saved, tmp_path):
+    job = grid(saved)[0]
+    result_file(tmp_path, job).write_text("{")
+    with pytest.raises(ValueError, match=f"{job.key}.json is no result of a job; delete it"):
+        drain([job], tmp_path)
+
+
+def test_an_unknown_backend_is_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="no backend 'slurm'"):
+        drain(grid(saved)[:1], tmp_path, backend="slurm")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
+    lab = load(saved)
+    template = replace(SMALL, lab=str(saved), facts=1 if name == "retention" else 2, passes=1)
+    jobs = [
+        with_defaults(job, lab) for seed in range(2) for job in EXPERIMENTS[name].jobs(replace(template, seed=seed))
+    ]
+    drain(jobs, tmp_path)
+    table = table_of(jobs, tmp_path)
+    claims = EXPERIMENTS[name].read(table, {job.key: read_result(tmp_path, job)["found"] for job in jobs})
+    assert claims
+    assert {claim.verdict for claim in claims} <= {AGREES, DIFFERS, OPEN}
+    write_page(tmp_path / "page.html", {"seeds": 2}, [(EXPERIMENTS[name], table, claims)])
+    page = (tmp_path / "page.html").read_text()
+    assert all(f"{job.key}.json" in page for job in jobs)
+
+
+def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
+    from smft_lab.reproduce.experiments import _ratio_claim
+
+    def rows(reached):
+        import pandas as pd
+
+        common = {"probe": "old_facts", "metric": "em", "drop_low": 0.0, "drop_high": 0.1, "n": 5}
+        return pd.DataFrame([
+            {"method": "sparse", "drop_mean": 0.01, "n_reached": reached, **common},
+            {"method": "full", "drop_mean": 0.5, "n_reached": 5, **common},
+        ])  # fmt: skip
+
+    assert _ratio_claim(rows(5), "full", "1/8", 1 / 8).verdict == AGREES
+    assert _ratio_claim(rows(4), "full", "1/8", 1 / 8).verdict == OPEN
+    assert _ratio_claim(rows(5), "full", "1/100", 1 / 100).verdict == DIFFERS
+
+
+def test_a_fact_lost_again_is_one_that_was_once_known():
+    known = [{"known": [0, 0, 0, 0]}, {"known": [1, 1, 0, 1]}, {"known": [1, 0, 0, 1]}]
+    assert _lost_again(known) == pytest.approx(1 / 3)
+
+
+def test_results_are_plain_json(saved, tmp_path):
+    job = grid(saved)[0]
+    drain([job], tmp_path)
+    result = json.loads(result_file(tmp_path, job).read_text())
+    assert set(result) == {"config", "rows", "found", "seconds"}
+    assert result["config"]["base"] == job.base
