@@ -183,6 +183,22 @@ def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
     assert _ratio_claim(rows(5), "full", "1/100", 1 / 100).verdict == DIFFERS
 
 
+def test_keeping_more_says_nothing_when_less_was_learned():
+    import pandas as pd
+
+    from smft_lab.reproduce.experiments import does_as_well, keeps_more
+
+    def end(learned, kept):
+        return pd.Series({"learned": learned, "kept": kept})
+
+    assert keeps_more(end(0.95, 0.99), end(0.96, 0.80))["verdict"] == AGREES
+    assert keeps_more(end(0.60, 0.99), end(0.96, 0.80))["verdict"] == OPEN
+    assert keeps_more(end(0.60, 0.70), end(0.96, 0.80))["verdict"] == DIFFERS
+    assert does_as_well(end(0.95, 0.99), end(0.95, 0.99))["verdict"] == AGREES
+    assert does_as_well(end(0.60, 0.99), end(0.95, 0.99))["verdict"] == DIFFERS
+    assert does_as_well(end(0.95, 0.60), end(0.60, 0.99))["verdict"] == OPEN
+
+
 def test_a_fact_lost_again_is_one_that_was_once_known():
     known = [{"known": [0, 0, 0, 0]}, {"known": [1, 1, 0, 1]}, {"known": [1, 0, 0, 1]}]
     assert _lost_again(known) == pytest.approx(1 / 3)
