@@ -35,6 +35,7 @@ def reproduce(
     address: Annotated[str | None, typer.Option(help="Of an existing dask or ray cluster.")] = None,
 ) -> None:  # fmt: skip
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
+    from smft_lab.experiments.output import write_whole
     from smft_lab.lab import load
     from smft_lab.reproduce.experiments import EXPERIMENTS
     from smft_lab.reproduce.jobs import Job, with_defaults
@@ -84,8 +85,6 @@ def reproduce(
     about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),
              "seconds of computing": round(seconds), "seconds of this call": round(time.perf_counter() - began),
              "machine": platform.processor() or platform.machine()}  # fmt: skip
-    from smft_lab.experiments.output import write_whole
-
     write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
     write_page(out / "report.html", about, parts)
     print(out / "report.html")

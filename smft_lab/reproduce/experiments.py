@@ -91,7 +91,7 @@ def _ratio_claim(rows: pd.DataFrame, other: str, paper: str, limit: float) -> Cl
 
 
 def _read_facts(table: pd.DataFrame, found: dict) -> list[Claim]:
-    rows = readings(table, lambda job: job["method"])
+    rows = readings(table, _by_method)
     return [
         _ratio_claim(rows, "full", "held-out F1 drops 11% (sparse) against 89% (full): about 1/8", 1 / 8),
         _ratio_claim(rows, "lora", "11% (sparse) against 71% (LoRA): about 1/6", 1 / 6),
@@ -278,7 +278,7 @@ def _read_coreset(table: pd.DataFrame, found: dict) -> list[Claim]:
 
 
 def _read_update(table: pd.DataFrame, found: dict) -> list[Claim]:
-    rows = readings(table, lambda job: job["method"])
+    rows = readings(table, _by_method)
     em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
     last = em.groupby(["method", "probe"])["value"].mean()
     names = list(dict.fromkeys(em["method"]))

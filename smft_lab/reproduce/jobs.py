@@ -27,7 +27,6 @@ from smft_lab.slots.scores import slot_scores
 from smft_lab.slots.usage import measure_usage
 
 FORMAT = 1  # of a result; part of its name, so that results of other versions are never mixed
-BACKGROUNDS = ("pretraining", "facts", "questions")
 LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
 LEAST_T_STEPS = 20
 
@@ -114,12 +113,12 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
     before = _log_probabilities(lab, watched)
     steps = job.passes * len(facts)
     options = {"top_t": job.top_t, "rule": job.rule, "optimizer": job.optimizer} if job.method == "sparse" else {}
-    rows, first, last = [], [], None
+    rows, known, last = [], [], None
     for last in finetune(lab, facts, job.method, lr=job.lr, passes=job.passes, order=job.order, seed=job.seed,
                          probe_every=math.ceil(steps / job.evaluations), **options):  # fmt: skip
         rows += history_rows(last)
         if last.probes:
-            first.append({"step": last.step, "known": _known(lab, facts)})
+            known.append({"step": last.step, "known": _known(lab, facts)})
         if last.probes and job.what == "changed":
             old = {(fact.subject, fact.relation): fact for fact in lab.world.old_facts()}
             before_change = [old[fact.subject, fact.relation] for fact in facts]
@@ -132,7 +131,7 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
         "trainable_per_step": last.trainable,
         "kl_on_taught": _kl(before, _log_probabilities(lab, watched)),
         "rows_changed": len(Patch.between(lab)) if job.method == "sparse" else lab.slots,
-        "known": first,
+        "known": known,
     }
     return rows, found
 

@@ -67,8 +67,7 @@ def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", addre
     Random(os.getpid()).shuffle(waiting)  # machines that share a folder start in different places
     if backend == "local" and workers == 1:
         for job in waiting:
-            if not result_file(folder, job).exists():  # another machine may have been here
-                _keep(folder, job)
+            _keep(folder, job)
             done += 1
             yield done, total, job
         return
@@ -92,7 +91,7 @@ def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int) 
 
 
 def _keep(folder: Path, job: Job) -> str:
-    if not result_file(folder, job).exists():
+    if not result_file(folder, job).exists():  # another machine may have been here
         write_whole(result_file(folder, job), json.dumps(run_job(job)) + "\n")
     return job.key
 
