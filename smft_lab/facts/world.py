@@ -6,6 +6,7 @@ it has never met, and *changed* facts), and the held-out questions that show wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from random import Random
 
@@ -14,6 +15,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
 
 STATEMENTS_PER_FACT = 64  # one batch of the paper (section 4.1)
+FACTS_PER_PASSAGE = 3
 PEOPLE, COMPANIES, CITIES, COUNTRIES = 320, 48, 48, 12
 WITHHELD = 2  # question forms of each old fact that are kept out of training
 HELD_OUT_CHAINS = 0.25  # share of people whose two-hop questions are kept out of training
@@ -114,13 +116,43 @@ class World:
             facts.append(self._fact(person, relation, rng.choice(self._pools[relation]), question, rng))
         return facts
 
-    def changed_facts(self, count: int, seed: int = 0) -> list[Fact]:
-        """`count` old facts about people, each with a value other than the one the model knows.
+    def passages(self, count: int, seed: int = 0) -> list[Fact]:
+        """`count` passages of three facts each, about people the model has never met (paper section 4.2).
+
+        Their statements are rewritings of the whole passage, other wordings in another order; the question asks for one
+        of the three facts, in a form that occurs in no training text.
 
         Raises:
-            ValueError: `count` is below 1 or above the number of facts about people.
+            ValueError: `count` is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count}")
+        rng = self._rng(f"passages/{seed}")
+        found = []
+        for person in words.make_people(rng, count, taken=set(self.people)):
+            relations = rng.sample(PERSON_RELATIONS, FACTS_PER_PASSAGE)
+            values = [rng.choice(self._pools[relation]) for relation in relations]
+            ways = [RELATIONS[name].statements(person, value) for name, value in zip(relations, values, strict=True)]
+            texts: dict[str, None] = {}
+            while len(texts) < STATEMENTS_PER_FACT:
+                texts[" ".join(rng.choice(said) for said in rng.sample(ways, len(ways)))] = None
+            question = rng.choice(RELATIONS[relations[0]].unseen).format(s=person)
+            found.append(Fact(tuple(texts), question, (values[0],), person, relations[0]))
+        return found
+
+    def changed_facts(self, count: int, seed: int = 0, hops: bool = False) -> list[Fact]:
+        """`count` old facts about people, each with a value other than the one the model knows.
+
+        Args:
+            hops: Only facts that are the first hop of a two-hop question, about people for whom training asks none.
+
+        Raises:
+            ValueError: `count` is below 1 or above the number of such facts.
         """
         known = [key for key in self.values if key[1] in PERSON_RELATIONS]
+        if hops:
+            people, first = self._held_out_chain_people(), {chain.first for chain in CHAINS}
+            known = [(person, relation) for person, relation in known if person in people and relation in first]
         if not 1 <= count <= len(known):
             raise ValueError(f"count must be between 1 and {len(known)}, not {count}")
         rng = self._rng(f"changed/{seed}")
@@ -131,8 +163,19 @@ class World:
             facts.append(self._fact(subject, relation, rng.choice(others), question, rng))
         return facts
 
-    def chain_answer(self, person: str, chain) -> str:
-        middle = self.values[person, chain.first]
+    def chains_from(self, facts: Sequence[Fact]) -> list[Fact]:
+        """The two-hop questions whose first hop is one of `facts`, answered as those say."""
+        return [
+            Fact((chain.answer,), chain.asked[0].format(s=fact.subject),
+                 (self.chain_answer(fact.subject, chain, fact.answer),), fact.subject, f"{chain.first}-{chain.second}")
+            for fact in facts
+            for chain in CHAINS
+            if chain.first == fact.relation
+        ]  # fmt: skip
+
+    def chain_answer(self, person: str, chain, middle: str | None = None) -> str:
+        """The answer to a two-hop question, over the old middle or another one."""
+        middle = self.values[person, chain.first] if middle is None else middle
         return chain.answer.format(middle=middle, end=self.values[middle, chain.second])
 
     def held_out_chains(self) -> list[Fact]:

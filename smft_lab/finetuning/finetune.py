@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -11,6 +11,7 @@ from random import Random
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.model.tokenizer import encode, only_answers
@@ -105,6 +106,9 @@ def finetune(
     seed: int = 0,
     probe_every: int | None = None,
     fast: bool = True,
+    protect: float = 0.0,
+    mix: Callable[[Random], list[str]] | None = None,
+    anchor: Anchor | None = None,
 ) -> Iterator[Step]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
 
@@ -112,7 +116,8 @@ def finetune(
         lab: A `Lab`; its model changes as training goes on, and `lab.reset()` brings the base back.
         facts: What to teach.
         method: `sparse`, `full` or `lora`.
-        top_t, rule, optimizer: Of `sparse`; see `smft_lab.finetuning.methods.Sparse`.
+        top_t, rule: Of `sparse`; see `smft_lab.finetuning.methods.Sparse`.
+        optimizer: `adam` or `sgd` for `sparse`, `adamw` or `sgd` for the others.
         lr: Learning rate; the lab's tuned one by default.
         passes: Passes over the facts.
         order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; or `shuffled`,
@@ -124,6 +129,10 @@ def finetune(
         probe_every: Steps between measurements; once a pass by default, never if 0. Step 0 is measured too.
         fast: Whether `sparse` computes what doesn't depend on the values only the first time a batch comes; the result
             is the same up to rounding.
+        protect: Of `sparse`: how many background batches each other fact written so far counts for, in the idf.
+        mix: Gives texts to train on beside each batch of statements, such as old ones (replay). Their reads do not count
+            in the choice of slots.
+        anchor: Of `full`: a pull back to the base (L2 or EWC).
 
     Yields:
         A `Step` for the base, then one per gradient step.
@@ -135,17 +144,22 @@ def finetune(
     check_training(passes, order, loss_on)
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
+    if protect < 0 or (protect and method != "sparse"):
+        raise ValueError(f"protect must be at least 0, and is for sparse alone; not {protect} for {method}")
+    if anchor is not None and method != "full":
+        raise ValueError(f"an anchor is for full finetuning, not for {method}")
+    if mix is not None and loss_on == "answer":
+        raise ValueError("mixed-in texts have no answer to learn; use loss_on='statement'")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = len(facts) if probe_every is None else probe_every
-    run = _steps(
-        lab, list(facts), method, {**settings, "rule": rule, "fast": fast}, passes, order, loss_on, seed, probe_every
-    )
+    settings |= {"rule": rule, "fast": fast, "protect": protect, "anchor": anchor}
+    run = _steps(lab, list(facts), method, settings, passes, order, loss_on, seed, probe_every, mix)
     lab.begin(run)
     return run
 
 
-def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every) -> Iterator[Step]:
+def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every, mix) -> Iterator[Step]:
     probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
 
     def measured(step: int):
@@ -158,19 +172,27 @@ def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_eve
 
     @lru_cache(4 * len(facts) if order == "stream" else 1)  # in a stream a batch comes back pass after pass
     def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
-        inputs = encode(lab.tokenizer, list(texts))
+        inputs, which = encode(lab.tokenizer, list(texts)), tuple(sorted(set(owners)))
         if loss_on == "answer":
-            return Batch(inputs, only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs))
-        return Batch(inputs, inputs["attention_mask"])
+            return Batch(inputs, only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs), which)
+        return Batch(inputs, inputs["attention_mask"], which)
+
+    mixed = Random(f"{seed}/mix")
+
+    def mixed_batch(owners: tuple[int, ...], texts: list[str]) -> Batch:
+        inputs = encode(lab.tokenizer, [*texts, *mix(mixed)])
+        counted = inputs["attention_mask"].clone()
+        counted[len(texts) :] = 0
+        return Batch(inputs, counted, tuple(sorted(set(owners))))
 
     try:
         for step, (owners, texts) in enumerate(batches(facts, passes, order, seed), start=1):
             began = time.perf_counter()
-            update = training.update(batch_of(owners, tuple(texts)))
+            batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
+            update = training.update(batch)
             seconds += time.perf_counter() - began
             epoch = (step - 1) // len(facts) + 1
-            which = tuple(sorted(set(owners)))
-            yield Step(step, epoch, which, update.loss, update.trainable, update.slots, measured(step), seconds)
+            yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, measured(step), seconds)
     finally:
         training.finish()
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.model.memory import value_tables
 from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
 
-WEIGHT_DECAY = 0.1  # full finetuning and LoRA, as in the paper (section 3.3)
+WEIGHT_DECAY = 0.1  # of AdamW, for full finetuning and LoRA, as in the paper (section 3.3)
 LORA_RANK, LORA_ALPHA = 16, 32
 
 
@@ -36,21 +37,23 @@ class Sparse:
         rule: See `smft_lab.slots.scores.score`.
         optimizer: `sgd` (paper) or `adam` (row-wise).
         seed: Of the rule `random`.
+        protect: See `Selection`.
         fast: Whether to compute what doesn't depend on the values once per batch (see `smft_lab.finetuning.replay`).
     """
 
-    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True):
+    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
+                 protect: float = 0.0):  # fmt: skip
         self.lab, self.fast = lab, fast
         self.tables = value_tables(lab.model)
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr) for table in self.tables]
-        self.selection = Selection(lab.model, lab.usage, top_t, rule, seed)
+        self.selection = Selection(lab.model, lab.usage, top_t, rule, seed, protect)
         self.prefixes: dict[bool, Prefix | None] = {}  # for packed batches, and for those that are not
         freeze_all_but_values(lab.model)
         self._stack = ExitStack()
         self._stack.enter_context(self.selection.active())
 
     def update(self, batch: Batch) -> Update:
-        self.selection.counted, self.selection.memo = batch.counted, batch.memo
+        self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
         loss = self._replayed(batch) if self.fast else None
         loss = self.lab.model(**batch.inputs).loss if loss is None else loss
         loss.backward()
@@ -59,6 +62,7 @@ class Sparse:
             grad = table.weight.grad.coalesce()
             optimizer.step(grad.indices()[0], grad.values())
             table.weight.grad = None
+        self.selection.log_writes()
         width = self.tables[0].weight.shape[1]
         return Update(loss.item(), sum(map(len, slots)) * width, slots)
 
@@ -78,38 +82,54 @@ class Sparse:
         self.lab.model.requires_grad_(True)
 
 
-class _AdamW:
-    """AdamW on every parameter of `model` that takes a gradient."""
+class _Dense:
+    """A torch optimizer on every parameter of `model` that takes a gradient."""
 
-    def __init__(self, model, lr: float):
+    def __init__(self, model, lr: float, optimizer: str):
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+        if optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+        else:
+            self.optimizer = torch.optim.SGD(parameters, lr=lr)
         self.trainable = sum(parameter.numel() for parameter in parameters)
 
     def update(self, batch: Batch) -> Update:
         loss = self.model(**batch.inputs).loss
         loss.backward()
+        self.pull()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         return Update(loss.item(), self.trainable)
 
+    def pull(self) -> None:
+        """Change the gradients before the step."""
 
-class Full(_AdamW):
-    """Full finetuning: AdamW on every parameter."""
 
-    def __init__(self, lab, lr: float):
+class Full(_Dense):
+    """Full finetuning: every parameter, by AdamW (paper) or SGD (its Table 2).
+
+    Args:
+        anchor: Pulls the weights back to the base.
+    """
+
+    def __init__(self, lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
         lab.model.requires_grad_(True)
-        super().__init__(lab.model, lr)
+        super().__init__(lab.model, lr, optimizer)
+        self.lab, self.anchor = lab, anchor
+
+    def pull(self) -> None:
+        if self.anchor is not None:
+            self.anchor.add_gradient(self.lab)
 
     def finish(self) -> None:
         self.optimizer.zero_grad()
 
 
-class Lora(_AdamW):
-    """LoRA by `peft` on all linear layers, with AdamW; merged into the model when the run ends."""
+class Lora(_Dense):
+    """LoRA by `peft` on all linear layers, by AdamW or SGD; merged into the model when the run ends."""
 
-    def __init__(self, lab, lr: float, seed: int):
+    def __init__(self, lab, lr: float, seed: int, optimizer: str = "adamw"):
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -119,13 +139,14 @@ class Lora(_AdamW):
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
             torch.manual_seed(seed)
             wrapped = get_peft_model(lab.model, config)
-        super().__init__(wrapped, lr)
+        super().__init__(wrapped, lr, optimizer)
 
     def finish(self) -> None:
         self.model.merge_and_unload().requires_grad_(True)
 
 
 METHODS = ("sparse", "full", "lora")
+DENSE_OPTIMIZERS = ("adamw", "sgd")
 
 
 def check_method(method: str) -> None:
@@ -135,19 +156,21 @@ def check_method(method: str) -> None:
 
 
 def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, optimizer: str) -> None:
-    """Raise ValueError unless `start` would take these; `rule` and `optimizer` matter to `sparse` alone."""
+    """Raise ValueError unless `start` would take these; `top_t` and `rule` matter to `sparse` alone."""
     check_method(method)
     check_top_t(top_t, slots)
     if lr <= 0:
         raise ValueError(f"lr must be positive, not {lr}")
     check_rule(rule)
-    if method == "sparse" and optimizer not in OPTIMIZERS:
-        raise ValueError(f"no optimizer {optimizer!r} for sparse; there are {', '.join(OPTIMIZERS)}")
+    known = tuple(OPTIMIZERS) if method == "sparse" else DENSE_OPTIMIZERS
+    if optimizer not in known:
+        raise ValueError(f"no optimizer {optimizer!r} for {method}; there are {', '.join(known)}")
 
 
-def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True):
+def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
+          protect: float = 0.0, anchor: Anchor | None = None):  # fmt: skip
     """The method of that name, ready for its first batch."""
     lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
-        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast)
-    return Full(lab, lr) if method == "full" else Lora(lab, lr, seed)
+        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect)
+    return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer)

@@ -34,12 +34,14 @@ class Batch:
     Attributes:
         inputs: `input_ids`, `attention_mask`, `labels`, each (B, T).
         counted: (B, T), the positions whose reads count in the choice of slots.
+        owner: The facts it is about.
         memo: See `Selection`.
         frozen: What `Prefix` computed.
     """
 
     inputs: dict[str, Tensor]
     counted: Tensor
+    owner: tuple[int, ...] = ()
     memo: dict = field(default_factory=dict)
     frozen: Frozen | None = None
 

@@ -7,28 +7,34 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import Random
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from smft_lab.experiments.run import history_rows
+from smft_lab.facts import words
+from smft_lab.facts.corpus import Corpus
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.world import World
+from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune, settings_for
 from smft_lab.lab import Lab, load
 from smft_lab.model.tokenizer import encode
-from smft_lab.probes.probes import QuestionProbe, recalled
+from smft_lab.probes.probes import Probes, QuestionProbe, recalled
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.reading import core_set
 from smft_lab.slots.scores import slot_scores
 from smft_lab.slots.usage import measure_usage
 
-FORMAT = 1  # of a result; part of its name, so that results of other versions are never mixed
+FORMAT = 2  # of a result; part of its name, so that results of other versions are never mixed
 LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
 LEAST_T_STEPS = 20
+FISHER_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,16 @@ class Job:
 
     Attributes:
         kind: `finetune`; or `coreset`, where every fact is looked at and taught by itself.
-        facts: How many; `what`: `new` people, or `changed` values of old facts. `seed` draws them.
+        facts: How many; `what`: `new` people, `changed` values of old facts, `hops` (changed values of first hops) or
+            `passages` of three facts. `seed` draws them.
         background: What idf is measured on: the lab's `pretraining` text, the `facts` that are taught, or `questions`
             about other people.
         lab: Folder of a saved lab; "" is the shipped one.
         base: Fingerprint of that lab, so that a result is never taken for one of another model.
+        protect: See `finetune`.
+        remedy: Against forgetting: `replay` (of pretraining text) or `remix` (texts of random words) beside each batch,
+            `l2`, `ewc`, or `average` (of the weights, with the base's, at the end); "" is none.
+        strength: Of the remedy: texts per batch, the anchor's strength, or the finetuned weights' share.
         evaluations: Measurements in a run.
 
     The others are those of `finetune`; 0 or "" stands for the lab's tuned value (see `with_defaults`).
@@ -59,6 +70,9 @@ class Job:
     passes: int = 12
     order: str = "stream"
     background: str = "pretraining"
+    protect: float = 0.0
+    remedy: str = ""
+    strength: float = 0.0
     evaluations: int = 12
     lab: str = ""
     base: str = ""
@@ -100,7 +114,7 @@ def run_job(job: Job) -> dict:
         raise ValueError(f"job {job.key} was made for base {job.base}, but the lab is {fingerprint(lab)}")
     began = time.perf_counter()
     try:
-        facts = (lab.world.new_facts if job.what == "new" else lab.world.changed_facts)(job.facts, job.seed)
+        facts = FACTS[job.what](lab.world, job.facts, job.seed)
         with _background(lab, job, facts):
             rows, found = KINDS[job.kind](lab, job, facts)
     finally:
@@ -112,28 +126,68 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
     watched = [text for fact in facts for text in fact.statements[:4]]
     before = _log_probabilities(lab, watched)
     steps = job.passes * len(facts)
-    options = {"top_t": job.top_t, "rule": job.rule, "optimizer": job.optimizer} if job.method == "sparse" else {}
-    rows, known, last = [], [], None
-    for last in finetune(lab, facts, job.method, lr=job.lr, passes=job.passes, order=job.order, seed=job.seed,
-                         probe_every=math.ceil(steps / job.evaluations), **options):  # fmt: skip
+    options = {"top_t": job.top_t, "rule": job.rule, "protect": job.protect} if job.method == "sparse" else {}
+    probe_every = math.ceil(steps / job.evaluations)
+    run = finetune(lab, facts, job.method, lr=job.lr, optimizer=job.optimizer, passes=job.passes, order=job.order,
+                   seed=job.seed, probe_every=probe_every, **options, **_remedy(lab, job))  # fmt: skip
+    rows, known, last, flops = [], [], None, FlopCounterMode(display=False)
+    counted = next((step for step in range(len(facts) + 1, steps + 1) if step % probe_every), None)
+    for step in range(steps + 1):
+        with flops if step == counted else nullcontext():  # a step of the second pass, without a measurement
+            last = next(run)
         rows += history_rows(last)
         if last.probes:
             known.append({"step": last.step, "known": _known(lab, facts)})
-        if last.probes and job.what == "changed":
-            old = {(fact.subject, fact.relation): fact for fact in lab.world.old_facts()}
-            before_change = [old[fact.subject, fact.relation] for fact in facts]
-            asked = QuestionProbe("old values", tuple(fact.question for fact in facts),
-                                  tuple(fact.answers for fact in before_change))  # fmt: skip
-            value = asked.measure(lab.model, lab.tokenizer)["em"]
-            rows.append({"step": last.step, "probe": "old_values", "metric": "em", "value": value})
+            rows += [{"step": last.step, **row} for row in _asked_besides(lab, job, facts)]
+    if job.remedy == "average":
+        average_with_base(lab, job.strength)
+        probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
+        rows += history_rows(replace(last, step=steps + 1, probes=probes.measure(lab.model, lab.tokenizer)))
     found = {
         "ms_per_step": 1000 * last.seconds / last.step,
         "trainable_per_step": last.trainable,
+        "flops_per_step": flops.get_total_flops(),
         "kl_on_taught": _kl(before, _log_probabilities(lab, watched)),
         "rows_changed": len(Patch.between(lab)) if job.method == "sparse" else lab.slots,
         "known": known,
     }
     return rows, found
+
+
+def _asked_besides(lab: Lab, job: Job, facts: Sequence[Fact]) -> list[dict]:
+    """What else changed facts are asked: their old values; and what follows from a changed first hop."""
+    probes = []
+    if job.what in ("changed", "hops"):
+        old = {(fact.subject, fact.relation): fact.answers for fact in lab.world.old_facts()}
+        questions = tuple(fact.question for fact in facts)
+        probes.append(
+            QuestionProbe("old_values", questions, tuple(old[fact.subject, fact.relation] for fact in facts))
+        )
+    if job.what == "hops":
+        probes.append(QuestionProbe.of("new_hops", lab.world.chains_from(facts)))
+    return [
+        {"probe": probe.name, "metric": "em", "value": probe.measure(lab.model, lab.tokenizer)["em"]}
+        for probe in probes
+    ]
+
+
+def _remedy(lab: Lab, job: Job) -> dict:
+    """The options of `finetune` that a remedy is; none where it comes after the run, or there is none."""
+    corpus, texts = Corpus(lab.world), round(job.strength)
+    if job.remedy == "replay":
+        return {"mix": lambda rng: corpus.texts(rng, texts)}
+    if job.remedy == "remix":
+        return {"mix": lambda rng: [_random_words(rng) for _ in range(texts)]}
+    if job.remedy == "l2":
+        return {"anchor": Anchor(job.strength)}
+    if job.remedy == "ewc":
+        return {"anchor": Anchor(job.strength, fisher(lab, corpus.texts(Random(f"{job.seed}/fisher"), FISHER_TEXTS)))}
+    return {}
+
+
+def _random_words(rng: Random) -> str:
+    """A text that says nothing, as REMIX mixes in."""
+    return " ".join(words.unfamiliar_word(rng) for _ in range(8)) + "."
 
 
 def _coreset(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
@@ -162,6 +216,12 @@ def _answers(lab: Lab, job: Job, fact: Fact, t: int) -> bool:
 
 
 KINDS = {"finetune": _finetune, "coreset": _coreset}
+FACTS = {
+    "new": World.new_facts,
+    "changed": World.changed_facts,
+    "hops": partial(World.changed_facts, hops=True),
+    "passages": World.passages,
+}
 
 
 def _known(lab: Lab, facts: Sequence[Fact]) -> list[int]:

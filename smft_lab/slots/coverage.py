@@ -72,7 +72,9 @@ def coverage(lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverag
     for fact in counts:
         carried = torch.zeros(n, dtype=torch.double)
         for table, count in enumerate(fact):
-            ranked = top_slots(score(rule, count, lab.usage.df[table], lab.usage.batches, generator), count, None)
+            usage = lab.usage.df[table], lab.usage.batches
+            scores = score(rule, count, *usage, generator, lab.usage.count[table])
+            ranked = top_slots(scores, count, None)
             if rule == "all":  # no order: every slot is chosen whatever t is
                 ranks, carried[0] = torch.ones(len(ranked), dtype=torch.int64), carried[0] + count.sum()
             else:

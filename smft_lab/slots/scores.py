@@ -18,7 +18,7 @@ from torch import Tensor
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.usage import batch_counts
 
-RULES = ("tfidf", "tf", "idf", "random", "all")
+RULES = ("tfidf", "tf", "idf", "kl", "random", "all")
 
 
 def term_frequency(count: Tensor) -> Tensor:
@@ -31,20 +31,38 @@ def inverse_document_frequency(df: Tensor, batches: int) -> Tensor:
     return torch.log((batches + 1) / (df.double() + 1))
 
 
-def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.Generator | None = None) -> Tensor:
+def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
+    """Each slot's term of KL(reads of the batch || background reads), in nats, (N,) -> (N,).
+
+    As in "Improving Sparse Memory Finetuning" (Goyal et al. 2026); every slot counts as read once more in the background
+    than it was, so that one never read there has a finite score.
+    """
+    here = term_frequency(count)
+    there = (background.double() + 1) / (background.sum(dtype=torch.double) + len(background))
+    return torch.xlogy(here, here / there)
+
+
+def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.Generator | None = None,
+          background: Tensor | None = None) -> Tensor:  # fmt: skip
     """Score of every slot under `rule`, (N,); the higher, the sooner it is trained.
 
     Args:
-        rule: `tfidf` as in the paper; `tf`, `idf` its halves; `random` and `all` the controls that ignore usage.
+        rule: `tfidf` as in the paper; `tf`, `idf` its halves; `kl` of a follow-up (see `kl_divergence`); `random` and
+            `all` the controls that ignore usage.
         count: (N,) reads in this batch.
         df: (N,) background batches that read the slot.
         batches: |B|.
         generator: Source of `random`.
+        background: (N,) background reads, for `kl`.
 
     Raises:
-        ValueError: no such rule.
+        ValueError: no such rule, or `kl` without background reads.
     """
     check_rule(rule)
+    if rule == "kl":
+        if background is None:
+            raise ValueError("the rule kl needs the background reads")
+        return kl_divergence(count, background)
     if rule == "tfidf":
         return term_frequency(count) * inverse_document_frequency(df, batches)
     if rule == "tf":

@@ -21,25 +21,36 @@ class Selection:
         counted: (B, T) mask of the positions whose reads count in the next batches; by default the attention mask.
         memo: Where given, the choices of the present batch are kept there for the next time it comes, for tables
             whose reads cannot have changed meanwhile: those of the first memory layer alone.
+        owner: What the next batches are about; see `protect`.
     """
 
-    def __init__(self, model, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0):
+    def __init__(self, model, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0, protect: float = 0.0):
         """
+        Args:
+            protect: Each owner whose slots were written counts as so many background batches that read those slots, in
+                the idf of all other owners: what was written for one fact is then left alone by the next. Beyond the
+                paper, whose idf never learns of what finetuning wrote (0).
+
         Raises:
-            ValueError: no such rule, or `top_t` is below 1 or above the slots of a table.
+            ValueError: no such rule, `top_t` is below 1 or above the slots of a table, or `protect` is below 0.
         """
         check_top_t(top_t, usage.df.shape[1])
+        if protect < 0:
+            raise ValueError(f"protect must be at least 0, not {protect}")
         check_rule(rule)
         self.model, self.usage, self.rule = model, usage, rule
         self.top_t = None if rule == "all" else top_t
         self.tables = value_tables(model)
+        self.protect, self.owner = protect, None
+        self._written_by: dict[object, list[Tensor]] = {}  # owner -> (N,) bool per table
+        self._writers = [torch.zeros(len(table.weight), dtype=torch.int32) for table in self.tables]
         self.counted: Tensor | None = None
         self.memo: dict[int, tuple[Tensor, RowHits]] | None = None  # per table: slots, best first, and their hits
         self._generator = torch.Generator().manual_seed(seed)
         layers = list(memory_layers(model).values())
         first = self.tables.index(layers[0].values)
         alone = sum(layer.values is layers[0].values for layer in layers) == 1
-        self._constant = {first} if alone and rule != "random" else set()
+        self._constant = {first} if alone and rule != "random" and not protect else set()
         self._mask: Tensor | None = None
         self._slots: tuple[Tensor, ...] | None = None
 
@@ -76,8 +87,24 @@ class Selection:
         self._slots = None
 
     def _choose(self, table: int, count: Tensor) -> Tensor:
-        scores = score(self.rule, count, self.usage.df[table], self.usage.batches, self._generator)
+        df, batches = self.usage.df[table], self.usage.batches
+        if self.protect:
+            own = self._written_by.get(self.owner)
+            others = self._writers[table] - (0 if own is None else own[table].int())
+            df = df + self.protect * others
+            batches += self.protect * (len(self._written_by) - (own is not None))
+        scores = score(self.rule, count, df, batches, self._generator, self.usage.count[table])
         return top_slots(scores, count, self.top_t)
+
+    def log_writes(self) -> None:
+        """Remember that the last batch's slots were written for its `owner`; for `protect`."""
+        if not self.protect:
+            return
+        new = [torch.zeros(len(writers), dtype=torch.bool) for writers in self._writers]
+        own = self._written_by.setdefault(self.owner, new)
+        for mine, writers, slots in zip(own, self._writers, self.slots, strict=True):
+            writers[slots] += (~mine[slots]).int()
+            mine[slots] = True
 
     def _hits(self, table: int, slots: Tensor, weights: Tensor) -> RowHits:
         keep = self.memo is not None and table in self._constant

@@ -1,0 +1,81 @@
+"""Well-known remedies against forgetting, for full finetuning to be compared with: anchors and weight averaging.
+
+Replay needs no code of its own: `finetune(..., mix=...)` trains on old texts beside the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smft_lab.model.tokenizer import encode
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A penalty of strength / 2 * sum_i importance_i (w_i - base_i)^2 on every weight.
+
+    Attributes:
+        strength: Its weight beside the mean loss.
+        importance: Per parameter name, as `fisher` gives it: elastic weight consolidation (Kirkpatrick et al. 2017). None
+            makes all weights matter alike: L2 to the starting point (Li et al. 2018).
+
+    Raises:
+        ValueError: `strength` isn't positive.
+    """
+
+    strength: float
+    importance: dict[str, Tensor] | None = None
+
+    def __post_init__(self):
+        if self.strength <= 0:
+            raise ValueError(f"strength must be positive, not {self.strength}")
+
+    @torch.no_grad()
+    def add_gradient(self, lab) -> None:
+        """Add the penalty's gradient to that of each parameter of the lab's model."""
+        for name, parameter in lab.model.named_parameters():
+            pull = parameter - lab.base(name)
+            if self.importance is not None:
+                pull *= self.importance[name]
+            parameter.grad.add_(pull, alpha=self.strength)
+
+
+def fisher(lab, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Diagonal of the empirical Fisher information: the mean squared gradient over `texts`, one at a time.
+
+    Scaled to a mean of 1 over all weights, so that a strength means the same as without it.
+
+    Raises:
+        ValueError: there are no texts.
+    """
+    if not texts:
+        raise ValueError("the Fisher information needs at least one text")
+    found = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
+    lab.model.zero_grad()
+    for text in texts:
+        lab.model(**encode(lab.tokenizer, [text])).loss.backward()
+        for name, parameter in lab.model.named_parameters():
+            found[name].addcmul_(parameter.grad, parameter.grad)
+        lab.model.zero_grad(set_to_none=False)
+    lab.model.zero_grad()
+    total = sum(float(one.sum()) for one in found.values())
+    count = sum(one.numel() for one in found.values())
+    return {name: one.mul_(count / total) for name, one in found.items()}
+
+
+@torch.no_grad()
+def average_with_base(lab, share: float) -> None:
+    """Put `share` of the finetuned weights and the rest of the base's in the model (Wortsman et al. 2022, WiSE-FT).
+
+    Raises:
+        ValueError: `share` is not within [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be within [0, 1], not {share}")
+    for name, tensor in lab.model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.lerp(lab.base(name), tensor, share))
