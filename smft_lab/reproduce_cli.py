@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 notes = Console(stderr=True, highlight=False)
-NAMES = "facts, pareto, selection, background, coreset, update, retention"
+NAMES = (
+    "facts, documents, pareto, selection, background, coreset, sgd, razor, cost, update, twohop, baselines, retention, "
+    "capacity, protect"
+)
 
 
 class Backend(StrEnum):
@@ -48,7 +51,7 @@ def reproduce(
     opened = load(lab)
     if opened.world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
-    size = {"facts": 12, "passes": 12, "evaluations": 4} if quick else {"facts": 40, "passes": 12, "evaluations": 8}
+    size = {"facts": 8, "passes": 12, "evaluations": 4} if quick else {"facts": 40, "passes": 12, "evaluations": 8}
     folder = "" if lab is None else str(lab.resolve())
     jobs = {
         name: [
@@ -77,7 +80,7 @@ def reproduce(
         table = table_of(jobs[name], results)
         found = {job.key: read_result(results, job)["found"] for job in jobs[name]}
         claims = EXPERIMENTS[name].read(table, found)
-        parts.append((EXPERIMENTS[name], table, claims))
+        parts.append((EXPERIMENTS[name], table, found, claims))
         record[name] = [asdict(claim) for claim in claims]
         for claim in claims:
             notes.print(f"{name}: {claim.verdict}: {claim.text} {claim.ours}", markup=False, soft_wrap=True)

@@ -13,7 +13,9 @@ import pytest
 
 from smft_lab.lab import load
 from smft_lab.reproduce import jobs as jobs_module
-from smft_lab.reproduce.experiments import AGREES, DIFFERS, EXPERIMENTS, OPEN, _lost_again
+from smft_lab.reproduce.beyond import _lost_again
+from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN
+from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
 from smft_lab.reproduce.page import write_page
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
@@ -152,22 +154,23 @@ def test_an_unknown_backend_is_refused(saved, tmp_path):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     lab = load(saved)
-    template = replace(SMALL, lab=str(saved), facts=1 if name == "retention" else 2, passes=1)
+    template = replace(SMALL, lab=str(saved), facts=1 if name in ("retention", "capacity", "protect") else 2, passes=1)
     jobs = [
         with_defaults(job, lab) for seed in range(2) for job in EXPERIMENTS[name].jobs(replace(template, seed=seed))
     ]
     drain(jobs, tmp_path)
     table = table_of(jobs, tmp_path)
-    claims = EXPERIMENTS[name].read(table, {job.key: read_result(tmp_path, job)["found"] for job in jobs})
+    found = {job.key: read_result(tmp_path, job)["found"] for job in jobs}
+    claims = EXPERIMENTS[name].read(table, found)
     assert claims
     assert {claim.verdict for claim in claims} <= {AGREES, DIFFERS, OPEN}
-    write_page(tmp_path / "page.html", {"seeds": 2}, [(EXPERIMENTS[name], table, claims)])
+    write_page(tmp_path / "page.html", {"seeds": 2}, [(EXPERIMENTS[name], table, found, claims)])
     page = (tmp_path / "page.html").read_text()
     assert all(f"{job.key}.json" in page for job in jobs)
 
 
 def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
-    from smft_lab.reproduce.experiments import _ratio_claim
+    from smft_lab.reproduce.paper import _ratio_claim
 
     def rows(reached):
         import pandas as pd
@@ -186,7 +189,7 @@ def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
 def test_keeping_more_says_nothing_when_less_was_learned():
     import pandas as pd
 
-    from smft_lab.reproduce.experiments import does_as_well, keeps_more
+    from smft_lab.reproduce.claims import does_as_well, keeps_more
 
     def end(learned, kept):
         return pd.Series({"learned": learned, "kept": kept})

@@ -20,8 +20,8 @@ class Anchor:
 
     Attributes:
         strength: Its weight beside the mean loss.
-        importance: Per parameter name, as `fisher` gives it: elastic weight consolidation (Kirkpatrick et al. 2017). None
-            makes all weights matter alike: L2 to the starting point (Li et al. 2018).
+        importance: Per parameter name, as `fisher` gives it: elastic weight consolidation (Kirkpatrick et al. 2017).
+            None makes all weights matter alike: L2 to the starting point (Li et al. 2018).
 
     Raises:
         ValueError: `strength` isn't positive.

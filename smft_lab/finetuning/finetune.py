@@ -130,8 +130,8 @@ def finetune(
         fast: Whether `sparse` computes what doesn't depend on the values only the first time a batch comes; the result
             is the same up to rounding.
         protect: Of `sparse`: how many background batches each other fact written so far counts for, in the idf.
-        mix: Gives texts to train on beside each batch of statements, such as old ones (replay). Their reads do not count
-            in the choice of slots.
+        mix: Gives texts to train on beside each batch of statements, such as old ones (replay). Their reads do not
+            count in the choice of slots.
         anchor: Of `full`: a pull back to the base (L2 or EWC).
 
     Yields:

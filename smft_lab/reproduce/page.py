@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from smft_lab.experiments.output import write_whole
-from smft_lab.reproduce.experiments import AGREES, DIFFERS, Claim, Experiment, ends
+from smft_lab.reproduce.charts import trade_off
+from smft_lab.reproduce.claims import AGREES, DIFFERS, Claim, Experiment
 
 MARKS = {AGREES: "✓ agrees", DIFFERS: "✗ differs"}
 STYLE = """
@@ -27,19 +27,31 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0;
   border-bottom: 1px solid var(--line) }
 th { font-weight: 600 }
 .agrees { color: var(--yes); white-space: nowrap } .differs { color: var(--no); white-space: nowrap }
-.chart { height: 420px; margin: 1rem 0; background: #fff; border-radius: 6px }
+.chart { height: 420px; margin: 1rem 0 }
 details { margin: .6rem 0 } code { font-size: .85em }
+"""
+FOLLOW_SCHEME = """
+const dark = matchMedia('(prefers-color-scheme: dark)');
+function follow() {
+  const [ink, line] = dark.matches ? ['#e8e8e8', '#444'] : ['#1f1f1f', '#e4e8ec'];
+  for (const chart of document.querySelectorAll('.chart')) {
+    Plotly.relayout(chart, {'font.color': ink, 'xaxis.gridcolor': line, 'yaxis.gridcolor': line,
+      'xaxis.zerolinecolor': line, 'yaxis.zerolinecolor': line});
+  }
+}
+dark.addEventListener('change', follow);
+follow();
 """
 
 
-def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, list[Claim]]]) -> None:
+def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
     """Write the page, whole or not at all.
 
     Args:
         about: Settings and machine, for the table at the end.
-        parts: Per experiment its rows and what they say.
+        parts: Per experiment its rows, what was found per result, and what they say.
     """
-    claims = [(experiment, claim) for experiment, _, found in parts for claim in found]
+    claims = [(experiment, claim) for experiment, *_, said in parts for claim in said]
     agreeing = sum(claim.verdict == AGREES for _, claim in claims)
     differing = sum(claim.verdict == DIFFERS for _, claim in claims)
     lead = (
@@ -51,17 +63,18 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         f"<p>{lead} Lin et al. 2025 (arXiv 2510.15103) used a model of 1.3B parameters; this one has 8.7M.</p>",
         _claims_table([claim for _, claim in claims]),
     ]
-    for number, (experiment, table, found) in enumerate(parts):
+    for number, (experiment, table, found, said) in enumerate(parts):
         body.append(
             f"<h2 id='{experiment.name}'>{escape(experiment.title)} "
             f"<span class='soft'>({escape(experiment.paper)})</span></h2>"
         )
-        figure = chart(experiment, table)
+        draw = experiment.draw
+        figure = trade_off(table, experiment.label) if draw is None else draw(table, found)
         if figure is not None:
             body.append(f"<div class='chart' id='chart{number}'></div><script>Plotly.newPlot('chart{number}', "
                         f"...Object.values({figure.to_json()}).slice(0, 2), "
                         "{responsive: true, displaylogo: false})</script>")  # fmt: skip
-        body.append(_claims_table(found))
+        body.append(_claims_table(said))
         body.append(_sources(table))
     rows = "".join(
         f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in about.items()
@@ -72,7 +85,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         "<title>SMFT reproduced</title>"
     )
     html = f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
-    write_whole(path, f"{html}<body>{''.join(body)}</body></html>\n")
+    write_whole(path, f"{html}<body>{''.join(body)}<script>{FOLLOW_SCHEME}</script></body></html>\n")
 
 
 def _claims_table(claims: Sequence[Claim]) -> str:
@@ -88,7 +101,21 @@ def _claims_table(claims: Sequence[Claim]) -> str:
 
 def _sources(table: pd.DataFrame) -> str:
     files = table.drop_duplicates("key")
-    fields = ["method", "rule", "top_t", "lr", "optimizer", "facts", "what", "background", "passes", "seed"]
+    fields = [
+        "method",
+        "rule",
+        "top_t",
+        "lr",
+        "optimizer",
+        "facts",
+        "what",
+        "background",
+        "protect",
+        "remedy",
+        "strength",
+        "passes",
+        "seed",
+    ]
     head = "".join(f"<th>{name}</th>" for name in ("result file", *fields))
     lines = []
     for row in files.to_dict("records"):
@@ -96,20 +123,3 @@ def _sources(table: pd.DataFrame) -> str:
         lines.append(f"<tr><td><code>{row['key']}.json</code></td>{cells}</tr>")
     return (f"<details><summary>{len(files)} results</summary><div class='wide'><table><thead><tr>{head}</tr></thead>"
             f"<tbody>{''.join(lines)}</tbody></table></div></details>")  # fmt: skip
-
-
-def chart(experiment: Experiment, table: pd.DataFrame) -> go.Figure | None:
-    """Learned against kept at the end of every run, a colour per setting, a dot per seed; None where nothing trains."""
-    if (table["kind"] != "finetune").all():
-        return None
-    last = ends(table).merge(table.drop_duplicates("key")[["key", "background"]], on="key")
-    last["label"] = [experiment.label(row) for row in last.to_dict("records")]
-    figure = go.Figure()
-    for label, runs in last.groupby("label", sort=False):
-        hover = "%{text}<br>learned %{x:.1%}<br>old facts kept %{y:.1%}<extra></extra>"
-        figure.add_scatter(x=runs["learned"], y=runs["kept"], mode="markers", name=str(label), marker={"size": 11},
-                           text=[f"{label}, seed {seed}" for seed in runs["seed"]], hovertemplate=hover)  # fmt: skip
-    figure.update_layout(template="plotly_white", margin={"t": 20, "r": 20}, legend={"font": {"size": 12}})
-    figure.update_xaxes(title="new facts learned at the end (share)", tickformat=".0%")
-    figure.update_yaxes(title="old facts kept (share)", tickformat=".0%")
-    return figure

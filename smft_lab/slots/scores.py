@@ -34,8 +34,8 @@ def inverse_document_frequency(df: Tensor, batches: int) -> Tensor:
 def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
     """Each slot's term of KL(reads of the batch || background reads), in nats, (N,) -> (N,).
 
-    As in "Improving Sparse Memory Finetuning" (Goyal et al. 2026); every slot counts as read once more in the background
-    than it was, so that one never read there has a finite score.
+    As in "Improving Sparse Memory Finetuning" (Goyal et al. 2026); every slot counts as read once more in the
+    background than it was, so that one never read there has a finite score.
     """
     here = term_frequency(count)
     there = (background.double() + 1) / (background.sum(dtype=torch.double) + len(background))

@@ -1,0 +1,239 @@
+"""Questions that the paper leaves open: which jobs each needs, and what their results say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+from scipy import stats
+
+from smft_lab.reproduce import charts
+from smft_lab.reproduce.claims import (
+    AGREES,
+    DIFFERS,
+    LEARNED_ALIKE,
+    OPEN,
+    Claim,
+    Experiment,
+    by_method,
+    drop_of,
+    keeps_more,
+    methods,
+    points,
+    readings,
+    told,
+)
+from smft_lab.reproduce.jobs import Job
+from smft_lab.reproduce.paper import pareto_jobs, pareto_label
+from smft_lab.reproduce.tables import ends
+
+
+def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
+    last = ends(table)
+    lost = 1 - last["kept"]
+    kl = last["key"].map(lambda key: found[key]["kl_on_taught"])
+    rows = last["key"].map(lambda key: found[key]["rows_changed"])
+    sparse = last["method"] == "sparse"
+    by_kl = stats.spearmanr(kl, lost).statistic
+    by_kl_sparse = stats.spearmanr(kl[sparse], lost[sparse]).statistic
+    by_rows = stats.spearmanr(rows[sparse], lost[sparse]).statistic
+    ours = (
+        f"Spearman of forgetting with KL {by_kl:.2f} over all {len(last)} runs; over the {sparse.sum()} sparse ones "
+        f"with KL {by_kl_sparse:.2f}, with rows changed {by_rows:.2f}"
+    )
+    return [
+        Claim("KL on the new task predicts forgetting better than the number of rows touched.",
+              "not asked; RL's Razor says KL predicts forgetting", ours, AGREES if by_kl_sparse > by_rows else DIFFERS)
+    ]  # fmt: skip
+
+
+def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:
+    runs = table.drop_duplicates("key").set_index("key")
+    cost = pd.DataFrame(
+        {
+            "method": runs["method"],
+            "weights": [found[key]["trainable_per_step"] for key in runs.index],
+            "flops": [found[key]["flops_per_step"] for key in runs.index],
+            "seconds": [found[key]["ms_per_step"] * runs["passes"][key] / 1000 for key in runs.index],
+        }
+    )
+    mean = cost.groupby("method", sort=False).mean()
+    ours = "; ".join(
+        f"{name} {row.weights:,.0f} weights ({4 * row.weights / 1e6:.2g} MB) and {row.flops / 1e9:.2g} GFLOP a step, "
+        f"{row.seconds:.2g} s a fact"
+        for name, row in mean.iterrows()
+    )
+    cheapest = mean.idxmin().eq("sparse").all()
+    return [
+        Claim("A sparse step changes fewer weights, multiplies less and takes less time than the others.",
+              "t = 500 rows of 1,024: 0.5M of 2.4B weights a step; time not reported", ours,
+              AGREES if cheapest else DIFFERS, "FLOP of matrix products alone, in a step of the second pass")
+    ]  # fmt: skip
+
+
+def _read_update(table: pd.DataFrame, found: dict) -> list[Claim]:
+    rows = readings(table, by_method)
+    em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
+    last = em.groupby(["method", "probe"])["value"].mean()
+    names = list(dict.fromkeys(em["method"]))
+    told = "; ".join(
+        f"{name}: new value {last[name, 'learned']:.0%}, old value {last[name, 'old_values']:.0%}, "
+        f"other old facts {last[name, 'old_facts']:.0%}"
+        for name in names
+    )
+    drops = "; ".join(f"{name} {points(drop_of(rows, name))}" for name in names)
+    good = last["sparse", "learned"] >= 0.95 and last["sparse", "old_values"] <= 0.02
+    end = {name: pd.Series({"learned": last[name, "learned"], "kept": last[name, "old_facts"]}) for name in names}
+    others = [keeps_more(end["sparse"], end[name])["verdict"] for name in names if name != "sparse"]
+    kept = OPEN if OPEN in others else DIFFERS if DIFFERS in others else AGREES
+    return [
+        Claim("A changed fact is answered with its new value, and no longer with the old one.", "not asked", told,
+              AGREES if good else DIFFERS),
+        Claim("Neighbouring facts stay best with sparse.", "not asked", drops, kept),
+    ]  # fmt: skip
+
+
+def _stream(job: Job, times: int) -> Job:
+    """A stream of so many times the facts, in fewer passes."""
+    return replace(job, facts=times * job.facts, passes=max(2, job.passes * 2 // 3), evaluations=8)
+
+
+def _retention_jobs(job: Job) -> list[Job]:
+    return [_stream(job, 25)]
+
+
+def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
+    last = ends(table)
+    facts = int(table["facts"].iloc[0])
+    learned, kept = last["learned"].mean(), last["kept"].mean()
+    base = table[(table["probe"] == "old_facts") & (table["metric"] == "em") & (table["step"] == 0)]["value"].mean()
+    again = sum(_lost_again(found[key]["known"]) for key in last["key"]) / len(last)
+    return [
+        Claim(f"{facts:,} facts in a stream are still known at its end, and little old is lost.",
+              "1,000 facts learned, 11% of held-out F1 lost",
+              f"learned {learned:.1%}, old facts {100 * (base - kept):.1f} points down; {again:.1%} of the facts "
+              "once answered were lost again",
+              AGREES if learned >= 0.95 and base - kept <= 0.02 else DIFFERS),
+    ]  # fmt: skip
+
+
+def _lost_again(known: Sequence[dict]) -> float:
+    ever = [any(one["known"][i] for one in known) for i in range(len(known[0]["known"]))]
+    now = known[-1]["known"]
+    return sum(e and not n for e, n in zip(ever, now, strict=True)) / max(1, sum(ever))
+
+
+SIZES = (1, 4, 10, 25)
+BREAKS = {"learned": 0.95, "lost": 0.02}  # shares: below and above
+
+
+def _capacity_jobs(job: Job) -> list[Job]:
+    return [_stream(job, times) for times in SIZES]
+
+
+def _read_capacity(table: pd.DataFrame, found: dict) -> list[Claim]:
+    mean = ends(table).groupby("facts")[["learned", "kept"]].mean()
+    base = table[(table["probe"] == "old_facts") & (table["metric"] == "em") & (table["step"] == 0)]["value"].mean()
+    whole = mean[(mean.learned >= BREAKS["learned"]) & (base - mean.kept <= BREAKS["lost"])]
+    ours = "; ".join(
+        f"{facts:,} facts: learned {row.learned:.1%}, old facts {100 * (base - row.kept):.1f} points down"
+        for facts, row in mean.iterrows()
+    )
+    return [
+        Claim(f"Up to {mean.index.max():,} facts, 95% stay learned and at most 2 points of old facts go.", "not asked",
+              ours, AGREES if len(whole) == len(mean) else DIFFERS)
+    ]  # fmt: skip
+
+
+PROTECT = (1.0, 5.0)  # background batches that each other fact written counts for
+
+
+def _protect_jobs(job: Job) -> list[Job]:
+    return [replace(_stream(job, 25), protect=weight) for weight in (0.0, *PROTECT)]
+
+
+def _protect_label(job: dict) -> str:
+    return f"write log x {job['protect']:g}" if job["protect"] else "background alone"
+
+
+def _read_protect(table: pd.DataFrame, found: dict) -> list[Claim]:
+    last = ends(table)
+    last["label"] = [_protect_label(row) for row in last.to_dict("records")]
+    mean = last.groupby("label", sort=False)[["learned", "kept"]].mean()
+    alone, best = mean.loc["background alone"], mean.drop(index="background alone").learned.idxmax()
+    more = mean.learned[best] - alone.learned
+    cost = alone.kept - mean.kept[best]
+    open_ = more > LEARNED_ALIKE / 5 and cost > more
+    verdict = OPEN if open_ else AGREES if more > LEARNED_ALIKE / 5 else DIFFERS
+    return [
+        Claim("An idf that also counts what the run wrote keeps more of a long stream.",
+              "not tried: its idf knows pretraining text alone", told(mean, *mean.index), verdict,
+              "more new facts stay, and more old ones go" if open_ else "")
+    ]  # fmt: skip
+
+
+def _read_twohop(table: pd.DataFrame, found: dict) -> list[Claim]:
+    em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
+    last = em.groupby(["method", "probe"])["value"].mean()
+    names = list(dict.fromkeys(em["method"]))
+    ours = "; ".join(
+        f"{name}: changed hop {last[name, 'learned']:.0%}, what follows from it {last[name, 'new_hops']:.0%}, other "
+        f"two-hop questions {last[name, 'two_hop']:.0%}"
+        for name in names
+    )
+    follows = {name: last[name, "new_hops"] for name in names}
+    return [
+        Claim("What is taught is used: two-hop questions follow a changed first hop.", "not asked", ours,
+              AGREES if follows["sparse"] >= 0.9 * last["sparse", "learned"] else DIFFERS),
+        Claim("Sparse lets at least as much follow as full finetuning and LoRA.", "not asked",
+              "; ".join(f"{name} {value:.0%}" for name, value in follows.items()),
+              AGREES if follows["sparse"] >= max(follows.values()) - LEARNED_ALIKE else DIFFERS),
+    ]  # fmt: skip
+
+
+REMEDIES = (("replay", 8.0), ("remix", 8.0), ("l2", 0.03), ("l2", 0.1), ("ewc", 0.03), ("ewc", 0.1), ("average", 0.75))
+
+
+def _baselines_jobs(job: Job) -> list[Job]:
+    full = replace(job, method="full")
+    return [job, full, *(replace(full, remedy=remedy, strength=strength) for remedy, strength in REMEDIES)]
+
+
+def _remedy_label(job: dict) -> str:
+    return f"{job['method']} + {job['remedy']} {job['strength']:g}" if job["remedy"] else job["method"]
+
+
+def _read_baselines(table: pd.DataFrame, found: dict) -> list[Claim]:
+    last = ends(table)
+    last["label"] = [_remedy_label(row) for row in last.to_dict("records")]
+    mean = last.groupby("label", sort=False)[["learned", "kept"]].mean()
+    sparse, others = mean.loc["sparse"], mean.drop(index="sparse")
+    rivals = others[others.learned >= sparse.learned - LEARNED_ALIKE]
+    text = "Sparse keeps more than full finetuning with any usual remedy that learns as much."
+    paper = "not tried: replay, EWC, averaging and the like are left out"
+    if rivals.empty:
+        return [Claim(text, paper, told(mean, *mean.index), OPEN, "no remedy learned as much")]
+    best = rivals.kept.idxmax()
+    verdict = keeps_more(sparse, rivals.loc[best])
+    verdict["why"] = verdict.get("why") or f"the best of them is {best}; replay may look at pretraining text"
+    return [Claim(text, paper, told(mean, *mean.index), **verdict)]
+
+
+BEYOND = (
+    Experiment("razor", "What predicts forgetting", "beyond the paper", pareto_jobs, _read_razor, pareto_label,
+               charts.razor),
+    Experiment("cost", "What a fact costs", "beyond the paper", methods, _read_cost, by_method, charts.cost),
+    Experiment("update", "Changed facts", "beyond the paper", lambda job: methods(replace(job, what="changed")),
+               _read_update, by_method),
+    Experiment("twohop", "What follows from a changed fact", "beyond the paper",
+               lambda job: methods(replace(job, what="hops")), _read_twohop, by_method),
+    Experiment("baselines", "Remedies for full finetuning", "beyond the paper", _baselines_jobs, _read_baselines,
+               _remedy_label),
+    Experiment("retention", "A long stream", "beyond the paper", _retention_jobs, _read_retention, by_method,
+               charts.retention),
+    Experiment("capacity", "How many facts fit", "beyond the paper", _capacity_jobs, _read_capacity,
+               lambda job: f"{job['facts']:,} facts", charts.capacity),
+    Experiment("protect", "Protecting what was written", "beyond the paper", _protect_jobs, _read_protect,
+               _protect_label),
+)  # fmt: skip

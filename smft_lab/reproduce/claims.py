@@ -1,0 +1,103 @@
+"""What the paper says beside what was measured: claims, verdicts, and how tables of results are read for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from smft_lab.experiments.equal import read_run, summarise
+from smft_lab.reproduce.jobs import Job
+
+LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # shares; a smaller difference is none
+AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing the paper says, or leaves open, beside what was measured.
+
+    Attributes:
+        paper, ours: In words, with the numbers.
+        verdict: `AGREES`, `DIFFERS` or `OPEN`.
+        why: What to keep in mind.
+    """
+
+    text: str
+    paper: str
+    ours: str
+    verdict: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, its jobs, and how their table is read.
+
+    Attributes:
+        jobs: From a template job to the jobs of one seed.
+        read: From the rows of all its jobs (see `table_of`) and the `found` values per result to claims.
+        label: From a job's fields to what its dots in the chart are called; "" leaves them out.
+        draw: The chart, from the same as `read`; by default what every run learned against what it kept.
+    """
+
+    name: str
+    title: str
+    paper: str
+    jobs: Callable[[Job], list[Job]]
+    read: Callable[[pd.DataFrame, dict], list[Claim]]
+    label: Callable[[dict], str]
+    draw: Callable[[pd.DataFrame, dict], go.Figure] | None = None
+
+
+def readings(table: pd.DataFrame, label: Callable[[dict], str], target: float = 0.95) -> pd.DataFrame:
+    """Drops at equal learning (see `read_run`), one row per label, probe and metric."""
+    mine = table.assign(method=[label(row) for row in table.to_dict("records")])
+    mine = mine[(mine["method"] != "") & (mine["kind"] == "finetune")]
+    rows = summarise(mine[["method", "seed", "step", "probe", "metric", "value"]], partial(read_run, target=target))
+    return pd.DataFrame(rows)
+
+
+def told(ends_of: pd.DataFrame, *labels: str) -> str:
+    """What some rows of a table of ends say, in words."""
+    rows = [(label, ends_of.loc[label]) for label in labels]
+    return "; ".join(f"{label}: learned {row.learned:.1%}, kept {row.kept:.1%}" for label, row in rows)
+
+
+def drop_of(rows: pd.DataFrame, label: str, probe: str = "old_facts", metric: str = "em") -> pd.Series | None:
+    found = rows[(rows["method"] == label) & (rows["probe"] == probe) & (rows["metric"] == metric)]
+    return None if found.empty else found.iloc[0]
+
+
+def points(row: pd.Series | None) -> str:
+    """A drop in points, with its interval and how many runs got to the target."""
+    if row is None:
+        return "not measured"
+    interval = "" if pd.isna(row["drop_low"]) else f" [{100 * row['drop_low']:.1f}, {100 * row['drop_high']:.1f}]"
+    return f"{100 * row['drop_mean']:.1f}{interval} points ({row['n_reached']}/{row['n']} runs reached 95%)"
+
+
+def keeps_more(one: pd.Series, other: pd.Series) -> dict:
+    """Verdict on "`one` keeps more than `other`", which says nothing where `one` also learned less."""
+    if one.learned < other.learned - LEARNED_ALIKE and one.kept > other.kept:
+        return {"verdict": OPEN, "why": "it kept more, but also learned less"}
+    return {"verdict": AGREES if one.kept > other.kept else DIFFERS}
+
+
+def does_as_well(one: pd.Series, other: pd.Series) -> dict:
+    """Verdict on "`one` does as well as `other`": open where it does better in one way and worse in the other."""
+    learned, kept = one.learned - other.learned, one.kept - other.kept
+    if (learned < -LEARNED_ALIKE and kept > 0) or (learned > LEARNED_ALIKE and kept < 0):
+        return {"verdict": OPEN, "why": "one learned more and the other kept more"}
+    return {"verdict": DIFFERS if learned < -LEARNED_ALIKE or kept < -KEPT_ALIKE else AGREES}
+
+
+def methods(job: Job) -> list[Job]:
+    return [replace(job, method=method) for method in ("sparse", "full", "lora")]
+
+
+def by_method(job: dict) -> str:
+    return job["method"]
