@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -203,14 +204,24 @@ def test_each_rule_gives_the_score_it_names():
     assert len(set(score("random", COUNT, DF, 9, generator).tolist())) == 6
 
 
+def test_kl_adds_up_to_the_divergence_of_the_batch_from_the_background():
+    reads = torch.tensor([0, 9, 4, 2, 5, 0])
+    here = COUNT.double() / 10
+    there = (reads.double() + 1) / 26
+    expected = scipy.stats.entropy(here.numpy(), there.numpy())
+    assert score("kl", COUNT, DF, 9, background=reads).sum().item() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="kl needs the background reads"):
+        score("kl", COUNT, DF, 9)
+
+
 def test_every_rule_scores_every_slot_in_double_precision():
     for rule in RULES:
-        scores = score(rule, COUNT, DF, 9, torch.Generator())
+        scores = score(rule, COUNT, DF, 9, torch.Generator(), background=COUNT)
         assert (scores.shape, scores.dtype) == (COUNT.shape, torch.double)
 
 
 def test_an_unknown_rule_is_refused_naming_those_there_are():
-    with pytest.raises(ValueError, match="no rule 'bm25'; there are tfidf, tf, idf, random, all"):
+    with pytest.raises(ValueError, match="no rule 'bm25'; there are tfidf, tf, idf, kl, random, all"):
         score("bm25", COUNT, DF, 9)
 
 

@@ -249,3 +249,28 @@ def test_sums_held_out_and_trained_are_disjoint_right_and_together_all(world):
     for question, answer in {**held_out, **trained}.items():
         a, sign, b = re.fullmatch(r"What is (\d+) (plus|minus) (\d+)\?", question).groups()
         assert int(answer) == (int(a) + int(b) if sign == "plus" else int(a) - int(b)) >= 0
+
+
+def test_a_passage_says_three_facts_in_every_rewriting_and_asks_for_one(world):
+    for passage in world.passages(12, seed=2):
+        assert len(set(passage.statements)) == len(passage.statements) == STATEMENTS_PER_FACT
+        assert all(text.count(passage.subject) == 3 for text in passage.statements)
+        assert all(passage.answer.lower() in text.lower() for text in passage.statements)
+        assert passage.subject not in world.people
+        unseen = RELATIONS[passage.relation].unseen
+        assert passage.question in [form.format(s=passage.subject) for form in unseen]
+    with pytest.raises(ValueError, match="count must be at least 1, not 0"):
+        world.passages(0)
+
+
+def test_a_changed_first_hop_changes_what_follows_from_it(world):
+    facts = world.changed_facts(40, hops=True)
+    held_out = {chain.subject for chain in world.held_out_chains()}
+    assert {fact.subject for fact in facts} <= held_out
+    chains = world.chains_from(facts)
+    assert len(chains) == len(facts)
+    for fact, chain in zip(facts, chains, strict=True):
+        second = next(one.second for one in CHAINS if one.first == fact.relation)
+        assert fact.answer in chain.answer
+        assert chain.answer.endswith(world.values[fact.answer, second])
+        assert chain.answer != world.chain_answer(fact.subject, next(c for c in CHAINS if c.first == fact.relation))

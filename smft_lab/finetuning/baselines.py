@@ -76,6 +76,5 @@ def average_with_base(lab, share: float) -> None:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must be within [0, 1], not {share}")
-    for name, tensor in lab.model.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.copy_(torch.lerp(lab.base(name), tensor, share))
+    for name, parameter in lab.model.named_parameters():  # which names tied weights once
+        parameter.copy_(torch.lerp(lab.base(name), parameter, share))

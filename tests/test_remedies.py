@@ -1,0 +1,151 @@
+"""Remedies against forgetting: anchors, averaging, texts mixed in, the write log, and the dense methods under SGD."""
+
+import pytest
+import torch
+
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
+from smft_lab.finetuning.finetune import finetune
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.selection import Selection
+
+FACTS = new_facts(3)
+
+
+def train(lab, method="full", **options):
+    options = {"passes": 2, "probe_every": 0, "lr": 1e-3, **options}
+    return list(finetune(lab, FACTS, method, **options))
+
+
+def distance(lab) -> float:
+    state = lab.model.state_dict()
+    return sum(float((tensor - lab.base(name)).square().sum()) for name, tensor in state.items()) ** 0.5
+
+
+def test_an_anchors_gradient_is_that_of_its_penalty(lab):
+    name, parameter = next(iter(lab.model.named_parameters()))
+    with torch.no_grad():
+        parameter.add_(0.5)
+    importance = {key: torch.full_like(value, 3.0) for key, value in lab.model.named_parameters()}
+    for anchor, expected in ((Anchor(0.1), 0.05), (Anchor(0.1, importance), 0.15)):
+        for one in lab.model.parameters():
+            one.grad = torch.zeros_like(one)
+        anchor.add_gradient(lab)
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, expected))
+        assert all(not other.grad.any() for key, other in lab.model.named_parameters() if key != name)
+
+
+def test_an_anchored_model_stays_nearer_to_the_base(lab):
+    train(lab)
+    free = distance(lab)
+    lab.reset()
+    train(lab, anchor=Anchor(10.0))
+    assert 0 < distance(lab) < free
+
+
+def test_the_fisher_information_is_the_mean_squared_gradient_of_single_texts(lab):
+    texts = list(FACTS[0].statements[:3])
+    squared = {name: torch.zeros_like(one) for name, one in lab.model.named_parameters()}
+    for text in texts:
+        grads = torch.autograd.grad(lab.model(**encode(lab.tokenizer, [text])).loss, list(lab.model.parameters()))
+        for one, grad in zip(squared.values(), grads, strict=True):
+            one += grad**2
+    scale = sum(float(one.sum()) for one in squared.values()) / sum(one.numel() for one in squared.values())
+    for name, one in fisher(lab, texts).items():
+        torch.testing.assert_close(one, squared[name] / scale, rtol=1e-4, atol=1e-6)
+    assert all(one.grad is None or not one.grad.any() for one in lab.model.parameters())
+
+
+def test_an_average_lies_on_the_line_between_base_and_model(lab):
+    train(lab)
+    ends = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    average_with_base(lab, 0.25)
+    for name, tensor in lab.model.state_dict().items():
+        torch.testing.assert_close(tensor, lab.base(name) + 0.25 * (ends[name] - lab.base(name)))
+    average_with_base(lab, 0.0)
+    assert distance(lab) == 0
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_dense_method_under_sgd_takes_its_very_step(lab, method):
+    first = train(lab, method, optimizer="sgd", lr=0.05)
+    assert distance(lab) > 0
+    lab.reset()
+    assert [step.loss for step in first] == [step.loss for step in train(lab, method, optimizer="sgd", lr=0.05)]
+    if method == "full":
+        lab.reset()
+        (name, parameter) = next(iter(lab.model.named_parameters()))
+        run = finetune(lab, FACTS, "full", optimizer="sgd", lr=0.05, probe_every=0)
+        next(run)
+        which = next(run).facts[0]
+        moved = parameter.detach().clone()
+        lab.reset()
+        loss = lab.model(**encode(lab.tokenizer, list(FACTS[which].statements))).loss
+        grad = torch.autograd.grad(loss, parameter)[0]
+        torch.testing.assert_close(moved, lab.base(name) - 0.05 * grad)
+
+
+def test_mixed_in_texts_are_trained_on_but_do_not_choose_slots(lab):
+    asked = []
+
+    def old(rng):
+        asked.append(f"Repeat {rng.random()}: nothing.")
+        return asked[-1:]
+
+    plain = train(lab, "sparse", lr=0.1, top_t=5, passes=1)
+    lab.reset()
+    mixed = train(lab, "sparse", lr=0.1, top_t=5, passes=1, mix=old)
+    assert len(set(asked)) == len(FACTS)
+    for one, other in zip(plain[1:], mixed[1:], strict=True):
+        assert one.loss != other.loss
+        assert [set(slots.tolist()) for slots in one.slots] == [set(slots.tolist()) for slots in other.slots]
+
+
+def test_what_one_fact_wrote_is_left_alone_by_the_next(lab):
+    inputs = [encode(lab.tokenizer, list(fact.statements[:4])) for fact in FACTS[:2]]
+    selection = Selection(lab.model, lab.usage, 20, protect=1e6)
+
+    def select(owner, batch):
+        selection.owner = owner
+        lab.model(**batch)
+        return set(selection.slots[0].tolist())
+
+    with selection.active():
+        alone = select("second", inputs[1])
+        first = select("first", inputs[0])
+        assert alone & first, "the two facts contend for some slots"
+        selection.log_writes()
+        assert not select("second", inputs[1]) & first
+        assert select("first", inputs[0]) == first, "its own writes are no hindrance"
+
+
+def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
+    def last_slots(passes, protect):
+        return train(lab, "sparse", top_t=5, lr=1e-9, passes=passes, protect=protect)[-1].slots[0].tolist()
+
+    assert last_slots(2, 50.0) == last_slots(6, 50.0)
+    assert last_slots(6, 0.0) != last_slots(6, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lora", {"anchor": Anchor(0.1)}, "an anchor is for full finetuning, not for lora"),
+        ("full", {"protect": 1.0}, "protect must be at least 0, and is for sparse alone"),
+        ("sparse", {"protect": -1.0}, "protect must be at least 0"),
+        ("full", {"optimizer": "adam"}, "no optimizer 'adam' for full; there are adamw, sgd"),
+        ("full", {"mix": lambda rng: [], "loss_on": "answer"}, "mixed-in texts have no answer"),
+    ],
+)
+def test_a_remedy_where_it_does_not_belong_is_refused(lab, method, options, message):
+    with pytest.raises(ValueError, match=message):
+        finetune(lab, FACTS, method, **options)
+
+
+def test_impossible_strengths_are_refused(lab):
+    with pytest.raises(ValueError, match="strength must be positive, not 0"):
+        Anchor(0)
+    with pytest.raises(ValueError, match="share must be within"):
+        average_with_base(lab, 1.5)
+    with pytest.raises(ValueError, match="at least one text"):
+        fisher(lab, [])
