@@ -51,7 +51,7 @@ def reproduce(
     opened = load(lab)
     if opened.world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
-    size = {"facts": 8, "passes": 12, "evaluations": 4} if quick else {"facts": 40, "passes": 12, "evaluations": 8}
+    size = {"facts": 6, "passes": 12, "evaluations": 3} if quick else {"facts": 40, "passes": 12, "evaluations": 8}
     folder = "" if lab is None else str(lab.resolve())
     jobs = {
         name: [
