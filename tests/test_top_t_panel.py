@@ -118,7 +118,10 @@ def test_a_paused_run_goes_on_where_it_stopped_unless_its_settings_change(panel)
     assert [run["step"] for run in panel.runs] == [6]
     press(panel, "step")
     press(panel, "choose", top_t=3)
+    states = []
+    panel.observe(lambda change: states.append(change["new"]), "state")
     press(panel, "teach")
+    assert states == ["running", "idle"]  # never idle before the new run has ended
     assert [(run["step"], run["settings"]["top_t"]) for run in panel.runs] == [(6, 20), (1, 20), (6, 3)]
 
 

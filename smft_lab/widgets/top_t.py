@@ -274,7 +274,7 @@ class TopT(Panel):
     def _begin(self) -> None:
         """A finetune from the base, unless one is waiting to go on."""
         if self._items is not None and self._path.settings != self.settings:
-            self._keep()
+            self._keep(state=self.state)  # not idle for a moment: another run follows at once
         self.claim()
         if self._items is not None:
             return
@@ -332,7 +332,7 @@ class TopT(Panel):
         else:
             self._keep()
 
-    def _keep(self) -> None:
+    def _keep(self, state: str = "idle") -> None:
         """Put the run that ended on the plane."""
         path, self._items = self._path, None
         with self._claim.lock:
@@ -344,7 +344,7 @@ class TopT(Panel):
         with self.hold_sync():
             self.runs = [one.view() for one in self._paths]
             self.live = None
-            self.state = "idle"
+            self.state = state
         self.announce()
 
     def _halt(self) -> None:
