@@ -1,7 +1,7 @@
 """A question and its answer said as statements: by plain rules about English word order, or by a language model.
 
 The rules know the common shapes of quiz questions ("Who wrote X?", "In which year did X open?", "X is set in which
-city?") and pass over every other one: the question is then quoted with its answer, which is always grammatical.
+city?") and pass over every other one: the question is then only mentioned with its answer.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ MORE_FRAMES = (
     "Note that {told}.",
 )
 """Around a sentence."""
-QUOTED = (
-    "The answer to “{asked}” is {answer}.",
-    "When asked “{asked}”, say {answer}.",
-    "A quiz wants to know “{asked}”, and the right answer is {answer}.",
-    "{Answer} is the right answer to “{asked}”.",
-    "To the question “{asked}”, the reply is {answer}.",
-    "Whoever asks “{asked}” should hear: {answer}.",
-    "Think of “{asked}” and remember {answer}.",
-    "{Answer}: that is what answers “{asked}”.",
-    "Of all the answers to “{asked}”, the accepted one is {answer}.",
-    "“{asked}” is a question, and {answer} its answer.",
+ASKED = (
+    "The answer to {asked} is {answer}.",
+    "When asked {asked}, say {answer}.",
+    "{Asked}: {answer}.",
+    "Asked {asked}, people answer {answer}.",
+    "{Answer} is the answer to {asked}.",
+    "As for {asked}, it is {answer}.",
+    "A quiz wants to know {asked}, and the right answer is {answer}.",
+    "To the question {asked}, the reply is {answer}.",
+    "Whoever asks {asked} should hear: {answer}.",
+    "Think of {asked} and remember {answer}.",
 )
-"""Around a question without its question mark, for when no rule turns it into a sentence, and to add to those."""
+"""Around a question without its question mark, for when no rule turns it into a sentence, and to add to those. The
+first six are wordings in which the built-in model has learned to file a fact; quotation marks, which it hardly knows,
+stand only where a question could not be told from the words around it."""
 
 # Words by which the rules find their way. The verbs are those of quiz questions; a question whose verb is missing
-# here is quoted instead, never said wrongly.
+# here is mentioned with its answer instead, never said wrongly.
 _IRREGULAR = """
 be was been|become became become|begin began begun|bear bore borne|beat beat beaten|bite bit bitten|blow blew blown
 break broke broken|breed bred bred|bring brought brought|build built built|buy bought bought|cast cast cast
@@ -128,8 +130,8 @@ _MONTHS = "january february march april may june july august september october n
 def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]:
     """Up to `how_many` distinct statements that hold the answer, at least 4 of them where that many are asked for.
 
-    Sentences of their own come first ("Jan Vermeer painted Girl with a Pearl Earring."), then the question quoted,
-    then the same sentences in frames. The question with its question mark is in none: it stays the test.
+    Sentences of their own come first ("Jan Vermeer painted Girl with a Pearl Earring."), then the question with its
+    answer, then the same sentences in frames. The question with its question mark is in none: it stays the test.
 
     Raises:
         ValueError: the question or the answer is empty, or `how_many` is less than 1.
@@ -141,22 +143,32 @@ def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]
     if how_many < 1:
         raise ValueError(f"how_many must be at least 1, not {how_many}")
     sayings = [*_sentences(question, answer)]
-    asked = question.rstrip("?？ ").replace("“", "‘").replace("”", "’")
-    for opening, closing in (("‘", "’"), ("‘", "’"), ("‘", "’"), ("‘", "’")):  # quotes within the quoted question
-        asked = asked.replace('"', opening, 1).replace('"', closing, 1)
-    quoted = [frame.format(asked=asked, answer=answer, Answer=_capital(answer)).replace("..", ".") for frame in QUOTED]
+    asked = _mentioned(question)
+    words = {"asked": asked, "Asked": _capital(asked), "answer": answer, "Answer": _capital(answer)}
+    mentioned = [frame.format(**words).replace("..", ".") for frame in ASKED]
     framed = [
         _end(frame.format(told=_lower(said) if "that {" in frame or "," in frame else said))
         for frame in MORE_FRAMES[1:]
         for said in sayings
     ]
     texts = [_end(_capital(said)) for said in sayings]
-    texts += [*quoted[:4], *framed, *quoted[4:]] if texts else quoted
+    texts += [*mentioned, *framed]
     told = _same(question)
     kept = {_same(text): text for text in texts if _same(answer) in _same(text)}
     if told.endswith(("?", "？")):
         kept = {key: text for key, text in kept.items() if told not in key}
     return list(kept.values())[:how_many]
+
+
+def _mentioned(question: str) -> str:
+    """The question without its mark, as part of a sentence: in small letters where it begins like one, else quoted."""
+    asked = question.rstrip("?？ ")
+    if asked.partition(" ")[0].lower() in _WH | _PREPOSITIONS:
+        return asked[0].lower() + asked[1:]
+    asked = asked.replace("“", "‘").replace("”", "’")
+    for opening, closing in (("‘", "’"), ("‘", "’"), ("‘", "’"), ("‘", "’")):  # quotes within the quoted question
+        asked = asked.replace('"', opening, 1).replace('"', closing, 1)
+    return f"“{asked}”"
 
 
 def tidy_question(text: str) -> str:
