@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
+from smft_lab.terminal import console, progress_bar
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
 app.add_typer(patches, name="patch")
 app.command()(reproduce)
-console = Console(stderr=True, highlight=False)
 
 
 STANDARD = "sparse,full,lora"
@@ -53,19 +51,6 @@ def main() -> None:
     except (ValueError, OSError) as problem:
         console.print(f"smft-lab: {' '.join(str(problem).split())}", markup=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _bar(shown: bool = True) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not shown,
-    )
 
 
 def _open_lab(path: Path | None):
@@ -156,7 +141,7 @@ def compare(
         opened.defaults = _tuned(opened, taught, names, settings)
     about = {"facts": called, **_tuned_under(opened)}
     interrupted = False
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("compare", total=None)
         try:
             for at in comparison.steps():
@@ -211,7 +196,7 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
     tried = candidates(lab, {name.partition(":")[0] for name in names}, settings["top_t"])
     run = len(SEEDS) * settings["passes"] * len(facts)
     rows = []
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("sweep", total=len(tried) * run)
         for one, item in sweep(lab, taught, tried, **options):
             if isinstance(item, Step):
@@ -282,10 +267,10 @@ def pretrain(
     from smft_lab.experiments.pretrain import pretrain as records
     from smft_lab.experiments.processes import Processes
 
-    logging.disable_progress_bar()
+    logging.disable_progressprogress_bar()
     settings = PretrainSettings(seed=seed) if steps is None else PretrainSettings(seed=seed, steps=steps)
     known, main = "", Processes().main
-    with _bar(main) as bar:
+    with progress_bar(main) as bar:
         task = bar.add_task("pretrain", total=settings.steps)
         try:
             for record in records(out, settings):
@@ -387,7 +372,7 @@ def _train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None)
     unfinished = out / "unfinished"
     recent: list[float] = []
     main = Processes().main
-    with _bar(main) as bar:
+    with progress_bar(main) as bar:
         task = bar.add_task("training", total=settings.steps)
         try:
             for done, loss in training.pretrain_memory(model, windows, settings, unfinished, teacher):
@@ -417,7 +402,7 @@ def _open_model(name: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progressprogress_bar()
     local = Path(name).exists()
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
@@ -454,7 +439,7 @@ def bench(
     opened = _open_lab(lab)
     about, rows = machine(), []
     console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("bench", total=None)
         for row in rows_of(opened, quick, None if lab is None else str(lab)):
             rows.append(row)

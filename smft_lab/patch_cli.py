@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from smft_lab.terminal import console
+
 if TYPE_CHECKING:
     from smft_lab.slots.patch import Patch
 
 patches = typer.Typer(no_args_is_help=True, help="Show, apply, take out and combine what sparse finetuning learned.")
-notes = Console(stderr=True, highlight=False)
 SHOWN = 10
 
 Files = Annotated[list[Path], typer.Argument(help="Patch files.")]
@@ -96,7 +97,7 @@ def revert(
     patch.revert(opened, load(base))
     _refuse_same(out, base)
     opened.save(out)
-    notes.print(f"{len(patch):,} rows are the base's again")
+    console.print(f"{len(patch):,} rows are the base's again")
     print(out)
 
 
@@ -150,4 +151,4 @@ def _say(together: Patch, read: list[Patch]) -> None:
         if shared
         else ""
     )
-    notes.print(f"{len(together):,} rows of {len(read)} patch{'es' * (len(read) != 1)}{rule}", soft_wrap=True)
+    console.print(f"{len(together):,} rows of {len(read)} patch{'es' * (len(read) != 1)}{rule}", soft_wrap=True)

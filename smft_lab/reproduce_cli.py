@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-notes = Console(stderr=True, highlight=False)
+from smft_lab.terminal import console, progress_bar
+
+if TYPE_CHECKING:
+    from smft_lab.reproduce.jobs import Job
+
 NAMES = (
     "facts, documents, pareto, selection, background, coreset, sgd, razor, cost, update, twohop, baselines, retention, "
-    "capacity, protect"
+    "capacity, protect, scale"
 )
+WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 1200}
+QUICK = {"facts": 6, "passes": 12, "evaluations": 3, "pretraining": 60}
 
 
 class Backend(StrEnum):
@@ -41,40 +45,35 @@ def reproduce(
     from smft_lab.experiments.output import write_whole
     from smft_lab.lab import load
     from smft_lab.reproduce.experiments import EXPERIMENTS
-    from smft_lab.reproduce.jobs import Job, with_defaults
+    from smft_lab.reproduce.jobs import Job
     from smft_lab.reproduce.page import write_page
     from smft_lab.reproduce.sweep import read_result, sweep, table_of
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:
         raise ValueError(f"no experiment {strangers[0]!r}; there are {NAMES} and all")
-    opened = load(lab)
-    if opened.world_seed is None:
+    if load(lab).world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
-    size = {"facts": 6, "passes": 12, "evaluations": 3} if quick else {"facts": 40, "passes": 12, "evaluations": 8}
+    size = QUICK if quick else WHOLE
     folder = "" if lab is None else str(lab.resolve())
-    jobs = {
-        name: [
-            with_defaults(job, opened)
-            for seed in range(seeds)
-            for job in EXPERIMENTS[name].jobs(Job(**size, seed=seed, lab=folder))
-        ]
+    began = time.perf_counter()
+    results, models = out / "runs", out / "models"
+    drafts = {
+        name: [job for seed in range(seeds) for job in EXPERIMENTS[name].jobs(Job(**size, seed=seed, lab=folder))]
         for name in chosen
     }
-    began = time.perf_counter()
-    results = out / "runs"
-    everything = [job for name in chosen for job in jobs[name]]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=notes) as bar:
-        task = bar.add_task("reproduce", total=None)
-        try:
+    try:
+        _pretrain([job for name in chosen for job in drafts[name]], models)
+        jobs = {name: [_whole(job, models) for job in drafts[name]] for name in chosen}
+        everything = [job for name in chosen for job in jobs[name]]
+        with progress_bar() as bar:
+            task = bar.add_task("reproduce", total=None)
             for done, total, job in sweep(everything, results, backend.value, address, workers):
                 label = "reproduce" if job is None else f"{job.method} {job.rule} seed {job.seed}"
                 bar.update(task, completed=done, total=total, description=label)
-        except KeyboardInterrupt:
-            notes.print(f"stopped; the same command goes on, with the results in {results}")
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on, with what there is in {out}")
+        raise typer.Exit(130) from None
     parts, record = [], {}
     for name in chosen:
         table = table_of(jobs[name], results)
@@ -83,7 +82,7 @@ def reproduce(
         parts.append((EXPERIMENTS[name], table, found, claims))
         record[name] = [asdict(claim) for claim in claims]
         for claim in claims:
-            notes.print(f"{name}: {claim.verdict}: {claim.text} {claim.ours}", markup=False, soft_wrap=True)
+            console.print(f"{name}: {claim.verdict}: {claim.text} {claim.ours}", markup=False, soft_wrap=True)
     seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
     about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),
              "seconds of computing": round(seconds), "seconds of this call": round(time.perf_counter() - began),
@@ -91,3 +90,27 @@ def reproduce(
     write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
     write_page(out / "report.html", about, parts)
     print(out / "report.html")
+
+
+def _pretrain(jobs: list[Job], models: Path) -> None:
+    """Make the models of their own that jobs ask for, but for those that are there."""
+    from smft_lab.lab import LAB_FILE
+    from smft_lab.reproduce.scale import model_folder, pretrained
+
+    needed = {model_folder(job, models): job for job in jobs if job.slots}
+    for folder, job in needed.items():
+        if not (folder / LAB_FILE).exists():
+            with progress_bar() as bar:
+                task = bar.add_task(f"pretrain {folder.name}", total=job.pretraining)
+                for record in pretrained(job, models):
+                    bar.update(task, completed=record.step)
+
+
+def _whole(job: Job, models: Path) -> Job:
+    """The job with its model and all that it leaves to the model's defaults."""
+    from smft_lab.reproduce.jobs import opened, with_defaults
+    from smft_lab.reproduce.scale import model_folder
+
+    if job.slots:
+        job = replace(job, lab=str(model_folder(job, models).resolve()))
+    return with_defaults(job, opened(job.lab))

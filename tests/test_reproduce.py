@@ -3,16 +3,21 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
+from smft_lab import reproduce_cli
+from smft_lab.experiments.pretrain import PretrainRecord
 from smft_lab.lab import load
 from smft_lab.reproduce import jobs as jobs_module
+from smft_lab.reproduce import scale
 from smft_lab.reproduce.beyond import _lost_again
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN
 from smft_lab.reproduce.experiments import EXPERIMENTS
@@ -169,12 +174,53 @@ def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     assert all(f"{job.key}.json" in page for job in jobs)
 
 
+def test_a_model_of_its_own_is_pretrained_once_as_the_job_says_and_the_job_runs_on_it(saved, tmp_path, monkeypatch):
+    asked = []
+
+    def fake(folder, settings):
+        asked.append((settings.memory_slots, settings.memory_k, settings.steps))
+        shutil.copytree(saved, folder)
+        yield PretrainRecord(settings.steps, 1.0, {})
+
+    monkeypatch.setattr(scale, "pretrain", fake)
+    template = replace(SMALL, k=2, pretraining=7, top_t=10)
+    jobs = [replace(template, slots=slots, seed=seed) for slots in (64, 256) for seed in (0, 1)]
+    for _ in range(2):
+        reproduce_cli._pretrain([*jobs, SMALL], tmp_path)
+    assert asked == [(64, 2, 7), (256, 2, 7)]
+    whole = reproduce_cli._whole(jobs[0], tmp_path)
+    assert whole.lab == str(scale.model_folder(jobs[0], tmp_path))
+    assert run_job(whole)["config"]["slots"] == 64
+
+
+def scale_claims(drops, reached=5):
+    """What `scale` says of drops per (slots, k, t)."""
+    rows = [
+        {"slots": n, "k": k, "top_t": t, "distinct": 100 * k, "drop_mean": drop, "drop_low": None, "drop_high": None,
+         "n": 5, "n_reached": reached, "learned": 0.95}
+        for (n, k, t), drop in drops.items()
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, index=[str(key) for key in drops])
+    table["reached"] = table["n_reached"] == table["n"]
+    return [claim(table) for claim in (scale._larger_tables, scale._share_of_the_table, scale._reads_per_token)]
+
+
+def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
+    middle, few, many = scale.SLOTS[1], scale.READS[0], scale.READS[-1]
+    settings = [(n, scale.READS[1], t) for n in scale.SLOTS for t in scale.SIZES]
+    others = {(middle, few, 100): 0.02, (middle, many, 2000): 0.03}
+    by_share = {key: key[2] / key[0] for key in settings}
+    by_t = {key: key[2] / 1e4 for key in settings}
+    assert [one.verdict for one in scale_claims(by_share)][:2] == [AGREES, AGREES]
+    assert [one.verdict for one in scale_claims(by_t)][:2] == [DIFFERS, DIFFERS]
+    assert scale_claims(by_share | others)[2].verdict == DIFFERS  # the middle k learns with the same t as the fewest
+    assert {one.verdict for one in scale_claims(by_share, reached=4)} == {OPEN}
+
+
 def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
     from smft_lab.reproduce.paper import _ratio_claim
 
     def rows(reached):
-        import pandas as pd
-
         common = {"probe": "old_facts", "metric": "em", "drop_low": 0.0, "drop_high": 0.1, "n": 5}
         return pd.DataFrame([
             {"method": "sparse", "drop_mean": 0.01, "n_reached": reached, **common},
@@ -187,8 +233,6 @@ def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
 
 
 def test_keeping_more_says_nothing_when_less_was_learned():
-    import pandas as pd
-
     from smft_lab.reproduce.claims import does_as_well, keeps_more
 
     def end(learned, kept):

@@ -32,7 +32,7 @@ def trade_off(table: pd.DataFrame, label: Callable[[dict], str]) -> go.Figure | 
         figure.add_scatter(x=runs["learned"], y=runs["kept"], mode="markers", name=str(name), marker=look,
                            text=[f"{name}, seed {seed}" for seed in runs["seed"]],
                            hovertemplate=hover)  # fmt: skip
-    return _axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
+    return axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
 
 
 def razor(table: pd.DataFrame, found: dict) -> go.Figure:
@@ -43,7 +43,7 @@ def razor(table: pd.DataFrame, found: dict) -> go.Figure:
                            name=SHORT_NAMES[method], marker=_marker(method),
                            text=[f"lr={lr:g}, t={t}" for lr, t in zip(runs["lr"], runs["top_t"], strict=True)],
                            hovertemplate="%{text}<br>KL %{x:.2f}<br>not known %{y:.1%}<extra></extra>")  # fmt: skip
-    return _axes(figure, "KL(base || finetuned) on the taught statements (nats a token)", "old facts not known (share)",
+    return axes(figure, "KL(base || finetuned) on the taught statements (nats a token)", "old facts not known (share)",
                  None, SHARE)  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def cost(table: pd.DataFrame, found: dict) -> go.Figure:
         times = [found[key]["ms_per_step"] for key in runs["key"]]
         figure.add_bar(x=[SHORT_NAMES[method]], y=[sum(times) / len(times)], name=SHORT_NAMES[method],
                        marker={"color": LOOKS[method].light})  # fmt: skip
-    return _axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")
+    return axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")
 
 
 def retention(table: pd.DataFrame, found: dict) -> go.Figure:
@@ -69,7 +69,7 @@ def retention(table: pd.DataFrame, found: dict) -> go.Figure:
             hovertemplate="fact %{y} after step %{x}: %{z}<extra></extra>",
         )
     )  # fmt: skip
-    figure = _axes(figure, "gradient steps", "fact, in the order it was drawn")
+    figure = axes(figure, "gradient steps", "fact, in the order it was drawn")
     return figure.update_xaxes(type="category")
 
 
@@ -84,7 +84,7 @@ def capacity(table: pd.DataFrame, found: dict) -> go.Figure:
         figure.add_scatter(x=mean.index, y=mean[column], mode="lines+markers", name=name,
                            line={"color": look.light, "dash": "solid" if column == "learned" else "dash"},
                            marker={"size": 10, "symbol": look.symbol})  # fmt: skip
-    figure = _axes(figure, "facts in the stream", "share known at its end", None, SHARE)
+    figure = axes(figure, "facts in the stream", "share known at its end", None, SHARE)
     return figure.update_xaxes(type="log", tickvals=list(mean.index), ticktext=[f"{facts:,}" for facts in mean.index])
 
 
@@ -98,7 +98,7 @@ def core_sets(table: pd.DataFrame, found: dict) -> go.Figure:
     figure.add_scatter(x=LADDER, y=[(least <= t).mean() for t in LADDER], mode="lines+markers",
                        name="facts answered, trained alone with t", line={"color": LOOKS["full"].light, "dash": "dash"},
                        marker={"size": 10, "symbol": "square"})  # fmt: skip
-    figure = _axes(figure, "t (slots)", "share", None, SHARE)
+    figure = axes(figure, "t (slots)", "share", None, SHARE)
     return figure.update_xaxes(type="log", tickvals=LADDER, ticktext=[str(t) for t in LADDER])
 
 
@@ -106,7 +106,8 @@ def _marker(method: str) -> dict:
     return {"size": 11, "color": LOOKS[method].light, "symbol": LOOKS[method].symbol}
 
 
-def _axes(figure: go.Figure, x: str, y: str, x_format: str | None = None, y_format: str | None = None) -> go.Figure:
+def axes(figure: go.Figure, x: str, y: str, x_format: str | None = None, y_format: str | None = None) -> go.Figure:
+    """Titles and number formats of the axes, on the page's own ground."""
     clear = "rgba(0,0,0,0)"  # the page's own ground, light or dark
     figure.update_layout(template="plotly_white", margin={"t": 20, "r": 20}, legend={"font": {"size": 12}},
                          paper_bgcolor=clear, plot_bgcolor=clear)  # fmt: skip

@@ -2,5 +2,6 @@
 
 from smft_lab.reproduce.beyond import BEYOND
 from smft_lab.reproduce.paper import PAPER
+from smft_lab.reproduce.scale import SCALE
 
-EXPERIMENTS = {one.name: one for one in (*PAPER, *BEYOND)}
+EXPERIMENTS = {one.name: one for one in (*PAPER, *BEYOND, SCALE)}

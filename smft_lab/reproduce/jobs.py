@@ -26,12 +26,13 @@ from smft_lab.finetuning.finetune import finetune, settings_for
 from smft_lab.lab import Lab, load
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import Probes, QuestionProbe, recalled
+from smft_lab.slots.coverage import fact_counts
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.reading import core_set
 from smft_lab.slots.scores import slot_scores
 from smft_lab.slots.usage import measure_usage
 
-FORMAT = 2  # of a result; part of its name, so that results of other versions are never mixed
+FORMAT = 3  # of a result; part of its name, so that results of other versions are never mixed
 LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
 LEAST_T_STEPS = 20
 FISHER_TEXTS = 64
@@ -54,6 +55,8 @@ class Job:
             `l2`, `ewc`, or `average` (of the weights, with the base's, at the end); "" is none.
         strength: Of the remedy: texts per batch, the anchor's strength, or the finetuned weights' share.
         evaluations: Measurements in a run.
+        slots, k, pretraining: A model of its own with so many slots, reads per head and pretraining steps (see
+            `scale`); without `slots`, the lab as it is.
 
     The others are those of `finetune`; 0 or "" stands for the lab's tuned value (see `with_defaults`).
     """
@@ -74,6 +77,9 @@ class Job:
     remedy: str = ""
     strength: float = 0.0
     evaluations: int = 12
+    slots: int = 0
+    k: int = 0
+    pretraining: int = 0
     lab: str = ""
     base: str = ""
 
@@ -90,10 +96,10 @@ def with_defaults(job: Job, lab: Lab) -> Job:
     used = settings_for(lab, job.method, **chosen)
     return replace(job, lr=used["lr"], top_t=min(used["top_t"], lab.slots) if job.method == "sparse" else 0,
                    optimizer=used["optimizer"] or "", rule=job.rule if job.method == "sparse" else "",
-                   base=fingerprint(lab))  # fmt: skip
+                   pretraining=job.pretraining if job.slots else 0, base=fingerprint(lab))  # fmt: skip
 
 
-@lru_cache(1)
+@lru_cache(8)
 def opened(folder: str) -> Lab:
     """The lab of a job; kept by the process from one job to the next."""
     return load(folder or None)
@@ -124,6 +130,7 @@ def run_job(job: Job) -> dict:
 
 def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
     watched = [text for fact in facts for text in fact.statements[:4]]
+    read = [sum(int((counts > 0).sum()) for counts in tables) for tables in fact_counts(lab, facts)]
     before = _log_probabilities(lab, watched)
     steps = job.passes * len(facts)
     options = {"top_t": job.top_t, "rule": job.rule, "protect": job.protect} if job.method == "sparse" else {}
@@ -146,6 +153,7 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
     found = {
         "ms_per_step": 1000 * last.seconds / last.step,
         "trainable_per_step": last.trainable,
+        "slots_read_per_step": sum(read) / len(read),
         "flops_per_step": flops.get_total_flops(),
         "kl_on_taught": _kl(before, _log_probabilities(lab, watched)),
         "rows_changed": len(Patch.between(lab)) if job.method == "sparse" else lab.slots,

@@ -114,6 +114,8 @@ def _sources(table: pd.DataFrame) -> str:
         "remedy",
         "strength",
         "passes",
+        "slots",
+        "k",
         "seed",
     ]
     head = "".join(f"<th>{name}</th>" for name in ("result file", *fields))

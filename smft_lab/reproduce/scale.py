@@ -1,0 +1,152 @@
+"""What t means: the number of slots N and the reads per head k against forgetting, each on a model of its own.
+
+These models know a third of the shipped one's world after less than a third of its steps, so that all five are
+pretrained in half an hour. They lie beside the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from filelock import FileLock
+from scipy import stats
+
+from smft_lab.charts.style import LOOKS, OTHER_LOOKS
+from smft_lab.experiments.pretrain import PretrainRecord, PretrainSettings, pretrain
+from smft_lab.lab import LAB_FILE
+from smft_lab.reproduce.charts import axes
+from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment, points, readings
+from smft_lab.reproduce.jobs import Job
+
+WORLD_SCALE = 0.3
+SLOTS, READS = (4_096, 57_600, 262_144), (2, 8, 32)  # N, and k per head; the shipped model has 57,600 and 8
+SIZES = (100, 500, 2000)  # t
+
+
+def model_folder(job: Job, models: Path) -> Path:
+    """Where the model of a job with `slots` is, or will be."""
+    return models / f"slots-{job.slots}-k-{job.k}-steps-{job.pretraining}"
+
+
+def pretrained(job: Job, models: Path) -> Iterator[PretrainRecord]:
+    """Pretrain the model of a job with `slots`, unless it is there; waits where another process is at it.
+
+    Yields:
+        The records of `pretrain`, from where an earlier call was cut off.
+    """
+    folder = model_folder(job, models)
+    settings = PretrainSettings(
+        steps=job.pretraining, memory_slots=job.slots, memory_k=job.k, world_scale=WORLD_SCALE, evaluate_every=100
+    )
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{folder.name}.lock"):
+        if not (folder / LAB_FILE).exists():
+            yield from pretrain(folder, settings)
+
+
+def _jobs(job: Job) -> list[Job]:
+    slots, k = SLOTS[1], READS[1]
+    models = [replace(job, slots=n, k=k) for n in SLOTS] + [replace(job, slots=slots, k=one) for one in READS]
+    return [replace(one, top_t=t) for one in dict.fromkeys(models) for t in SIZES]
+
+
+def _label(job: dict) -> str:
+    return f"N = {job['slots']:,}, k = {job['k']}, t = {job['top_t']}"
+
+
+def at_equal_learning(table: pd.DataFrame, found: dict) -> pd.DataFrame:
+    """One row per setting: slots, k, top_t, distinct (slots that a batch reads), reached (by every seed), learned, and
+    drop of the old facts (`drop_mean` and its interval, `n`, `n_reached`)."""
+    runs = table.drop_duplicates("key")
+    settings = runs.assign(
+        method=[_label(row) for row in runs.to_dict("records")],
+        distinct=[found[key]["slots_read_per_step"] for key in runs["key"]],
+    )
+    columns = {"slots": "first", "k": "first", "top_t": "first", "distinct": "mean"}
+    rows = readings(table, _label)
+    exact = rows[rows["metric"] == "em"].set_index("method")
+    drops = exact[exact["probe"] == "old_facts"][["drop_mean", "drop_low", "drop_high", "n", "n_reached"]]
+    learned = exact[exact["probe"] == "learned"]["mean"].rename("learned")
+    joined = settings.groupby("method", sort=False).agg(columns).join([drops, learned])
+    return joined.assign(reached=joined["n_reached"] == joined["n"])
+
+
+def _read(table: pd.DataFrame, found: dict) -> list[Claim]:
+    rows = at_equal_learning(table, found)
+    return [_larger_tables(rows), _share_of_the_table(rows), _reads_per_token(rows)]
+
+
+def _larger_tables(rows: pd.DataFrame) -> Claim:
+    mine = rows[rows["k"] == READS[1]]
+    best = [_best(mine[mine["slots"] == n]) for n in SLOTS]
+    drops = [row["drop_mean"] for row in best if row["reached"]]
+    verdict = OPEN if len(drops) < len(SLOTS) else AGREES if drops == sorted(set(drops), reverse=True) else DIFFERS
+    return Claim("At equal learning, a larger table forgets less, each with its best t.", "not asked", _told(best),
+                 verdict, "" if verdict != OPEN else "not every table's model learned 95% with some t")  # fmt: skip
+
+
+def _share_of_the_table(rows: pd.DataFrame) -> Claim:
+    text = "Forgetting at equal learning follows t / N, and not t or the share of the slots that a batch reads."
+    reached = rows[rows["reached"]]
+    if reached["slots"].nunique() < 2 or len(reached) < 4:
+        return Claim(text, "reports t alone", f"{len(reached)} of {len(rows)} settings reached 95% with every seed",
+                     OPEN, "too few to compare")  # fmt: skip
+    measures = {
+        "t / N": reached["top_t"] / reached["slots"],
+        "t": reached["top_t"],
+        "t / slots read": reached["top_t"] / reached["distinct"],
+    }
+    by = {name: stats.spearmanr(values, reached["drop_mean"]).statistic for name, values in measures.items()}
+    ours = "; ".join(f"with {name} {value:.2f}" for name, value in by.items())
+    return Claim(text, "reports t alone", f"Spearman of the drop over {len(reached)} settings: {ours}",
+                 AGREES if by["t / N"] == max(by.values()) else DIFFERS)  # fmt: skip
+
+
+def _reads_per_token(rows: pd.DataFrame) -> Claim:
+    mine = rows[rows["slots"] == SLOTS[1]]
+    least = {k: mine[(mine["k"] == k) & mine["reached"]]["top_t"].min() for k in READS}
+    ours = "; ".join(
+        f"k = {k}: {'none of ' + str(SIZES) if pd.isna(t) else f't = {t:.0f}'}, "
+        f"{mine[mine['k'] == k]['distinct'].mean():,.0f} slots read by a batch"
+        for k, t in least.items()
+    )
+    known = [t for t in least.values() if pd.notna(t)]
+    verdict = OPEN if len(known) < len(READS) else AGREES if known == sorted(set(known)) else DIFFERS
+    return Claim("The more reads per token, the more slots it takes to learn.", "k = 32, t = 500; not varied", ours,
+                 verdict, "" if verdict != OPEN else "not every k learned 95% with some t")  # fmt: skip
+
+
+def _best(rows: pd.DataFrame) -> pd.Series:
+    """The setting that forgets least of those that every seed learned with; where there is none, that learned most."""
+    reached = rows[rows["reached"]]
+    return rows.loc[rows["learned"].idxmax()] if reached.empty else reached.loc[reached["drop_mean"].idxmin()]
+
+
+def _told(rows: list[pd.Series]) -> str:
+    return "; ".join(f"{row.name}: learned {row['learned']:.1%}, drop {points(row)}" for row in rows)
+
+
+def _draw(table: pd.DataFrame, found: dict) -> go.Figure:
+    """The drop against t: a line per model, and open dots where some seed did not learn enough."""
+    figure = go.Figure()
+    for place, ((slots, k), rows) in enumerate(at_equal_learning(table, found).groupby(["slots", "k"])):
+        look = [*LOOKS.values(), *OTHER_LOOKS][place]
+        drop = 100 * rows["drop_mean"]
+        error = None
+        if rows["drop_high"].notna().any():
+            error = {"array": 100 * (rows["drop_high"] - rows["drop_mean"]).astype(float), "thickness": 1}
+        symbols = [look.symbol + "-open" * (not reached) for reached in rows["reached"]]
+        figure.add_scatter(x=rows["top_t"], y=drop, mode="lines+markers", name=f"N = {slots:,}, k = {k}",
+                           line={"color": look.light, "dash": look.dash}, marker={"size": 11, "symbol": symbols},
+                           error_y=error, text=[f"{share:.0%}" for share in rows["learned"]],
+                           hovertemplate="t = %{x}: %{y:.1f} points, learned %{text}<extra></extra>")  # fmt: skip
+    figure = axes(figure, "t (slots)", "old facts lost at equal learning (points; open: less than 95% learned)")
+    sizes = sorted(set(table["top_t"]))
+    return figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{t:,}" for t in sizes])
+
+
+SCALE = Experiment("scale", "What t means", "beyond the paper", _jobs, _read, _label, _draw)
