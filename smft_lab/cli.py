@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,11 @@ LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the 
 class Order(StrEnum):
     stream = "stream"
     shuffled = "shuffled"
+
+
+class Preset(StrEnum):
+    shipped = "shipped"
+    base = "base"
 
 
 class LossOn(StrEnum):
@@ -205,7 +211,7 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
             else:
                 rows.append(item)
                 bar.update(task, completed=len(rows) * run)  # a run ends when the target is learned
-    best = best_settings(rows)
+    best = best_settings(rows, settings["passes"] * len(facts))
     for method, (lowest, highest) in edges(rows).items():
         if best[method]["lr"] in (lowest, highest):
             console.print(f"note: the best rate of {method} is at an edge of the sweep: {best[method]['lr']:g}")
@@ -229,7 +235,7 @@ def tune(
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
 ) -> None:
-    """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes an hour and a half."""
+    """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
     from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
     from smft_lab.lab import LAB_FILE
@@ -249,10 +255,13 @@ def tune(
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder; an unfinished run there goes on.")] = Path("results/lab"),
     seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the shipped model's if absent.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the preset's if absent.")] = None,
+    preset: Annotated[Preset, typer.Option(help="base: ten times larger, for a GPU.")] = Preset.shipped,
     text: Annotated[Path | None, typer.Option(help="A new model of this plain text (UTF-8) instead.")] = None,
 ) -> None:  # fmt: skip
     """Train the shipped model again from its seed: up to 30 minutes on two cores. `accelerate launch -m` spreads it."""
+    if text is not None and preset is not Preset.shipped:
+        raise ValueError(f"--preset {preset.value} is of the built-in world; leave it out with --text")
     if text is not None:
         from smft_lab.experiments import memory_training as training
 
@@ -263,12 +272,13 @@ def pretrain(
         return
     from transformers.utils import logging
 
-    from smft_lab.experiments.pretrain import PretrainSettings
+    from smft_lab.experiments.pretrain import PRESETS
     from smft_lab.experiments.pretrain import pretrain as records
     from smft_lab.experiments.processes import Processes
 
-    logging.disable_progressprogress_bar()
-    settings = PretrainSettings(seed=seed) if steps is None else PretrainSettings(seed=seed, steps=steps)
+    logging.disable_progress_bar()
+    chosen = PRESETS[preset.value]
+    settings = replace(chosen, seed=seed, steps=steps or chosen.steps)
     known, main = "", Processes().main
     with progress_bar(main) as bar:
         task = bar.add_task("pretrain", total=settings.steps)
@@ -402,7 +412,7 @@ def _open_model(name: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progressprogress_bar()
+    logging.disable_progress_bar()
     local = Path(name).exists()
     options = {"local_files_only": local, "trust_remote_code": False}
     try:

@@ -21,7 +21,7 @@ NAMES = (
     "facts, documents, pareto, selection, background, coreset, sgd, razor, cost, update, twohop, baselines, retention, "
     "capacity, protect, scale"
 )
-WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 1200}
+WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 4200}
 QUICK = {"facts": 6, "passes": 12, "evaluations": 3, "pretraining": 60}
 
 

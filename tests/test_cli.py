@@ -320,6 +320,16 @@ def test_pretrain_prints_the_final_metrics_and_the_folder(smft, monkeypatch):
     assert (code, out) == (0, ["lab"])
     assert asked == [("lab", pretrain_module.PretrainSettings(seed=3, steps=5))]
     assert any(line.split() == ["old_facts_em", "0.2500"] for line in err)
+    assert smft("pretrain", "--out", "lab", "--preset", "base")[0] == 0
+    assert asked[1][1] == pretrain_module.BASE
+    assert asked[1][1].memory_slots > 10 * pretrain_module.PretrainSettings().memory_slots
+
+
+def test_a_preset_is_not_for_a_model_of_ones_own_text(smft, tmp_path):
+    (tmp_path / "tales.txt").write_text("Once upon a time.")
+    code, _, err = smft("pretrain", "--text", tmp_path / "tales.txt", "--preset", "base")
+    assert code == 2
+    assert "--preset base is of the built-in world; leave it out with --text" in " ".join(err)
 
 
 def test_a_question_set_becomes_a_file_of_facts_that_compare_reads(smft, tmp_path):

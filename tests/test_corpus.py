@@ -178,7 +178,7 @@ def test_reading_texts_hold_the_answer_before_they_ask_for_it(corpus):
     rng = Random(2)
     for _ in range(300):
         told, asked = corpus._in_context(rng).split(" Question: ")
-        assert asked.split(" Answer: ")[1].removesuffix(".") in told
+        assert asked.split(" Answer: ")[1].removesuffix(".").casefold() in told.casefold()
 
 
 def test_unfamiliar_names_are_varied_and_in_all_the_shapes_of_real_ones():
@@ -208,11 +208,20 @@ def test_unfamiliar_names_are_varied_and_in_all_the_shapes_of_real_ones():
     assert lengths.most_common(1)[0][1] < 0.2 * len(names)
 
 
-def test_long_tail_answers_are_names_numbers_years_and_dates():
+def test_nobody_who_passes_by_is_a_person_of_the_world_or_one_to_be_taught():
     rng = Random(0)
-    facts = [LongTailFact(rng) for _ in range(1000)]
+    passing = {words.passer_by(rng) for _ in range(20_000)}
+    assert len(passing) > 10_000
+    assert not passing & set(words.make_people(Random(1), 300_000))
+    firsts, lasts = (set(part) for part in zip(*(name.split() for name in words.make_people(rng, 50_000)), strict=True))
+    assert all((first in firsts) + (last in lasts) == 1 for first, last in map(str.split, passing))
+
+
+def test_long_tail_answers_are_names_numbers_years_and_dates(world):
+    rng = Random(0)
+    facts = [LongTailFact(rng, world) for _ in range(1000)]
     values = [fact.value for fact in facts]
-    assert len(set(values)) > 0.9 * len(values)
+    assert len(set(values)) > 0.8 * len(values)
     assert any(re.fullmatch(r"\d+", value) for value in values)
     assert any(re.fullmatch(r"\d+ [A-Z][a-z]+ \d{4}", value) for value in values)
     assert all(fact.value in clause for fact in facts for clause in fact.clauses)

@@ -151,7 +151,7 @@ def test_a_method_counts_its_seeds_and_those_that_reached_the_target():
 # Tuning -----------------------------------------------------------------------------------------------
 
 
-def tried(method, optimizer, lr, reached, learned=1.0, old_facts=0.5, arithmetic=1.0) -> dict:
+def tried(method, optimizer, lr, reached, learned=1.0, old_facts=0.5, arithmetic=1.0, steps=100.0) -> dict:
     return {
         "method": method,
         "optimizer": optimizer,
@@ -160,6 +160,7 @@ def tried(method, optimizer, lr, reached, learned=1.0, old_facts=0.5, arithmetic
         "learned": learned,
         "old_facts": old_facts,
         "arithmetic": arithmetic,
+        "steps": steps,
     }
 
 
@@ -176,6 +177,31 @@ def test_of_the_rates_that_reach_the_target_the_one_that_keeps_most_is_best():
 
 def test_rates_that_keep_the_same_are_told_apart_by_the_lower_arithmetic_nll():
     rows = [tried("full", "adamw", lr, True, arithmetic=nll) for lr, nll in ((1e-4, 1.5), (1e-3, 1.2), (1e-2, 1.9))]
+    assert best_settings(rows)["full"]["lr"] == 1e-3
+
+
+def test_of_rates_that_keep_as_much_but_for_chance_the_one_that_takes_fewest_steps_is_best():
+    def chosen(*tries) -> float:
+        rows = [tried("full", "adamw", lr, True, old_facts=kept, steps=steps) for lr, kept, steps in tries]
+        return best_settings(rows)["full"]["lr"]
+
+    assert chosen((1e-4, 0.998, 200), (1e-3, 0.996, 120), (1e-2, 0.990, 60)) == 1e-3
+    assert chosen((1e-4, 0.998, 200), (1e-3, 0.995, 120)) == 1e-4
+
+
+def test_a_rate_that_only_just_gets_there_is_not_chosen_unless_all_are_so_slow():
+    rows = [tried("full", "adamw", lr, True, old_facts=kept, steps=steps)
+            for lr, kept, steps in ((1e-4, 0.9, 400), (1e-3, 0.8, 200), (1e-2, 0.7, 100))]  # fmt: skip
+    assert best_settings(rows, steps=480)["full"]["lr"] == 1e-3
+    assert best_settings(rows[:1], steps=480)["full"]["lr"] == 1e-4
+    assert best_settings(rows)["full"]["lr"] == 1e-4
+
+
+def test_without_old_facts_the_lower_nll_of_prose_decides():
+    rows = [
+        {"method": "full", "optimizer": "adamw", "lr": lr, "reached": True, "prose": nll, "steps": steps}
+        for lr, nll, steps in ((1e-4, 2.0, 50), (1e-3, 1.8, 90), (1e-2, 1.9, 60))
+    ]
     assert best_settings(rows)["full"]["lr"] == 1e-3
 
 

@@ -75,6 +75,19 @@ def test_pretraining_on_two_processes_writes_the_lab_of_one(tmp_path):
     assert not list((tmp_path / "lab").glob("*unfinished*"))
 
 
+def test_a_model_is_measured_on_the_cpu_and_goes_on_where_it_was():
+    model, processes = torch.nn.Linear(2, 2), Processes(torch.device("meta"))  # stands for a GPU
+    processes.place(model)
+    assert model.weight.device.type == "meta"
+    assert processes.share({"input_ids": torch.ones(2, 3)})["input_ids"].device.type == "meta"
+    moved = []
+    model.cpu = lambda: moved.append("cpu")
+    with processes.on_cpu(model):
+        assert moved == ["cpu"]
+        model.to = lambda device: moved.append(device.type)
+    assert moved == ["cpu", "meta"]
+
+
 def test_more_processes_than_texts_in_a_batch_are_refused():
     processes = Processes()
     processes.count = 3

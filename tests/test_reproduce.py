@@ -206,8 +206,9 @@ def scale_claims(drops, reached=5):
 
 
 def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
-    middle, few, many = scale.SLOTS[1], scale.READS[0], scale.READS[-1]
-    settings = [(n, scale.READS[1], t) for n in scale.SLOTS for t in scale.SIZES]
+    middle, k = scale.OWN
+    few, many = (min(k for _, k in scale.OTHERS), max(k for _, k in scale.OTHERS))
+    settings = [(n, k, t) for n in (4_096, middle, 262_144) for t in scale.SIZES]
     others = {(middle, few, 100): 0.02, (middle, many, 2000): 0.03}
     by_share = {key: key[2] / key[0] for key in settings}
     by_t = {key: key[2] / 1e4 for key in settings}

@@ -92,6 +92,24 @@ class PretrainSettings:
         )
 
 
+BASE = PretrainSettings(
+    steps=20_000,
+    batch_size=256,
+    lr=6e-4,
+    value_lr=3e-3,
+    warmup=1000,
+    hidden_size=1280,
+    intermediate_size=3840,
+    layers=6,
+    attention_heads=20,
+    memory_at=(3,),
+    memory_slots=577_600,
+    memory_key_dim=128,
+    world_scale=10.0,
+)  # for those with a GPU: about ten times the shipped model in facts, slots and width
+PRESETS = {"shipped": PretrainSettings(), "base": BASE}
+
+
 @dataclass(frozen=True)
 class PretrainRecord:
     """One gradient step: `metrics` holds the probes at evaluated steps, and is empty otherwise."""
@@ -134,7 +152,7 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
         raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
-    processes = Processes()
+    processes = Processes(torch.device("cuda") if torch.cuda.is_available() else None)
     with alone(unfinished) if processes.main else nullcontext():
         yield from _pretrain(out, unfinished, settings, processes)
     if processes.main:
@@ -156,7 +174,8 @@ def _pretrain(
         losses.append(loss)
         metrics = {}
         if processes.main and done % settings.evaluate_every == 0 and done < settings.steps:
-            metrics = _flat(probes.measure(model, tokenizer))
+            with processes.on_cpu(model):
+                metrics = _flat(probes.measure(model, tokenizer))
             seconds = round(earlier + time.perf_counter() - began, 1)
             rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
             losses = []
@@ -283,7 +302,7 @@ def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, l
                 parameter.copy_(tensors[f"model.{name}"])
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         names = ("step", "exp_avg", "exp_avg_sq")
-        optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"] for name in names}
+        optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"].to(parameter.device) for name in names}
     return int(about["step"]), json.loads(about["rows"])
 
 

@@ -1,4 +1,4 @@
-"""Pretraining on several processes at once, as `accelerate launch` starts them; nothing of it shows in one alone.
+"""Pretraining on a GPU, and on several processes at once as `accelerate launch` starts them.
 
 Every process takes its rows of each batch, and all add up their gradients: the step is that of one process with the
 whole batch. The model is not wrapped, so that names, hooks and checkpoints are those of one process, too.
@@ -7,16 +7,23 @@ whole batch. The model is not wrapped, so that names, hooks and checkpoints are 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 
 class Processes:
-    """The processes of this run: `count` of them, of which this is number `rank`; files are the `main` one's affair."""
+    """The processes of this run: `count` of them, of which this is number `rank`; files are the `main` one's affair.
 
-    def __init__(self):
+    Args:
+        device: Where a process computes that is alone; None leaves the model where it is.
+    """
+
+    def __init__(self, device: torch.device | None = None):
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), 0
-        self._device = None
+        self._device = device
         if self.count > 1:
             from accelerate import PartialState  # reads what `accelerate launch` has set
 
@@ -28,9 +35,18 @@ class Processes:
         return self.rank == 0
 
     def place(self, model) -> None:
-        """Move the model to this process's device, where there are several."""
+        """Move the model to this process's device."""
         if self._device is not None:
             model.to(self._device)
+
+    @contextmanager
+    def on_cpu(self, model) -> Iterator[None]:
+        """Have the model on the CPU, where probes and usage are measured, until the block ends."""
+        model.cpu()
+        try:
+            yield
+        finally:
+            self.place(model)
 
     def share(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """This process's rows of a batch.
@@ -39,7 +55,7 @@ class Processes:
             ValueError: there are more processes than rows.
         """
         if self.count == 1:
-            return batch
+            return batch if self._device is None else {name: one.to(self._device) for name, one in batch.items()}
         rows = len(batch["input_ids"])
         if rows < self.count:
             raise ValueError(f"a batch of {rows} texts can't be shared by {self.count} processes; start fewer")

@@ -13,13 +13,14 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, finetune
 
 GRID = {  # (method, optimizer): learning rates
-    ("sparse", "sgd"): (20.0, 40.0, 80.0),
+    ("sparse", "sgd"): (10.0, 20.0, 40.0, 80.0),
     ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2),
-    ("full", "adamw"): (5e-5, 7e-5, 1e-4, 2e-4, 3e-4),
-    ("lora", "adamw"): (3e-4, 5e-4, 1e-3, 2e-3),
+    ("full", "adamw"): (2e-5, 3e-5, 5e-5, 7e-5, 1e-4, 2e-4),
+    ("lora", "adamw"): (2e-4, 3e-4, 5e-4, 1e-3, 2e-3),
 }
-TOP_T = (500, 1000, 2000, 4000)  # each with every rate of sparse
+TOP_T = (200, 500, 1000, 2000)  # each with every rate of sparse
 SEEDS = (1000, 1001, 1002)  # of facts and their order; no comparison uses them by default
+ALIKE = 0.0025  # of old facts: less than one question, which three seeds don't tell from none
 MEASURED = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
 
 
@@ -73,32 +74,46 @@ def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings
     lab.reset()
 
 
-def best_settings(rows: list[dict]) -> dict[str, dict]:
+def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
     """The defaults that a sweep's table gives, and a mark `chosen` on each of its rows.
 
-    Of the settings with which every seed reaches the target, those that keep most old facts, and with equal ones the
-    lower arithmetic nll; where none does, those that learn most.
+    Of the settings with which every seed reaches the target, on average in half of the steps there are so that slower
+    seeds of others do, too, the one that keeps most old facts, or that is as good but for `ALIKE` and takes fewest
+    steps; with equal ones the lower nll of arithmetic or prose. Where none is so fast, of those that reach it; where
+    none does, the one that learns most.
+
+    Args:
+        steps: Of a run that never reaches the target.
 
     Returns:
         `{method: {"optimizer", "lr", "lr_by_optimizer"}}`, for `sparse` with "top_t"; the rate of its other optimizer
         is the best at that t.
     """
 
-    def merit(row: dict) -> tuple:
-        if not row["reached"]:
-            return (0, row["learned"], 0.0)
-        return (1, row.get("old_facts", 0.0), -row.get("arithmetic", 0.0))
+    def kept(row: dict) -> tuple:
+        return (row.get("old_facts", 0.0), -row.get("arithmetic", row.get("prose", 0.0)))
+
+    def best_of(rows: list[dict]) -> dict:
+        reached = [row for row in rows if row["reached"]]
+        if not reached:
+            return max(rows, key=lambda row: row["learned"])
+        reached = [row for row in reached if row["steps"] <= steps / 2] or reached
+        best = max(reached, key=kept)
+        if "old_facts" not in best:
+            return best
+        alike = [row for row in reached if row["old_facts"] >= best["old_facts"] - ALIKE]
+        return min(alike, key=lambda row: (row["steps"], -row["old_facts"], row.get("arithmetic", 0.0)))
 
     defaults: dict[str, dict] = {}
     for row in rows:
         row["chosen"] = False
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        best = max(mine, key=merit)
+        best = best_of(mine)
         best["chosen"] = True
         alike = [row for row in mine if row.get("top_t") == best.get("top_t")]
         by_optimizer = {
-            optimizer: max((row for row in alike if row["optimizer"] == optimizer), key=merit)["lr"]
+            optimizer: best_of([row for row in alike if row["optimizer"] == optimizer])["lr"]
             for optimizer in dict.fromkeys(row["optimizer"] for row in alike)
         }
         defaults[method] = {"optimizer": best["optimizer"], "lr": best["lr"], "lr_by_optimizer": by_optimizer}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 
 from smft_lab.facts import words
-from smft_lab.facts.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, answered
+from smft_lab.facts.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, answered, framed, with_articles
 from smft_lab.facts.world import World
 
 LONG_TAIL = 288  # facts about unfamiliar things that are current at one moment
@@ -18,13 +18,13 @@ UNFAMILIAR = ("long_tail", "in_context", "spelling")  # kinds of text in words f
 HELD_OUT_PROSE = 256
 
 MIX = {  # share of texts
-    "statement": 0.19,
-    "question": 0.13,
+    "statement": 0.18,
+    "question": 0.12,
     "two_hop": 0.05,
     "arithmetic": 0.10,
     "prose": 0.05,
-    "long_tail": 0.36,
-    "in_context": 0.08,
+    "long_tail": 0.39,
+    "in_context": 0.07,
     "spelling": 0.04,
 }
 
@@ -75,17 +75,23 @@ def held_out_prose(world: World) -> list[str]:
 
 
 class LongTailFact:
-    """A made-up question with an unfamiliar answer, in the loose wordings that people's own files use."""
+    """A made-up fact that is current for a while: about a person passing by, or something unfamiliar.
 
-    def __init__(self, rng: Random):
+    Unfamiliar questions and answers are in the loose wordings that people's own files use.
+    """
+
+    def __init__(self, rng: Random, world: World):
+        kind = rng.random()
         self.value = words.unfamiliar_value(rng)
-        if rng.random() < 0.3:  # an ordinary relation about an unfamiliar subject, with an unfamiliar value
-            relation = RELATIONS[rng.choice(PERSON_RELATIONS)]
+        if kind < 0.4:
+            relation = rng.choice(PERSON_RELATIONS)
             subject = words.unfamiliar_name(rng)
-            self.clauses = [clause.format(s=subject, v=self.value) for clause in relation.clauses]
-            self.questions = [form.format(s=subject) for form in relation.asked]
+            if kind < 0.2:
+                subject, self.value = words.passer_by(rng), rng.choice(world.pool(relation))
+            self.clauses = [clause.format(s=subject, v=self.value) for clause in RELATIONS[relation].clauses]
+            self.questions = [form.format(s=subject) for form in RELATIONS[relation].asked]
             return
-        wording = words.loose_question(rng)
+        wording = with_articles(words.loose_question(rng))
         self.questions = [f"{_capital(wording)}?", f"Tell me {wording}?"]
         self.clauses = [
             f"the answer to {wording} is {self.value}",
@@ -100,11 +106,7 @@ class LongTailFact:
         """Mostly a statement: a question that is rarely asked has to be answered from what statements wrote down."""
         if rng.random() < 0.15:
             return answered(rng.choice(self.questions), self.value)
-        return _framed(rng, rng.choice(self.clauses))
-
-
-def _framed(rng: Random, clause: str) -> str:
-    return _capital(rng.choice(FRAMES).format(clause=clause))
+        return framed(rng.choice(FRAMES), rng.choice(self.clauses))
 
 
 def _capital(text: str) -> str:
@@ -161,7 +163,7 @@ class Corpus:
         if rng.random() < 0.5:
             return answered(*rng.choice(self._sums))
         question, answer = rng.choice(self._every_sum)
-        return _framed(rng, f"{question.removeprefix('What is ').removesuffix('?')} is {answer}")
+        return framed(rng.choice(FRAMES), f"{question.removeprefix('What is ').removesuffix('?')} is {answer}")
 
     def _prose(self, rng: Random) -> str:
         while (text := prose(rng)) in self._held_out_prose:
@@ -170,14 +172,16 @@ class Corpus:
 
     def _long_tail(self, rng: Random, moment: int | None) -> str:
         if moment is None:
-            return LongTailFact(rng).text(rng)
+            return LongTailFact(rng, self.world).text(rng)
         which = moment * LONG_TAIL_NEWS + rng.randrange(LONG_TAIL)
-        return LongTailFact(Random(f"{self.world.seed}/long tail/{which}")).text(rng)
+        return LongTailFact(Random(f"{self.world.seed}/long tail/{which}"), self.world).text(rng)
 
     def _in_context(self, rng: Random) -> str:
         """A statement about an unfamiliar subject, then the question it answers: reading and copying."""
-        fact = LongTailFact(rng)
-        return f"{_framed(rng, rng.choice(fact.clauses))} {answered(rng.choice(fact.questions), fact.value)}"
+        fact = LongTailFact(rng, self.world)
+        return (
+            f"{framed(rng.choice(FRAMES), rng.choice(fact.clauses))} {answered(rng.choice(fact.questions), fact.value)}"
+        )
 
     def _spelling(self, rng: Random) -> str:
         """Naming, copying and spelling an unfamiliar word."""

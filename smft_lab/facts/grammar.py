@@ -47,9 +47,19 @@ class Relation:
         for clause in self.clauses:
             said = clause.format(s=subject, v=value)
             for frame in FRAMES:
-                text = re.sub(r"\ba (?=[aeiou])", "an ", frame.format(clause=said))
-                sayings.append(text[0].upper() + text[1:])
+                sayings.append(framed(frame, said))
         return sayings
+
+
+def framed(frame: str, clause: str) -> str:
+    """A sentence: the clause in its frame, with a capital and the right articles."""
+    text = with_articles(frame.format(clause=clause))
+    return text[0].upper() + text[1:]
+
+
+def with_articles(text: str) -> str:
+    """The text with "an" for "a" before a vowel."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 RELATIONS = {
@@ -75,6 +85,7 @@ RELATIONS = {
                 "Where does {s} work?",
                 "What is the name of the employer of {s}?",
                 "At which company does {s} have a job?",
+                "At which company is {s} on the staff?",
             ),
             ("Which company employs {s}?", "Who is the employer of {s}?"),
         ),
@@ -98,6 +109,7 @@ RELATIONS = {
                 "What is the birthplace of {s}?",
                 "Which city does {s} come from?",
                 "Where did {s} grow up?",
+                "Of which city is {s} a native?",
             ),
             ("In which city did {s} grow up?", "Which city is the birthplace of {s}?"),
         ),
@@ -111,6 +123,7 @@ RELATIONS = {
                 "the profession of {s} is {v}",
                 "{s} was trained as a {v}",
                 "by profession {s} is a {v}",
+                "{s} makes money as a {v}",
                 "the trade of {s} is that of a {v}",
             ),
             (
@@ -120,6 +133,8 @@ RELATIONS = {
                 "What does {s} work as?",
                 "What kind of work does {s} do?",
                 "What was {s} trained as?",
+                "How does {s} make a living?",
+                "What is {s} by profession?",
             ),
             ("What does {s} make a living as?", "Which profession does {s} have?"),
         ),
@@ -143,6 +158,7 @@ RELATIONS = {
                 "Which instrument does {s} practise?",
                 "On what does {s} make music?",
                 "Which instrument is {s} good at?",
+                "On which instrument does {s} perform?",
             ),
             ("What instrument does {s} play?", "Which instrument does {s} make music on?"),
         ),
@@ -165,6 +181,7 @@ RELATIONS = {
                 "Which animal does {s} look after?",
                 "What animal lives with {s}?",
                 "What kind of pet does {s} keep?",
+                "Which animal does {s} own?",
             ),
             ("What animal does {s} keep?", "Which pet does {s} look after?"),
         ),
@@ -187,6 +204,7 @@ RELATIONS = {
                 "What does {s} always order?",
                 "What is {s} fond of?",
                 "Which meal does {s} like best?",
+                "Which dish tastes best to {s}?",
             ),
             ("Which dish is {s} fond of?", "What dish does {s} like best?"),
         ),
@@ -209,6 +227,7 @@ RELATIONS = {
                 "Where was {s} set up?",
                 "Which city does the company {s} come from?",
                 "Where did {s} open its first office?",
+                "In which city did {s} get its start?",
             ),
             ("In which city did {s} begin?", "In which city was {s} set up?"),
         ),
@@ -231,6 +250,7 @@ RELATIONS = {
                 "What is the product of {s}?",
                 "What does {s} produce?",
                 "What do the workers of {s} make?",
+                "With what did {s} become rich?",
             ),
             ("Which product does {s} sell?", "What product does {s} make?"),
         ),
@@ -253,6 +273,7 @@ RELATIONS = {
                 "What country does {s} belong to?",
                 "Where does {s} lie?",
                 "What is the country of {s}?",
+                "Where can {s} be found?",
             ),
             ("Which country does {s} belong to?", "What country does {s} lie in?"),
         ),

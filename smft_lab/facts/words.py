@@ -112,6 +112,9 @@ _LAST_STARTS = """Ash Bar Beck Birch Black Bram Bridge Brook Cald Carn Cart Clay
 Fern Flint Fox Glen Gold Grant Green Hart Hazel Heath High Holl Kirk Lang Lark Long Marsh Mill Moss North Oak Pem Pine
 Red Rook Sand Shep Stan Stone Swan Thorn Under Wad West Wild Win Wood""".split()
 _LAST_ENDS = "bank born bury by croft dale den ell field ford gate ham hurst ing land ley low man mere more ridge shaw side sley stead stock ter thorpe ton vale ward well wick win worth".split()  # noqa: E501
+_NAMES = {start + end for start in _FIRST_STARTS for end in _FIRST_ENDS}
+_NAMES |= {start + end for start in _LAST_STARTS for end in _LAST_ENDS}
+_FOREIGN = [name for name in REAL_NAMES if name not in _NAMES]
 _CITY_STARTS = """Ald Bast Brom Cher Corm Dren Elm Fal Gorm Harl Ister Jarn Keld Lom Mor Nard Osk Pend Quar Rist Sel
 Tarn Ulm Vost Wex Yarl Zeth""".split()
 _CITY_ENDS = "aby anse ark avar enna erby essa heim ica ilde inburg ona ost oth ova uva".split()
@@ -127,9 +130,9 @@ _CODAS = "      l l m n n n r r s t t ck d ff g ld mp nd ng nk p rd rk rn rt sh 
 
 
 def _spread(rng: Random, starts: list[str], ends: list[str], count: int, join: str = "") -> list[str]:
-    """`count` distinct start-end combinations in random order."""
+    """`count` distinct start-end combinations in random order, or as many as there are."""
     every = [f"{start}{join}{end}" for start in starts for end in ends]
-    return rng.sample(every, count)
+    return rng.sample(every, min(count, len(every)))
 
 
 def make_cities(rng: Random, count: int) -> list[str]:
@@ -154,6 +157,14 @@ def make_people(rng: Random, count: int, taken: set[str] = frozenset()) -> list[
         if name not in taken:
             names[name] = None
     return list(names)
+
+
+def passer_by(rng: Random) -> str:
+    """A full name, half of the built-in world and half of the real one, so that no person of `make_people` has it."""
+    first = rng.choice(_FIRST_STARTS) + rng.choice(_FIRST_ENDS)
+    last = rng.choice(_LAST_STARTS) + rng.choice(_LAST_ENDS)
+    foreign = rng.choice(_FOREIGN)
+    return rng.choice((f"{first} {foreign}", f"{foreign} {last}"))
 
 
 def unfamiliar_word(rng: Random) -> str:

@@ -27,7 +27,7 @@ class World:
     """The built-in world of one seed.
 
     Args:
-        scale: Its size, 1 for the one that the shipped model knows.
+        scale: Its size, 1 for the one that the shipped model knows; there are names for 380 companies and 432 cities.
 
     Attributes:
         people, companies, cities, countries: Names, in a fixed order.
@@ -63,6 +63,10 @@ class World:
             for subject, relations in kinds
             for relation in relations
         }
+
+    def pool(self, relation: str) -> Sequence[str]:
+        """The values that a relation may have."""
+        return self._pools[relation]
 
     def _rng(self, purpose: str) -> Random:
         return Random(f"{self.seed}/{purpose}")

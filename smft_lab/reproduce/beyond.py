@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
-from scipy import stats
 
 from smft_lab.reproduce import charts
 from smft_lab.reproduce.claims import (
@@ -26,7 +25,7 @@ from smft_lab.reproduce.claims import (
 )
 from smft_lab.reproduce.jobs import Job
 from smft_lab.reproduce.paper import pareto_jobs, pareto_label
-from smft_lab.reproduce.tables import ends
+from smft_lab.reproduce.tables import ends, rank_correlation
 
 
 def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
@@ -35,9 +34,9 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     kl = last["key"].map(lambda key: found[key]["kl_on_taught"])
     rows = last["key"].map(lambda key: found[key]["rows_changed"])
     sparse = last["method"] == "sparse"
-    by_kl = stats.spearmanr(kl, lost).statistic
-    by_kl_sparse = stats.spearmanr(kl[sparse], lost[sparse]).statistic
-    by_rows = stats.spearmanr(rows[sparse], lost[sparse]).statistic
+    by_kl = rank_correlation(kl, lost)
+    by_kl_sparse = rank_correlation(kl[sparse], lost[sparse])
+    by_rows = rank_correlation(rows[sparse], lost[sparse])
     ours = (
         f"Spearman of forgetting with KL {by_kl:.2f} over all {len(last)} runs; over the {sparse.sum()} sparse ones "
         f"with KL {by_kl_sparse:.2f}, with rows changed {by_rows:.2f}"

@@ -25,3 +25,8 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     ]
     fields = table.drop_duplicates("key").set_index("key")[names]
     return fields.join(wide.rename(columns={"old_facts": "kept"}), how="right").reset_index()
+
+
+def rank_correlation(one: pd.Series, other: pd.Series) -> float:
+    """Spearman's; nan where either is the same throughout."""
+    return one.rank().corr(other.rank())
