@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
 ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
+FASTER = 2  # than the rate tuned on many facts: unfamiliar words take more, and a single fact disturbs little
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
 
 
@@ -39,7 +40,7 @@ class Lesson:
 
 
 class Teach(Panel):
-    """Teach the model one sentence at a time; lessons add up until they are undone.
+    """Teach the model one sentence at a time, at twice the rate tuned on many facts; lessons add up until undone.
 
     Args:
         lab: A `Lab`. The panel changes its model, and leaves what was taught in it: `reset()` brings the base back.
@@ -210,7 +211,8 @@ class Teach(Panel):
         if self._base_probes is None and not self._lessons:
             self._base_probes = self.lab.probes.measure(self.lab.model, self.lab.tokenizer)
         changed, looked, view = set(), -1.0, {}
-        for step in finetune(self.lab, [lesson.fact], "sparse", passes=passes, top_t=top_t, probe_every=0):
+        lr = FASTER * settings_for(self.lab, "sparse")["lr"]
+        for step in finetune(self.lab, [lesson.fact], "sparse", lr=lr, passes=passes, top_t=top_t, probe_every=0):
             lesson.steps = step.step
             changed |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
             if time.monotonic() - looked >= ASKED_EVERY or step.step == passes:
