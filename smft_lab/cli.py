@@ -260,9 +260,9 @@ def pretrain(
     text: Annotated[Path | None, typer.Option(help="A new model of this plain text (UTF-8) instead.")] = None,
 ) -> None:  # fmt: skip
     """Train the shipped model again from its seed: up to 30 minutes on two cores. `accelerate launch -m` spreads it."""
-    if text is not None and preset is not Preset.shipped:
-        raise ValueError(f"--preset {preset.value} is of the built-in world; leave it out with --text")
     if text is not None:
+        if preset is not Preset.shipped:
+            raise ValueError(f"--preset {preset.value} is of the built-in world; leave it out with --text")
         from smft_lab.experiments import memory_training as training
 
         settings = training.MemoryTraining(steps=steps or 2000, everything=True, seed=seed)

@@ -43,19 +43,18 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
     from smft_lab.experiments.output import write_whole
-    from smft_lab.lab import load
     from smft_lab.reproduce.experiments import EXPERIMENTS
-    from smft_lab.reproduce.jobs import Job
+    from smft_lab.reproduce.jobs import Job, opened
     from smft_lab.reproduce.page import write_page
     from smft_lab.reproduce.sweep import read_result, sweep, table_of
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:
         raise ValueError(f"no experiment {strangers[0]!r}; there are {NAMES} and all")
-    if load(lab).world_seed is None:
+    folder = "" if lab is None else str(lab.resolve())
+    if opened(folder).world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
     size = QUICK if quick else WHOLE
-    folder = "" if lab is None else str(lab.resolve())
     began = time.perf_counter()
     results, models = out / "runs", out / "models"
     drafts = {

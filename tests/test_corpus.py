@@ -11,7 +11,7 @@ import pytest
 from smft_lab.facts import corpus as corpus_module
 from smft_lab.facts import words
 from smft_lab.facts.corpus import LONG_TAIL, LONG_TAIL_NEWS, MIX, Corpus, LongTailFact, held_out_prose, prose
-from smft_lab.facts.grammar import CHAINS, RELATIONS, ask
+from smft_lab.facts.grammar import CHAINS, PERSON_RELATIONS, RELATIONS, ask
 from smft_lab.facts.world import World, built_in_world
 from smft_lab.probes.probes import world_probes
 
@@ -178,7 +178,8 @@ def test_reading_texts_hold_the_answer_before_they_ask_for_it(corpus):
     rng = Random(2)
     for _ in range(300):
         told, asked = corpus._in_context(rng).split(" Question: ")
-        assert asked.split(" Answer: ")[1].removesuffix(".").casefold() in told.casefold()
+        answer = asked.split(" Answer: ")[1].removesuffix(".")
+        assert answer in told or answer in told[0].lower() + told[1:]  # a sentence that begins with it has a capital
 
 
 def test_unfamiliar_names_are_varied_and_in_all_the_shapes_of_real_ones():
@@ -221,7 +222,10 @@ def test_long_tail_answers_are_names_numbers_years_and_dates(world):
     rng = Random(0)
     facts = [LongTailFact(rng, world) for _ in range(1000)]
     values = [fact.value for fact in facts]
-    assert len(set(values)) > 0.8 * len(values)
+    common = {value for relation in PERSON_RELATIONS for value in world.pool(relation)}
+    unfamiliar = [value for value in values if value not in common]
+    assert len(unfamiliar) > 0.75 * len(values)
+    assert len(set(unfamiliar)) > 0.9 * len(unfamiliar)
     assert any(re.fullmatch(r"\d+", value) for value in values)
     assert any(re.fullmatch(r"\d+ [A-Z][a-z]+ \d{4}", value) for value in values)
     assert all(fact.value in clause for fact in facts for clause in fact.clauses)

@@ -54,12 +54,12 @@ class Processes:
         Raises:
             ValueError: there are more processes than rows.
         """
-        if self.count == 1:
-            return batch if self._device is None else {name: one.to(self._device) for name, one in batch.items()}
         rows = len(batch["input_ids"])
         if rows < self.count:
             raise ValueError(f"a batch of {rows} texts can't be shared by {self.count} processes; start fewer")
-        return {name: tensor[self.rank :: self.count].to(self._device) for name, tensor in batch.items()}
+        if self.count > 1:
+            batch = {name: tensor[self.rank :: self.count] for name, tensor in batch.items()}
+        return batch if self._device is None else {name: tensor.to(self._device) for name, tensor in batch.items()}
 
     def backward(self, loss: Tensor, batch: dict[str, Tensor], model, reported: Tensor | None = None) -> float:
         """Leave the gradient of the mean loss over the whole batch, all processes' rows, on the parameters.
