@@ -92,6 +92,22 @@ def test_the_fused_loss_and_its_gradient_are_those_of_cross_entropy(monkeypatch,
     torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_large_products_of_the_fused_loss_are_not_rounded_and_leave_no_setting_behind():
+    def setting():  # older PyTorch has none
+        return getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None)
+
+    before = setting()
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(128, 2000, bias=False).requires_grad_(False)
+    hidden = torch.randn(700, 128, generator=generator)
+    targets = Targets.of(torch.arange(700), torch.randint(2000, (700,), generator=generator))
+    exact, fused = hidden.double().requires_grad_(), hidden.clone().requires_grad_()
+    targets.loss(exact @ head.weight.double().T).backward()
+    HeadLoss.apply(fused, head, targets).backward()
+    assert (fused.grad - exact.grad).norm() < 1e-5 * exact.grad.norm()  # bfloat16 would be at 1e-3
+    assert setting() == before
+
+
 def test_rows_keep_padding_and_unlabelled_positions_out(lab, batch):
     inputs, counted = batch
     form = as_rows(inputs, counted)

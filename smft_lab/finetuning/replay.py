@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from itertools import product
 
 import torch
@@ -24,6 +25,7 @@ from smft_lab.slots.selection import Selection
 
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 CHUNK = 1024  # positions whose logits are in memory together
+ROUND = 64  # positions they are filled up to: oneDNN compiles a product for each new shape, in some milliseconds
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
 
 
@@ -86,6 +88,33 @@ class Replay(nn.Module):
         return self.__dict__["output"]
 
 
+@cache
+def _onednn_is_faster() -> bool:
+    """Whether this processor is AMD's with AVX-512, of which MKL makes half the use that oneDNN does.
+
+    With AMX, oneDNN would round to bfloat16.
+    """
+    if not hasattr(torch.cpu, "get_capabilities") or not hasattr(torch.backends.mkldnn, "matmul"):
+        return False
+    has = torch.cpu.get_capabilities()
+    return "AMD" in has.get("cpu_name", "") and has.get("avx512_f", False) and not has.get("amx_tile", False)
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Large float32 products by oneDNN, where that is faster. PyTorch takes it if it might round, even if it does not."""
+    if not _onednn_is_faster():
+        yield
+        return
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
 class HeadLoss(torch.autograd.Function):
     """Mean cross-entropy of a frozen output layer, forward and backward at once: no logits are kept."""
 
@@ -93,14 +122,19 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Targets) -> Tensor:
         """hidden (M, D) -> mean loss in nats."""
         every, hidden = hidden, hidden[targets.predicting]
+        M = len(hidden)
+        hidden = nn.functional.pad(hidden, (0, 0, 0, -M % ROUND))
         sums = hidden.new_empty(len(hidden), dtype=torch.float32)
         grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
         for first in range(0, len(hidden), CHUNK):
             part = slice(first, first + CHUNK)
-            logits = head(hidden[part]).float()
+            with fast_products():
+                logits = head(hidden[part]).float()
             p = logits.softmax(-1)
             sums[part] = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
-            grads[part] = (p.to(hidden.dtype) @ head.weight).float()
+            with fast_products():
+                grads[part] = (p.to(hidden.dtype) @ head.weight).float()
+        hidden, sums, grads = hidden[:M], sums[:M], grads[:M]
         rows = head.weight[targets.label].float()
         wanted = (hidden[targets.place] * rows).sum(-1)
         if head.bias is not None:
