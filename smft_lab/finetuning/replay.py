@@ -102,7 +102,7 @@ def _onednn_is_faster() -> bool:
 
 @contextmanager
 def fast_products() -> Iterator[None]:
-    """Large float32 products by oneDNN, where that is faster. PyTorch takes it if it might round, even if it does not."""
+    """Large float32 products by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
     if not _onednn_is_faster():
         yield
         return
