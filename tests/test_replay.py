@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import replay
+from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
@@ -106,6 +107,31 @@ def test_the_second_time_a_batch_comes_nothing_below_the_memory_runs(lab):
     method.update(batch)
     method.finish()
     assert ran == ["model.layers.2"]
+
+
+def test_a_run_takes_over_what_an_earlier_one_kept_and_is_the_same(lab):
+    def run(kept):
+        updates = [
+            (step.loss, step.slots[0].tolist())
+            for step in finetune(lab, FACTS, "sparse", lr=0.5, top_t=top_t, passes=2, probe_every=0, kept=kept)
+            if step.step
+        ]
+        values = [table.weight.detach().clone() for table in value_tables(lab.model)]
+        lab.reset()
+        return updates, values
+
+    kept, ran = {}, []
+    top_t = 30
+    run(kept)
+    assert len(kept) == len(FACTS)
+    assert all(batch.frozen is not None for batch in kept.values())
+    lab.model.get_submodule("model.layers.0").register_forward_hook(lambda *_: ran.append("below"))
+    top_t = 10  # another choice of slots than the run before
+    updates, values = run(kept)
+    assert len(ran) == 1  # the check of the first batch against the plain way
+    expected_updates, expected_values = run({})
+    assert updates == expected_updates
+    assert all(torch.equal(one, other) for one, other in zip(values, expected_values, strict=True))
 
 
 def hooks_of(model) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
 
@@ -109,6 +109,7 @@ def finetune(
     protect: float = 0.0,
     mix: Callable[[Random], list[str]] | None = None,
     anchor: Anchor | None = None,
+    kept: dict[tuple, Batch] | None = None,
 ) -> Iterator[Step]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
 
@@ -133,6 +134,8 @@ def finetune(
         mix: Gives texts to train on beside each batch of statements, such as old ones (replay). Their reads do not
             count in the choice of slots.
         anchor: Of `full`: a pull back to the base (L2 or EWC).
+        kept: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
+            depend on the values already computed; this run's are added.
 
     Yields:
         A `Step` for the base, then one per gradient step.
@@ -154,12 +157,12 @@ def finetune(
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = len(facts) if probe_every is None else probe_every
     settings |= {"rule": rule, "fast": fast, "protect": protect, "anchor": anchor}
-    run = _steps(lab, list(facts), method, settings, passes, order, loss_on, seed, probe_every, mix)
+    run = _steps(lab, list(facts), method, settings, passes, order, loss_on, seed, probe_every, mix, kept)
     lab.begin(run)
     return run
 
 
-def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every, mix) -> Iterator[Step]:
+def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every, mix, kept) -> Iterator[Step]:
     probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
 
     def measured(step: int):
@@ -172,10 +175,17 @@ def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_eve
 
     @lru_cache(4 * len(facts) if order == "stream" else 1)  # in a stream a batch comes back pass after pass
     def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
+        key = (owners, texts, loss_on)
+        if kept and key in kept:
+            return replace(kept[key], memo={})  # the choice of slots is each run's own
         inputs, which = encode(lab.tokenizer, list(texts)), tuple(sorted(set(owners)))
+        counted = inputs["attention_mask"]
         if loss_on == "answer":
-            return Batch(inputs, only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs), which)
-        return Batch(inputs, inputs["attention_mask"], which)
+            counted = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
+        batch = Batch(inputs, counted, which)
+        if kept is not None:
+            kept[key] = batch
+        return batch
 
     mixed = Random(f"{seed}/mix")
 

@@ -55,14 +55,14 @@ class Frozen:
     Attributes:
         form: The batch as it is run.
         below: Output of the block below the first memory layer's; None where that is the first block.
-        beside: Outputs of the parts of its own block that come before the memory layer, in order: the attention.
+        beside: Outputs, by name, of the parts of its own block that come before the memory layer: the attention.
         gate: silu's argument, (B, T, Vd), of the first memory layer.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
     """
 
     form: Form
     below: object
-    beside: list
+    beside: dict[str, object]
     gate: Tensor
     reads: tuple[Tensor, Tensor]
 
@@ -198,7 +198,6 @@ class Prefix:
             for name, child in self._block.named_children()
             if [name] != path[depth + 1 : depth + 2] and any(parameter.ndim > 1 for parameter in child.parameters())
         ]
-        self._beside: list[tuple[str, nn.Module]] = []
         self._held = 0
 
     def loss(self, batch: Batch, form: Form) -> Tensor:
@@ -210,8 +209,8 @@ class Prefix:
         frozen = batch.frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
         targets = frozen.form.targets
         places = [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
-        outputs = zip(self._beside, frozen.beside, strict=True)
-        places += [(self._block, name, Replay(module, output)) for (name, module), output in outputs]
+        beside = frozen.beside.items()
+        places += [(self._block, name, Replay(getattr(self._block, name), output)) for name, output in beside]
         places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
 
         parent, name, head = self._head
@@ -248,11 +247,10 @@ class Prefix:
         finally:
             for handle in handles:
                 handle.remove()
-        self._beside = [(name, module) for name, module in self._candidates if module in outputs]
         frozen = Frozen(
             form=form,
             below=outputs[self._below[-1][1]] if self._below else None,
-            beside=[outputs[module] for _, module in self._beside],
+            beside={name: outputs[module] for name, module in self._candidates if module in outputs},
             gate=self.layer.gate(outputs[self.layer]),
             reads=outputs[keys],
         )

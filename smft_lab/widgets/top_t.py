@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
 MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
-MEASURING = 0.2  # most of the time that measuring them may take
+MEASURING = 0.1  # most of the time that measuring them may take
 OLD = "old_facts"
 
 
@@ -99,6 +99,7 @@ class TopT(Panel):
         self._paths: list[RunPath] = []
         self._path: RunPath | None = None
         self._kept = self._old_facts()
+        self._batches: dict = {}  # what a run computed that the next need not
         self.limits = {
             "slots": lab.slots,
             "tables": len(lab.usage.df),
@@ -292,7 +293,7 @@ class TopT(Panel):
         path.total = chosen["passes"] * len(facts)
         path.points.append(self._base_point(chosen["facts"]))
         wait, since = MEASURED_EVERY, time.monotonic()
-        for step in finetune(self.lab, facts, "sparse", probe_every=0, **settings):
+        for step in finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings):
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
             now = time.monotonic()
             if step.step == path.total or (step.step and now - since >= wait):
