@@ -83,7 +83,7 @@ def stop(notebook: Notebook) -> dict[str, float]:
 
 def main(
     facts: Annotated[int, typer.Option(help="Built-in facts to teach.")] = 32,
-    passes: Annotated[int, typer.Option(help="Passes over them.")] = 4,
+    passes: Annotated[int, typer.Option(help="Passes over them.")] = 3,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the tuned one if absent.")] = None,
     turns: Annotated[int, typer.Option(min=1, help="Repeats.")] = 5,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
