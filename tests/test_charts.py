@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from smft_lab.charts import curves, plane, report, write_report
 from smft_lab.charts.figures import mean_over_seeds
 from smft_lab.charts.report import headline, is_right, page
-from smft_lab.charts.style import DARK_OF, dark_of_light, percent
+from smft_lab.charts.style import DARK_OF, dark_of_light, ordered, percent
 
 STEPS = {
     "sparse": [0, 20, 40, 80, 120, 160, 240],
@@ -492,3 +492,9 @@ def test_steps_to_a_target_which_some_seeds_reached_are_not_called_unreached(tab
     text = page(table, summary, [])
     assert "<td>not in every seed</td>" in text
     assert "<td>not reached</td>" not in text
+
+
+def test_methods_come_in_the_order_of_their_numbers():
+    assert ordered(["t = 2,000", "lora", "t = 50", "sparse", "t = 500", "all"]) == [
+        "sparse", "lora", "all", "t = 50", "t = 500", "t = 2,000",
+    ]  # fmt: skip

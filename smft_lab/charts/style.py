@@ -7,6 +7,7 @@ light colour with its dark partner, so no figure needs to know which scheme is s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,9 +70,14 @@ PROBES = [
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
-    """The distinct methods: the three compared ones first, then any control by name."""
+    """The distinct methods: the three compared ones first, then any control by name, t = 50 before t = 2,000."""
     present = set(methods)
-    return [m for m in NAMES if m in present] + sorted(present - set(NAMES))
+    return [m for m in NAMES if m in present] + sorted(present - set(NAMES), key=_by_number)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", name.replace(",", ""))
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
