@@ -133,6 +133,8 @@ def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
         ("lora", {"anchor": Anchor(0.1)}, "an anchor is for full finetuning, not for lora"),
         ("full", {"protect": 1.0}, "protect must be at least 0, and is for sparse alone"),
         ("sparse", {"protect": -1.0}, "protect must be at least 0"),
+        ("full", {"rank": 8}, "rank must be at least 1, and is for lora alone; not 8 for full"),
+        ("lora", {"rank": 0}, "rank must be at least 1"),
         ("full", {"optimizer": "adam"}, "no optimizer 'adam' for full; there are adamw, sgd"),
         ("full", {"mix": lambda rng: [], "loss_on": "answer"}, "mixed-in texts have no answer"),
     ],

@@ -74,6 +74,13 @@ def test_a_job_has_the_same_result_twice_and_leaves_the_base(saved):
     assert all((tensor == lab.base(name)).all() for name, tensor in lab.model.state_dict().items())
 
 
+def test_the_rank_of_lora_is_the_jobs(saved):
+    lab = load(saved)
+    jobs = [with_defaults(replace(SMALL, lab=str(saved), method="lora", rank=rank), lab) for rank in (0, 4)]
+    tuned, four = (run_job(job)["found"]["trainable_per_step"] for job in jobs)
+    assert tuned == 4 * four
+
+
 def test_a_jobs_name_depends_on_what_it_says_and_not_on_where_the_lab_lies(saved):
     job = grid(saved)[0]
     assert replace(job, lab="elsewhere").key == job.key

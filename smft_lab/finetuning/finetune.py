@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
-from smft_lab.finetuning.methods import check_method, check_settings, start
+from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import Probes, QuestionProbe
@@ -109,6 +109,7 @@ def finetune(
     protect: float = 0.0,
     mix: Callable[[Random], list[str]] | None = None,
     anchor: Anchor | None = None,
+    rank: int = LORA_RANK,
     kept: dict[tuple, Batch] | None = None,
 ) -> Iterator[Step]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
@@ -134,6 +135,7 @@ def finetune(
         mix: Gives texts to train on beside each batch of statements, such as old ones (replay). Their reads do not
             count in the choice of slots.
         anchor: Of `full`: a pull back to the base (L2 or EWC).
+        rank: Of `lora`; alpha is twice that.
         kept: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
             depend on the values already computed; this run's are added.
 
@@ -149,6 +151,8 @@ def finetune(
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     if protect < 0 or (protect and method != "sparse"):
         raise ValueError(f"protect must be at least 0, and is for sparse alone; not {protect} for {method}")
+    if rank < 1 or (rank != LORA_RANK and method != "lora"):
+        raise ValueError(f"rank must be at least 1, and is for lora alone; not {rank} for {method}")
     if anchor is not None and method != "full":
         raise ValueError(f"an anchor is for full finetuning, not for {method}")
     if mix is not None and loss_on == "answer":
@@ -156,7 +160,7 @@ def finetune(
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = len(facts) if probe_every is None else probe_every
-    settings |= {"rule": rule, "fast": fast, "protect": protect, "anchor": anchor}
+    settings |= {"rule": rule, "fast": fast, "protect": protect, "anchor": anchor, "rank": rank}
     run = _steps(lab, list(facts), method, settings, passes, order, loss_on, seed, probe_every, mix, kept)
     lab.begin(run)
     return run

@@ -17,7 +17,7 @@ from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
 
 WEIGHT_DECAY = 0.1  # of AdamW, for full finetuning and LoRA, as in the paper (section 3.3)
-LORA_RANK, LORA_ALPHA = 16, 32
+LORA_RANK = 16
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,17 @@ class Full(_Dense):
 
 
 class Lora(_Dense):
-    """LoRA by `peft` on all linear layers, by AdamW or SGD; merged into the model when the run ends."""
+    """LoRA by `peft` on all linear layers, by AdamW or SGD; merged into the model when the run ends.
 
-    def __init__(self, lab, lr: float, seed: int, optimizer: str = "adamw"):
+    Args:
+        rank: r; alpha is twice that.
+    """
+
+    def __init__(self, lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM", bias="none"
+            r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", bias="none"
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
@@ -168,9 +172,9 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
 
 
 def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
-          protect: float = 0.0, anchor: Anchor | None = None):  # fmt: skip
+          protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK):  # fmt: skip
     """The method of that name, ready for its first batch."""
     lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
         return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect)
-    return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer)
+    return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer, rank)

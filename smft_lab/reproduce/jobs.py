@@ -23,6 +23,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import World
 from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune, settings_for
+from smft_lab.finetuning.methods import LORA_RANK
 from smft_lab.lab import Lab, load
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import Probes, QuestionProbe, recalled
@@ -32,7 +33,7 @@ from smft_lab.slots.reading import core_set
 from smft_lab.slots.scores import slot_scores
 from smft_lab.slots.usage import measure_usage
 
-FORMAT = 3  # of a result; part of its name, so that results of other versions are never mixed
+FORMAT = 4  # of a result; part of its name, so that results of other versions are never mixed
 LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
 LEAST_T_STEPS = 20
 FISHER_TEXTS = 64
@@ -73,6 +74,7 @@ class Job:
     passes: int = 12
     order: str = "stream"
     background: str = "pretraining"
+    rank: int = 0
     protect: float = 0.0
     remedy: str = ""
     strength: float = 0.0
@@ -96,6 +98,7 @@ def with_defaults(job: Job, lab: Lab) -> Job:
     used = settings_for(lab, job.method, **chosen)
     return replace(job, lr=used["lr"], top_t=min(used["top_t"], lab.slots) if job.method == "sparse" else 0,
                    optimizer=used["optimizer"] or "", rule=job.rule if job.method == "sparse" else "",
+                   rank=(job.rank or LORA_RANK) if job.method == "lora" else 0,
                    pretraining=job.pretraining if job.slots else 0, base=fingerprint(lab))  # fmt: skip
 
 
@@ -133,10 +136,10 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
     read = [sum(int((counts > 0).sum()) for counts in tables) for tables in fact_counts(lab, facts)]
     before = _log_probabilities(lab, watched)
     steps = job.passes * len(facts)
-    options = {"top_t": job.top_t, "rule": job.rule, "protect": job.protect} if job.method == "sparse" else {}
+    own = {"sparse": {"top_t": job.top_t, "rule": job.rule, "protect": job.protect}, "lora": {"rank": job.rank}}
     probe_every = math.ceil(steps / job.evaluations)
     run = finetune(lab, facts, job.method, lr=job.lr, optimizer=job.optimizer, passes=job.passes, order=job.order,
-                   seed=job.seed, probe_every=probe_every, **options, **_remedy(lab, job))  # fmt: skip
+                   seed=job.seed, probe_every=probe_every, **own.get(job.method, {}), **_remedy(lab, job))  # fmt: skip
     rows, known, last, flops = [], [], None, FlopCounterMode(display=False)
     counted = next((step for step in range(len(facts) + 1, steps + 1) if step % probe_every), None)
     for step in range(steps + 1):

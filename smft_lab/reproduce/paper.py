@@ -66,8 +66,8 @@ def _two_hop(rows: pd.DataFrame) -> Claim:
 
 
 def pareto_jobs(job: Job) -> list[Job]:
-    full = [replace(job, method="full", lr=lr) for lr in (5e-5, 1e-4, 2e-4, 5e-4)]
-    lora = [replace(job, method="lora", lr=lr) for lr in (3e-4, 1e-3, 3e-3)]
+    full = [replace(job, method="full", lr=lr) for lr in (3e-5, 7e-5, 1e-4, 2e-4)]
+    lora = [replace(job, method="lora", rank=rank, lr=lr) for rank, lr in product((4, 16, 64), (5e-4, 1e-3))]
     sparse = [replace(job, lr=lr, top_t=t) for lr, t in product((0.05, 0.1), (100, 500, 1000, 2000))]
     sgd = [replace(job, lr=lr, top_t=t, optimizer="sgd") for lr, t in ((20.0, 500), (40.0, 500))]
     return [*full, *lora, *sparse, *sgd]
@@ -178,7 +178,7 @@ def _read_coreset(table: pd.DataFrame, found: dict) -> list[Claim]:
 
 
 def pareto_label(job: dict) -> str:
-    size = f", t={job['top_t']}" if job["method"] == "sparse" else ""
+    size = {"sparse": f", t={job['top_t']}", "lora": f", r={job['rank']}"}.get(job["method"], "")
     rule = f" {job['optimizer']}" if job["method"] == "sparse" else ""
     return f"{job['method']}{rule}, lr={job['lr']:g}{size}"
 
