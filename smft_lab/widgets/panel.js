@@ -46,7 +46,9 @@ function shell(model, el, label, title, about) {
   const button = (name, text, tip, kind = "") =>
     make("button", { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name) }, text);
   const labelled = (text, control) => make("label", {}, text, control);
+  let colourless = false; // painted outside the page, where JupyterLab keeps what is off the screen, and no colour is known
   const colours = (...names) => {
+    colourless ||= !root.isConnected;
     const css = getComputedStyle(root);
     return Object.fromEntries(names.map((name) => [name, css.getPropertyValue(`--${name}`).trim()]));
   };
@@ -73,9 +75,17 @@ function shell(model, el, label, title, about) {
     [error.textContent, note.textContent] = [get("error"), get("note")];
     showTheme();
     tick();
+    const sight = new ResizeObserver(() => {
+      if (colourless && root.isConnected) {
+        colourless = false;
+        repaint();
+      }
+    });
+    sight.observe(root);
     return () => {
       clearInterval(timer);
       themes.disconnect();
+      sight.disconnect();
       for (const [name, then] of watched) model.off(name, then);
     };
   }

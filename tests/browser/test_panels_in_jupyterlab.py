@@ -12,12 +12,14 @@ PANELS = {
     "compare.ipynb": "panel = smft.widgets.Compare(lab, facts, passes=1, evaluations=1)\npanel",
     "teach.ipynb": "panel = smft.widgets.Teach(lab)\npanel",
 }
+LONG = "print('\\n'.join(map(str, range(80))))"
 IS_BASE = "print(all(torch.equal(v, lab.base(k)) for k, v in lab.model.state_dict().items()))"
 
 
 @pytest.fixture(scope="module")
 def server(browser):
-    started = Server({name: [SETUP, cell] for name, cell in PANELS.items()})
+    below = [SETUP, *[LONG] * 12, "smft.widgets.TopT(lab, facts)"]
+    started = Server({"below.ipynb": below, **{name: [SETUP, cell] for name, cell in PANELS.items()}})
     yield started
     started.stop()
 
@@ -32,7 +34,7 @@ def opened(server, browser):
         page.set_default_timeout(60_000)
         notebook = Notebook(server, page)
         notebook.run(name)
-        page.locator(".smft").wait_for()
+        page.locator(".smft").wait_for(state="attached")
         return notebook, page.locator(".smft")
 
     yield run
@@ -71,6 +73,16 @@ def test_slots_are_read_pointed_at_and_looked_up(opened):
     panel.get_by_role("alert").filter(has_text="slots are numbered 0 to").wait_for()
     notebook.shot("slots-error")
     assert (notebook.foreign, notebook.errors) == ([], [])
+
+
+def test_a_panel_below_the_screen_has_its_colours_when_it_comes_into_sight(opened):
+    notebook, panel = opened("below.ipynb")
+    panel.scroll_into_view_if_needed()
+    panel.locator("canvas").hover()
+    notebook.page.wait_for_timeout(300)
+    notebook.shot("below")
+    blue = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.join().includes('0,114,178,255')"
+    assert panel.locator("canvas").evaluate(blue)
 
 
 def test_three_methods_are_compared_while_the_kernel_answers(opened):
