@@ -4,6 +4,7 @@ import io
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from smft_lab.charts import pictures
@@ -55,3 +56,9 @@ def test_a_full_table_stays_well_below_what_a_notebook_may_hold():
         len(picture(pictures.heat(values, "df", "batches"), pictures.heat(values, "df", "batches"), says="").png)
         < 220_000
     )
+
+
+def test_what_was_not_measured_is_left_blank_in_a_grid():
+    axes = Figure().add_subplot()
+    pictures.grid([[1, 0.5], [float("nan"), 0.2]], "after", "fact", "Retention", "known")(axes)
+    assert [text.get_text() for text in axes.texts] == ["100%", "50%", "20%"]

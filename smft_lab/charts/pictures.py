@@ -266,7 +266,7 @@ def grid(matrix, x: str, y: str, title: str, unit: str, *, names: tuple[Sequence
             axes.set_xticks(range(cells.shape[1]), names[0])
             axes.set_yticks(range(cells.shape[0]), names[1])
         if cells.size <= 150:
-            for (row, column), value in pd.DataFrame(cells).stack().items():
+            for (row, column), value in pd.DataFrame(cells).stack().dropna().items():
                 axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8.5,
                           color=SURFACE if value > 0.45 else INK)  # fmt: skip
         axes.grid(False)
