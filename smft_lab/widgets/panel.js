@@ -101,14 +101,14 @@ function grid(head, rows) {
 // The plane of learning against forgetting: paths of { name, points: [[step, learned, kept]], colour, last, dashed }.
 function drawPlane(svg, paths, line, empty) {
   const kept = paths.flatMap((path) => path.points.map((point) => point[2] ?? 1));
-  const low = Math.max(0, Math.floor(10 * Math.min(0.9, ...kept) - 0.2) / 10), L = 62, R = 600, T = 16, B = 316;
+  const low = Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20), L = 62, R = 600, T = 16, B = 316;
   const x = (v) => L + v * (R - L), y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
   const parts = [];
   for (let v = 0; v <= 1.001; v += 0.2) {
     parts.push(draw("line", { x1: x(v), x2: x(v), y1: T, y2: B, stroke: line }),
       draw("text", { x: x(v), y: B + 18, "text-anchor": "middle" }, percent(v)));
   }
-  const gap = 1 - low > 0.35 ? 0.2 : 1 - low > 0.15 ? 0.1 : 0.02;
+  const gap = 1 - low > 0.35 ? 0.2 : 1 - low > 0.21 ? 0.1 : 1 - low > 0.11 ? 0.05 : 0.02;
   for (let v = 1; v >= low - 1e-9; v -= gap) {
     parts.push(draw("line", { x1: L, x2: R, y1: y(v), y2: y(v), stroke: line }),
       draw("text", { x: L - 8, y: y(v) + 4, "text-anchor": "end" }, percent(v)));
@@ -129,7 +129,7 @@ function drawPlane(svg, paths, line, empty) {
     names.push({ name: path.name, x: x(a), y: y(b), colour, last, anchor: a > 0.7 ? "end" : "start" });
   }
   names.sort((one, other) => one.y - other.y);
-  names.forEach((one, i) => { one.at = Math.max(one.y + (one.anchor === "end" ? 18 : 4), i ? names[i - 1].at + 15 : 0); });
+  names.forEach((one, i) => { one.at = Math.max(one.y + 18, i ? names[i - 1].at + 15 : 0); });
   for (const { name, x: at, at: down, colour, last, anchor } of names) {
     const beside = anchor === "end" ? at : at + 10;
     parts.push(draw("text", { class: last ? "name" : "", x: beside, y: down, "text-anchor": anchor, style: last ? `fill:${colour}` : "" }, name));
