@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -186,7 +185,7 @@ def test_a_model_of_its_own_is_pretrained_once_as_the_job_says_and_the_job_runs_
 
     def fake(folder, settings):
         asked.append((settings.memory_slots, settings.memory_k, settings.steps))
-        shutil.copytree(saved, folder)
+        load(saved).save(folder)  # as `pretrain` does, with its locks
         yield PretrainRecord(settings.steps, 1.0, {})
 
     monkeypatch.setattr(scale, "pretrain", fake)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import product
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from smft_lab.slots.selection import Selection
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 CHUNK = 1024  # positions whose logits are in memory together
 ROUND = 64  # positions they are filled up to: oneDNN compiles a product for each new shape, in some milliseconds
+_SETTING = Lock()  # of the process, so of all threads
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
 
 
@@ -107,12 +109,13 @@ def fast_products() -> Iterator[None]:
         yield
         return
     products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
+    with _SETTING:
+        before = products.fp32_precision
+        products.fp32_precision = "bf16"
+        try:
+            yield
+        finally:
+            products.fp32_precision = before
 
 
 class HeadLoss(torch.autograd.Function):

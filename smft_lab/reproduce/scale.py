@@ -41,7 +41,7 @@ def pretrained(job: Job, models: Path) -> Iterator[PretrainRecord]:
     folder = model_folder(job, models)
     settings = PretrainSettings(steps=job.pretraining, memory_slots=job.slots, memory_k=job.k, evaluate_every=200)
     models.mkdir(parents=True, exist_ok=True)
-    with FileLock(models / f".{folder.name}.lock"):
+    with FileLock(models / f".{folder.name}.pretraining.lock"):  # saving the lab takes the shorter name
         if not (folder / LAB_FILE).exists():
             yield from pretrain(folder, settings)
 
