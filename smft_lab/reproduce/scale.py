@@ -39,7 +39,13 @@ def pretrained(job: Job, models: Path) -> Iterator[PretrainRecord]:
         The records of `pretrain`, from where an earlier call was cut off.
     """
     folder = model_folder(job, models)
-    settings = PretrainSettings(steps=job.pretraining, memory_slots=job.slots, memory_k=job.k, evaluate_every=200)
+    settings = PretrainSettings(
+        steps=job.pretraining,
+        memory_slots=job.slots,
+        memory_k=job.k,
+        evaluate_every=200,
+        background_batches=min(PretrainSettings.background_batches, job.pretraining),  # fewer in a quick run
+    )
     models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f".{folder.name}.pretraining.lock"):  # saving the lab takes the shorter name
         if not (folder / LAB_FILE).exists():
