@@ -166,10 +166,11 @@ def curves(lines: Lines, x: str, y: str, title: str = "", *, log: str = "", shar
 
 
 def bars(names: Sequence[str], values: Sequence[float], x: str, title: str = "", *, share: bool = False,
-         strong: Sequence[bool] | None = None) -> Draw:  # fmt: skip
+         strong: Sequence[bool] | None = None, most: float | None = None) -> Draw:  # fmt: skip
     """Horizontal bars, the first on top, each with its value.
 
     Args:
+        most: What the longest bar could be; of `values` by default.
         strong: Which bars are drawn in full colour; all by default.
     """
 
@@ -183,6 +184,8 @@ def bars(names: Sequence[str], values: Sequence[float], x: str, title: str = "",
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.16)
+        if most is not None:
+            axes.set_xlim(0, 1.16 * most)
         axes.set(title=title, xlabel=x)
         if share:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
