@@ -73,7 +73,10 @@ def test_a_training_steps_pauses_and_goes_on():
     press(panel, "pause")
     assert panel.state == "paused"
     assert 5 <= panel.live["step"] < 3000
+    said = []
+    panel.observe(lambda change: said.append(change["new"]), "state")
     press(panel, "finish")
+    assert said == ["finishing", "done"]  # the usage is counted in between, for some seconds
     assert (panel.error, panel.state) == ("", "done")
     assert panel.lab.world.scale == 0.02
     panel.close()

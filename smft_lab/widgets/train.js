@@ -61,11 +61,13 @@ function render({ model, el }) {
   function showState() {
     const state = get("state");
     root.dataset.state = state;
+    const ended = state === "finishing" || state === "done";
     start.textContent = state === "paused" ? "Go on" : "Start";
-    start.disabled = state === "running" || state === "done";
+    start.disabled = state === "running" || ended;
     pause.disabled = state !== "running";
-    step.disabled = state === "done";
-    finish.disabled = state === "idle" || state === "done";
+    step.disabled = ended;
+    finish.disabled = state === "idle" || ended;
+    reset.disabled = state === "finishing";
     showLive();
   }
   return watch({ points: paintCurves, live: showLive, heat: paintTable, state: showState }, () => { paintCurves(); paintTable(); showState(); });

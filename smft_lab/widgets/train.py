@@ -237,6 +237,7 @@ class Train(Panel):
 
     def _make_lab(self) -> None:
         settings = self._settings
+        self.state, self.note = "finishing", "Counting which slots ordinary text reads; then panel.lab is ready."
         with self._claim.lock, torch.no_grad():
             usage = background_usage(self._model.eval(), self._tokenizer, self._corpus, settings)
             self.lab = Lab(self._model, self._tokenizer, usage, self._probes, None, settings.seed, settings.world_scale)
