@@ -106,6 +106,7 @@ def _sources(table: pd.DataFrame) -> str:
         "rule",
         "top_t",
         "lr",
+        "rank",
         "optimizer",
         "facts",
         "what",

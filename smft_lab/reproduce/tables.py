@@ -14,6 +14,7 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
         "method",
         "lr",
         "top_t",
+        "rank",
         "optimizer",
         "rule",
         "seed",
