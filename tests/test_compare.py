@@ -273,6 +273,21 @@ def test_samples_hold_the_answers_of_the_base_and_of_every_method(whole):
         assert one["answer"]
 
 
+def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, lab):
+    shown = repr(whole[0]).splitlines()
+    assert shown[0].startswith("<Comparison of sparse, full, lora: 3 facts, 2 seeds")
+    assert [line.split(":")[0].strip() for line in shown[1:]] == list(METHODS)
+    assert all("of 2 runs reach 95%" in line and "old_facts" in line for line in shown[1:])
+    assert "no run has ended yet" in repr(Comparison(lab, new_facts(2), seeds=[0]))
+
+
+def test_a_long_comparison_shows_how_far_it_is_where_somebody_watches(lab, capsys):
+    compare(lab, new_facts(2), ["sparse"], 1, passes=1, evaluations=1)
+    assert capsys.readouterr().out == ""
+    compare(lab, new_facts(2), ["sparse"], 1, passes=1, evaluations=1, progress=True)
+    assert "sparse, seed 0" in capsys.readouterr().out
+
+
 def test_controls_run_sparse_under_other_rules(lab):
     names = ["sparse", "sparse:tf", "sparse:idf", "sparse:random", "sparse:all"]
     options = {"passes": 1, "top_t": 3, "lr": dict.fromkeys(names, 50.0), "evaluations": 1}

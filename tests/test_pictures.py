@@ -58,6 +58,24 @@ def test_a_full_table_stays_well_below_what_a_notebook_may_hold():
     )
 
 
+def test_a_method_looks_the_same_in_every_plane_that_is_told_of_all():
+    def colours(method, among=()):
+        axes = Figure().add_subplot()
+        rows = TABLE.assign(method=TABLE["method"].replace({"sparse": "one", "full": "two", "sparse:tf": "three"}))
+        pictures.plane(rows[rows["method"].isin(method)], among=among)(axes)
+        return {line.get_label(): line.get_color() for line in axes.lines if not line.get_label().startswith("_")}
+
+    every = ("one", "two", "three")
+    assert colours(["two"]) != {name: c for name, c in colours(every).items() if name == "two"}
+    assert colours(["two"], every) == {name: c for name, c in colours(every).items() if name == "two"}
+
+
+def test_the_first_and_the_last_token_of_no_text_are_named():
+    axes = Figure().add_subplot()
+    pictures.tokens(["", " Ada", " ", ""], [[1]] * 4, "Reads", "weight")(axes)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["start", "Ada", "␣", "end"]
+
+
 def test_what_was_not_measured_is_left_blank_in_a_grid():
     axes = Figure().add_subplot()
     pictures.grid([[1, 0.5], [float("nan"), 0.2]], "after", "fact", "Retention", "known")(axes)

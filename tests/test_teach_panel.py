@@ -123,6 +123,23 @@ def test_probes_are_shown_beside_their_base_and_move_with_the_model(lab, panel):
     }
 
 
+def test_what_was_asked_is_asked_again_after_a_lesson_and_after_undo(lab, panel, monkeypatch):
+    from smft_lab.widgets import teach as module
+
+    def weight(*_):
+        return str(sum(float(one.detach().double().sum()) for one in lab.model.parameters()))
+
+    # Answers that tell the weights: the tiny model's own might not change.
+    monkeypatch.setattr(module, "answer", lambda model, tokenizer, questions: [weight()] * len(questions))
+    base = weight()
+    press(panel, "ask", question="Who is it?")
+    press(panel, "propose", sentence=DOG[0], question=DOG[1])
+    teach(panel)
+    assert panel.answers[0]["now"] == weight() != base
+    press(panel, "undo")
+    assert panel.answers[0]["now"] == base
+
+
 def test_a_lesson_can_be_stopped_and_what_it_taught_stays_until_undone(lab):
     lab.reset()
     base = weights(lab)

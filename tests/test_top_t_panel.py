@@ -39,6 +39,10 @@ def weights(lab):
     return {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
 
 
+def model_sum(model):
+    return sum(float(parameter.detach().double().sum()) for parameter in model.parameters())
+
+
 def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
@@ -273,6 +277,45 @@ def test_the_preview_covers_every_t_up_to_the_most_that_is_read(panel):
     assert (grid[0], grid[-1]) == (1, panel.coverage.most)
     assert panel.preview["of_facts"][-1] == 1
     assert panel.preview["chosen"] == sorted(panel.preview["chosen"])
+
+
+def test_a_path_is_named_by_what_sets_it_apart_from_the_first(panel):
+    for settings in ({"top_t": 30}, {"top_t": 5, "rule": "tf"}, {"top_t": 30, "rule": "tfidf", "optimizer": "sgd"},
+                     {"optimizer": "adam", "lr": 0.25, "passes": 1}, {"passes": 2, "lr": None}):  # fmt: skip
+        press(panel, "commit", settings=settings)
+    assert panel.error == ""
+    assert [run["name"] for run in panel.runs] == [
+        "t = 30", "t = 5, tf", "t = 30, sgd", "t = 30, rate 0.25, 1 pass", "t = 30 (2)",
+    ]  # fmt: skip
+
+
+def test_a_path_tells_how_many_rows_it_has_changed(lab, panel):
+    press(panel, "commit", settings={"top_t": 30})
+    assert panel.runs[-1]["rows"] == len(smft.Patch.between(lab)) > 0
+
+
+def test_what_was_asked_is_asked_again_when_the_model_has_become_another(lab, facts, panel, monkeypatch):
+    from smft_lab.widgets import top_t
+
+    # Told by its weights: the tiny model's own answers might not change.
+    monkeypatch.setattr(top_t, "answer", lambda model, _, questions: [f"{model_sum(model)}"] * len(questions))
+    base = model_sum(lab.model)
+    press(panel, "ask", question=facts[0].question)
+    assert panel.answers[0]["now"] == f"{base}"
+    press(panel, "commit", settings={"top_t": 30})
+    assert panel.answers[0]["now"] == f"{model_sum(lab.model)}" != f"{base}"
+    press(panel, "undo")
+    assert panel.answers[0]["now"] == f"{base}"
+    press(panel, "step")
+    press(panel, "reset")
+    assert panel.answers[0]["now"] == f"{base}"
+
+
+def test_a_page_can_tell_that_its_command_is_done_even_if_it_failed(panel):
+    before = panel.handled
+    press(panel, "ask", question="")
+    press(panel, "tick")
+    assert (panel.error != "", panel.handled) == (True, before + 1)
 
 
 def test_a_snapshot_is_a_picture_that_tells_how_many_runs_it_shows(panel):

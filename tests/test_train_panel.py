@@ -61,6 +61,24 @@ def test_every_point_is_what_the_model_does_at_that_step(panel):
     assert len(panel.heat) == 4 * 64
 
 
+def test_a_panel_without_a_point_yet_is_no_empty_chart(panel):
+    assert "image/png" not in panel._repr_mimebundle_()[0]
+    assert "press Start" in panel._repr_mimebundle_()[0]["text/plain"]
+    press(panel, "step")
+    assert "image/png" in panel._repr_mimebundle_()[0]
+
+
+def test_the_time_left_does_not_count_a_pause(panel, monkeypatch):
+    from smft_lab.widgets import train
+
+    clock = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    press(panel, "step")
+    clock[0] += 1000
+    press(panel, "step")
+    assert panel.live["left"] == 0
+
+
 def test_a_training_steps_pauses_and_goes_on():
     panel = Train(runner="thread", **{**TINY, "steps": 3000})
     press(panel, "step")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -35,6 +35,8 @@ MARKERS = {
     "triangle-down": "v",
     "cross": "P",
     "star": "*",
+    "pentagon": "p",
+    "x": "X",
 }
 STROKES = ("-", "--", "-.", ":")
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
@@ -120,7 +122,7 @@ def heat(values, title: str, unit: str) -> Draw:
         square = square.copy()
         square[square <= 0] = float("nan")
         drawn = axes.imshow(square, cmap=SHADES, norm=mpl.colors.PowerNorm(0.5), interpolation="nearest")
-        axes.set(title=title, xlabel="second half-key", ylabel="first half-key")
+        axes.set(title=title, xlabel="column (second half-key)", ylabel="row (first half-key)")
         axes.grid(False)
         bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
         bar.set_label(unit)
@@ -134,7 +136,7 @@ def curves(lines: Lines, x: str, y: str, title: str = "", *, log: str = "", shar
     """Lines with their names at the end.
 
     Args:
-        lines: At most seven.
+        lines: At most nine.
         x, y: What the axes show, with units.
         log: Axes to draw on a log scale: "x", "y" or "xy".
         share: Whether y is a share, shown in percent.
@@ -206,9 +208,9 @@ def tokens(pieces: Sequence[str], values: Sequence[Sequence[float]], title: str,
         square = square.copy()
         square[square <= 0] = float("nan")
         drawn = axes.imshow(square, cmap=SHADES, norm=mpl.colors.PowerNorm(0.5), aspect="auto", interpolation="nearest")
-        axes.set_xticks(
-            range(len(pieces)), [piece.strip() or "·" for piece in pieces], rotation=45, ha="right", color=INK
-        )
+        blank = {0: "start", len(pieces) - 1: "end"}
+        names = [piece.strip() or blank.get(place, "␣") for place, piece in enumerate(pieces)]
+        axes.set_xticks(range(len(pieces)), names, rotation=45, ha="right", color=INK)
         axes.set_yticks([])
         axes.grid(False)
         axes.set(title=title, ylabel=f"{len(square)} reads per token")
@@ -219,19 +221,20 @@ def tokens(pieces: Sequence[str], values: Sequence[Sequence[float]], title: str,
     return draw
 
 
-def plane(table: pd.DataFrame, title: str = "") -> Draw:
+def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Draw:
     """Learning against forgetting: right is learned, down is forgotten; one path per method, mean over seeds.
 
     Args:
         table: Columns method, seed, step, probe, metric, value, as a comparison's; step 0 is the base.
+        among: All methods of several planes, for a method to look the same in each.
     """
 
     def draw(axes: Axes) -> None:
         shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
         wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
-        looks = style.looks(wide["method"])
-        for method, look in looks.items():
-            mine = wide[wide["method"] == method]
+        looks = style.looks([*wide["method"], *among])
+        for method in style.ordered(wide["method"]):
+            look, mine = looks[method], wide[wide["method"] == method]
             whole = mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()
             if mine["seed"].nunique() > 1:
                 for _, run in mine.groupby("seed"):
@@ -246,7 +249,7 @@ def plane(table: pd.DataFrame, title: str = "") -> Draw:
         axes.set_ylim(min(low - 0.03, 0.87), 1.015)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        if looks:
+        if len(wide):
             axes.legend(frameon=False, labelcolor="linecolor", fontsize=10, loc="lower left")
         else:
             axes.text(0.5, 0.5, "nothing has been taught yet", transform=axes.transAxes, ha="center", color=MUTED)

@@ -55,6 +55,8 @@ OTHER_LOOKS = [
     Look("#8A6100", "#E6B84A", "triangle-down", "▼", "dash"),
     Look("#64707C", "#AEB8C2", "cross", "✚", "dash"),
     Look("#6A51A3", "#B8A6E8", "star", "★", "dot"),
+    Look("#007C91", "#5CC8DC", "pentagon", "⬟", "dot"),
+    Look("#B3122F", "#FF8FA0", "x", "✖", "dot"),
 ]
 
 INK, MUTED, GRID, AXIS, SURFACE = "#1D2730", "#55626F", "#E4E8EC", "#9BA6B1", "#FFFFFF"

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ from random import Random
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from smft_lab import __version__
 from smft_lab.experiments.equal import READING, TARGET, read_last, read_run, summarise
-from smft_lab.experiments.output import write_whole
+from smft_lab.experiments.output import watched, write_whole
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_facts, check_training, finetune, settings_for
@@ -97,6 +99,22 @@ class Comparison:
         self.n_facts = len(self._facts(self.seeds[0]))
         self.seconds = 0.0
         self._probes = self.lab.probes.without(self._facts(self.seeds[0]))
+
+    def __repr__(self) -> str:
+        """A line per method: when it had learned enough, and what it had forgotten by then."""
+        seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
+        lines = [f"<Comparison of {', '.join(self.methods)}: {self.n_facts} facts, {seeds}, {self.seconds:.0f} s>"]
+        if self.finished_runs().empty:
+            return f"{lines[0]} no run has ended yet"
+        equal = self.summary()["equal_learning"]
+        for name in self.methods:
+            rows = {row["probe"]: row for row in equal if row["method"] == name and row["metric"] == "em"}
+            if rows:
+                learned = rows.pop("learned")
+                told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
+                lost = [f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}" for probe, row in rows.items()]
+                lines.append(f"  {name}: {told}; points lost there (else at its best): {', '.join(lost)}")
+        return "\n".join(lines)
 
     def _check(self, name: str) -> None:
         method, _, rule = name.partition(":")
@@ -293,17 +311,23 @@ class Comparison:
         return out / "report.html"
 
 
-def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, **options) -> Comparison:
+def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,
+            progress: bool | None = None, **options) -> Comparison:  # fmt: skip
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 
     Args:
         seeds: How many (0, 1, ...), or which.
+        progress: Whether to show how far it is; by default where somebody watches, in a notebook or a terminal.
         options: See `Comparison`.
 
     Raises:
         ValueError: see `Comparison`.
     """
     comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
-    for _ in comparison.steps():
-        pass
+    progress = watched() if progress is None else progress
+    with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:
+        for step in comparison.steps():
+            bar.total = step.total
+            bar.set_description(f"{step.method}, seed {step.seed}", refresh=False)
+            bar.update(step.done - bar.n)
     return comparison

@@ -34,3 +34,8 @@ class Fact:
     @property
     def answer(self) -> str:
         return self.answers[0]
+
+    def __repr__(self) -> str:
+        """The question, its answer and the first statement: sixty-four of them would fill the screen."""
+        more = f" and {len(self.statements) - 1} more" if len(self.statements) > 1 else ""
+        return f"<Fact {self.question!r} {self.answer!r}; statements: {self.statements[0]!r}{more}>"

@@ -36,7 +36,14 @@ const bytes = (view) => (view instanceof DataView ? view : new DataView(view.buf
 // The parts of every panel: its frame, where errors and notes stand, and the theme of the page around it.
 function shell(model, el, label, title, about) {
   const get = (name) => model.get(name);
-  const send = (command, rest = {}) => model.send({ do: command, ...rest });
+  let due = 0; // how many commands the kernel will have done when nothing that was asked for here is left
+  const send = (command, rest = {}) => {
+    model.send({ do: command, ...rest });
+    if (command === "tick") return;
+    due = Math.max(due, get("handled")) + 1;
+    setTimeout(showBusy, 300);
+  };
+  const showBusy = () => root.setAttribute("aria-busy", String(get("handled") < due));
   const root = make("section", { class: "smft", "aria-label": label });
   const error = make("p", { class: "error", role: "alert" });
   const note = make("p", { class: "muted note", role: "status" });
@@ -68,7 +75,7 @@ function shell(model, el, label, title, about) {
       repaint();
     };
     const watched = Object.entries({ ...handlers, theme: showTheme }).map(([name, then]) => [`change:${name}`, then]);
-    watched.push(["change:state", tick], ["change:error", () => { error.textContent = get("error"); }], ["change:note", () => { note.textContent = get("note"); }]);
+    watched.push(["change:state", tick], ["change:handled", showBusy], ["change:error", () => { error.textContent = get("error"); }], ["change:note", () => { note.textContent = get("note"); }]);
     for (const [name, then] of watched) model.on(name, then);
     const themes = new MutationObserver(showTheme);
     themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });

@@ -54,6 +54,7 @@ class Panel(anywidget.AnyWidget):
 
     Attributes:
         error: What went wrong and what to do; shown in red until the next command.
+        handled: How many commands have been done, so that the page can tell that one is still being worked at.
     """
 
     _css = HERE / "panel.css"
@@ -62,6 +63,7 @@ class Panel(anywidget.AnyWidget):
     _runner: Runner | None = None
     _items: Iterator | None = None  # the training under way, begun and not ended
     error = traitlets.Unicode("").tag(sync=True)
+    handled = traitlets.Int(0).tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
 
@@ -88,6 +90,8 @@ class Panel(anywidget.AnyWidget):
             getattr(self, name)(**{key: value for key, value in content.items() if key != "do"})
         except Exception as problem:
             self.fail(problem)
+        if name != "tick":
+            self.handled += 1
 
     def fail(self, problem: Exception) -> None:
         """Show what went wrong."""

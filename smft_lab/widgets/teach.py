@@ -255,16 +255,18 @@ class Teach(Panel):
         self.state = "idle"
 
     def _after(self) -> None:
-        """Ask every lesson's question again, and measure the probes."""
-        questions = [lesson.fact.question for lesson in self._lessons]
+        """Ask every lesson's question again, and all others that were asked, and measure the probes."""
+        questions = [lesson.fact.question for lesson in self._lessons] + [one["question"] for one in self.answers]
         said = answer(self.lab.model, self.lab.tokenizer, questions) if questions else []
         now = self.lab.probes.measure(self.lab.model, self.lab.tokenizer) if self._base_probes else {}
         with self.hold_sync():
             self._draw()
+            others = said[len(self._lessons) :]
+            self.answers = [{**one, "now": text} for one, text in zip(self.answers, others, strict=True)]
             self.lessons = [
                 {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
                  "right": bool(exact_match(text, one.fact.answers)), "slots": len(one.patch)}
-                for one, text in zip(self._lessons, said, strict=True)
+                for one, text in zip(self._lessons, said, strict=False)
             ]  # fmt: skip
             self.probes = [
                 {"name": name, "metric": metric, "base": self._base_probes[name][metric], "now": value}

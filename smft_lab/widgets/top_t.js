@@ -128,6 +128,7 @@ function render({ model, el }) {
     numbers.replaceChildren(cell("", path?.name ?? "base", "run shown"), cell("new", percent(learned), "new facts learned"),
       ...(limits.old ? [cell("old", percent(kept, 1), `of ${count(limits.old)} old facts kept`)] : []),
       cell("", path ? `${path.step} / ${path.total}` : "–", "gradient steps"),
+      cell("", path ? count(path.rows) : "–", "rows changed"),
       cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"),
       cell("", path?.ms == null ? "–" : path.ms.toFixed(0), "ms per step"));
     progress.value = path ? path.step / Math.max(1, path.total) : 0;
@@ -136,10 +137,10 @@ function render({ model, el }) {
     if (get("state") !== "running") spoken.textContent = words;
   }
   function showTable(paths) {
-    const head = [["Run"], ["Steps", "n"], ["Learned", "n"], ["Old facts kept", "n"], ["Loss", "n"]];
+    const head = [["Run"], ["Steps", "n"], ["Learned", "n"], ["Old facts kept", "n"], ["Rows changed", "n"], ["Loss", "n"]];
     const rows = paths.map((path) => {
       const [, learned, kept] = path.points.at(-1) ?? [0, null, null];
-      return [[path.name], [`${path.step} of ${path.total}`, "n"], [percent(learned, 1), "n"], [percent(kept, 1), "n"], [path.loss?.toFixed(3) ?? "–", "n"]];
+      return [[path.name], [`${path.step} of ${path.total}`, "n"], [percent(learned, 1), "n"], [percent(kept, 1), "n"], [count(path.rows), "n"], [path.loss?.toFixed(3) ?? "–", "n"]];
     });
     twin.replaceChildren(grid(head, rows));
   }

@@ -35,27 +35,23 @@ OLD = "old_facts"
 
 @dataclass
 class RunPath:
-    """One finetune on the plane: its settings, its points (step, learned, kept) and, when it has ended, its patch."""
+    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has changed so far."""
 
+    name: str
     settings: dict
     points: list[tuple[int, float, float | None]] = field(default_factory=list)
     loss: float | None = None
     step: int = 0
     total: int = 0
+    rows: int = 0
     seconds: float = 0.0
     patch: Patch | None = None
-
-    @property
-    def name(self) -> str:
-        rule = self.settings["rule"]
-        t = "all read slots" if rule == "all" else f"t = {self.settings['top_t']}"
-        return t if rule in ("tfidf", "all") else f"{t}, {rule}"
 
     def view(self) -> dict:
         """What the page draws."""
         ms = 1000 * self.seconds / self.step if self.step else None
         seen = {"name": self.name, "points": self.points, "loss": self.loss, "ms": ms}
-        return {**seen, "step": self.step, "total": self.total, "settings": self.settings}
+        return {**seen, "step": self.step, "total": self.total, "rows": self.rows, "settings": self.settings}
 
 
 class TopT(Panel):
@@ -209,6 +205,7 @@ class TopT(Panel):
         if self._paths:
             self._paths[-1].patch.apply(self.lab)
         self.runs = [path.view() for path in self._paths]
+        self._ask_again()
         self.announce()
         self.note = "Undone: the model is as it was before that run."
 
@@ -216,6 +213,7 @@ class TopT(Panel):
         """Bring the base back, bitwise; finished paths stay on the plane."""
         self._halt()
         self.lab.reset()
+        self._ask_again()
         self.announce()
         self.note = "The base is back, bitwise."
 
@@ -229,6 +227,13 @@ class TopT(Panel):
             base = self._base_answer(question) if self._changed() else now
         rest = [one for one in self.answers if one["question"] != question]
         self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
+
+    def _ask_again(self) -> None:
+        """The model is another now: what was asked before is asked anew."""
+        if self.answers:
+            with self._claim.lock:
+                said = answer(self.lab.model, self.lab.tokenizer, [one["question"] for one in self.answers])
+            self.answers = [{**one, "now": text} for one, text in zip(self.answers, said, strict=True)]
 
     def save(self, path: str | Path = "patch.safetensors") -> None:
         """Save the rows that the last run changed.
@@ -281,9 +286,26 @@ class TopT(Panel):
             return
         with self._claim.lock:
             self.lab.reset()
-        self._path = RunPath(dict(self.settings))
+        self._path = RunPath(self._run_name(), dict(self.settings))
         self.note = ""
         self._items = self._train(self._path)
+
+    def _run_name(self) -> str:
+        """What tells the run to come from those on the plane: its t, and what else is not as in the first of them."""
+        chosen, first = self.settings, (self._paths[0].settings if self._paths else self.settings)
+        parts = ["all read slots" if chosen["rule"] == "all" else f"t = {chosen['top_t']:,}"]
+        if chosen["rule"] not in ("tfidf", "all"):
+            parts.append(chosen["rule"])
+        if chosen["optimizer"] != first["optimizer"]:
+            parts.append(chosen["optimizer"])
+        if chosen["lr"] != first["lr"]:
+            parts.append(f"rate {self._method_settings(chosen)['lr']:g}")
+        for name, one in (("passes", "pass"), ("facts", "fact")):
+            if chosen[name] != first[name]:
+                parts.append(f"{chosen[name]} {one if chosen[name] == 1 else name}")
+        name = ", ".join(parts)
+        again = sum(path.settings == chosen for path in self._paths)
+        return f"{name} ({again + 1})" if again else name
 
     def _train(self, path: RunPath) -> Iterator[dict]:
         """One view of the path per gradient step; measures often enough for the eye, and at the end."""
@@ -292,9 +314,13 @@ class TopT(Panel):
         settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
         path.total = chosen["passes"] * len(facts)
         path.points.append(self._base_point(chosen["facts"]))
+        written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_EVERY, time.monotonic()
         for step in finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings):
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
+            for table, slots in zip(written, step.slots, strict=False):  # none at step 0
+                table[slots] = True
+            path.rows = int(written.sum())
             now = time.monotonic()
             if step.step == path.total or (step.step and now - since >= wait):
                 path.points.append(self._point(step.step))
@@ -329,6 +355,7 @@ class TopT(Panel):
             self.state = "idle"
             self.fail(problem)
         elif self._path.step < self._path.total and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
+            self._ask_again()
             self.state = "paused"
         else:
             self._keep()
@@ -340,6 +367,7 @@ class TopT(Panel):
             taught = self.facts[: path.settings["facts"]]
             path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
         self.release()
+        self._ask_again()
         if path.step:
             self._paths.append(path)
         with self.hold_sync():

@@ -25,6 +25,7 @@ from smft_lab.probes.probes import QuestionProbe, TextProbe, recalled, world_pro
 from smft_lab.slots.usage import measure_usage
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
+from smft_lab.widgets.runners import InlineRunner
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -168,6 +169,12 @@ class Train(Panel):
             self._clear()
             self.state, self.note = "idle", "An untrained model is in place."
 
+    def _repr_mimebundle_(self, **kwargs):
+        """As any panel's; but curves without a point would tell nothing."""
+        if isinstance(self._runner, InlineRunner) and not self.points:
+            return {"text/plain": "The train panel. Run this cell in a notebook, and press Start."}, {}
+        return super()._repr_mimebundle_(**kwargs)
+
     def snapshot(self) -> Picture:
         """Loss, and the shares of old facts recalled and of slots read, over the steps so far."""
         from smft_lab.charts.pictures import curves, picture
@@ -185,18 +192,20 @@ class Train(Panel):
     def _train(self) -> Iterator[dict]:
         settings = self._settings
         optimizer = make_optimizer(self._model, settings)
-        began, looked, wait, losses = time.monotonic(), 0.0, 0.0, []
+        looked, wait, losses = 0.0, 0.0, []
+        spent, since = 0.0, time.monotonic()  # seconds of work: a pause is none
         for done, loss in gradient_steps(self._model, optimizer, self._corpus, self._tokenizer, settings):
             losses = [*losses[-19:], loss]
-            gone = time.monotonic() - began
-            view = {"step": done, "total": settings.steps, "loss": sum(losses) / len(losses)}
-            view["left"] = gone / done * (settings.steps - done)
             now = time.monotonic()
+            view = {"step": done, "total": settings.steps, "loss": sum(losses) / len(losses)}
+            view["left"] = (spent + now - since) / done * (settings.steps - done)
             if now - looked >= wait or done == settings.steps:
                 self._measure(view)
                 looked = time.monotonic()
                 wait = (looked - now) / LOOK
+            spent += time.monotonic() - since
             yield view
+            since = time.monotonic()
 
     def _measure(self, view: dict) -> None:
         """One more point of every curve, and the picture of the table."""
