@@ -53,6 +53,14 @@ def test_a_run_that_never_learns_says_how_far_it_came(lab):
     assert all(row.value is None and "at most" in row.note for row in rows)
 
 
+def test_a_run_is_timed_to_the_step_that_had_learned_enough(lab):
+    from smft_lab.facts.world import new_facts
+
+    rows = list(module.runs_to_target(lab, new_facts(8), target=0.0, most=1))
+    assert [row.note.split(";")[0] for row in rows] == ["2 steps"] * len(module.METHODS)
+    assert all(row.value > 0 for row in rows)
+
+
 def test_the_command_writes_a_table_and_json_with_the_machine_named(tiny_lab, tmp_path, monkeypatch):
     tiny_lab(memory_slots=1024).save(tmp_path / "lab")
     monkeypatch.setattr(module, "QUICK_SIZES", (1024,))

@@ -218,6 +218,26 @@ def test_hugging_face_families_are_replayed_too(family, tokenizer):
     assert not ran
 
 
+def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_another_way(tiny_lab, monkeypatch):
+    lab = tiny_lab()
+    compared = []
+    plain = replay._loss_and_gradients
+    monkeypatch.setattr(replay, "_loss_and_gradients", lambda *args: compared.append(1) or plain(*args))
+
+    def run():
+        compared.clear()
+        method = Sparse(lab, lr=1.0, top_t=5, rule="tfidf", optimizer="sgd", seed=0)
+        method.update(batch_of(lab.tokenizer, FACTS[0]))
+        method.finish()
+        return len(compared)
+
+    assert (run(), run()) == (3, 0)
+    hook = lab.model.model.layers[2].register_forward_hook(lambda *_: None)
+    assert run() == 3
+    hook.remove()
+    assert run() == 0
+
+
 def test_a_model_is_checked_anew_when_batches_first_share_a_beginning(lab, monkeypatch):
     """A file whose first fact has one statement must not let trees through that nobody compared."""
     from smft_lab.finetuning import methods

@@ -41,11 +41,12 @@ class Targets:
     @classmethod
     def of(cls, positions: Tensor, labels: Tensor) -> Targets:
         """The targets of pairs of flat positions and labels, each (M,), in any order and repeated at will."""
-        pairs, weight = torch.stack([positions, labels]).unique(dim=1, return_counts=True)
-        predicting, place = pairs[0].unique(return_inverse=True)
+        words = int(labels.max()) + 1 if len(labels) else 1
+        pairs, weight = (positions * words + labels).unique(return_counts=True)  # faster than of two rows
+        predicting, place = (pairs // words).unique(return_inverse=True)
         weight = weight.float()
         total = torch.zeros(len(predicting), device=weight.device).index_add_(0, place, weight)
-        return cls(predicting, place, pairs[1], weight, total)
+        return cls(predicting, place, pairs % words, weight, total)
 
     def loss(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy in nats; logits (P, V)."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import product
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from smft_lab.slots.selection import Selection
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 CHUNK = 1024  # positions whose logits are in memory together
 ROUND = 64  # positions they are filled up to: oneDNN compiles a product for each new shape, in some milliseconds
+_PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 _SETTING = Lock()  # of the process, so of all threads
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
 
@@ -279,7 +281,11 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
 
     Where every backward pass selects other rows (the rule `random`), only the losses are compared.
     Where they differ, or no `Prefix` can be made, it warns and returns None: the plain way is then the one to take.
+    What was found to agree is not tried again while the model is made in the same way.
     """
+    proven, made = _PROVEN.setdefault(model, {}), (form.packed, *map(_made, model.modules()))
+    if made in proven:
+        return Prefix(model, selection, *proven[made])
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
@@ -293,6 +299,7 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
                 for one, other in zip(plain, replayed, strict=False):
                     if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item()):
                         raise ValueError("the replayed part gives another loss or gradient")
+            proven[made] = fused, trees
             return prefix
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
             problem, batch.frozen = raised, None
@@ -300,6 +307,13 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     name = type(model).__name__
     warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
     return None
+
+
+def _made(module: nn.Module) -> tuple:
+    """What a module computes depends on, but for its weights."""
+    settings = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
+    return type(module), module.training, hooks, module.__dict__.get("forward"), settings
 
 
 def _loss_and_gradients(model, loss: Tensor) -> list[Tensor]:
