@@ -108,7 +108,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
         return None
     ids, depths = np.zeros((2, G, U), dtype=np.int64)
     sees = np.broadcast_to(np.eye(U, dtype=bool), (G, U, U)).copy()
-    places = torch.full(inputs["input_ids"].shape, -1)  # which of the G * U tokens stands for a position
+    places = np.full(inputs["input_ids"].shape, -1)  # which of the G * U tokens stands for a position
     for g, tree in enumerate(trees):
         size = len(tree.parents)
         ids[g, :size], depths[g, :size] = tree.tokens, tree.depths
@@ -116,9 +116,10 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
             if parent >= 0:
                 sees[g, node] |= sees[g, parent]
         for text, path in tree.paths.items():
-            places[text, : len(path)] = g * U + torch.tensor(path)
+            places[text, : len(path)] = path
+            places[text, : len(path)] += g * U
     device = inputs["input_ids"].device
-    places, mask = places.to(device), torch.zeros(G, 1, U, U, dtype=dtype)
+    places, mask = torch.from_numpy(places).to(device), torch.zeros(G, 1, U, U, dtype=dtype)
     mask.masked_fill_(torch.from_numpy(~sees).unsqueeze(1), torch.finfo(dtype).min)
     known = places >= 0
     times = torch.zeros(G * U, dtype=counted.dtype, device=device).index_add_(0, places[known], counted[known])

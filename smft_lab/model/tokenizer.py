@@ -85,12 +85,9 @@ def encode(tokenizer, texts: list[str]) -> dict[str, Tensor]:
 def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """The batch of `encode` from token ids, without their end-of-text tokens."""
     rows = [[*ids, tokenizer.eos_token_id] for ids in rows]
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), pad_id(tokenizer))
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
+    width, blank = max(map(len, rows)), pad_id(tokenizer)
+    ids = torch.tensor([row + [blank] * (width - len(row)) for row in rows])
+    mask = (torch.arange(width) < torch.tensor([[len(row)] for row in rows])).long()
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
