@@ -218,6 +218,20 @@ def test_hugging_face_families_are_replayed_too(family, tokenizer):
     assert not ran
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_stands_in_for_a_linear_layer_gives_its_output_and_gradient(bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(48, 80, bias=bias).requires_grad_(False)
+    one, other = (torch.randn(2, 33, 48, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    weight = torch.randn(2, 33, 80)
+    fast = replay.FastLinear(layer)
+    torch.testing.assert_close(fast(one), layer(other))
+    (fast(one) * weight).sum().backward()
+    (layer(other) * weight).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
+    assert fast.out_features == 80  # it answers for the layer in all else
+
+
 def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_another_way(tiny_lab, monkeypatch):
     lab = tiny_lab()
     compared = []

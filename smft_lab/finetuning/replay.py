@@ -120,6 +120,34 @@ def fast_products() -> Iterator[None]:
             products.fp32_precision = before
 
 
+class Product(torch.autograd.Function):
+    """A frozen linear layer, forward and backward by `fast_products`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: nn.Linear) -> Tensor:
+        ctx.layer = layer
+        with fast_products():
+            return nn.functional.linear(x, layer.weight, layer.bias)
+
+    @staticmethod
+    def backward(ctx, of_output: Tensor):
+        with fast_products():
+            return of_output @ ctx.layer.weight, None
+
+
+class FastLinear(Replay):
+    """Stands in for a frozen linear layer, and does the same by `Product`.
+
+    Whole blocks cannot be run so: attention is slower by oneDNN.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__(layer, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Product.apply(x, self.__dict__["replaced"])
+
+
 class HeadLoss(torch.autograd.Function):
     """Mean cross-entropy of a frozen output layer, forward and backward at once: no logits are kept."""
 
@@ -203,6 +231,7 @@ class Prefix:
             for name, child in self._block.named_children()
             if [name] != path[depth + 1 : depth + 2] and any(parameter.ndim > 1 for parameter in child.parameters())
         ]
+        self._linear_below, self._linear = _linear_layers(self._blocks[:index]), _linear_layers(self._blocks[index:])
         self._held = 0
 
     def loss(self, batch: Batch, form: Form) -> Tensor:
@@ -213,7 +242,8 @@ class Prefix:
         """
         frozen = batch.frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
         targets = frozen.form.targets
-        places = [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
+        places = [*self._linear]
+        places += [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
         beside = frozen.beside.items()
         places += [(self._block, name, Replay(getattr(self._block, name), output)) for name, output in beside]
         places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
@@ -247,7 +277,7 @@ class Prefix:
         handles = [module.register_forward_hook(keep) for module in (*wanted, keys)]
         handles.append(self.layer.register_forward_pre_hook(lambda layer, args: outputs.update({layer: args[0]})))
         try:
-            with stopping_at(keys):
+            with stopping_at(keys), _replaced([*self._linear_below, *self._linear]):
                 self._run(form)
         finally:
             for handle in handles:
@@ -323,6 +353,21 @@ def _loss_and_gradients(model, loss: Tensor) -> list[Tensor]:
         found.append(table.weight.grad.coalesce().values())
         table.weight.grad = None
     return found
+
+
+def _linear_layers(blocks: nn.Module) -> list[tuple[nn.Module, str, FastLinear]]:
+    """Where the frozen float32 linear layers of some blocks are, and what stands in for them where that is faster."""
+    if not _onednn_is_faster():
+        return []
+    return [
+        (parent, name, FastLinear(layer))
+        for parent in blocks.modules()
+        for name, layer in parent.named_children()
+        if type(layer) is nn.Linear
+        and layer.weight.dtype == torch.float32
+        and not any(parameter.requires_grad for parameter in layer.parameters())
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+    ]
 
 
 @contextmanager
