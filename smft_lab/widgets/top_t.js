@@ -127,10 +127,9 @@ function render({ model, el }) {
     const cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     numbers.replaceChildren(cell("", path?.name ?? "base", "run shown"), cell("new", percent(learned), "new facts learned"),
       ...(limits.old ? [cell("old", percent(kept, 1), `of ${count(limits.old)} old facts kept`)] : []),
-      cell("", path ? `${path.step} / ${path.total}` : "–", "gradient steps"),
+      cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms`),
       cell("", path ? count(path.rows) : "–", "rows changed"),
-      cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"),
-      cell("", path?.ms == null ? "–" : path.ms.toFixed(0), "ms per step"));
+      cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"));
     progress.value = path ? path.step / Math.max(1, path.total) : 0;
     const words = path ? `${path.name}: after step ${path.step} of ${path.total}, ${percent(learned)} of the new facts learned, ${percent(kept, 1)} of the old ones kept.` : "";
     plane.setAttribute("aria-label", words || "Nothing taught yet.");

@@ -13,9 +13,9 @@ function render({ model, el }) {
   const where = make("span", { class: "muted", role: "status" });
   const CURVES = [
     { title: "Loss, nats per token", lines: [["loss", "new", ""]] },
-    { title: "Old facts recalled (exact match)", share: true, lines: [["old_facts", "old", ""]] },
+    { title: "Old facts recalled", share: true, lines: [["old_facts", "old", ""]] },
     { title: "Arithmetic, nats per token", lines: [["arithmetic", "new", ""]] },
-    { title: "Slots read, reads on the top 1%", share: true, lines: [["slots_read", "new", "read"], ["top_1_percent", "old", "on the top 1%"]] },
+    { title: "Use of the slots", share: true, lines: [["slots_read", "new", "read"], ["top_1_percent", "old", "on the top 1%"]] },
   ];
   const charts = CURVES.map(() => draw("svg", { viewBox: "0 0 360 190", role: "img" }));
   const canvas = make("canvas", { width: side, height: side, role: "img" });

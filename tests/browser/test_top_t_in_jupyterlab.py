@@ -92,6 +92,7 @@ def test_the_slider_starts_a_finetune_that_can_be_stopped_undone_and_taken_back(
 
     page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     page.wait_for_selector(".smft.dark")
+    page.wait_for_selector("#jupyterlab-splash", state="detached")
     notebook.shot("top_t-dark")
     assert notebook.foreign == []
     assert notebook.errors == []
