@@ -248,6 +248,8 @@ def test_keeping_more_says_nothing_when_less_was_learned():
     assert keeps_more(end(0.95, 0.99), end(0.96, 0.80))["verdict"] == AGREES
     assert keeps_more(end(0.60, 0.99), end(0.96, 0.80))["verdict"] == OPEN
     assert keeps_more(end(0.60, 0.70), end(0.96, 0.80))["verdict"] == DIFFERS
+    assert keeps_more(end(0.96, 0.99), end(0.60, 1.00))["verdict"] == OPEN
+    assert keeps_more(end(0.96, 0.80), end(0.96, 0.80))["verdict"] == DIFFERS
     assert does_as_well(end(0.95, 0.99), end(0.95, 0.99))["verdict"] == AGREES
     assert does_as_well(end(0.60, 0.99), end(0.95, 0.99))["verdict"] == DIFFERS
     assert does_as_well(end(0.95, 0.60), end(0.60, 0.99))["verdict"] == OPEN

@@ -27,7 +27,7 @@ from smft_lab.slots.selection import Selection
 
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 CHUNK = 1024  # positions whose logits are in memory together
-ROUND = 64  # positions they are filled up to: oneDNN compiles a product for each new shape, in some milliseconds
+ROUND = 64  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it
 _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 _SETTING = Lock()  # of the process, so of all threads
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
@@ -120,6 +120,12 @@ def fast_products() -> Iterator[None]:
             products.fp32_precision = before
 
 
+def filled_up(x: Tensor) -> Tensor:
+    """(..., D) -> (M, D), with rows of zeros at the end for M to be a multiple of ROUND."""
+    x = x.flatten(0, -2)
+    return nn.functional.pad(x, (0, 0, 0, -len(x) % ROUND))
+
+
 class Product(torch.autograd.Function):
     """A frozen linear layer, forward and backward by `fast_products`."""
 
@@ -145,7 +151,8 @@ class FastLinear(Replay):
         super().__init__(layer, None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return Product.apply(x, self.__dict__["replaced"])
+        y = Product.apply(filled_up(x), self.__dict__["replaced"])
+        return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -155,8 +162,7 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Targets) -> Tensor:
         """hidden (M, D) -> mean loss in nats."""
         every, hidden = hidden, hidden[targets.predicting]
-        M = len(hidden)
-        hidden = nn.functional.pad(hidden, (0, 0, 0, -M % ROUND))
+        M, hidden = len(hidden), filled_up(hidden)
         sums = hidden.new_empty(len(hidden), dtype=torch.float32)
         grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
         for first in range(0, len(hidden), CHUNK):

@@ -81,9 +81,11 @@ def points(row: pd.Series | None) -> str:
 
 
 def keeps_more(one: pd.Series, other: pd.Series) -> dict:
-    """Verdict on "`one` keeps more than `other`", which says nothing where `one` also learned less."""
+    """Verdict on "`one` keeps more than `other`", which says nothing of one that kept more by learning less."""
     if one.learned < other.learned - LEARNED_ALIKE and one.kept > other.kept:
         return {"verdict": OPEN, "why": "it kept more, but also learned less"}
+    if other.learned < one.learned - LEARNED_ALIKE and other.kept >= one.kept:
+        return {"verdict": OPEN, "why": "it learned more, and the other kept no less"}
     return {"verdict": AGREES if one.kept > other.kept else DIFFERS}
 
 
