@@ -61,10 +61,10 @@ def reproduce(
         name: [job for seed in range(seeds) for job in EXPERIMENTS[name].jobs(Job(**size, seed=seed, lab=folder))]
         for name in chosen
     }
+    jobs = {name: [_whole(job, models) for job in drafts[name]] for name in chosen}
+    everything = [job for name in chosen for job in jobs[name]]
     try:
-        _pretrain([job for name in chosen for job in drafts[name]], models)
-        jobs = {name: [_whole(job, models) for job in drafts[name]] for name in chosen}
-        everything = [job for name in chosen for job in jobs[name]]
+        _pretrain([job for job in everything if read_result(results, job) is None], models)
         with progress_bar() as bar:
             task = bar.add_task("reproduce", total=None)
             for done, total, job in sweep(everything, results, backend.value, address, workers):
@@ -106,10 +106,9 @@ def _pretrain(jobs: list[Job], models: Path) -> None:
 
 
 def _whole(job: Job, models: Path) -> Job:
-    """The job with its model and all that it leaves to the model's defaults."""
+    """The job with all that it leaves to the lab's defaults, and where its model is or will be."""
     from smft_lab.reproduce.jobs import opened, with_defaults
     from smft_lab.reproduce.scale import model_folder
 
-    if job.slots:
-        job = replace(job, lab=str(model_folder(job, models).resolve()))
-    return with_defaults(job, opened(job.lab))
+    whole = with_defaults(job, opened(job.lab))
+    return replace(whole, lab=str(model_folder(job, models).resolve())) if job.slots else whole

@@ -194,9 +194,21 @@ def test_a_model_of_its_own_is_pretrained_once_as_the_job_says_and_the_job_runs_
     for _ in range(2):
         reproduce_cli._pretrain([*jobs, SMALL], tmp_path)
     assert asked == [(64, 2, 7), (256, 2, 7)]
-    whole = reproduce_cli._whole(jobs[0], tmp_path)
+    whole = reproduce_cli._whole(replace(jobs[0], lab=str(saved)), tmp_path)
     assert whole.lab == str(scale.model_folder(jobs[0], tmp_path))
     assert run_job(whole)["config"]["slots"] == 64
+
+
+def test_a_model_of_its_own_is_taught_with_the_settings_of_the_lab_and_needs_not_be_there_to_be_named(saved, tmp_path):
+    own = reproduce_cli._whole(replace(SMALL, lab=str(saved)), tmp_path)
+    other = reproduce_cli._whole(replace(SMALL, lab=str(saved), slots=64, k=2, pretraining=7), tmp_path)
+    assert (other.lr, other.top_t, other.optimizer) == (own.lr, own.top_t, own.optimizer)
+    assert not other.base
+
+
+def test_a_result_names_no_folder_of_the_machine(saved):
+    config = run_job(grid(saved)[0])["config"]
+    assert config["lab"] == saved.name
 
 
 def scale_claims(drops, reached=5):

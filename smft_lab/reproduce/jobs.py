@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from random import Random
 
 import torch
@@ -50,7 +51,8 @@ class Job:
         background: What idf is measured on: the lab's `pretraining` text, the `facts` that are taught, or `questions`
             about other people.
         lab: Folder of a saved lab; "" is the shipped one.
-        base: Fingerprint of that lab, so that a result is never taken for one of another model.
+        base: Fingerprint of that lab, so that a result is never taken for one of another model. "" for a model of its
+            own, which `slots`, `k` and `pretraining` tell: its result outlives it, and counts on any machine.
         protect: See `finetune`.
         remedy: Against forgetting: `replay` (of pretraining text) or `remix` (texts of random words) beside each batch,
             `l2`, `ewc`, or `average` (of the weights, with the base's, at the end); "" is none.
@@ -93,13 +95,17 @@ class Job:
 
 
 def with_defaults(job: Job, lab: Lab) -> Job:
-    """The job with the lab's tuned rate, optimizer and t where it names none (0 or ""), and the lab's fingerprint."""
+    """The job with the lab's tuned rate, optimizer and t where it names none (0 or ""), and the lab's fingerprint.
+
+    A model of its own gets those of the lab, too: only what a job names differs from one to the next.
+    """
     chosen = {"top_t": job.top_t or None, "lr": job.lr or None, "optimizer": job.optimizer or None}
     used = settings_for(lab, job.method, **chosen)
     return replace(job, lr=used["lr"], top_t=min(used["top_t"], lab.slots) if job.method == "sparse" else 0,
                    optimizer=used["optimizer"] or "", rule=job.rule if job.method == "sparse" else "",
                    rank=(job.rank or LORA_RANK) if job.method == "lora" else 0,
-                   pretraining=job.pretraining if job.slots else 0, base=fingerprint(lab))  # fmt: skip
+                   pretraining=job.pretraining if job.slots else 0,
+                   base="" if job.slots else fingerprint(lab))  # fmt: skip
 
 
 @lru_cache(8)
@@ -112,7 +118,8 @@ def run_job(job: Job) -> dict:
     """Do what a job says.
 
     Returns:
-        `config`, `rows` (step, probe, metric, value), `found` (one value per name) and `seconds`; all of it JSON.
+        `config` (the job, with the lab's name for its folder), `rows` (step, probe, metric, value), `found` (one value
+        per name) and `seconds`; all of it JSON.
 
     Raises:
         ValueError: the lab is not the one the job was made for.
@@ -128,7 +135,8 @@ def run_job(job: Job) -> dict:
             rows, found = KINDS[job.kind](lab, job, facts)
     finally:
         lab.reset()
-    return {"config": asdict(job), "rows": rows, "found": found, "seconds": time.perf_counter() - began}
+    config = asdict(replace(job, lab=Path(job.lab).name))
+    return {"config": config, "rows": rows, "found": found, "seconds": time.perf_counter() - began}
 
 
 def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
