@@ -45,7 +45,7 @@ def reproduce(
     from smft_lab.experiments.output import write_whole
     from smft_lab.reproduce.experiments import EXPERIMENTS
     from smft_lab.reproduce.jobs import Job, opened
-    from smft_lab.reproduce.page import write_page
+    from smft_lab.reproduce.page import write_claims, write_page
     from smft_lab.reproduce.sweep import read_result, sweep, table_of
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
@@ -87,6 +87,7 @@ def reproduce(
              "seconds of computing": round(seconds), "seconds of this call": round(time.perf_counter() - began),
              "machine": platform.processor() or platform.machine()}  # fmt: skip
     write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
+    write_claims(out / "claims.md", about, parts)
     write_page(out / "report.html", about, parts)
     print(out / "report.html")
 

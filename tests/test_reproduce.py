@@ -18,11 +18,12 @@ from smft_lab.lab import load
 from smft_lab.reproduce import jobs as jobs_module
 from smft_lab.reproduce import scale
 from smft_lab.reproduce.beyond import _lost_again
-from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN
+from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, does_as_well, keeps_more, told
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
-from smft_lab.reproduce.page import write_page
+from smft_lab.reproduce.page import write_claims, write_page
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
+from smft_lab.reproduce.tables import over_seeds
 
 SMALL = Job(facts=2, passes=2, evaluations=2)
 SWEEP = """
@@ -178,6 +179,10 @@ def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     write_page(tmp_path / "page.html", {"seeds": 2}, [(EXPERIMENTS[name], table, found, claims)])
     page = (tmp_path / "page.html").read_text()
     assert all(f"{job.key}.json" in page for job in jobs)
+    write_claims(tmp_path / "claims.md", {"seeds": 2}, [(EXPERIMENTS[name], table, found, claims)])
+    lines = (tmp_path / "claims.md").read_text().splitlines()
+    assert all(any(claim.text in line and claim.verdict in line for line in lines) for claim in claims)
+    assert "| seeds | 2 |" in lines
 
 
 def test_a_model_of_its_own_is_pretrained_once_as_the_job_says_and_the_job_runs_on_it(saved, tmp_path, monkeypatch):
@@ -251,20 +256,44 @@ def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much():
     assert _ratio_claim(rows(5), "full", "1/100", 1 / 100).verdict == DIFFERS
 
 
+def two(one, other, wobble=(0.0,)) -> pd.DataFrame:
+    """Ends of runs: `one` and `other` are (learned, kept); what one keeps differs from seed to seed by `wobble`."""
+    return pd.DataFrame([
+        {"label": label, "seed": seed, "learned": learned, "kept": kept + by * (label == "one")}
+        for seed, by in enumerate(wobble)
+        for label, (learned, kept) in (("one", one), ("other", other))
+    ])  # fmt: skip
+
+
 def test_keeping_more_says_nothing_when_less_was_learned():
-    from smft_lab.reproduce.claims import does_as_well, keeps_more
+    def verdict(of, one, other):
+        return of(two(one, other), "one", "other")["verdict"]
 
-    def end(learned, kept):
-        return pd.Series({"learned": learned, "kept": kept})
+    assert verdict(keeps_more, (0.95, 0.99), (0.96, 0.80)) == AGREES
+    assert verdict(keeps_more, (0.60, 0.99), (0.96, 0.80)) == OPEN
+    assert verdict(keeps_more, (0.60, 0.70), (0.96, 0.80)) == DIFFERS
+    assert verdict(keeps_more, (0.96, 0.99), (0.60, 1.00)) == OPEN
+    assert verdict(keeps_more, (0.96, 0.80), (0.96, 0.80)) == DIFFERS
+    assert verdict(does_as_well, (0.95, 0.99), (0.95, 0.99)) == AGREES
+    assert verdict(does_as_well, (0.60, 0.99), (0.95, 0.99)) == DIFFERS
+    assert verdict(does_as_well, (0.95, 0.60), (0.60, 0.99)) == OPEN
 
-    assert keeps_more(end(0.95, 0.99), end(0.96, 0.80))["verdict"] == AGREES
-    assert keeps_more(end(0.60, 0.99), end(0.96, 0.80))["verdict"] == OPEN
-    assert keeps_more(end(0.60, 0.70), end(0.96, 0.80))["verdict"] == DIFFERS
-    assert keeps_more(end(0.96, 0.99), end(0.60, 1.00))["verdict"] == OPEN
-    assert keeps_more(end(0.96, 0.80), end(0.96, 0.80))["verdict"] == DIFFERS
-    assert does_as_well(end(0.95, 0.99), end(0.95, 0.99))["verdict"] == AGREES
-    assert does_as_well(end(0.60, 0.99), end(0.95, 0.99))["verdict"] == DIFFERS
-    assert does_as_well(end(0.95, 0.60), end(0.60, 0.99))["verdict"] == OPEN
+
+def test_keeping_more_says_nothing_when_the_seeds_do_not_agree():
+    def verdict(wobble):
+        return keeps_more(two((0.95, 0.90), (0.95, 0.89), wobble), "one", "other")
+
+    assert verdict((0.001, -0.001, 0.0))["verdict"] == AGREES
+    assert verdict((-0.021, -0.019, -0.02))["verdict"] == DIFFERS
+    apart = verdict((0.05, -0.05, 0.0))
+    assert apart["verdict"] == OPEN
+    assert "+1.0 points [-11.4, +13.4]" in apart["why"]
+
+
+def test_a_mean_over_seeds_comes_with_its_interval():
+    means = over_seeds(two((0.95, 0.90), (0.95, 0.89), (0.01, -0.01)))
+    assert told(means, "one") == "one: learned 95.0% ± 0.0, kept 90.0% ± 12.7"
+    assert told(over_seeds(two((0.95, 0.90), (0.95, 0.89))), "one") == "one: learned 95.0%, kept 90.0%"
 
 
 def test_a_fact_lost_again_is_one_that_was_once_known():

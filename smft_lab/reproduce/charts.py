@@ -1,41 +1,79 @@
-"""Charts of the page: one per experiment, colours by method as in every other chart of the lab."""
+"""Charts of the page, colours by method as in every other chart of the lab.
+
+Each is drawn from the rows of an experiment (see `table_of`), what was found per result, and how settings are called.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from smft_lab.charts.figures import mean_over_seeds
 from smft_lab.charts.style import LOOKS, SHORT_NAMES
 from smft_lab.reproduce.jobs import LADDER
-from smft_lab.reproduce.tables import ends
+from smft_lab.reproduce.tables import ends, over_seeds
 
+Label = Callable[[dict], str]
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon", "pentagon",
            "circle-open", "square-open", "diamond-open", "triangle-up-open")  # fmt: skip
+DASHES = ("solid", "dash", "dot", "dashdot")
 SHARE = ".0%"
+SHADED = 6  # facts whose tokens are shown
 
 
-def trade_off(table: pd.DataFrame, label: Callable[[dict], str]) -> go.Figure | None:
-    """Learned against kept at the end of every run: a colour per method, a symbol per setting, a dot per seed."""
-    if (table["kind"] != "finetune").all():
-        return None
-    last = ends(table)
-    last["label"] = [label(row) for row in last.to_dict("records")]
+def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+    """Learned against kept at the end: a dot per setting, mean over seeds and its 95% interval; the larger, the more
+    weights a step trains (paper Fig. 5)."""
+    last = ends(table, label)
+    last = last[last["label"] != ""]
+    last["trainable"] = [found[key]["trainable_per_step"] for key in last["key"]]
+    means = over_seeds(last).join(last.groupby("label")[["method", "trainable"]].first())
     figure = go.Figure()
     used: dict[str, int] = {}
-    for name, runs in last[last["label"] != ""].groupby("label", sort=False):
-        method = runs["method"].iloc[0]
-        used[method] = used.get(method, -1) + 1
-        look = {"size": 11, "color": LOOKS[method].light, "symbol": SYMBOLS[used[method] % len(SYMBOLS)]}
-        hover = "%{text}<br>learned %{x:.1%}<br>old facts kept %{y:.1%}<extra></extra>"
-        figure.add_scatter(x=runs["learned"], y=runs["kept"], mode="markers", name=str(name), marker=look,
-                           text=[f"{name}, seed {seed}" for seed in runs["seed"]],
-                           hovertemplate=hover)  # fmt: skip
-    return axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
+    for name, row in means.iterrows():
+        used[row.method] = place = used.get(row.method, -1) + 1
+        size = 7 + 5 * math.log10(max(row.trainable, 1e4) / 1e4)
+        look = {"size": size, "color": LOOKS[row.method].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
+        errors = {
+            axis: None if pd.isna(half) else {"array": [half], "thickness": 1, "width": 2}
+            for axis, half in (("error_x", row.learned_half), ("error_y", row.kept_half))
+        }
+        figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
+                           hovertemplate=f"{name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>"
+                           f"{row.trainable:,.0f} weights a step<extra></extra>")  # fmt: skip
+    figure = axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
+    return _said(figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights")
 
 
-def razor(table: pd.DataFrame, found: dict) -> go.Figure:
+def over_steps(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+    """Learned and kept over gradient steps, mean over seeds and its 95% band: a line per label (paper Figs. 3, 4)."""
+    mine = table.assign(method=[label(row) for row in table.to_dict("records")])
+    method_of = dict(zip(mine["method"], table["method"], strict=True))
+    figure = make_subplots(cols=2, subplot_titles=("new facts learned", "old facts kept"), horizontal_spacing=0.1)
+    for column, probe in enumerate(("learned", "old_facts"), start=1):
+        rows = mean_over_seeds(mine, probe, "em")
+        used: dict[str, int] = {}
+        for name in method_of:
+            line, look = rows[rows["method"] == name], LOOKS[method_of[name]]
+            used[method_of[name]] = place = used.get(method_of[name], -1) + 1
+            band = line.dropna(subset=["low"])
+            figure.add_scatter(x=[*band["step"], *band["step"][::-1]],
+                               y=[*band["high"].clip(0, 1), *band["low"].clip(0, 1)[::-1]], fill="toself",
+                               fillcolor=look.light, opacity=0.2, line={"width": 0}, mode="lines", hoverinfo="skip",
+                               legendgroup=name, showlegend=False, row=1, col=column)  # fmt: skip
+            dash = DASHES[place] if place else look.dash
+            figure.add_scatter(x=line["step"], y=line["mean"], mode="lines+markers", name=name, legendgroup=name,
+                               showlegend=column == 1, line={"color": look.light, "dash": dash},
+                               marker={"size": 7, "symbol": look.symbol}, row=1, col=column,
+                               hovertemplate=f"{name}, step %{{x}}: %{{y:.1%}}<extra></extra>")  # fmt: skip
+    return axes(figure, "gradient steps", "share", None, SHARE)
+
+
+def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Forgetting against KL on the taught statements, a dot per run."""
     figure = go.Figure()
     for method, runs in ends(table).groupby("method", sort=False):
@@ -47,7 +85,7 @@ def razor(table: pd.DataFrame, found: dict) -> go.Figure:
                  None, SHARE)  # fmt: skip
 
 
-def cost(table: pd.DataFrame, found: dict) -> go.Figure:
+def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Time of a step per method, a bar each."""
     figure = go.Figure()
     for method, runs in table.drop_duplicates("key").groupby("method", sort=False):
@@ -57,7 +95,7 @@ def cost(table: pd.DataFrame, found: dict) -> go.Figure:
     return axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")
 
 
-def retention(table: pd.DataFrame, found: dict) -> go.Figure:
+def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Fact i after so many steps of the stream, for the first seed: known or not."""
     first = table.drop_duplicates("key").sort_values("seed")["key"].iloc[0]
     known = found[first]["known"]
@@ -73,7 +111,7 @@ def retention(table: pd.DataFrame, found: dict) -> go.Figure:
     return figure.update_xaxes(type="category")
 
 
-def capacity(table: pd.DataFrame, found: dict) -> go.Figure:
+def capacity(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """What is learned and kept against the length of the stream, mean over seeds."""
     mean = ends(table).groupby("facts")[["learned", "kept"]].mean()
     figure = go.Figure()
@@ -88,7 +126,7 @@ def capacity(table: pd.DataFrame, found: dict) -> go.Figure:
     return figure.update_xaxes(type="log", tickvals=list(mean.index), ticktext=[f"{facts:,}" for facts in mean.index])
 
 
-def core_sets(table: pd.DataFrame, found: dict) -> go.Figure:
+def core_sets(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """How much of a core set the top t hold, mean over facts, and how many facts were answered with that t."""
     held = table[table["probe"] == "core held by top-t"].groupby("metric")["value"].mean()
     least = table[table["probe"] == "least t"]["value"]
@@ -102,8 +140,36 @@ def core_sets(table: pd.DataFrame, found: dict) -> go.Figure:
     return figure.update_xaxes(type="log", tickvals=LADDER, ticktext=[str(t) for t in LADDER])
 
 
+def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+    """Where in a statement its core set is read: a row per fact of the first seed, a cell per token (paper Table 1)."""
+    first = table.drop_duplicates("key").sort_values("seed")["key"].iloc[0]
+    facts = found[first]["tokens"][:SHADED]
+    longest = max(len(tokens) for tokens in facts)
+    padded = [[*tokens, *[["", None]] * (longest - len(tokens))] for tokens in facts]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[core for _, core in tokens] for tokens in padded],
+            text=[[piece for piece, _ in tokens] for tokens in padded],
+            texttemplate="%{text}", colorscale=[[0, "#f3f6f9"], [1, "#0072B2"]], zmin=0, xgap=1, ygap=6,
+            colorbar={"title": {"text": "core slots<br>read here"}}, hoverongaps=False,
+            hovertemplate="%{text}: %{z} of its reads are of the core set<extra></extra>",
+        )
+    )  # fmt: skip
+    figure = axes(figure, "token", "fact")
+    figure.update_xaxes(showgrid=False, showticklabels=False).update_yaxes(
+        showgrid=False, autorange="reversed", dtick=1
+    )
+    return _said(figure, "Core slots read at each token of a statement, end of text as ■; darker: more")
+
+
 def _marker(method: str) -> dict:
     return {"size": 11, "color": LOOKS[method].light, "symbol": LOOKS[method].symbol}
+
+
+def _said(figure: go.Figure, text: str) -> go.Figure:
+    """What a chart shows, in small letters above it."""
+    title = {"text": text, "font": {"size": 13}, "x": 0, "xanchor": "left", "xref": "paper"}
+    return figure.update_layout(title=title, margin={"t": 50})
 
 
 def axes(figure: go.Figure, x: str, y: str, x_format: str | None = None, y_format: str | None = None) -> go.Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from smft_lab.experiments.equal import read_run, summarise
+from smft_lab.reproduce.charts import trade_off
 from smft_lab.reproduce.jobs import Job
+from smft_lab.reproduce.tables import difference, sign_of
 
 LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # shares; a smaller difference is none
 AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
@@ -41,7 +43,7 @@ class Experiment:
         jobs: From a template job to the jobs of one seed.
         read: From the rows of all its jobs (see `table_of`) and the `found` values per result to claims.
         label: From a job's fields to what its dots in the chart are called; "" leaves them out.
-        draw: The chart, from the same as `read`; by default what every run learned against what it kept.
+        draw: The charts, each from the same as `read` and `label`.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Experiment:
     jobs: Callable[[Job], list[Job]]
     read: Callable[[pd.DataFrame, dict], list[Claim]]
     label: Callable[[dict], str]
-    draw: Callable[[pd.DataFrame, dict], go.Figure] | None = None
+    draw: Sequence[Callable[[pd.DataFrame, dict, Callable], go.Figure]] = (trade_off,)
 
 
 def readings(table: pd.DataFrame, label: Callable[[dict], str], target: float = 0.95) -> pd.DataFrame:
@@ -61,10 +63,20 @@ def readings(table: pd.DataFrame, label: Callable[[dict], str], target: float = 
     return pd.DataFrame(rows)
 
 
-def told(ends_of: pd.DataFrame, *labels: str) -> str:
-    """What some rows of a table of ends say, in words."""
-    rows = [(label, ends_of.loc[label]) for label in labels]
-    return "; ".join(f"{label}: learned {row.learned:.1%}, kept {row.kept:.1%}" for label, row in rows)
+def told(means: pd.DataFrame, *labels: str) -> str:
+    """What some rows of `over_seeds` say, in words; all of them by default."""
+    rows = [(label, means.loc[label]) for label in labels or means.index]
+    return "; ".join(f"{label}: {learned_and_kept(row)}" for label, row in rows)
+
+
+def learned_and_kept(row: pd.Series) -> str:
+    """A row of `over_seeds` in words."""
+
+    def share(name: str) -> str:
+        half = row[f"{name}_half"]
+        return f"{row[name]:.1%}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
+
+    return f"learned {share('learned')}, kept {share('kept')}"
 
 
 def drop_of(rows: pd.DataFrame, label: str, probe: str = "old_facts", metric: str = "em") -> pd.Series | None:
@@ -80,18 +92,25 @@ def points(row: pd.Series | None) -> str:
     return f"{100 * row['drop_mean']:.1f}{interval} points ({row['n_reached']}/{row['n']} runs reached 95%)"
 
 
-def keeps_more(one: pd.Series, other: pd.Series) -> dict:
-    """Verdict on "`one` keeps more than `other`", which says nothing of one that kept more by learning less."""
-    if one.learned < other.learned - LEARNED_ALIKE and one.kept > other.kept:
+def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
+    """Verdict on "`one` keeps more than `other`", of two labels of `ends`.
+
+    It says nothing of one that kept more by learning less, nor of a difference that the seeds do not agree on.
+    """
+    learned = difference(last, one, other, "learned").mean()
+    sign, gap = sign_of(difference(last, one, other))
+    if learned < -LEARNED_ALIKE and sign > 0:
         return {"verdict": OPEN, "why": "it kept more, but also learned less"}
-    if other.learned < one.learned - LEARNED_ALIKE and other.kept >= one.kept:
+    if learned > LEARNED_ALIKE and sign < 0:
         return {"verdict": OPEN, "why": "it learned more, and the other kept no less"}
-    return {"verdict": AGREES if one.kept > other.kept else DIFFERS}
+    if sign == 0:
+        return {"verdict": OPEN, "why": f"what is kept differs by {gap}: the seeds do not agree on which is more"}
+    return {"verdict": AGREES if sign > 0 else DIFFERS}
 
 
-def does_as_well(one: pd.Series, other: pd.Series) -> dict:
+def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
     """Verdict on "`one` does as well as `other`": open where it does better in one way and worse in the other."""
-    learned, kept = one.learned - other.learned, one.kept - other.kept
+    learned, kept = (difference(last, one, other, column).mean() for column in ("learned", "kept"))
     if (learned < -LEARNED_ALIKE and kept > 0) or (learned > LEARNED_ALIKE and kept < 0):
         return {"verdict": OPEN, "why": "one learned more and the other kept more"}
     return {"verdict": DIFFERS if learned < -LEARNED_ALIKE or kept < -KEPT_ALIKE else AGREES}

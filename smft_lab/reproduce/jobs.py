@@ -30,7 +30,7 @@ from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import Probes, QuestionProbe, recalled
 from smft_lab.slots.coverage import fact_counts
 from smft_lab.slots.patch import Patch, fingerprint
-from smft_lab.slots.reading import core_set
+from smft_lab.slots.reading import core_set, token_reads
 from smft_lab.slots.scores import slot_scores
 from smft_lab.slots.usage import measure_usage
 
@@ -209,9 +209,10 @@ def _random_words(rng: Random) -> str:
 
 def _coreset(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
     """Core sets, how much of them top-t holds, and the least t with which a fact taught alone is answered."""
-    rows = []
+    rows, tokens = [], []
     for i, fact in enumerate(facts):
-        core = {int(slot) for slots in core_set(lab, fact) for slot in slots}
+        cores = core_set(lab, fact)
+        core = {int(slot) for slots in cores for slot in slots}
         rows.append({"step": i, "probe": "core", "metric": "slots", "value": len(core)})
         table = slot_scores(lab, fact)
         ranked = table[table["count"] > 0].sort_values("tfidf", ascending=False)["slot"].tolist()
@@ -220,7 +221,18 @@ def _coreset(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dic
             rows.append({"step": i, "probe": "core held by top-t", "metric": str(t), "value": held})
         least = next((t for t in LADDER if t <= lab.slots and _answers(lab, job, fact, t)), None)
         rows.append({"step": i, "probe": "least t", "metric": "slots", "value": least})
-    return rows, {"facts": [fact.question for fact in facts]}
+        tokens.append(_core_reads(lab, fact.statements[0], cores))
+    return rows, {"facts": [fact.question for fact in facts], "tokens": tokens}
+
+
+def _core_reads(lab: Lab, statement: str, cores: Sequence[torch.Tensor]) -> list[tuple[str, int]]:
+    """(token, how many slots of the core set it reads), the end of the text as a square (paper Table 1)."""
+    reads = token_reads(lab, statement)
+    counts = [
+        sum(int(torch.isin(core, slots[place]).sum()) for core, slots in zip(cores, reads.slots, strict=True))
+        for place in range(len(reads.tokens))
+    ]
+    return list(zip([*reads.tokens[:-1], "■"], counts, strict=True))
 
 
 def _answers(lab: Lab, job: Job, fact: Fact, t: int) -> bool:

@@ -1,18 +1,22 @@
-"""One page for all experiments: the paper's number beside ours, charts that work offline, and every number's file."""
+"""One page for all experiments: the paper's number beside ours, charts that work offline, and every number's file.
+
+And the same claims as Markdown, to be read where no page can be opened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from smft_lab.experiments.output import write_whole
-from smft_lab.reproduce.charts import trade_off
 from smft_lab.reproduce.claims import AGREES, DIFFERS, Claim, Experiment
 
+TITLE = "Sparse memory finetuning, reproduced at lab scale"
 MARKS = {AGREES: "✓ agrees", DIFFERS: "✗ differs"}
 STYLE = """
 :root { color-scheme: light dark; --line: #d5d5d5; --soft: #666; --yes: #137333; --no: #b3261e;
@@ -35,8 +39,11 @@ const dark = matchMedia('(prefers-color-scheme: dark)');
 function follow() {
   const [ink, line] = dark.matches ? ['#e8e8e8', '#444'] : ['#1f1f1f', '#e4e8ec'];
   for (const chart of document.querySelectorAll('.chart')) {
-    Plotly.relayout(chart, {'font.color': ink, 'xaxis.gridcolor': line, 'yaxis.gridcolor': line,
-      'xaxis.zerolinecolor': line, 'yaxis.zerolinecolor': line});
+    const look = {'font.color': ink};
+    for (const axis of Object.keys(chart.layout).filter((key) => /^[xy]axis/.test(key))) {
+      look[axis + '.gridcolor'] = look[axis + '.zerolinecolor'] = line;
+    }
+    Plotly.relayout(chart, look);
   }
 }
 dark.addEventListener('change', follow);
@@ -51,29 +58,15 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         about: Settings and machine, for the table at the end.
         parts: Per experiment its rows, what was found per result, and what they say.
     """
-    claims = [(experiment, claim) for experiment, *_, said in parts for claim in said]
-    agreeing = sum(claim.verdict == AGREES for _, claim in claims)
-    differing = sum(claim.verdict == DIFFERS for _, claim in claims)
-    lead = (
-        f"{len(claims)} claims: {agreeing} agree, {differing} differ, {len(claims) - agreeing - differing} can't be "
-        "said at this scale."
-    )
-    body = [
-        "<h1>Sparse memory finetuning, reproduced at lab scale</h1>",
-        f"<p>{lead} Lin et al. 2025 (arXiv 2510.15103) used a model of 1.3B parameters; this one has 8.7M.</p>",
-        _claims_table([claim for _, claim in claims]),
-    ]
+    claims = [claim for *_, said in parts for claim in said]
+    body = [f"<h1>{TITLE}</h1>", f"<p>{_lead(claims)}</p>", _claims_table(claims)]
     for number, (experiment, table, found, said) in enumerate(parts):
         body.append(
             f"<h2 id='{experiment.name}'>{escape(experiment.title)} "
             f"<span class='soft'>({escape(experiment.paper)})</span></h2>"
         )
-        draw = experiment.draw
-        figure = trade_off(table, experiment.label) if draw is None else draw(table, found)
-        if figure is not None:
-            body.append(f"<div class='chart' id='chart{number}'></div><script>Plotly.newPlot('chart{number}', "
-                        f"...Object.values({figure.to_json()}).slice(0, 2), "
-                        "{responsive: true, displaylogo: false})</script>")  # fmt: skip
+        for place, draw in enumerate(experiment.draw):
+            body.append(_chart(f"chart{number}-{place}", draw(table, found, experiment.label)))
         body.append(_claims_table(said))
         body.append(_sources(table))
     rows = "".join(
@@ -86,6 +79,36 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
     )
     html = f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
     write_whole(path, f"{html}<body>{''.join(body)}<script>{FOLLOW_SCHEME}</script></body></html>\n")
+
+
+def _chart(name: str, figure: go.Figure) -> str:
+    return (f"<div class='chart' id='{name}'></div><script>Plotly.newPlot('{name}', "
+            f"...Object.values({figure.to_json()}).slice(0, 2), {{responsive: true, displaylogo: false}})</script>"
+            )  # fmt: skip
+
+
+def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
+    """Write the claims and settings of the page as Markdown tables."""
+    lines = [f"# {TITLE}", "", _lead([claim for *_, said in parts for claim in said])]
+    for experiment, _, _, said in parts:
+        rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.verdict) for one in said]
+        lines += ["", f"## {experiment.title} ({experiment.paper}): `{experiment.name}`", ""]
+        lines += _markdown(("claim", "the paper", "here", "verdict"), rows)
+    lines += ["", "## Settings", "", *_markdown(("setting", "value"), about.items())]
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def _lead(claims: Sequence[Claim]) -> str:
+    agreeing, differing = (sum(claim.verdict == one for claim in claims) for one in (AGREES, DIFFERS))
+    return (
+        f"{len(claims)} claims: {agreeing} agree, {differing} differ, {len(claims) - agreeing - differing} can't be "
+        "said at this scale. Lin et al. 2025 (arXiv 2510.15103) used a model of 1.3B parameters; this one has 8.7M."
+    )
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *cells)]
 
 
 def _claims_table(claims: Sequence[Claim]) -> str:

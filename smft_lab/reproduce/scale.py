@@ -6,7 +6,7 @@ beside the results.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def _told(rows: list[pd.Series]) -> str:
     return "; ".join(f"{row.name}: learned {row['learned']:.1%}, drop {points(row)}" for row in rows)
 
 
-def _draw(table: pd.DataFrame, found: dict) -> go.Figure:
+def _draw(table: pd.DataFrame, found: dict, label: Callable[[dict], str]) -> go.Figure:
     """The drop against t: a line per model, and open dots where some seed did not learn enough."""
     figure = go.Figure()
     for place, ((slots, k), rows) in enumerate(at_equal_learning(table, found).groupby(["slots", "k"])):
@@ -156,4 +156,4 @@ def _draw(table: pd.DataFrame, found: dict) -> go.Figure:
     return figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{t:,}" for t in sizes])
 
 
-SCALE = Experiment("scale", "What t means", "beyond the paper", _jobs, _read, _label, _draw)
+SCALE = Experiment("scale", "What t means", "beyond the paper", _jobs, _read, _label, (_draw,))

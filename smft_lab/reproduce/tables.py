@@ -1,12 +1,17 @@
-"""How a table of results is read: one row per run, at its end."""
+"""How a table of results is read: one row per run, at its end; and what the seeds say of a difference."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
+from smft_lab.experiments.equal import mean_interval
 
-def ends(table: pd.DataFrame) -> pd.DataFrame:
-    """The last measurement of every run: one row per key, with `learned`, `kept` (old facts) and the job's fields."""
+
+def ends(table: pd.DataFrame, label: Callable[[dict], str] | None = None) -> pd.DataFrame:
+    """The last measurement of every run: one row per key, with `learned`, `kept` (old facts) and the job's fields;
+    and with its `label`, where one is given."""
     em = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
     last = em[em["step"] == em.groupby("key")["step"].transform("max")]
     wide = last.pivot(index="key", columns="probe", values="value")
@@ -25,7 +30,35 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
         "strength",
     ]
     fields = table.drop_duplicates("key").set_index("key")[names]
-    return fields.join(wide.rename(columns={"old_facts": "kept"}), how="right").reset_index()
+    rows = fields.join(wide.rename(columns={"old_facts": "kept"}), how="right").reset_index()
+    return rows if label is None else rows.assign(label=[label(row) for row in rows.to_dict("records")])
+
+
+def over_seeds(last: pd.DataFrame, by: str | list[str] = "label") -> pd.DataFrame:
+    """Mean over seeds of what runs learned and kept, and half the width of its 95% interval (`learned_half`,
+    `kept_half`; nan with one seed), per setting in the order in which they came."""
+    groups = last.groupby(by, sort=False)[["learned", "kept"]]
+    return groups.mean().join(groups.agg(_half_width).add_suffix("_half"))
+
+
+def _half_width(values: pd.Series) -> float:
+    mean, low, _ = mean_interval(values)
+    return float("nan") if low is None else mean - low
+
+
+def difference(last: pd.DataFrame, one: str, other: str, column: str = "kept") -> pd.Series:
+    """`column` of the label `one` less that of `other`, seed by seed."""
+    wide = last.pivot(index="seed", columns="label", values=column)
+    return wide[one] - wide[other]
+
+
+def sign_of(differences: pd.Series) -> tuple[int, str]:
+    """1 or -1 where the seeds agree that a mean difference is positive or not, 0 where its interval holds both; and
+    the interval in words. A single seed is taken at its word."""
+    mean, low, high = mean_interval(differences)
+    if low is None:
+        return 1 if mean > 0 else -1, f"{100 * mean:+.1f} points"
+    return 1 if low > 0 else -1 if high <= 0 else 0, f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def rank_correlation(one: pd.Series, other: pd.Series) -> float:
