@@ -15,6 +15,9 @@ import typer
 from smft_lab.terminal import console, progress_bar
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from smft_lab.reproduce.claims import Claim, Experiment
     from smft_lab.reproduce.jobs import Job
 
 NAMES = (
@@ -44,9 +47,9 @@ def reproduce(
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
     from smft_lab.experiments.output import write_whole
     from smft_lab.reproduce.experiments import EXPERIMENTS
-    from smft_lab.reproduce.jobs import Job, opened
+    from smft_lab.reproduce.jobs import opened
     from smft_lab.reproduce.page import write_claims, write_page
-    from smft_lab.reproduce.sweep import read_result, sweep, table_of
+    from smft_lab.reproduce.sweep import read_result, sweep
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:
@@ -57,11 +60,7 @@ def reproduce(
     size = QUICK if quick else WHOLE
     began = time.perf_counter()
     results, models = out / "runs", out / "models"
-    drafts = {
-        name: [job for seed in range(seeds) for job in EXPERIMENTS[name].jobs(Job(**size, seed=seed, lab=folder))]
-        for name in chosen
-    }
-    jobs = {name: [_whole(job, models) for job in drafts[name]] for name in chosen}
+    jobs = {name: jobs_of(name, seeds, size, folder, models) for name in chosen}
     everything = [job for name in chosen for job in jobs[name]]
     try:
         _pretrain([job for job in everything if read_result(results, job) is None], models)
@@ -73,15 +72,12 @@ def reproduce(
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on, with what there is in {out}")
         raise typer.Exit(130) from None
-    parts, record = [], {}
-    for name in chosen:
-        table = table_of(jobs[name], results)
-        found = {job.key: read_result(results, job)["found"] for job in jobs[name]}
-        claims = EXPERIMENTS[name].read(table, found)
-        parts.append((EXPERIMENTS[name], table, found, claims))
-        record[name] = [asdict(claim) for claim in claims]
+    parts = [read(name, jobs[name], results) for name in chosen]
+    record = {experiment.name: [asdict(claim) for claim in claims] for experiment, *_, claims in parts}
+    for name, claims in record.items():
         for claim in claims:
-            console.print(f"{name}: {claim.verdict}: {claim.text} {claim.ours}", markup=False, soft_wrap=True)
+            said = f"{name}: {claim['verdict']}: {claim['text']} {claim['ours']}"
+            console.print(said, markup=False, soft_wrap=True)
     seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
     about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),
              "seconds of computing": round(seconds), "seconds of this call": round(time.perf_counter() - began),
@@ -90,6 +86,25 @@ def reproduce(
     write_claims(out / "claims.md", about, parts)
     write_page(out / "report.html", about, parts)
     print(out / "report.html")
+
+
+def jobs_of(name: str, seeds: int, size: dict, folder: str, models: Path) -> list[Job]:
+    """The jobs of an experiment: `size` is `WHOLE` or `QUICK`, `folder` the lab's ("" is the shipped one)."""
+    from smft_lab.reproduce.experiments import EXPERIMENTS
+    from smft_lab.reproduce.jobs import Job
+
+    drafts = [Job(**size, seed=seed, lab=folder) for seed in range(seeds)]
+    return [_whole(job, models) for draft in drafts for job in EXPERIMENTS[name].jobs(draft)]
+
+
+def read(name: str, jobs: list[Job], results: Path) -> tuple[Experiment, pd.DataFrame, dict, list[Claim]]:
+    """The experiment, its table of results, what was found per result, and what they say."""
+    from smft_lab.reproduce.experiments import EXPERIMENTS
+    from smft_lab.reproduce.sweep import read_result, table_of
+
+    table = table_of(jobs, results)
+    found = {job.key: read_result(results, job)["found"] for job in jobs}
+    return EXPERIMENTS[name], table, found, EXPERIMENTS[name].read(table, found)
 
 
 def _pretrain(jobs: list[Job], models: Path) -> None:

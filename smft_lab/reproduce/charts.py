@@ -21,7 +21,8 @@ Label = Callable[[dict], str]
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon", "pentagon",
            "circle-open", "square-open", "diamond-open", "triangle-up-open")  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot")
-SHARE = ".0%"
+SHARE = ".1~%"
+GROUPS = 40  # of facts, in the retention matrix
 SHADED = 6  # facts whose tokens are shown
 
 
@@ -38,15 +39,19 @@ def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
         used[row.method] = place = used.get(row.method, -1) + 1
         size = 7 + 5 * math.log10(max(row.trainable, 1e4) / 1e4)
         look = {"size": size, "color": LOOKS[row.method].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
-        errors = {
-            axis: None if pd.isna(half) else {"array": [half], "thickness": 1, "width": 2}
-            for axis, half in (("error_x", row.learned_half), ("error_y", row.kept_half))
-        }
+        errors = {"error_x": _error(row.learned, row.learned_half), "error_y": _error(row.kept, row.kept_half)}
         figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
                            hovertemplate=f"{name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>"
                            f"{row.trainable:,.0f} weights a step<extra></extra>")  # fmt: skip
     figure = axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
     return _said(figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights")
+
+
+def _error(share: float, half: float) -> dict | None:
+    """The interval of a share, which knows nothing of 0% and 100% by itself."""
+    if pd.isna(half):
+        return None
+    return {"array": [min(half, 1 - share)], "arrayminus": [min(half, share)], "thickness": 1, "width": 2}
 
 
 def over_steps(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
@@ -96,19 +101,23 @@ def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
 
 
 def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
-    """Fact i after so many steps of the stream, for the first seed: known or not."""
-    first = table.drop_duplicates("key").sort_values("seed")["key"].iloc[0]
-    known = found[first]["known"]
+    """Share of each group of facts that is known after so many steps of the stream, for the first seed."""
+    first = table.drop_duplicates("key").sort_values(["seed", "slots"])["key"].iloc[0]
+    known = pd.DataFrame({one["step"]: one["known"] for one in found[first]["known"]})
+    size = math.ceil(len(known) / GROUPS)
+    groups = known.groupby(known.index // size).mean()
+    names = [f"{start + 1:,}" for start in groups.index * size]
     figure = go.Figure(
         go.Heatmap(
-            z=list(zip(*(one["known"] for one in known), strict=True)), x=[str(one["step"]) for one in known],
-            colorscale=[[0, "#D55E00"], [0.5, "#D55E00"], [0.5, "#0072B2"], [1, "#0072B2"]], zmin=0, zmax=1,
-            colorbar={"tickvals": [0.25, 0.75], "ticktext": ["not known", "known"]},
-            hovertemplate="fact %{y} after step %{x}: %{z}<extra></extra>",
+            z=groups.to_numpy().tolist(), x=[f"{step:,}" for step in groups.columns], y=names,
+            colorscale=[[0, "#f3f6f9"], [1, "#0072B2"]], zmin=0, zmax=1,
+            colorbar={"title": {"text": "known"}, "tickformat": SHARE},
+            hovertemplate="from fact %{y} on, after step %{x}: %{z:.0%} known<extra></extra>",
         )
     )  # fmt: skip
-    figure = axes(figure, "gradient steps", "fact, in the order it was drawn")
-    return figure.update_xaxes(type="category")
+    figure = axes(figure, f"gradient steps ({len(known):,} a pass)", "fact, in the order of the stream")
+    figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
+    return _said(figure, f"Share known of each {size} facts in a row, first seed; one fact a step, pass after pass")
 
 
 def capacity(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:

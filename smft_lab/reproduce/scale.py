@@ -23,7 +23,8 @@ from smft_lab.reproduce.jobs import Job
 from smft_lab.reproduce.tables import rank_correlation
 
 OWN = (57_600, 8)  # slots and reads per head of the shipped model
-OTHERS = ((4_096, 8), (262_144, 8), (57_600, 2), (57_600, 32))
+LARGEST = (262_144, 8)
+OTHERS = ((4_096, 8), LARGEST, (57_600, 2), (57_600, 32))
 SIZES = (100, 500, 2000)  # t
 
 

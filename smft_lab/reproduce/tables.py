@@ -28,6 +28,8 @@ def ends(table: pd.DataFrame, label: Callable[[dict], str] | None = None) -> pd.
         "protect",
         "remedy",
         "strength",
+        "slots",
+        "k",
     ]
     fields = table.drop_duplicates("key").set_index("key")[names]
     rows = fields.join(wide.rename(columns={"old_facts": "kept"}), how="right").reset_index()
