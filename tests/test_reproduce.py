@@ -290,6 +290,14 @@ def test_keeping_more_says_nothing_when_the_seeds_do_not_agree():
     assert "+1.0 points [-11.4, +13.4]" in apart["why"]
 
 
+def test_doing_worse_is_not_said_when_the_seeds_do_not_agree():
+    def verdict(wobble):
+        return does_as_well(two((0.95, 0.87), (0.95, 0.89), wobble), "one", "other")["verdict"]
+
+    assert verdict((0.001, -0.001, 0.0)) == DIFFERS
+    assert verdict((0.05, -0.05, 0.0)) == OPEN
+
+
 def test_a_mean_over_seeds_comes_with_its_interval():
     means = over_seeds(two((0.95, 0.90), (0.95, 0.89), (0.01, -0.01)))
     assert told(means, "one") == "one: learned 95.0% ± 0.0, kept 90.0% ± 12.7"

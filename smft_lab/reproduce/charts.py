@@ -1,4 +1,4 @@
-"""Charts of the page, colours by method as in every other chart of the lab.
+"""Charts of the page, colours by method (and rule) as in every other chart of the lab.
 
 Each is drawn from the rows of an experiment (see `table_of`), what was found per result, and how settings are called.
 """
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from smft_lab.charts.figures import mean_over_seeds
-from smft_lab.charts.style import LOOKS, SHORT_NAMES
+from smft_lab.charts.style import LOOKS, SHORT_NAMES, looks
 from smft_lab.reproduce.jobs import LADDER
 from smft_lab.reproduce.tables import ends, over_seeds
 
@@ -32,13 +32,15 @@ def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     last = ends(table, label)
     last = last[last["label"] != ""]
     last["trainable"] = [found[key]["trainable_per_step"] for key in last["key"]]
-    means = over_seeds(last).join(last.groupby("label")[["method", "trainable"]].first())
+    last["kind"] = last["method"].where(last["rule"].isin(["", "tfidf"]), last["rule"])
+    means = over_seeds(last).join(last.groupby("label")[["kind", "trainable"]].first())
+    look_of = looks(means["kind"])
     figure = go.Figure()
     used: dict[str, int] = {}
     for name, row in means.iterrows():
-        used[row.method] = place = used.get(row.method, -1) + 1
+        used[row.kind] = place = used.get(row.kind, -1) + 1
         size = 7 + 5 * math.log10(max(row.trainable, 1e4) / 1e4)
-        look = {"size": size, "color": LOOKS[row.method].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
+        look = {"size": size, "color": look_of[row.kind].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
         errors = {"error_x": _error(row.learned, row.learned_half), "error_y": _error(row.kept, row.kept_half)}
         figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
                            hovertemplate=f"{name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>"
@@ -154,21 +156,19 @@ def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     first = table.drop_duplicates("key").sort_values("seed")["key"].iloc[0]
     facts = found[first]["tokens"][:SHADED]
     longest = max(len(tokens) for tokens in facts)
-    padded = [[*tokens, *[["", None]] * (longest - len(tokens))] for tokens in facts]
+    padded = [[*tokens, *[(" ", None)] * (longest - len(tokens))] for tokens in facts]
     figure = go.Figure(
         go.Heatmap(
-            z=[[core for _, core in tokens] for tokens in padded],
-            text=[[piece for piece, _ in tokens] for tokens in padded],
-            texttemplate="%{text}", colorscale=[[0, "#f3f6f9"], [1, "#0072B2"]], zmin=0, xgap=1, ygap=6,
-            colorbar={"title": {"text": "core slots<br>read here"}}, hoverongaps=False,
+            z=[[core for _, core in tokens] for tokens in padded], y=found[first]["facts"][:SHADED],
+            text=[[piece or "▷" for piece, _ in tokens] for tokens in padded],
+            texttemplate="%{text}", textfont={"size": 10}, colorscale=[[0, "#f3f6f9"], [1, "#0072B2"]], zmin=0, xgap=1,
+            ygap=6, colorbar={"title": {"text": "core slots<br>read here"}}, hoverongaps=False,
             hovertemplate="%{text}: %{z} of its reads are of the core set<extra></extra>",
         )
     )  # fmt: skip
-    figure = axes(figure, "token", "fact")
-    figure.update_xaxes(showgrid=False, showticklabels=False).update_yaxes(
-        showgrid=False, autorange="reversed", dtick=1
-    )
-    return _said(figure, "Core slots read at each token of a statement, end of text as ■; darker: more")
+    figure = axes(figure, "token", "")
+    figure.update_xaxes(showgrid=False, showticklabels=False).update_yaxes(showgrid=False, autorange="reversed")
+    return _said(figure, "Core slots read at each token of a statement (▷ its start, ■ its end); darker: more")
 
 
 def _marker(method: str) -> dict:

@@ -109,11 +109,20 @@ def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
 
 
 def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
-    """Verdict on "`one` does as well as `other`": open where it does better in one way and worse in the other."""
-    learned, kept = (difference(last, one, other, column).mean() for column in ("learned", "kept"))
+    """Verdict on "`one` does as well as `other`": learns and keeps as much, but for `LEARNED_ALIKE` and `KEPT_ALIKE`.
+
+    Open where it does better in one way and worse in the other, and where the seeds do not agree that it does worse.
+    """
+    gaps = [difference(last, one, other, column) for column in ("learned", "kept")]
+    learned, kept = (gap.mean() for gap in gaps)
     if (learned < -LEARNED_ALIKE and kept > 0) or (learned > LEARNED_ALIKE and kept < 0):
         return {"verdict": OPEN, "why": "one learned more and the other kept more"}
-    return {"verdict": DIFFERS if learned < -LEARNED_ALIKE or kept < -KEPT_ALIKE else AGREES}
+    margins = (LEARNED_ALIKE, KEPT_ALIKE)
+    worse = [gap for gap, margin in zip(gaps, margins, strict=True) if gap.mean() < -margin]
+    if worse and all(sign_of(gap)[0] == 0 for gap in worse):
+        return {"verdict": OPEN, "why": f"worse by {sign_of(worse[0])[1]}: the seeds do not agree that it is"}
+    meant = "as well: {:.0f} points less learned and {:.0f} less kept count as nothing"
+    return {"verdict": DIFFERS if worse else AGREES, "why": meant.format(*(100 * one for one in margins))}
 
 
 def methods(job: Job) -> list[Job]:

@@ -32,7 +32,7 @@ def ends(table: pd.DataFrame, label: Callable[[dict], str] | None = None) -> pd.
         "k",
     ]
     fields = table.drop_duplicates("key").set_index("key")[names]
-    rows = fields.join(wide.rename(columns={"old_facts": "kept"}), how="right").reset_index()
+    rows = fields.join(wide.rename(columns={"old_facts": "kept"}), how="inner").reset_index()
     return rows if label is None else rows.assign(label=[label(row) for row in rows.to_dict("records")])
 
 
