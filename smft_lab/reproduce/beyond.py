@@ -22,12 +22,13 @@ from smft_lab.reproduce.claims import (
     methods,
     points,
     readings,
+    share,
     told,
 )
 from smft_lab.reproduce.jobs import Job
 from smft_lab.reproduce.paper import pareto_jobs, pareto_label
 from smft_lab.reproduce.scale import LARGEST, OWN
-from smft_lab.reproduce.tables import difference, ends, over_seeds, rank_correlation, sign_of
+from smft_lab.reproduce.tables import answered, difference, ends, over_seeds, rank_correlation, sign_of
 
 
 def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
@@ -75,22 +76,20 @@ def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:
 
 
 def _read_update(table: pd.DataFrame, found: dict) -> list[Claim]:
-    rows = readings(table, by_method)
-    em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
-    last = em.groupby(["method", "probe"])["value"].mean()
-    names = list(dict.fromkeys(em["method"]))
-    told = "; ".join(
-        f"{name}: new value {last[name, 'learned']:.0%}, old value {last[name, 'old_values']:.0%}, "
-        f"other old facts {last[name, 'old_facts']:.0%}"
+    rows, last = readings(table, by_method), answered(table)
+    names = list(dict.fromkeys(table["method"]))
+    ours = "; ".join(
+        f"{name}: new value {share(*last.loc[name, 'learned'])}, old value {share(*last.loc[name, 'old_values'])}, "
+        f"other old facts {share(*last.loc[name, 'old_facts'])}"
         for name in names
     )
     drops = "; ".join(f"{name} {points(drop_of(rows, name))}" for name in names)
-    good = last["sparse", "learned"] >= 0.95 and last["sparse", "old_values"] <= 0.02
+    good = last["mean"]["sparse", "learned"] >= 0.95 and last["mean"]["sparse", "old_values"] <= 0.02
     runs = ends(table, by_method)
     others = [keeps_more(runs, "sparse", name)["verdict"] for name in names if name != "sparse"]
     kept = OPEN if OPEN in others else DIFFERS if DIFFERS in others else AGREES
     return [
-        Claim("A changed fact is answered with its new value, and no longer with the old one.", "not asked", told,
+        Claim("A changed fact is answered with its new value, and no longer with the old one.", "not asked", ours,
               AGREES if good else DIFFERS),
         Claim("Neighbouring facts stay best with sparse.", "not asked", drops, kept),
     ]  # fmt: skip
@@ -187,20 +186,19 @@ def _read_protect(table: pd.DataFrame, found: dict) -> list[Claim]:
 
 
 def _read_twohop(table: pd.DataFrame, found: dict) -> list[Claim]:
-    em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
-    last = em.groupby(["method", "probe"])["value"].mean()
-    names = list(dict.fromkeys(em["method"]))
+    last = answered(table)
+    names = list(dict.fromkeys(table["method"]))
     ours = "; ".join(
-        f"{name}: changed hop {last[name, 'learned']:.0%}, what follows from it {last[name, 'new_hops']:.0%}, other "
-        f"two-hop questions {last[name, 'two_hop']:.0%}"
+        f"{name}: changed hop {share(*last.loc[name, 'learned'])}, what follows from it "
+        f"{share(*last.loc[name, 'new_hops'])}, other two-hop questions {share(*last.loc[name, 'two_hop'])}"
         for name in names
     )
-    follows = {name: last[name, "new_hops"] for name in names}
+    follows = {name: last["mean"][name, "new_hops"] for name in names}
     return [
         Claim("What is taught is used: two-hop questions follow a changed first hop.", "not asked", ours,
-              AGREES if follows["sparse"] >= 0.9 * last["sparse", "learned"] else DIFFERS),
+              AGREES if follows["sparse"] >= 0.9 * last["mean"]["sparse", "learned"] else DIFFERS),
         Claim("Sparse lets at least as much follow as full finetuning and LoRA.", "not asked",
-              "; ".join(f"{name} {value:.0%}" for name, value in follows.items()),
+              "; ".join(f"{name} {share(*last.loc[name, 'new_hops'])}" for name in names),
               AGREES if follows["sparse"] >= max(follows.values()) - LEARNED_ALIKE else DIFFERS),
     ]  # fmt: skip
 

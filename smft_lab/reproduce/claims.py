@@ -71,12 +71,12 @@ def told(means: pd.DataFrame, *labels: str) -> str:
 
 def learned_and_kept(row: pd.Series) -> str:
     """A row of `over_seeds` in words."""
+    return f"learned {share(row.learned, row.learned_half)}, kept {share(row.kept, row.kept_half)}"
 
-    def share(name: str) -> str:
-        half = row[f"{name}_half"]
-        return f"{row[name]:.1%}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
 
-    return f"learned {share('learned')}, kept {share('kept')}"
+def share(mean: float, half: float) -> str:
+    """A share with half the width of its interval, in percent."""
+    return f"{mean:.1%}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
 
 
 def drop_of(rows: pd.DataFrame, label: str, probe: str = "old_facts", metric: str = "em") -> pd.Series | None:

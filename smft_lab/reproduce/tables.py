@@ -40,10 +40,19 @@ def over_seeds(last: pd.DataFrame, by: str | list[str] = "label") -> pd.DataFram
     """Mean over seeds of what runs learned and kept, and half the width of its 95% interval (`learned_half`,
     `kept_half`; nan with one seed), per setting in the order in which they came."""
     groups = last.groupby(by, sort=False)[["learned", "kept"]]
-    return groups.mean().join(groups.agg(_half_width).add_suffix("_half"))
+    return groups.mean().join(groups.agg(half_width).add_suffix("_half"))
 
 
-def _half_width(values: pd.Series) -> float:
+def answered(table: pd.DataFrame) -> pd.DataFrame:
+    """Share answered at the end of the runs: `mean` over seeds and `half` the width of its 95% interval, per (method,
+    probe)."""
+    em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
+    groups = em.groupby(["method", "probe"], sort=False)["value"]
+    return pd.DataFrame({"mean": groups.mean(), "half": groups.agg(half_width)})
+
+
+def half_width(values: pd.Series) -> float:
+    """Of the 95% interval over seeds; nan with one."""
     mean, low, _ = mean_interval(values)
     return float("nan") if low is None else mean - low
 
