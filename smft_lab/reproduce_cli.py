@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -58,7 +57,6 @@ def reproduce(
     if opened(folder).world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
     size = QUICK if quick else WHOLE
-    began = time.perf_counter()
     results, models = out / "runs", out / "models"
     jobs = {name: jobs_of(name, seeds, size, folder, models) for name in chosen}
     everything = [job for name in chosen for job in jobs[name]]
@@ -80,8 +78,7 @@ def reproduce(
             console.print(said, markup=False, soft_wrap=True)
     seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
     about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),
-             "seconds of computing": round(seconds), "seconds of this call": round(time.perf_counter() - began),
-             "machine": platform.processor() or platform.machine()}  # fmt: skip
+             "seconds of computing": round(seconds), "machine": platform.processor() or platform.machine()}  # fmt: skip
     write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
     write_claims(out / "claims.md", about, parts)
     write_page(out / "report.html", about, parts)
