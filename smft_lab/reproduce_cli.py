@@ -61,7 +61,7 @@ def reproduce(
     jobs = {name: jobs_of(name, seeds, size, folder, models) for name in chosen}
     everything = [job for name in chosen for job in jobs[name]]
     try:
-        _pretrain([job for job in everything if read_result(results, job) is None], models)
+        _pretrain([job for job in everything if job.slots and read_result(results, job) is None], models)
         with progress_bar() as bar:
             task = bar.add_task("reproduce", total=None)
             for done, total, job in sweep(everything, results, backend.value, address, workers):

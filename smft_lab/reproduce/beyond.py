@@ -28,7 +28,7 @@ from smft_lab.reproduce.claims import (
 from smft_lab.reproduce.jobs import Job
 from smft_lab.reproduce.paper import pareto_jobs, pareto_label
 from smft_lab.reproduce.scale import LARGEST, OWN
-from smft_lab.reproduce.tables import answered, difference, ends, over_seeds, rank_correlation, sign_of
+from smft_lab.reproduce.tables import answered, difference, ends, known_before, over_seeds, rank_correlation, sign_of
 
 
 def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
@@ -118,11 +118,12 @@ def _table_label(job: dict) -> str:
 
 
 def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
-    ours, larger = table[table["slots"] == 0], f"N = {LARGEST[0]:,}"
-    facts, own = int(ours["facts"].iloc[0]), _table_label({"slots": 0})
+    ours = table[table["slots"] == 0]
+    facts = int(ours["facts"].iloc[0])
+    own, larger = (_table_label({"slots": slots}) for slots in (0, LARGEST[0]))
     last = ends(table, _table_label)
     means = over_seeds(last)
-    base = ours[(ours["probe"] == "old_facts") & (ours["metric"] == "em") & (ours["step"] == 0)]["value"].mean()
+    base = known_before(ours)
     again = [_lost_again(found[key]["known"]) for key in ours["key"].unique()]
     whole = means.learned[own] >= BREAKS["learned"] and base - means.kept[own] <= BREAKS["lost"]
     return [
@@ -150,7 +151,7 @@ def _capacity_jobs(job: Job) -> list[Job]:
 
 def _read_capacity(table: pd.DataFrame, found: dict) -> list[Claim]:
     means = over_seeds(ends(table), "facts")
-    base = table[(table["probe"] == "old_facts") & (table["metric"] == "em") & (table["step"] == 0)]["value"].mean()
+    base = known_before(table)
     whole = means[(means.learned >= BREAKS["learned"]) & (base - means.kept <= BREAKS["lost"])]
     ours = "; ".join(f"{facts:,} facts: {learned_and_kept(row)}" for facts, row in means.iterrows())
     return [

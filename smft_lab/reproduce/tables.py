@@ -72,6 +72,12 @@ def sign_of(differences: pd.Series) -> tuple[int, str]:
     return 1 if low > 0 else -1 if high <= 0 else 0, f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
+def known_before(table: pd.DataFrame) -> float:
+    """Share of the old facts that the base answers."""
+    rows = table[(table["probe"] == "old_facts") & (table["metric"] == "em") & (table["step"] == 0)]
+    return rows["value"].mean()
+
+
 def rank_correlation(one: pd.Series, other: pd.Series) -> float:
     """Spearman's; nan where either is the same throughout."""
     return one.rank().corr(other.rank())
