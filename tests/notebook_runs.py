@@ -24,7 +24,7 @@ def execute(
 
     Args:
         watch: Called with the client while its kernel still lives.
-        memory: Bytes of data that the kernel may hold, if it is to be limited.
+        memory: Bytes of data that the kernel may hold, and then on one core only, as each thread holds some of its own.
     """
     notebook = nbformat.read(path, as_version=4)
     kept = {name: os.environ.get(name) for name in ("SMFT_LAB_RUNNER", "HF_HUB_OFFLINE")}
@@ -35,8 +35,11 @@ def execute(
         )
         with client.setup_kernel():
             if memory is not None:
-                limit = f"__import__('resource').setrlimit(__import__('resource').RLIMIT_DATA, ({memory}, {memory}))"
-                assert ask_kernel(client, limit) == "None"
+                for limit in (
+                    f"__import__('resource').setrlimit(__import__('resource').RLIMIT_DATA, ({memory}, {memory}))",
+                    "__import__('os').sched_setaffinity(0, [min(__import__('os').sched_getaffinity(0))])",
+                ):
+                    assert ask_kernel(client, limit) == "None"
             began = time.monotonic()
             for number, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, number)

@@ -32,7 +32,7 @@ def text_of(notebook, kind):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_in_the_memory_of_binder_and_its_text_quotes_what_its_cells_compute(name):
+def test_a_notebook_runs_on_one_core_in_the_memory_of_binder_and_its_text_quotes_what_its_cells_compute(name):
     found = []
     notebook, _ = execute(FOLDER / f"{name}.ipynb", lambda client: found.extend(wrong_claims(client)), memory=BINDER)
     assert found == []

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 from smft_lab.widgets import Predict
 from smft_lab.widgets import health as health_room
@@ -69,3 +70,18 @@ def test_the_health_line_warns_of_a_kernel_that_kills_live_training(monkeypatch,
     )
     health_room.setup()
     assert "Warning" not in capsys.readouterr().out
+
+
+def test_no_more_threads_are_used_than_the_container_has_cores(monkeypatch, capsys):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setattr(health_room.joblib, "cpu_count", lambda: 2)
+        health_room.setup()
+        assert torch.get_num_threads() == 2
+        assert "CPU, 2 cores" in capsys.readouterr().out
+        monkeypatch.setattr(health_room.joblib, "cpu_count", lambda: 4)
+        health_room.setup()
+        assert torch.get_num_threads() == 2  # fewer may be wanted
+    finally:
+        torch.set_num_threads(before)

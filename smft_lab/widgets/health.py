@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import sys
 
+import joblib
 import torch
 
 from smft_lab import __version__
@@ -19,11 +19,14 @@ SHOWN = ("torch", "transformers", "ipywidgets")
 def setup() -> None:
     """Make the notebook ready and print one line on its health; does nothing twice and nothing elsewhere.
 
-    In Colab it lets widgets in; elsewhere it changes nothing.
+    In Colab it lets widgets in. Where a container may use fewer cores than the machine has (Binder), torch is told so:
+    each of its threads holds memory of its own.
     """
     if "google.colab" in sys.modules:
         importlib.import_module("google.colab.output").enable_custom_widget_manager()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = joblib.cpu_count()  # heeds affinity and the container's quota
+    if torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
     device = f"CPU, {cores} core{'s' * (cores != 1)}"
     if torch.cuda.is_available():
         device += f" (the lab computes on it; {torch.cuda.get_device_name()} stays idle)"
