@@ -18,7 +18,7 @@ from smft_lab.lab import load
 from smft_lab.reproduce import jobs as jobs_module
 from smft_lab.reproduce import scale
 from smft_lab.reproduce.beyond import _lost_again
-from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, does_as_well, keeps_more, told
+from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, does_as_well, keeps_more, none_helps, told
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
 from smft_lab.reproduce.page import write_claims, write_page
@@ -296,6 +296,16 @@ def test_doing_worse_is_not_said_when_the_seeds_do_not_agree():
 
     assert verdict((0.001, -0.001, 0.0)) == DIFFERS
     assert verdict((0.05, -0.05, 0.0)) == OPEN
+
+
+def test_a_remedy_helps_only_where_the_seeds_agree_that_it_keeps_more_and_it_learns_as_much():
+    def verdict(one, wobble=(0.001, -0.001, 0.0)):
+        return none_helps(two(one, (0.95, 0.60), wobble), "other", ["one"])["verdict"]
+
+    assert verdict((0.95, 0.59)) == AGREES
+    assert verdict((0.94, 0.70)) == AGREES
+    assert verdict((0.95, 0.70)) == DIFFERS
+    assert verdict((0.95, 0.70), (0.5, -0.5, 0.0)) == OPEN
 
 
 def test_a_mean_over_seeds_comes_with_its_interval():

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from smft_lab.experiments.equal import read_run, summarise
 from smft_lab.reproduce.charts import trade_off
 from smft_lab.reproduce.jobs import Job
-from smft_lab.reproduce.tables import difference, sign_of
+from smft_lab.reproduce.tables import difference, over_seeds, sign_of
 
 LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # shares; a smaller difference is none
 AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
@@ -123,6 +123,20 @@ def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
         return {"verdict": OPEN, "why": f"worse by {sign_of(worse[0])[1]}: the seeds do not agree that it is"}
     meant = "as well: {:.0f} points less learned and {:.0f} less kept count as nothing"
     return {"verdict": DIFFERS if worse else AGREES, "why": meant.format(*(100 * one for one in margins))}
+
+
+def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
+    """Verdict on "none of `others` learns as much as `usual` and keeps more"; open where one does on average, but the
+    seeds do not agree that it keeps more."""
+    means = over_seeds(last)
+    better = [
+        keeps_more(last, other, usual)
+        for other in others
+        if means.learned[other] >= means.learned[usual] and means.kept[other] > means.kept[usual]
+    ]
+    if any(one["verdict"] == AGREES for one in better):
+        return {"verdict": DIFFERS}
+    return better[0] if better else {"verdict": AGREES}
 
 
 def methods(job: Job) -> list[Job]:
