@@ -105,10 +105,14 @@ def test_the_first_cell_is_silent_on_installing_where_the_package_is_there():
     assert re.match(r"smft-lab \S+ · Python .* · torch .* · runner: inline\n$", said.stdout)
 
 
-def test_memory_is_really_limited_while_a_notebook_runs(tmp_path):
+def test_memory_and_cores_are_really_limited_while_a_notebook_runs(tmp_path):
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell("hog = bytearray(3 * 2**30)")]
     nbformat.write(notebook, tmp_path / "hog.ipynb")
     with pytest.raises(Exception, match="MemoryError"):
         execute(tmp_path / "hog.ipynb", memory=BINDER)
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != BINDER  # the kernel's limit, not this process's
+    notebook.cells = [nbformat.v4.new_code_cell("import torch; torch.get_num_threads()")]
+    nbformat.write(notebook, tmp_path / "cores.ipynb")
+    executed, _ = execute(tmp_path / "cores.ipynb", memory=BINDER)
+    assert executed.cells[0].outputs[0]["data"]["text/plain"] == "1"
