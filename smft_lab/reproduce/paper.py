@@ -68,9 +68,9 @@ def _two_hop(rows: pd.DataFrame) -> Claim:
 
 def pareto_jobs(job: Job) -> list[Job]:
     full = [replace(job, method="full", lr=lr) for lr in (3e-5, 7e-5, 1e-4, 2e-4)]
-    lora = [replace(job, method="lora", rank=rank, lr=lr) for rank, lr in product((4, 16, 64), (5e-4, 1e-3))]
+    lora = [replace(job, method="lora", rank=rank, lr=lr) for rank, lr in product((4, 16, 64), (2e-4, 5e-4, 1e-3))]
     sparse = [replace(job, lr=lr, top_t=t) for lr, t in product((0.05, 0.1), (100, 500, 1000, 2000))]
-    sgd = [replace(job, lr=lr, top_t=t, optimizer="sgd") for lr, t in ((20.0, 500), (40.0, 500))]
+    sgd = [replace(job, lr=lr, top_t=t, optimizer="sgd") for lr, t in ((10.0, 500), (20.0, 500), (40.0, 500))]
     return [*full, *lora, *sparse, *sgd]
 
 
@@ -217,13 +217,13 @@ def _learned_most(means: pd.DataFrame, method: str) -> str:
     return means.learned[means.index.str.startswith(method)].idxmax()
 
 
-SGD_RATES = {"full": (0.01, 0.03, 0.1), "lora": (0.03, 0.1, 0.3)}
+SGD_RATES = {"full": (0.003, 0.01, 0.03, 0.1), "lora": (0.03, 0.1, 0.3)}
 
 
 def _sgd_jobs(job: Job) -> list[Job]:
     dense = [replace(job, method=method) for method in SGD_RATES]
     sgd = [replace(one, optimizer="sgd", lr=lr) for one in dense for lr in SGD_RATES[one.method]]
-    return [job, *dense, *sgd]
+    return [job, replace(job, optimizer="sgd"), *dense, *sgd]
 
 
 def _sgd_label(job: dict) -> str:
