@@ -72,9 +72,9 @@ def reproduce(
         raise typer.Exit(130) from None
     parts = [read(name, jobs[name], results) for name in chosen]
     record = {experiment.name: [asdict(claim) for claim in claims] for experiment, *_, claims in parts}
-    for name, claims in record.items():
+    for experiment, *_, claims in parts:
         for claim in claims:
-            said = f"{name}: {claim['verdict']}: {claim['text']} {claim['ours']}"
+            said = f"{experiment.name}: {claim.said}: {claim.text} {claim.ours}"
             console.print(said, markup=False, soft_wrap=True)
     seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
     about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),

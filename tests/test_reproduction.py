@@ -18,7 +18,7 @@ RECORD = json.loads((FOLDER / "claims.json").read_text(encoding="utf-8"))
 def test_a_claim_is_what_the_result_files_say(name):
     jobs = jobs_of(name, RECORD["settings"]["seeds"], WHOLE, "", FOLDER / "models")
     lacking = [job.key for job in jobs if not result_file(FOLDER / "runs", job).exists()]
-    assert not lacking, f"run: smft-lab reproduce {name} --out docs/reproduction"
+    assert not lacking, f"run: smft-lab reproduce {' '.join(RECORD['claims'])} --out docs/reproduction"
     *_, claims = read(name, jobs, FOLDER / "runs")
     assert [asdict(claim) for claim in claims] == RECORD["claims"][name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,13 +10,15 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
-from smft_lab.experiments.equal import read_run, summarise
+from smft_lab.experiments.equal import mean_interval, read_run, summarise
 from smft_lab.reproduce.charts import trade_off
 from smft_lab.reproduce.jobs import Job
 from smft_lab.reproduce.tables import difference, over_seeds, sign_of
 
 LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # shares; a smaller difference is none
+HALF_A_QUESTION = 0.5 / 240  # of the old facts that are asked
 AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
+OWN_WORDS = {AGREES: "holds", DIFFERS: "does not hold", OPEN: OPEN}
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Claim:
     """One thing the paper says, or leaves open, beside what was measured.
 
     Attributes:
-        paper, ours: In words, with the numbers.
+        paper, ours: In words, with the numbers. "not ..." is what the paper does not say.
         verdict: `AGREES`, `DIFFERS` or `OPEN`.
         why: What to keep in mind.
     """
@@ -33,6 +36,16 @@ class Claim:
     ours: str
     verdict: str
     why: str = ""
+
+    @property
+    def is_the_papers(self) -> bool:
+        """Whether the paper says so, too; else it is a question of our own."""
+        return not self.paper.startswith("not ")
+
+    @property
+    def said(self) -> str:
+        """The verdict in words: a claim of our own holds or does not; it cannot agree with the paper."""
+        return self.verdict if self.is_the_papers else OWN_WORDS[self.verdict]
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,31 @@ def drop_of(rows: pd.DataFrame, label: str, probe: str = "old_facts", metric: st
     return None if found.empty else found.iloc[0]
 
 
+def ratio_of_drops(
+    table: pd.DataFrame, label: Callable[[dict], str], one: str, other: str, probe: str = "old_facts"
+) -> tuple[float, float | None, float | None]:
+    """What `one` loses for each point that `other` loses at equal learning: the geometric mean over seeds, and its 95%
+    interval (none with one seed). Less than half a question counts as half a question."""
+    logs = {}
+    for seed, runs in table.groupby("seed"):
+        rows = readings(runs, label)
+        lost = [max(drop_of(rows, name, probe)["drop_mean"], HALF_A_QUESTION) for name in (one, other)]
+        logs[seed] = math.log(lost[0] / lost[1])
+    return tuple(None if value is None else math.exp(value) for value in mean_interval(pd.Series(logs)))
+
+
+def below(limit: float, mean: float, low: float | None, high: float | None) -> str:
+    """Verdict on "it is at most `limit`", of a mean and its interval."""
+    if low is None:
+        return AGREES if mean <= limit else DIFFERS
+    return AGREES if high <= limit else DIFFERS if low > limit else OPEN
+
+
+def told_ratio(mean: float, low: float | None, high: float | None) -> str:
+    """A ratio in words."""
+    return f"{mean:.2g}" + ("" if low is None else f" [{low:.2g}, {high:.2g}]")
+
+
 def points(row: pd.Series | None) -> str:
     """A drop in points, with its interval and how many runs got to the target."""
     if row is None:
@@ -111,18 +149,21 @@ def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
 def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
     """Verdict on "`one` does as well as `other`": learns and keeps as much, but for `LEARNED_ALIKE` and `KEPT_ALIKE`.
 
-    Open where it does better in one way and worse in the other, and where the seeds do not agree that it does worse.
+    It differs where the whole interval of a difference is past that margin, and agrees where none of it is.
     """
-    gaps = [difference(last, one, other, column) for column in ("learned", "kept")]
-    learned, kept = (gap.mean() for gap in gaps)
-    if (learned < -LEARNED_ALIKE and kept > 0) or (learned > LEARNED_ALIKE and kept < 0):
-        return {"verdict": OPEN, "why": "one learned more and the other kept more"}
-    margins = (LEARNED_ALIKE, KEPT_ALIKE)
-    worse = [gap for gap, margin in zip(gaps, margins, strict=True) if gap.mean() < -margin]
-    if worse and all(sign_of(gap)[0] == 0 for gap in worse):
-        return {"verdict": OPEN, "why": f"worse by {sign_of(worse[0])[1]}: the seeds do not agree that it is"}
     meant = "as well: {:.0f} points less learned and {:.0f} less kept count as nothing"
-    return {"verdict": DIFFERS if worse else AGREES, "why": meant.format(*(100 * one for one in margins))}
+    why = meant.format(100 * LEARNED_ALIKE, 100 * KEPT_ALIKE)
+    past, within = [], []
+    for column, margin in (("learned", LEARNED_ALIKE), ("kept", KEPT_ALIKE)):
+        sign, _ = sign_of(difference(last, one, other, column) + margin)
+        past.append(sign < 0)
+        within.append(sign > 0)
+    if any(past):
+        return {"verdict": DIFFERS, "why": why}
+    if all(within):
+        return {"verdict": AGREES, "why": why}
+    gaps = "learned {}, kept {}".format(*(sign_of(difference(last, one, other, of))[1] for of in ("learned", "kept")))
+    return {"verdict": OPEN, "why": f"{why}; the seeds do not agree: {gaps}"}
 
 
 def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
@@ -132,11 +173,20 @@ def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
     better = [
         keeps_more(last, other, usual)
         for other in others
-        if means.learned[other] >= means.learned[usual] and means.kept[other] > means.kept[usual]
+        if means.learned[other] >= means.learned[usual] - LEARNED_ALIKE and means.kept[other] > means.kept[usual]
     ]
     if any(one["verdict"] == AGREES for one in better):
         return {"verdict": DIFFERS}
     return better[0] if better else {"verdict": AGREES}
+
+
+def all_of(verdicts: Sequence[dict]) -> dict:
+    """Verdict on several things said at once: each must agree, and one that differs is enough."""
+    for one in (DIFFERS, OPEN, AGREES):
+        for verdict in verdicts:
+            if verdict["verdict"] == one:
+                return verdict
+    raise ValueError("no verdicts")
 
 
 def methods(job: Job) -> list[Job]:

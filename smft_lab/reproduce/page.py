@@ -14,10 +14,17 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from smft_lab.experiments.output import write_whole
-from smft_lab.reproduce.claims import AGREES, DIFFERS, Claim, Experiment
+from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
 
 TITLE = "Sparse memory finetuning, reproduced at lab scale"
-MARKS = {AGREES: "✓ agrees", DIFFERS: "✗ differs"}
+MARKS = {AGREES: "✓", DIFFERS: "✗"}
+LEGEND = (
+    "learned: share of the new facts that are answered at the end of a run; kept: share of 240 old ones",
+    "points: hundredths lost since the base, read where a run had learned 95%, which may be long before its end",
+    "± and [ ]: 95% interval over seeds (Student's t); seeds draw the facts, the pretrained model is one",
+    "t: slots that a step trains; all methods start from the same model, which has a memory",
+    "lr: learning rate; unless told, as tuned on other facts: sparse with row-wise Adam, the others with AdamW",
+)
 STYLE = """
 :root { color-scheme: light dark; --line: #d5d5d5; --soft: #666; --yes: #137333; --no: #b3261e;
   --ground: #fff; --ink: #1f1f1f }
@@ -59,7 +66,8 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         parts: Per experiment its rows, what was found per result, and what they say.
     """
     claims = [claim for *_, said in parts for claim in said]
-    body = [f"<h1>{TITLE}</h1>", f"<p>{_lead(claims)}</p>", _claims_table(claims)]
+    legend = "".join(f"<li>{escape(one)}</li>" for one in LEGEND)
+    body = [f"<h1>{TITLE}</h1>", f"<p>{_lead(claims)}</p>", f"<ul class='soft'>{legend}</ul>", _claims_table(claims)]
     for number, (experiment, table, found, said) in enumerate(parts):
         body.append(
             f"<h2 id='{experiment.name}'>{escape(experiment.title)} "
@@ -89,9 +97,10 @@ def _chart(name: str, figure: go.Figure) -> str:
 
 def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
     """Write the claims and settings of the page as Markdown tables."""
-    lines = [f"# {TITLE}", "", _lead([claim for *_, said in parts for claim in said])]
+    lines = [f"# {TITLE}", "", _lead([claim for *_, said in parts for claim in said]), ""]
+    lines += [f"- {one}" for one in LEGEND]
     for experiment, _, _, said in parts:
-        rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.verdict) for one in said]
+        rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.said) for one in said]
         lines += ["", f"## {experiment.title} ({experiment.paper}): `{experiment.name}`", ""]
         lines += _markdown(("claim", "the paper", "here", "verdict"), rows)
     lines += ["", "## Settings", "", *_markdown(("setting", "value"), about.items())]
@@ -99,11 +108,18 @@ def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.D
 
 
 def _lead(claims: Sequence[Claim]) -> str:
-    agreeing, differing = (sum(claim.verdict == one for claim in claims) for one in (AGREES, DIFFERS))
+    papers = [claim for claim in claims if claim.is_the_papers]
+    own = [claim for claim in claims if not claim.is_the_papers]
     return (
-        f"{len(claims)} claims: {agreeing} agree, {differing} differ, {len(claims) - agreeing - differing} can't be "
-        "said at this scale. Lin et al. 2025 (arXiv 2510.15103) used a model of 1.3B parameters; this one has 8.7M."
+        f"{len(papers)} claims of the paper: {_count(papers, AGREES)} agree, {_count(papers, DIFFERS)} differ, "
+        f"{_count(papers, OPEN)} can't be said at this scale. {len(own)} of our own: {_count(own, AGREES)} hold, "
+        f"{_count(own, DIFFERS)} do not, {_count(own, OPEN)} can't be said. Lin et al. 2025 (arXiv 2510.15103) used a "
+        "model of 1.3B parameters; this one has 8.7M."
     )
+
+
+def _count(claims: Sequence[Claim], verdict: str) -> int:
+    return sum(claim.verdict == verdict for claim in claims)
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
@@ -117,7 +133,8 @@ def _claims_table(claims: Sequence[Claim]) -> str:
         mark = {AGREES: "agrees", DIFFERS: "differs"}.get(one.verdict, "soft")
         why = f"<br><span class='soft'>{escape(one.why)}</span>" if one.why else ""
         cells = f"<td>{escape(one.text)}{why}</td><td>{escape(one.paper)}</td><td>{escape(one.ours)}</td>"
-        lines.append(f"<tr>{cells}<td class='{mark}'>{escape(MARKS.get(one.verdict, one.verdict))}</td></tr>")
+        sign = MARKS.get(one.verdict, "")
+        lines.append(f"<tr>{cells}<td class='{mark}'>{sign} {escape(one.said)}</td></tr>")
     head = "<tr><th>claim</th><th>the paper</th><th>here</th><th>verdict</th></tr>"
     return f"<div class='wide'><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
 

@@ -36,12 +36,13 @@ def read_result(folder: Path, job: Job) -> dict | None:
     file = result_file(folder, job)
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
-        rows, _ = result["rows"], result["found"]
+        if not (isinstance(result["rows"], list) and isinstance(result["found"], dict)):
+            raise TypeError
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is no result of a job; delete it, and the job runs again") from None
-    return result if isinstance(rows, list) else None
+    return result
 
 
 def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", address: str | None = None,

@@ -64,12 +64,12 @@ def difference(last: pd.DataFrame, one: str, other: str, column: str = "kept") -
 
 
 def sign_of(differences: pd.Series) -> tuple[int, str]:
-    """1 or -1 where the seeds agree that a mean difference is positive or not, 0 where its interval holds both; and
+    """1 or -1 where the seeds agree that a mean difference is positive or negative, 0 where its interval holds 0; and
     the interval in words. A single seed is taken at its word."""
     mean, low, high = mean_interval(differences)
     if low is None:
-        return 1 if mean > 0 else -1, f"{100 * mean:+.1f} points"
-    return 1 if low > 0 else -1 if high <= 0 else 0, f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+        return (mean > 0) - (mean < 0), f"{100 * mean:+.1f} points"
+    return (low > 0) - (high < 0), f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def known_before(table: pd.DataFrame) -> float:
