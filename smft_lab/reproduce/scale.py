@@ -94,8 +94,9 @@ def _larger_tables(rows: pd.DataFrame) -> Claim:
     best = [_best(one) for _, one in tables]
     drops = [row["drop_mean"] for row in best if row["reached"]]
     verdict = OPEN if len(drops) < len(best) else AGREES if drops == sorted(set(drops), reverse=True) else DIFFERS
+    why = ONE_EACH if verdict != OPEN else "not every table's model learned 95% with some t"
     return Claim("At equal learning, a larger table forgets less, each with its best t.", "not asked", _told(best),
-                 verdict, ONE_EACH if verdict != OPEN else "not every table's model learned 95% with some t")  # fmt: skip
+                 verdict, why)  # fmt: skip
 
 
 def _share_of_the_table(rows: pd.DataFrame) -> Claim:
