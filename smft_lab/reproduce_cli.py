@@ -39,7 +39,7 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer facts and passes.")] = False,
     lab: Annotated[Path | None, typer.Option("--lab", help="Of the built-in world; else the shipped one.")] = None,
     out: Annotated[Path, typer.Option(help="Folder; several machines may share it.")] = Path("results/reproduce"),
-    workers: Annotated[int, typer.Option(min=1, help="Local processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
     backend: Annotated[Backend, typer.Option(help="Where jobs run.")] = Backend.local,
     address: Annotated[str | None, typer.Option(help="Of an existing dask or ray cluster.")] = None,
 ) -> None:  # fmt: skip
