@@ -269,7 +269,7 @@ def _read_sgd(table: pd.DataFrame, found: dict) -> list[Claim]:
                   **none_helps(last, adamw, sgd))
         )  # fmt: skip
     usual, sgd = (next(label for label in means.index if label.startswith(f"sparse {one},")) for one in ("adam", "sgd"))
-    helped = Claim("SGD lets sparse keep more than an adaptive optimizer.", "with AdamW sparse forgot less already; SGD helped further",
+    helped = Claim("SGD lets sparse keep more than an adaptive optimizer.", "with AdamW it forgot little; SGD helped",
                    told(means, sgd, usual), **keeps_more(last, sgd, usual))  # fmt: skip
     return [helped, *claims]
 
