@@ -28,25 +28,54 @@ SHADED = 6  # facts whose tokens are shown
 
 def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Learned against kept at the end: a dot per setting, mean over seeds and its 95% interval; the larger, the more
-    weights a step trains (paper Fig. 5)."""
-    last = ends(table, label)
-    last = last[last["label"] != ""]
-    last["trainable"] = [found[key]["trainable_per_step"] for key in last["key"]]
-    last["kind"] = last["method"].where(last["rule"].isin(["", "tfidf"]), last["rule"])
-    means = over_seeds(last).join(last.groupby("label")[["kind", "trainable"]].first())
+    weights a step trains."""
+    means = _settings(table, found, label)
     look_of = looks(means["kind"])
     figure = go.Figure()
     used: dict[str, int] = {}
     for name, row in means.iterrows():
         used[row.kind] = place = used.get(row.kind, -1) + 1
-        size = 7 + 5 * math.log10(max(row.trainable, 1e4) / 1e4)
-        look = {"size": size, "color": look_of[row.kind].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
+        look = {"size": row["size"], "color": look_of[row.kind].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
         errors = {"error_x": _error(row.learned, row.learned_half), "error_y": _error(row.kept, row.kept_half)}
         figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
-                           hovertemplate=f"{name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>"
-                           f"{row.trainable:,.0f} weights a step<extra></extra>")  # fmt: skip
+                           hovertemplate=_hover(row))  # fmt: skip
     figure = axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
     return _said(figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights")
+
+
+def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+    """`trade_off` of many settings: named when pointed at; a line joins those of a method that no other of its
+    settings beats in both (paper Fig. 5)."""
+    means = _settings(table, found, label)
+    look_of = looks(means["kind"])
+    figure = go.Figure()
+    for kind, mine in means.groupby("kind", sort=False):
+        look, name = look_of[kind], SHORT_NAMES.get(kind, kind)
+        figure.add_scatter(x=mine["learned"], y=mine["kept"], mode="markers", name=name, legendgroup=kind,
+                           marker={"size": mine["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
+                           hovertemplate=[_hover(row) for _, row in mine.iterrows()])  # fmt: skip
+        best = mine.sort_values(["learned", "kept"], ascending=False)
+        best = best[best["kept"] > best["kept"].cummax().shift(fill_value=-1.0)]
+        figure.add_scatter(x=best["learned"], y=best["kept"], mode="lines", legendgroup=kind, showlegend=False,
+                           line={"color": look.light, "dash": look.dash, "width": 1.5}, hoverinfo="skip")  # fmt: skip
+    figure = axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
+    return _said(figure, "A dot per setting, mean over seeds; larger: a step trains more weights. Lines: fronts")
+
+
+def _settings(table: pd.DataFrame, found: dict, label: Label) -> pd.DataFrame:
+    """`over_seeds` of the settings that have a label, with the kind (method, or rule that is not TF-IDF), weights
+    trained in a step, and size of the dot."""
+    last = ends(table, label)
+    last = last[last["label"] != ""]
+    last["trainable"] = [found[key]["trainable_per_step"] for key in last["key"]]
+    last["kind"] = last["method"].where(last["rule"].isin(["", "tfidf"]), last["rule"])
+    means = over_seeds(last).join(last.groupby("label")[["kind", "trainable"]].first())
+    return means.assign(size=[7 + 5 * math.log10(max(one, 1e4) / 1e4) for one in means["trainable"]])
+
+
+def _hover(row: pd.Series) -> str:
+    return (f"{row.name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>{row.trainable:,.0f} weights a step"
+            "<extra></extra>")  # fmt: skip
 
 
 def _error(share: float, half: float) -> dict | None:
