@@ -45,17 +45,26 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
     from smft_lab.experiments.output import write_whole
+    from smft_lab.model.memory import memory_layers
     from smft_lab.reproduce.experiments import EXPERIMENTS
     from smft_lab.reproduce.jobs import opened
     from smft_lab.reproduce.page import write_claims, write_page
+    from smft_lab.reproduce.scale import OWN
     from smft_lab.reproduce.sweep import read_result, sweep
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:
         raise ValueError(f"no experiment {strangers[0]!r}; there are {NAMES} and all")
     folder = "" if lab is None else str(lab.resolve())
-    if opened(folder).world_seed is None:
+    base = opened(folder)
+    if base.world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
+    keys = memory_layers(base.model)[0].keys
+    if (base.slots, keys.k) != OWN and (beside := {"scale", "retention"} & set(chosen)):
+        raise ValueError(
+            f"{' and '.join(sorted(beside))}: other tables are set beside one of {OWN[0]:,} slots with {OWN[1]} reads "
+            f"per head, and {lab} has {base.slots:,} with {keys.k}; name the other experiments"
+        )
     size = QUICK if quick else WHOLE
     results, models = out / "runs", out / "models"
     jobs = {name: jobs_of(name, seeds, size, folder, models) for name in chosen}
@@ -77,7 +86,8 @@ def reproduce(
             said = f"{experiment.name}: {claim.said}: {claim.text} {claim.ours}"
             console.print(said, markup=False, soft_wrap=True)
     seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
-    about = {**size, "seeds": seeds, "base": everything[0].base, "runs": len(set(everything)),
+    about = {**size, "seeds": seeds, "base": everything[0].base, "parameters": base.model.num_parameters(),
+             "slots": base.slots, "reads per token": keys.heads * keys.k, "runs": len(set(everything)),
              "seconds of computing": round(seconds), "machine": platform.processor() or platform.machine()}  # fmt: skip
     write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
     write_claims(out / "claims.md", about, parts)

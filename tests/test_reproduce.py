@@ -38,6 +38,7 @@ from smft_lab.reproduce.page import write_claims, write_page
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
 from smft_lab.reproduce.tables import over_seeds
 
+ABOUT = {"seeds": 2, "parameters": 1_234_567, "slots": 4_096, "reads per token": 32}
 SMALL = Job(facts=2, passes=2, evaluations=2)
 SWEEP = """
 import sys
@@ -172,6 +173,14 @@ def test_a_file_that_is_no_result_is_named(saved, tmp_path):
             drain([job], tmp_path)
 
 
+def test_another_table_is_not_taken_for_the_shipped_one(saved, tmp_path, monkeypatch):
+    lab = load(saved)
+    lab.world_seed = 0
+    monkeypatch.setattr(jobs_module, "opened", lambda folder: lab)
+    with pytest.raises(ValueError, match=r"scale: other tables are set beside one of 57,600 slots.* 1,024 with 4"):
+        reproduce_cli.reproduce(["scale", "cost"], quick=True, lab=saved, out=tmp_path)
+
+
 def test_an_unknown_backend_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="no backend 'slurm'"):
         drain(grid(saved)[:1], tmp_path, backend="slurm")
@@ -190,10 +199,10 @@ def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     claims = EXPERIMENTS[name].read(table, found)
     assert claims
     assert {claim.verdict for claim in claims} <= {AGREES, DIFFERS, OPEN}
-    write_page(tmp_path / "page.html", {"seeds": 2}, [(EXPERIMENTS[name], table, found, claims)])
+    write_page(tmp_path / "page.html", ABOUT, [(EXPERIMENTS[name], table, found, claims)])
     page = (tmp_path / "page.html").read_text()
     assert all(f"{job.key}.json" in page for job in jobs)
-    write_claims(tmp_path / "claims.md", {"seeds": 2}, [(EXPERIMENTS[name], table, found, claims)])
+    write_claims(tmp_path / "claims.md", ABOUT, [(EXPERIMENTS[name], table, found, claims)])
     lines = (tmp_path / "claims.md").read_text().splitlines()
     assert all(any(claim.text in line and claim.said in line for line in lines) for claim in claims)
     assert "| seeds | 2 |" in lines
@@ -335,8 +344,10 @@ def test_a_claim_of_several_is_as_good_as_its_worst_part():
 def test_what_the_paper_does_not_say_is_not_agreed_with():
     claims = [Claim("It rains.", paper, "it does", AGREES) for paper in ("it rains (Fig. 1)", "not asked")]
     assert [one.said for one in claims] == ["agrees", "holds"]
-    assert "1 claims of the paper: 1 agree" in page._lead(claims)
-    assert "1 of our own: 1 hold," in page._lead(claims)
+    lead = page._lead(claims, ABOUT)
+    assert "1 claims of the paper: 1 agree" in lead
+    assert "1 of our own: 1 hold," in lead
+    assert "this one has 1.2M, 4,096 and 32." in lead
 
 
 def test_a_remedy_helps_only_where_the_seeds_agree_that_it_keeps_more_and_it_learns_as_much():

@@ -67,7 +67,12 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
     """
     claims = [claim for *_, said in parts for claim in said]
     legend = "".join(f"<li>{escape(one)}</li>" for one in LEGEND)
-    body = [f"<h1>{TITLE}</h1>", f"<p>{_lead(claims)}</p>", f"<ul class='soft'>{legend}</ul>", _claims_table(claims)]
+    body = [
+        f"<h1>{TITLE}</h1>",
+        f"<p>{_lead(claims, about)}</p>",
+        f"<ul class='soft'>{legend}</ul>",
+        _claims_table(claims),
+    ]
     for number, (experiment, table, found, said) in enumerate(parts):
         body.append(
             f"<h2 id='{experiment.name}'>{escape(experiment.title)} "
@@ -97,7 +102,7 @@ def _chart(name: str, figure: go.Figure) -> str:
 
 def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
     """Write the claims and settings of the page as Markdown tables."""
-    lines = [f"# {TITLE}", "", _lead([claim for *_, said in parts for claim in said]), ""]
+    lines = [f"# {TITLE}", "", _lead([claim for *_, said in parts for claim in said], about), ""]
     lines += [f"- {one}" for one in LEGEND]
     for experiment, _, _, said in parts:
         rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.said) for one in said]
@@ -107,14 +112,15 @@ def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.D
     write_whole(path, "\n".join(lines) + "\n")
 
 
-def _lead(claims: Sequence[Claim]) -> str:
+def _lead(claims: Sequence[Claim], about: dict) -> str:
     papers = [claim for claim in claims if claim.is_the_papers]
     own = [claim for claim in claims if not claim.is_the_papers]
     return (
         f"{len(papers)} claims of the paper: {_count(papers, AGREES)} agree, {_count(papers, DIFFERS)} differ, "
         f"{_count(papers, OPEN)} can't be said at this scale. {len(own)} of our own: {_count(own, AGREES)} hold, "
         f"{_count(own, DIFFERS)} do not, {_count(own, OPEN)} can't be said. Lin et al. 2025 (arXiv 2510.15103) used a "
-        "model of 1.3B parameters; this one has 8.7M."
+        f"model of 1.3B parameters, 1M slots and 128 reads per token; this one has {about['parameters'] / 1e6:.1f}M, "
+        f"{about['slots']:,} and {about['reads per token']}."
     )
 
 

@@ -189,8 +189,8 @@ def _read_coreset(table: pd.DataFrame, found: dict) -> list[Claim]:
     share = (least.dropna() < size.median()).mean() if least.notna().any() else float("nan")
     return [
         Claim("A core set has 100 to 500 slots.", "typical size 100-500 (1M slots, k = 32 x 4)",
-              f"median {spread}, with 8 x 4 reads",
-              AGREES if 100 <= size.median() <= 500 else DIFFERS, "a quarter of the paper's reads per token"),
+              f"median {spread}", AGREES if 100 <= size.median() <= 500 else DIFFERS,
+              "tokens read fewer slots here than the paper's 128"),
         Claim("Fewer slots than the core set are enough to answer.", "25 to 100 needed of core sets of 169 to 477",
               f"median of the least t of {LADDER}: {most}; {share:.0%} below the median core set; "
               f"{never} of {len(least)} facts not answered with any (taught alone, 20 steps)",
