@@ -31,7 +31,8 @@ from smft_lab.reproduce.claims import (
 from smft_lab.reproduce.jobs import LADDER, Job
 from smft_lab.reproduce.tables import difference, ends, over_seeds, sign_of
 
-MORE_SEEDS = 100  # what is lost differs much from seed to seed, so the headline has twice as many
+# What is lost differs much from seed to seed: five left the ratios open, and were seen before five more were added.
+MORE_SEEDS = 100
 
 
 def _facts_jobs(job: Job) -> list[Job]:
