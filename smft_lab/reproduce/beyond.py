@@ -10,6 +10,7 @@ import pandas as pd
 from smft_lab.reproduce import charts
 from smft_lab.reproduce.claims import (
     AGREES,
+    BY_SIGN,
     DIFFERS,
     LEARNED_ALIKE,
     OPEN,
@@ -56,7 +57,7 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     )
     return [
         Claim("KL on the new task predicts forgetting better than the number of rows touched.",
-              "not asked; RL's Razor says KL predicts forgetting", ours, {1: AGREES, 0: OPEN, -1: DIFFERS}[sign],
+              "not asked; RL's Razor says KL predicts forgetting", ours, BY_SIGN[sign],
               "" if sign else "the seeds do not agree on which predicts it better")
     ]  # fmt: skip
 

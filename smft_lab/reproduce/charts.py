@@ -39,8 +39,9 @@ def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
         errors = {"error_x": _error(row.learned, row.learned_half), "error_y": _error(row.kept, row.kept_half)}
         figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
                            hovertemplate=_hover(row))  # fmt: skip
-    figure = axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
-    return _said(figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights")
+    return _plane(
+        figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights"
+    )
 
 
 def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
@@ -58,8 +59,11 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
         best = best[best["kept"] > best["kept"].cummax().shift(fill_value=-1.0)]
         figure.add_scatter(x=best["learned"], y=best["kept"], mode="lines", legendgroup=kind, showlegend=False,
                            line={"color": look.light, "dash": look.dash, "width": 1.5}, hoverinfo="skip")  # fmt: skip
-    figure = axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE)
-    return _said(figure, "A dot per setting, mean over seeds; larger: a step trains more weights. Lines: fronts")
+    return _plane(figure, "A dot per setting, mean over seeds; larger: a step trains more weights. Lines: fronts")
+
+
+def _plane(figure: go.Figure, said: str) -> go.Figure:
+    return _said(axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE), said)
 
 
 def _settings(table: pd.DataFrame, found: dict, label: Label) -> pd.DataFrame:

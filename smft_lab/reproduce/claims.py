@@ -18,6 +18,7 @@ from smft_lab.reproduce.tables import difference, over_seeds, sign_of
 LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # shares; a smaller difference is none
 HALF_A_QUESTION = 0.5 / 240  # of the old facts that are asked
 AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
+BY_SIGN = {1: AGREES, 0: OPEN, -1: DIFFERS}  # of a difference that a claim says is positive, see `sign_of`
 OWN_WORDS = {AGREES: "holds", DIFFERS: "does not hold", OPEN: OPEN}
 
 
@@ -151,19 +152,14 @@ def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
 
     It differs where the whole interval of a difference is past that margin, and agrees where none of it is.
     """
+    gaps = [difference(last, one, other, column) for column in ("learned", "kept")]
+    signs = [sign_of(gap + margin)[0] for gap, margin in zip(gaps, (LEARNED_ALIKE, KEPT_ALIKE), strict=True)]
     meant = "as well: {:.0f} points less learned and {:.0f} less kept count as nothing"
     why = meant.format(100 * LEARNED_ALIKE, 100 * KEPT_ALIKE)
-    past, within = [], []
-    for column, margin in (("learned", LEARNED_ALIKE), ("kept", KEPT_ALIKE)):
-        sign, _ = sign_of(difference(last, one, other, column) + margin)
-        past.append(sign < 0)
-        within.append(sign > 0)
-    if any(past):
-        return {"verdict": DIFFERS, "why": why}
-    if all(within):
-        return {"verdict": AGREES, "why": why}
-    gaps = "learned {}, kept {}".format(*(sign_of(difference(last, one, other, of))[1] for of in ("learned", "kept")))
-    return {"verdict": OPEN, "why": f"{why}; the seeds do not agree: {gaps}"}
+    if min(signs) == 0:
+        learned, kept = (sign_of(gap)[1] for gap in gaps)
+        why += f"; the seeds do not agree: learned {learned}, kept {kept}"
+    return {"verdict": BY_SIGN[min(signs)], "why": why}
 
 
 def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
@@ -182,11 +178,7 @@ def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
 
 def all_of(verdicts: Sequence[dict]) -> dict:
     """Verdict on several things said at once: each must agree, and one that differs is enough."""
-    for one in (DIFFERS, OPEN, AGREES):
-        for verdict in verdicts:
-            if verdict["verdict"] == one:
-                return verdict
-    raise ValueError("no verdicts")
+    return min(verdicts, key=lambda one: (DIFFERS, OPEN, AGREES).index(one["verdict"]))
 
 
 def methods(job: Job) -> list[Job]:

@@ -10,6 +10,7 @@ import pandas as pd
 from smft_lab.reproduce import charts
 from smft_lab.reproduce.claims import (
     AGREES,
+    BY_SIGN,
     DIFFERS,
     OPEN,
     Claim,
@@ -31,8 +32,7 @@ from smft_lab.reproduce.claims import (
 from smft_lab.reproduce.jobs import LADDER, Job
 from smft_lab.reproduce.tables import difference, ends, over_seeds, sign_of
 
-# What is lost differs much from seed to seed: five left the ratios open, and were seen before five more were added.
-MORE_SEEDS = 100
+MORE_SEEDS = 100  # what is lost differs much from seed to seed, so the headline has twice as many
 
 
 def _facts_jobs(job: Job) -> list[Job]:
@@ -152,7 +152,7 @@ def _gap_of_tf(last: pd.DataFrame) -> Claim:
     sign, wider = sign_of(few - many)
     return Claim("The gap between TF-IDF and TF widens at small t.", "at t = 50 on both target and held-out",
                  f"gap in what is kept: {sign_of(few)[1]} at t = 100, {sign_of(many)[1]} at t = 500; wider by {wider}",
-                 {1: AGREES, 0: OPEN, -1: DIFFERS}[sign], "" if sign else "the seeds do not agree")  # fmt: skip
+                 BY_SIGN[sign], "" if sign else "the seeds do not agree")  # fmt: skip
 
 
 def _background_jobs(job: Job) -> list[Job]:
