@@ -192,13 +192,17 @@ def shipped_checkpoint() -> Path:
     return Path(str(resources.files("smft_lab") / "model" / "checkpoint"))
 
 
-def load(path: str | Path | None = None) -> Lab:
+def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> Lab:
     """Open a saved lab; the shipped one by default. Computes in float32, whatever the file stores.
+
+    Args:
+        device: Where the model computes, such as `cuda`.
 
     Raises:
         FileNotFoundError: there is no lab at `path`.
-        ValueError: the directory is damaged, or was written by a newer version.
+        ValueError: the directory is damaged, or was written by a newer version; or there is no such device.
     """
+    check_device(device)
     path = shipped_checkpoint() if path is None else Path(path)
     replaced = path.with_name(path.name + REPLACED)
     if not path.exists() and (replaced / LAB_FILE).exists():  # killed between the two renames of a save
@@ -206,7 +210,7 @@ def load(path: str | Path | None = None) -> Lab:
     about = _read_about(path)
     keep_freed_memory()
     with _quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path)
+        model = _read_model(path).to(device)
     with _reading(path, "the tokenizer's files"):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     with _reading(path, USAGE_FILE):
@@ -217,6 +221,12 @@ def load(path: str | Path | None = None) -> Lab:
     elif (path / PROBES_FILE).exists():
         lab.probes = _read_probes(path / PROBES_FILE)
     return lab
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError unless a model can compute there."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: this torch ({torch.__version__}) finds no GPU here; use cpu")
 
 
 def _read_model(path: Path):

@@ -42,6 +42,7 @@ def reproduce(
     workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
     backend: Annotated[Backend, typer.Option(help="Where jobs run.")] = Backend.local,
     address: Annotated[str | None, typer.Option(help="Of an existing dask or ray cluster.")] = None,
+    device: Annotated[str, typer.Option(help="Where each process computes: cpu, or cuda for a GPU.")] = "cpu",
 ) -> None:  # fmt: skip
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
     from smft_lab.experiments.output import write_whole
@@ -56,7 +57,7 @@ def reproduce(
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:
         raise ValueError(f"no experiment {strangers[0]!r}; there are {NAMES} and all")
     folder = "" if lab is None else str(lab.resolve())
-    base = opened(folder)
+    base = opened(folder, device)
     if base.world_seed is None:
         raise ValueError(f"{lab} is not a lab of the built-in world; these experiments teach its facts")
     keys = memory_layers(base.model)[0].keys
@@ -67,13 +68,13 @@ def reproduce(
         )
     size = QUICK if quick else WHOLE
     results, models = out / "runs", out / "models"
-    jobs = {name: jobs_of(name, seeds, size, folder, models) for name in chosen}
+    jobs = {name: jobs_of(name, seeds, size, folder, models, device) for name in chosen}
     everything = [job for name in chosen for job in jobs[name]]
     try:
         _pretrain([job for job in everything if job.slots and read_result(results, job) is None], models)
         with progress_bar() as bar:
             task = bar.add_task("reproduce", total=None)
-            for done, total, job in sweep(everything, results, backend.value, address, workers):
+            for done, total, job in sweep(everything, results, backend.value, address, workers, device):
                 label = "reproduce" if job is None else f"{job.method} {job.rule} seed {job.seed}"
                 bar.update(task, completed=done, total=total, description=label)
     except KeyboardInterrupt:
@@ -95,13 +96,13 @@ def reproduce(
     print(out / "report.html")
 
 
-def jobs_of(name: str, seeds: int, size: dict, folder: str, models: Path) -> list[Job]:
+def jobs_of(name: str, seeds: int, size: dict, folder: str, models: Path, device: str = "cpu") -> list[Job]:
     """The jobs of an experiment: `size` is `WHOLE` or `QUICK`, `folder` the lab's ("" is the shipped one)."""
     from smft_lab.reproduce.experiments import EXPERIMENTS
     from smft_lab.reproduce.jobs import Job
 
     drafts = [Job(**size, seed=seed, lab=folder) for seed in range(seeds)]
-    return [_whole(job, models) for draft in drafts for job in EXPERIMENTS[name].jobs(draft)]
+    return [_whole(job, models, device) for draft in drafts for job in EXPERIMENTS[name].jobs(draft)]
 
 
 def read(name: str, jobs: list[Job], results: Path) -> tuple[Experiment, pd.DataFrame, dict, list[Claim]]:
@@ -128,10 +129,10 @@ def _pretrain(jobs: list[Job], models: Path) -> None:
                     bar.update(task, completed=record.step)
 
 
-def _whole(job: Job, models: Path) -> Job:
+def _whole(job: Job, models: Path, device: str) -> Job:
     """The job with all that it leaves to the lab's defaults, and where its model is or will be."""
     from smft_lab.reproduce.jobs import opened, with_defaults
     from smft_lab.reproduce.scale import model_folder
 
-    whole = with_defaults(job, opened(job.lab))
+    whole = with_defaults(job, opened(job.lab, device))
     return replace(whole, lab=str(model_folder(job, models).resolve())) if job.slots else whole

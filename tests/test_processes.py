@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_kills import TINY, beginning
 
+from smft_lab.experiments import pretrain as pretraining
 from smft_lab.experiments.memory_training import pretrain_memory
 from smft_lab.experiments.pretrain import pretrain
 from smft_lab.experiments.processes import Processes
@@ -23,6 +24,7 @@ MEMORY = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from safetensors.torch import save_file
+from smft_lab.experiments import pretrain as pretraining
 from smft_lab.experiments.memory_training import pretrain_memory
 from smft_lab.experiments.processes import Processes
 from test_kills import beginning
@@ -75,17 +77,22 @@ def test_pretraining_on_two_processes_writes_the_lab_of_one(tmp_path):
     assert not list((tmp_path / "lab").glob("*unfinished*"))
 
 
-def test_a_model_is_measured_on_the_cpu_and_goes_on_where_it_was():
+def test_a_model_and_its_batches_go_to_the_device_of_the_process():
     model, processes = torch.nn.Linear(2, 2), Processes(torch.device("meta"))  # stands for a GPU
     processes.place(model)
     assert model.weight.device.type == "meta"
     assert processes.share({"input_ids": torch.ones(2, 3)})["input_ids"].device.type == "meta"
-    moved = []
-    model.cpu = lambda: moved.append("cpu")
-    with processes.on_cpu(model):
-        assert moved == ["cpu"]
-        model.to = lambda device: moved.append(device.type)
-    assert moved == ["cpu", "meta"]
+
+
+def test_batches_drawn_ahead_by_other_processes_are_those_drawn_in_turn():
+    settings = replace(TINY, steps=100)
+    _, corpus, tokenizer, _ = pretraining.beginning(settings)
+    ahead = list(pretraining.drawn_ahead(settings, 1))
+    assert len(ahead) == 3  # of the chunks 0 to 3, of 32 steps each
+    for chunk, batches in enumerate(ahead, start=1):
+        expected = pretraining.training_batches(corpus, tokenizer, settings, chunk)
+        for one, other in zip(batches, expected, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 def test_more_processes_than_texts_in_a_batch_are_refused():

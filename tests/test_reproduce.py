@@ -111,7 +111,7 @@ def test_what_has_a_result_does_not_run_again(saved, tmp_path, monkeypatch):
     jobs = grid(saved)
     assert [done for done, _, _ in drain(jobs[:2], tmp_path)] == [0, 1, 2]
     ran = []
-    monkeypatch.setattr("smft_lab.reproduce.sweep.run_job", lambda job: ran.append(job) or run_job(job))
+    monkeypatch.setattr("smft_lab.reproduce.sweep.run_job", lambda job, _: ran.append(job) or run_job(job))
     assert [done for done, _, _ in drain([*jobs[:3], jobs[2]], tmp_path)] == [2, 3]
     assert ran == [jobs[2]]
 
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_result_is_named(saved, tmp_path):
 def test_another_table_is_not_taken_for_the_shipped_one(saved, tmp_path, monkeypatch):
     lab = load(saved)
     lab.world_seed = 0
-    monkeypatch.setattr(jobs_module, "opened", lambda folder: lab)
+    monkeypatch.setattr(jobs_module, "opened", lambda *_: lab)
     with pytest.raises(ValueError, match=r"scale: other tables are set beside one of 57,600 slots.* 1,024 with 4"):
         reproduce_cli.reproduce(["scale", "cost"], quick=True, lab=saved, out=tmp_path)
 

@@ -8,10 +8,12 @@ import math
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import count, islice, pairwise
 from pathlib import Path
 from random import Random
 
@@ -31,6 +33,7 @@ from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.slots.usage import measure_usage
 
 CHUNK = 32  # batches drawn together, so that texts of a like length share a batch
+DRAWING = 4  # processes that draw batches while a GPU trains: one alone would keep it waiting
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ def _pretrain(
 ) -> Iterator[PretrainRecord]:
     world, corpus, tokenizer, model = beginning(settings)
     processes.place(model)
+    if model.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, several times faster
     optimizer = make_optimizer(model, settings)
     start, rows = resume_state(unfinished, asdict(settings), model, optimizer)
     probes = world_probes(world)
@@ -174,8 +179,7 @@ def _pretrain(
         losses.append(loss)
         metrics = {}
         if processes.main and done % settings.evaluate_every == 0 and done < settings.steps:
-            with processes.on_cpu(model):
-                metrics = _flat(probes.measure(model, tokenizer))
+            metrics = _flat(probes.measure(model, tokenizer))
             seconds = round(earlier + time.perf_counter() - began, 1)
             rows.append({"step": done, "seconds": seconds, "loss": sum(losses) / len(losses), **metrics})
             losses = []
@@ -183,8 +187,9 @@ def _pretrain(
         yield PretrainRecord(done, loss, metrics)
     if not processes.main:
         return
-    model = model.half().float().cpu()  # what is saved and measured is what will be loaded: 16-bit weights
+    model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
     metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
+    model.cpu()
     seconds = round(earlier + time.perf_counter() - began, 1)
     rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
     _write_metrics(out / "pretraining.csv", rows)
@@ -198,22 +203,49 @@ def _pretrain(
 
 def beginning(settings: PretrainSettings):
     """The world, its corpus, a tokenizer trained on it, and the untrained model, all from the seed."""
-    world = World(settings.seed, settings.world_scale)
-    corpus = Corpus(world, settings.kinds)
-    tokenizer = train_tokenizer(
-        corpus.texts(Random(f"{settings.seed}/tokenizer"), settings.tokenizer_texts), settings.vocab_size
-    )
+    world, corpus, tokenizer = _texts(settings)
     torch.manual_seed(settings.seed)
     return world, corpus, tokenizer, MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
+
+
+@lru_cache(1)
+def _texts(settings: PretrainSettings):
+    """The world, its corpus, and a tokenizer trained on it."""
+    world = World(settings.seed, settings.world_scale)
+    corpus = Corpus(world, settings.kinds)
+    texts = corpus.texts(Random(f"{settings.seed}/tokenizer"), settings.tokenizer_texts)
+    return world, corpus, train_tokenizer(texts, settings.vocab_size)
+
+
+def _chunk(settings: PretrainSettings, chunk: int) -> list[dict]:
+    _, corpus, tokenizer = _texts(settings)
+    return training_batches(corpus, tokenizer, settings, chunk)
+
+
+def drawn_ahead(settings: PretrainSettings, first: int) -> Iterator[list[dict]]:
+    """The chunks of `training_batches` from the first on, drawn by other processes before they are asked for."""
+    from joblib.externals.loky import get_reusable_executor
+
+    pool = get_reusable_executor(DRAWING, env={"TOKENIZERS_PARALLELISM": "false"})
+    asked = (pool.submit(_chunk, settings, chunk) for chunk in range(first, math.ceil(settings.steps / CHUNK)))
+    waiting = deque(islice(asked, 2 * DRAWING))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(islice(asked, 1))
 
 
 def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: PretrainSettings, start: int = 0,
                    processes: Processes | None = None):  # fmt: skip
     """Train from step `start` on; yields (steps done, loss in nats per token)."""
     processes = processes or Processes()
+    on_gpu = model.device.type == "cuda"
+    if on_gpu:
+        chunks = drawn_ahead(settings, start // CHUNK)
+    else:
+        chunks = (training_batches(corpus, tokenizer, settings, chunk) for chunk in count(start // CHUNK))
     for step in range(start, settings.steps):
         if step == start or step % CHUNK == 0:
-            batches = training_batches(corpus, tokenizer, settings, step // CHUNK)
+            batches = next(chunks)
         rate = schedule(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
@@ -221,7 +253,7 @@ def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: Pretra
         loss = processes.backward(model(**batch).loss, batch, model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=on_gpu)  # a CPU is faster with the memory it has
         yield step + 1, loss
 
 
@@ -229,7 +261,7 @@ def background_usage(model, tokenizer, corpus: Corpus, settings: PretrainSetting
     """Usage of the slots by fresh text of the corpus."""
     rng = Random(f"{settings.seed}/background")
     texts = (corpus.texts(rng, settings.background_batch_size) for _ in range(settings.background_batches))
-    return measure_usage(model, (encode(tokenizer, one) for one in texts))
+    return measure_usage(model, (encode(tokenizer, one, model.device) for one in texts))
 
 
 def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: PretrainSettings):

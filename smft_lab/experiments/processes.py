@@ -7,8 +7,6 @@ whole batch. The model is not wrapped, so that names, hooks and checkpoints are 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -38,15 +36,6 @@ class Processes:
         """Move the model to this process's device."""
         if self._device is not None:
             model.to(self._device)
-
-    @contextmanager
-    def on_cpu(self, model) -> Iterator[None]:
-        """Have the model on the CPU, where probes and usage are measured, until the block ends."""
-        model.cpu()
-        try:
-            yield
-        finally:
-            self.place(model)
 
     def share(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """This process's rows of a batch.

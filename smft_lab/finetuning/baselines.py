@@ -57,7 +57,7 @@ def fisher(lab, texts: Sequence[str]) -> dict[str, Tensor]:
     found = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
     lab.model.zero_grad()
     for text in texts:
-        lab.model(**encode(lab.tokenizer, [text])).loss.backward()
+        lab.model(**encode(lab.tokenizer, [text], lab.model.device)).loss.backward()
         for name, parameter in lab.model.named_parameters():
             found[name].addcmul_(parameter.grad, parameter.grad)
         lab.model.zero_grad(set_to_none=False)

@@ -182,7 +182,7 @@ def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_eve
         key = (owners, texts, loss_on)
         if kept and key in kept:
             return replace(kept[key], memo={})  # the choice of slots is each run's own
-        inputs, which = encode(lab.tokenizer, list(texts)), tuple(sorted(set(owners)))
+        inputs, which = encode(lab.tokenizer, list(texts), lab.model.device), tuple(sorted(set(owners)))
         counted = inputs["attention_mask"]
         if loss_on == "answer":
             counted = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
@@ -194,7 +194,7 @@ def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_eve
     mixed = Random(f"{seed}/mix")
 
     def mixed_batch(owners: tuple[int, ...], texts: list[str]) -> Batch:
-        inputs = encode(lab.tokenizer, [*texts, *mix(mixed)])
+        inputs = encode(lab.tokenizer, [*texts, *mix(mixed)], lab.model.device)
         counted = inputs["attention_mask"].clone()
         counted[len(texts) :] = 0
         return Batch(inputs, counted, tuple(sorted(set(owners))))

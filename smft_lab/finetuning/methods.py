@@ -89,7 +89,8 @@ class _Dense:
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+            fused = parameters[0].is_cuda  # without copies of the model in memory
+            self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
         else:
             self.optimizer = torch.optim.SGD(parameters, lr=lr)
         self.trainable = sum(parameter.numel() for parameter in parameters)

@@ -34,10 +34,12 @@ class RowAdam:
 
     def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8):
         self.table, self.lr, self.beta2, self.eps = table, lr, beta2, eps
-        self._place = torch.full((len(table),), -1, dtype=torch.int32)  # row -> position in the state
+        self._place = torch.full(
+            (len(table),), -1, dtype=torch.int32, device=table.device
+        )  # row -> position in the state
         self._used = 0
-        self._steps = torch.zeros(0)
-        self._second = torch.zeros(0, table.shape[1])
+        self._steps = table.new_zeros(0)
+        self._second = table.new_zeros(0, table.shape[1])
 
     @property
     def rows_with_state(self) -> int:
@@ -46,12 +48,13 @@ class RowAdam:
     def _places(self, rows: Tensor) -> Tensor:
         new = rows[self._place[rows] < 0]
         if len(new):
-            self._place[new] = torch.arange(self._used, self._used + len(new), dtype=torch.int32)
-            self._used += len(new)
+            end = self._used + len(new)
+            self._place[new] = torch.arange(self._used, end, dtype=torch.int32, device=rows.device)
+            self._used = end
             if self._used > len(self._steps):  # grow by doubling, so that the copies add up to O(rows touched)
                 extra = max(self._used, 2 * len(self._steps)) - len(self._steps)
-                self._steps = torch.cat([self._steps, torch.zeros(extra)])
-                self._second = torch.cat([self._second, torch.zeros(extra, self.table.shape[1])])
+                self._steps = torch.cat([self._steps, self._steps.new_zeros(extra)])
+                self._second = torch.cat([self._second, self._second.new_zeros(extra, self.table.shape[1])])
         return self._place[rows].long()
 
     @torch.no_grad()

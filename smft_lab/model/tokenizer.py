@@ -68,8 +68,11 @@ class Splitter:
         return [smaller for piece in self.pieces[token] for smaller in self._split(piece, rng)]
 
 
-def encode(tokenizer, texts: list[str]) -> dict[str, Tensor]:
+def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> dict[str, Tensor]:
     """A right-padded training batch of whole texts, each ended by the end-of-text token.
+
+    Args:
+        device: Where the model is that reads it; the CPU by default.
 
     Returns:
         input_ids, attention_mask and labels, each (B, T); labels are -100 at padding.
@@ -79,7 +82,8 @@ def encode(tokenizer, texts: list[str]) -> dict[str, Tensor]:
     """
     if not texts:
         raise ValueError("nothing to encode: no texts")
-    return pad(tokenizer, tokenizer(texts)["input_ids"])
+    batch = pad(tokenizer, tokenizer(texts)["input_ids"])
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -88,7 +88,7 @@ class TextProbe:
     def measure(self, model, tokenizer) -> dict[str, float]:
         total, tokens = 0.0, 0
         for start in range(0, len(self.texts), BATCH):
-            batch = encode(tokenizer, list(self.texts[start : start + BATCH]))
+            batch = encode(tokenizer, list(self.texts[start : start + BATCH]), model.device)
             labels = batch.pop("labels")
             if not self.whole:
                 labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
@@ -205,8 +205,8 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
             ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, width - len(prompts[i]) :] = 1
         out: Tensor = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad_id(tokenizer),
@@ -229,7 +229,7 @@ def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str])
     starts = [len(ids) for ids in tokenizer([ask(question) for question in questions])["input_ids"]] if pairs else []
     head = model.get_output_embeddings()
     for first in range(0, len(pairs), BATCH):
-        batch = encode(tokenizer, [answered(*pair) for pair in pairs[first : first + BATCH]])
+        batch = encode(tokenizer, [answered(*pair) for pair in pairs[first : first + BATCH]], model.device)
         labels = batch["labels"]
         for row, start in enumerate(starts[first : first + BATCH]):
             labels[row, :start] = -100

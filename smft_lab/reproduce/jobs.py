@@ -109,13 +109,16 @@ def with_defaults(job: Job, lab: Lab) -> Job:
 
 
 @lru_cache(8)
-def opened(folder: str) -> Lab:
+def opened(folder: str, device: str = "cpu") -> Lab:
     """The lab of a job; kept by the process from one job to the next."""
-    return load(folder or None)
+    return load(folder or None, device)
 
 
-def run_job(job: Job) -> dict:
+def run_job(job: Job, device: str = "cpu") -> dict:
     """Do what a job says.
+
+    Args:
+        device: Where to compute.
 
     Returns:
         `config` (the job, with the lab's name for its folder), `rows` (step, probe, metric, value), `found` (one value
@@ -124,7 +127,7 @@ def run_job(job: Job) -> dict:
     Raises:
         ValueError: the lab is not the one the job was made for.
     """
-    lab = opened(job.lab)
+    lab = opened(job.lab, device)
     lab.reset()
     if job.base and job.base != fingerprint(lab):
         raise ValueError(f"job {job.key} was made for base {job.base}, but the lab is {fingerprint(lab)}")
@@ -272,7 +275,7 @@ def _background(lab: Lab, job: Job, facts: Sequence[Fact]) -> Iterator[None]:
         texts = [
             text for fact in lab.world.new_facts(400, 90_000 + job.seed) for text in (fact.question, fact.statements[0])
         ]
-    batches = (encode(lab.tokenizer, rng.sample(texts, min(64, len(texts)))) for _ in range(200))
+    batches = (encode(lab.tokenizer, rng.sample(texts, min(64, len(texts))), lab.model.device) for _ in range(200))
     lab.usage = measure_usage(lab.model, batches)
     try:
         yield
@@ -285,7 +288,7 @@ def _log_probabilities(lab: Lab, texts: Sequence[str]) -> torch.Tensor:
     """(tokens, vocabulary) of all texts, after one another."""
     parts = []
     for start in range(0, len(texts), 32):
-        batch = encode(lab.tokenizer, list(texts[start : start + 32]))
+        batch = encode(lab.tokenizer, list(texts[start : start + 32]), lab.model.device)
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
         parts.append(lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1))
     return torch.cat(parts)

@@ -46,12 +46,13 @@ def read_result(folder: Path, job: Job) -> dict | None:
 
 
 def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", address: str | None = None,
-          workers: int = 1) -> Iterator[tuple[int, int, Job | None]]:  # fmt: skip
+          workers: int = 1, device: str = "cpu") -> Iterator[tuple[int, int, Job | None]]:  # fmt: skip
     """Run the jobs that have no result in `folder` yet.
 
     Args:
         backend: `local`; or `dask` or `ray`, to spread over a cluster at `address` through `joblib`.
         workers: Local processes, each with its share of the cores.
+        device: Where each computes.
 
     Yields:
         (jobs done, jobs in all, the job that just ended or None at the start).
@@ -68,32 +69,33 @@ def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", addre
     Random(os.getpid()).shuffle(waiting)  # machines that share a folder start in different places
     if backend == "local" and workers == 1:
         for job in waiting:
-            _keep(folder, job)
+            _keep(folder, job, device)
             done += 1
             yield done, total, job
         return
     by_key = {job.key: job for job in waiting}
     with _spread(backend, address):
-        for ended in _in_parallel(folder, waiting, backend, workers):
+        for ended in _in_parallel(folder, waiting, backend, workers, device):
             done += 1
             yield done, total, by_key[ended]
 
 
-def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int) -> Iterator[str]:
+def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int, device: str) -> Iterator[str]:
     """Keys of the jobs as they end."""
     from joblib import Parallel, delayed
 
+    calls = [delayed(_keep)(folder, job, device) for job in jobs]
     if backend == "ray":  # hands nothing back before all is done, so that progress needs portions
         for start in range(0, len(jobs), RAY_PORTION):
-            yield from Parallel()(delayed(_keep)(folder, job) for job in jobs[start : start + RAY_PORTION])
+            yield from Parallel()(calls[start : start + RAY_PORTION])
         return
     options = {"n_jobs": workers} if backend == "local" else {}
-    yield from Parallel(return_as="generator_unordered", **options)(delayed(_keep)(folder, job) for job in jobs)
+    yield from Parallel(return_as="generator_unordered", **options)(calls)
 
 
-def _keep(folder: Path, job: Job) -> str:
+def _keep(folder: Path, job: Job, device: str) -> str:
     if not result_file(folder, job).exists():  # another machine may have been here
-        write_whole(result_file(folder, job), json.dumps(run_job(job)) + "\n")
+        write_whole(result_file(folder, job), json.dumps(run_job(job, device)) + "\n")
     return job.key
 
 

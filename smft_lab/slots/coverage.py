@@ -18,7 +18,7 @@ Counts = list[list[Tensor]]
 
 def fact_counts(lab, facts: Sequence[Fact]) -> Counts:
     """Reads per slot of each fact's statements, per fact and value table: (N,) int32 each."""
-    return [batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements))) for fact in facts]
+    return [batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements), lab.model.device)) for fact in facts]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from smft_lab.model.memory import value_tables
 FORMAT = "1"
 KIND = "smft-lab patch"
 WRITE_AGAIN = "save the patch again, or copy the file again"
+_FINGERPRINTS: WeakKeyDictionary = WeakKeyDictionary()  # of labs, whose bases never change
 
 
 @dataclass
@@ -60,8 +62,8 @@ class Patch:
         slots, values = [], []
         for name, table in zip(names, tables, strict=True):
             changed = (as_bytes(table.weight.detach()) != as_bytes(lab.base(name))).any(dim=1).nonzero().squeeze(1)
-            slots.append(changed)
-            values.append(table.weight.detach()[changed].clone())
+            slots.append(changed.cpu())
+            values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
         told = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
         return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **told})
@@ -79,7 +81,7 @@ class Patch:
         self.check(lab)
         lab.end()
         for table, slots, values in zip(value_tables(lab.model), self.slots, self.values, strict=True):
-            table.weight[slots] = values
+            table.weight[slots] = values.to(table.weight.device)
 
     @torch.no_grad()
     def revert(self, lab, base=None) -> None:
@@ -132,7 +134,7 @@ class Patch:
                 raise ValueError(f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
                                  "differs); name the lab it was applied to")  # fmt: skip
         for i, (name, slots, values) in enumerate(zip(names, self.slots, self.values, strict=True)):
-            other = (as_bytes(found[name][slots]) != as_bytes(values)).any(dim=1)
+            other = (as_bytes(found[name][slots].cpu()) != as_bytes(values)).any(dim=1)
             if other.any():
                 raise ValueError(
                     f"{self.name} can't be taken out: {int(other.sum())} of its {len(slots)} rows of table {i} hold "
@@ -242,12 +244,14 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 def fingerprint(lab) -> str:
     """A short hash of every weight of the lab's base."""
-    lab.end_if_renamed()
-    digest = hashlib.sha256()
-    for name in sorted(lab.model.state_dict()):
-        digest.update(name.encode())
-        digest.update(lab.base(name).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    if lab not in _FINGERPRINTS:
+        lab.end_if_renamed()
+        digest = hashlib.sha256()
+        for name in sorted(lab.model.state_dict()):
+            digest.update(name.encode())
+            digest.update(lab.base(name).contiguous().view(torch.uint8).cpu().numpy())
+        _FINGERPRINTS[lab] = digest.hexdigest()[:16]
+    return _FINGERPRINTS[lab]
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ def token_reads(lab, text: str) -> TokenReads:
     """
     if not text.strip():
         raise ValueError("type a text first")
-    batch = encode(lab.tokenizer, [text])
+    batch = encode(lab.tokenizer, [text], lab.model.device)
     length, most = batch["input_ids"].shape[1], lab.model.config.max_position_embeddings
     if length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
@@ -53,9 +53,10 @@ def core_set(lab, fact: Fact) -> list[Tensor]:
     Returns:
         Per value table, (C,) int64 slots, ascending; read at a token or the end of the text, padding excluded.
     """
-    batch = encode(lab.tokenizer, [*fact.statements, answered(fact.question, fact.answer)])
+    texts = [*fact.statements, answered(fact.question, fact.answer)]
+    batch = encode(lab.tokenizer, texts, lab.model.device)
     slots, _ = _observed(lab, batch)
-    mask = batch["attention_mask"].bool()
+    mask = batch["attention_mask"].bool().cpu()
     cores = []
     for read in slots:
         rows, reads = mask.nonzero()[:, :1].expand(-1, read.shape[-1]), read[mask]
@@ -76,6 +77,6 @@ def _observed(lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]
         for position, layer in layers.items():
             read = getattr(reads[position], kind)[-1]  # some models join batch and tokens before their feed-forward
             mine[tables.index(layer.values)].append(read.reshape(*batch["input_ids"].shape, -1))
-        return [torch.cat(one, -1) for one in mine]
+        return [torch.cat(one, -1).cpu() for one in mine]
 
     return of("slots"), of("weights")

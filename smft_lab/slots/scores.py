@@ -111,7 +111,7 @@ def slot_scores(lab, facts) -> pd.DataFrame:
         Columns layer, slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each layer, best first.
     """
     facts = [facts] if hasattr(facts, "statements") else facts
-    batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements])
+    batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements], lab.model.device)
     frames = []
     for layer, count in enumerate(batch_counts(lab.model, batch)):
         df = lab.usage.df[layer]

@@ -110,7 +110,7 @@ class Selection:
         keep = self.memo is not None and table in self._constant
         if keep and table in self.memo:
             return self.memo[table][1]
-        found = RowHits.find(self.slots[table].sort().values, slots, weights)
+        found = RowHits.find(self.slots[table].sort().values.to(slots.device), slots, weights)
         if keep:
             self.memo[table] = (self.slots[table], found)
         return found

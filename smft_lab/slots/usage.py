@@ -1,7 +1,8 @@
 """Background usage: how often, and in how many background batches, each slot is read by ordinary text.
 
 Everything is per value table: where several memory layers share one, their reads add up, because it is the rows that
-finetuning changes. Tables are numbered in the order of the model (`layer` 0, 1, ... in tables and patches).
+finetuning changes. Tables are numbered in the order of the model (`layer` 0, 1, ... in tables and patches). Counts are
+on the CPU, wherever the model is.
 """
 
 from __future__ import annotations
@@ -107,5 +108,6 @@ def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
     tables = value_tables(model)
     counts = [torch.zeros(len(table.weight), dtype=torch.int32) for table in tables]
     for position, layer in memory_layers(model).items():
-        counts[tables.index(layer.values)] += count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
+        found = count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
+        counts[tables.index(layer.values)] += found.cpu()
     return counts

@@ -99,7 +99,7 @@ class Slots(Panel):
         """
         with self._claim.lock:
             reads = token_reads(self.lab, text)
-            counts = batch_counts(self.lab.model, encode(self.lab.tokenizer, [text]))
+            counts = batch_counts(self.lab.model, encode(self.lab.tokenizer, [text], self.lab.model.device))
         self._take(reads, counts, None, {"text": text, "fact": None, "statements": 1})
 
     def pick(self, fact: int) -> None:
