@@ -25,6 +25,7 @@ app.command()(reproduce)
 
 
 STANDARD = "sparse,full,lora"
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
 LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
 
 
@@ -59,10 +60,10 @@ def main() -> None:
         sys.exit(2)
 
 
-def _open_lab(path: Path | None):
+def _open_lab(path: Path | None, device: str = "cpu"):
     from smft_lab.lab import load
 
-    return load(path)
+    return load(path, device)
 
 
 def _built_in(lab, count: int):
@@ -128,6 +129,7 @@ def compare(
     optimizer: Annotated[Optimizer | None, typer.Option(help="Of sparse; the tuned one if absent.")] = None,
     tune: Annotated[bool, typer.Option("--tune", help="First sweep all learning rates on these facts.")] = False,
     lab: LabOption = None,
+    device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
@@ -135,7 +137,7 @@ def compare(
 
     names = _names(methods, "--methods")
     own = None if facts is None else _from_file(facts)  # before the seconds that opening a lab takes
-    opened = _open_lab(lab)
+    opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
@@ -234,13 +236,14 @@ def tune(
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
     from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
     from smft_lab.lab import LAB_FILE
 
-    opened = _open_lab(lab)
+    opened = _open_lab(lab, device)
     taught, _ = _built_in(opened, count)
     settings = {"passes": passes, "top_t": top_t, "order": "stream", "loss_on": "statement"}
     defaults = _tuned(opened, taught, list(METHODS), settings)

@@ -225,7 +225,11 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
 
 def check_device(device: str | torch.device) -> None:
     """Raise ValueError unless a model can compute there."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"no device {device!r}; there are cpu, and cuda for a GPU") from None
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: this torch ({torch.__version__}) finds no GPU here; use cpu")
 
 

@@ -1,15 +1,19 @@
 """A lab on a GPU does what it does on the CPU; these tests need one, and are skipped where there is none."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from test_kills import TINY
+from typer.testing import CliRunner
 
+from smft_lab.cli import app
 from smft_lab.experiments.pretrain import pretrain
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.lab import load
+from smft_lab.model.tokenizer import encode
 from smft_lab.reproduce.jobs import Job, run_job
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.reading import core_set
@@ -25,9 +29,15 @@ def both():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told():
-    with pytest.raises(ValueError, match=r"device cuda: .*finds no GPU here; use cpu"):
-        load(device="cuda")
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [("cuda", "device cuda: this torch .* finds no GPU here; use cpu"), ("gpu", "no device 'gpu'; .*")],
+)
+def test_a_device_that_is_not_there_is_told(device, told):
+    with pytest.raises(ValueError, match=told):
+        load(device=device)
+    done = CliRunner().invoke(app, ["compare", "--device", device])
+    assert re.search(told, str(done.exception))
 
 
 @needs_gpu
@@ -46,8 +56,6 @@ def test_a_finetune_takes_the_same_steps(both, method, fast):
 
 @needs_gpu
 def test_reads_core_sets_and_patches_are_those_of_the_cpu(both, tmp_path):
-    from smft_lab.model.tokenizer import encode
-
     facts = new_facts(2)
     counts = [batch_counts(lab.model, encode(lab.tokenizer, list(facts[0].statements), lab.model.device))[0]
               for lab in both]  # fmt: skip

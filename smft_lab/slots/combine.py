@@ -75,7 +75,7 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab=No
             base = lab.base(named_tables(lab.model)[0][table]) if on_conflict == "sum" and len(differing) else None
             for line in differing[differing["table"] == table].itertuples():
                 wanted = torch.stack([_row(patches[i], table, line.slot) for i in line.patches]).double()
-                start = wanted.mean(0) if base is None else base[line.slot].double()
+                start = wanted.mean(0) if base is None else base[line.slot].cpu().double()
                 row = start if base is None else start + (wanted - start).sum(0)
                 rows[torch.searchsorted(mine, line.slot)] = row.to(rows.dtype)
         slots.append(mine)

@@ -257,7 +257,9 @@ def fingerprint(lab) -> str:
 @torch.no_grad()
 def row_changes(lab) -> list[Tensor]:
     """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed."""
-    return [(table.weight - lab.base(name)).norm(dim=1) for name, table in zip(*named_tables(lab.model), strict=True)]
+    return [
+        (table.weight - lab.base(name)).norm(dim=1).cpu() for name, table in zip(*named_tables(lab.model), strict=True)
+    ]
 
 
 def named_tables(model) -> tuple[list[str], list]:

@@ -29,7 +29,7 @@ def setup() -> None:
         torch.set_num_threads(cores)
     device = f"CPU, {cores} core{'s' * (cores != 1)}"
     if torch.cuda.is_available():
-        device += f" (the lab computes on it; {torch.cuda.get_device_name()} stays idle)"
+        device += f" (the lab computes on it; on {torch.cuda.get_device_name()} with load(device='cuda'))"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN]
     parts = [
         f"smft-lab {__version__}",
