@@ -129,7 +129,7 @@ def _pretrain(jobs: list[Job], models: Path) -> None:
                     bar.update(task, completed=record.step)
 
 
-def _whole(job: Job, models: Path, device: str) -> Job:
+def _whole(job: Job, models: Path, device: str = "cpu") -> Job:
     """The job with all that it leaves to the lab's defaults, and where its model is or will be."""
     from smft_lab.reproduce.jobs import opened, with_defaults
     from smft_lab.reproduce.scale import model_folder

@@ -31,7 +31,7 @@ def tiny(one_lab, monkeypatch):
     """Has the command line open one tiny lab, whatever --lab says; answers are two tokens long."""
     one_lab.reset()
     one_lab.defaults = {}
-    monkeypatch.setattr(cli, "_open_lab", lambda path: one_lab)
+    monkeypatch.setattr(cli, "_open_lab", lambda *_: one_lab)
     short = partial(probes_module.answer, max_new_tokens=2)
     monkeypatch.setattr(probes_module, "answer", short)
     monkeypatch.setattr(compare_module, "answer", short)
