@@ -33,7 +33,7 @@ from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.slots.usage import measure_usage
 
 CHUNK = 32  # batches drawn together, so that texts of a like length share a batch
-DRAWING = 4  # processes that draw batches while a GPU trains: one alone would keep it waiting
+DRAWING = 4  # at most so many processes draw batches while a GPU trains: one alone would keep it waiting
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,13 @@ def _chunk(settings: PretrainSettings, chunk: int) -> list[dict]:
 
 def drawn_ahead(settings: PretrainSettings, first: int) -> Iterator[list[dict]]:
     """The chunks of `training_batches` from the first on, drawn by other processes before they are asked for."""
+    from joblib import cpu_count
     from joblib.externals.loky import get_reusable_executor
 
-    pool = get_reusable_executor(DRAWING, env={"TOKENIZERS_PARALLELISM": "false"})
+    workers = max(1, min(DRAWING, cpu_count() - 1))
+    pool = get_reusable_executor(workers, env={"TOKENIZERS_PARALLELISM": "false"})
     asked = (pool.submit(_chunk, settings, chunk) for chunk in range(first, math.ceil(settings.steps / CHUNK)))
-    waiting = deque(islice(asked, 2 * DRAWING))
+    waiting = deque(islice(asked, 2 * workers))
     while waiting:
         yield waiting.popleft().result()
         waiting.extend(islice(asked, 1))
