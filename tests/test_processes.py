@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from joblib import Parallel, delayed
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_kills import TINY, beginning
@@ -93,6 +94,11 @@ def test_batches_drawn_ahead_by_other_processes_are_those_drawn_in_turn():
         expected = pretraining.training_batches(corpus, tokenizer, settings, chunk)
         for one, other in zip(batches, expected, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_sweep_by_local_processes_follows_batches_drawn_ahead():
+    next(pretraining.drawn_ahead(TINY, 0))
+    assert Parallel(n_jobs=2, backend="loky")(delayed(abs)(number) for number in (-1, -2)) == [1, 2]
 
 
 def test_more_processes_than_texts_in_a_batch_are_refused():

@@ -225,15 +225,18 @@ def _chunk(settings: PretrainSettings, chunk: int) -> list[dict]:
 def drawn_ahead(settings: PretrainSettings, first: int) -> Iterator[list[dict]]:
     """The chunks of `training_batches` from the first on, drawn by other processes before they are asked for."""
     from joblib import cpu_count
-    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky import ProcessPoolExecutor  # one of our own: the shared one is joblib.Parallel's
 
     workers = max(1, min(DRAWING, cpu_count() - 1))
-    pool = get_reusable_executor(workers, env={"TOKENIZERS_PARALLELISM": "false"})
+    pool = ProcessPoolExecutor(workers, env={"TOKENIZERS_PARALLELISM": "false"})
     asked = (pool.submit(_chunk, settings, chunk) for chunk in range(first, math.ceil(settings.steps / CHUNK)))
-    waiting = deque(islice(asked, 2 * workers))
-    while waiting:
-        yield waiting.popleft().result()
-        waiting.extend(islice(asked, 1))
+    try:
+        waiting = deque(islice(asked, 2 * workers))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(islice(asked, 1))
+    finally:
+        pool.shutdown(kill_workers=True)
 
 
 def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: PretrainSettings, start: int = 0,
