@@ -239,8 +239,8 @@ def test_a_result_names_no_folder_of_the_machine(saved):
     assert config["lab"] == saved.name
 
 
-def scale_claims(drops, reached=5):
-    """What `scale` says of drops per (slots, k, t)."""
+def scale_claims(drops, reached=5, others=None):
+    """What `scale` says of drops per (slots, k, t), with both seeds unless the second has `others`."""
     rows = [
         {"slots": n, "k": k, "top_t": t, "distinct": 100 * k, "drop_mean": drop, "drop_low": None, "drop_high": None,
          "n": 5, "n_reached": reached, "learned": 0.95}
@@ -248,7 +248,9 @@ def scale_claims(drops, reached=5):
     ]  # fmt: skip
     table = pd.DataFrame(rows, index=[str(key) for key in drops])
     table["reached"] = table["n_reached"] == table["n"]
-    return [claim(table) for claim in (scale._larger_tables, scale._share_of_the_table, scale._reads_per_token)]
+    of_seeds = enumerate([drops, others or drops])
+    by_seed = pd.DataFrame({seed: list(one.values()) for seed, one in of_seeds}, table.index)
+    return [scale._larger_tables(table), scale._share_of_the_table(table, by_seed), scale._reads_per_token(table)]
 
 
 def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
@@ -262,6 +264,7 @@ def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
     assert [one.verdict for one in scale_claims(by_t)][:2] == [DIFFERS, DIFFERS]
     assert scale_claims(by_share | others)[2].verdict == DIFFERS  # the middle k learns with the same t as the fewest
     assert {one.verdict for one in scale_claims(by_share, reached=4)} == {OPEN}
+    assert scale_claims(by_share, others=by_t)[1].verdict == OPEN  # one seed says this, the other that
 
 
 def losses(sparse, full, learned=1.0) -> pd.DataFrame:

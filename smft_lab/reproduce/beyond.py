@@ -29,9 +29,9 @@ from smft_lab.reproduce.paper import pareto_jobs, pareto_label
 from smft_lab.reproduce.scale import LARGEST, OWN
 from smft_lab.reproduce.tables import (
     answered,
+    correlation,
     difference,
     ends,
-    half_width,
     known_before,
     over_seeds,
     rank_correlation,
@@ -52,20 +52,14 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     sign, _ = sign_of(by_kl - by_rows)
     every, some = len(last) // len(by_kl), len(sparse) // len(by_kl)
     ours = (
-        f"Spearman with what is forgotten, seed by seed: over all {every} runs, KL {_correlation(by_kl_in_all)}; "
-        f"over the {some} sparse ones, KL {_correlation(by_kl)}, rows changed {_correlation(by_rows)}"
+        f"Spearman with what is forgotten, seed by seed: over all {every} runs, KL {correlation(by_kl_in_all)}; "
+        f"over the {some} sparse ones, KL {correlation(by_kl)}, rows changed {correlation(by_rows)}"
     )
     return [
         Claim("KL on the new task predicts forgetting better than the number of rows touched.",
               "not asked; RL's Razor says KL predicts forgetting", ours, BY_SIGN[sign],
               "" if sign else "the seeds do not agree on which predicts it better")
     ]  # fmt: skip
-
-
-def _correlation(of_seeds: pd.Series) -> str:
-    """Mean over seeds, with half the width of its 95% interval."""
-    half = half_width(of_seeds)
-    return f"{of_seeds.mean():.2f}" + ("" if pd.isna(half) else f" ± {half:.2f}")
 
 
 def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:

@@ -63,7 +63,7 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
 
 
 def _plane(figure: go.Figure, said: str) -> go.Figure:
-    return _said(axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE), said)
+    return captioned(axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE), said)
 
 
 def _settings(table: pd.DataFrame, found: dict, label: Label) -> pd.DataFrame:
@@ -152,22 +152,25 @@ def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     )  # fmt: skip
     figure = axes(figure, f"gradient steps ({len(known):,} a pass)", "fact, in the order of the stream")
     figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
-    return _said(figure, f"Share known of each {size} facts in a row, first seed; one fact a step, pass after pass")
+    return captioned(figure, f"Share known of each {size} facts in a row, first seed; one fact a step, pass after pass")
 
 
 def capacity(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
-    """What is learned and kept against the length of the stream, mean over seeds."""
-    mean = ends(table).groupby("facts")[["learned", "kept"]].mean()
+    """What is learned and kept against the length of the stream, mean over seeds and its 95% interval."""
+    means = over_seeds(ends(table), "facts")
     figure = go.Figure()
     for column, name, look in (
         ("learned", "new facts learned", LOOKS["sparse"]),
         ("kept", "old facts kept", LOOKS["full"]),
     ):
-        figure.add_scatter(x=mean.index, y=mean[column], mode="lines+markers", name=name,
+        half = means[f"{column}_half"]
+        error = {"array": half.clip(upper=1 - means[column]), "arrayminus": half, "thickness": 1}
+        figure.add_scatter(x=means.index, y=means[column], mode="lines+markers", name=name,
                            line={"color": look.light, "dash": "solid" if column == "learned" else "dash"},
+                           error_y=error if half.notna().any() else None,
                            marker={"size": 10, "symbol": look.symbol})  # fmt: skip
-    figure = axes(figure, "facts in the stream", "share known at its end", None, SHARE)
-    return figure.update_xaxes(type="log", tickvals=list(mean.index), ticktext=[f"{facts:,}" for facts in mean.index])
+    figure = axes(figure, "facts in the stream", "share answered at its end", None, SHARE)
+    return figure.update_xaxes(type="log", tickvals=list(means.index), ticktext=[f"{facts:,}" for facts in means.index])
 
 
 def core_sets(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
@@ -201,14 +204,14 @@ def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     )  # fmt: skip
     figure = axes(figure, "token", "")
     figure.update_xaxes(showgrid=False, showticklabels=False).update_yaxes(showgrid=False, autorange="reversed")
-    return _said(figure, "Core slots read at each token of a statement (▷ its start, ■ its end); darker: more")
+    return captioned(figure, "Core slots read at each token of a statement (▷ its start, ■ its end); darker: more")
 
 
 def _marker(method: str) -> dict:
     return {"size": 11, "color": LOOKS[method].light, "symbol": LOOKS[method].symbol}
 
 
-def _said(figure: go.Figure, text: str) -> go.Figure:
+def captioned(figure: go.Figure, text: str) -> go.Figure:
     """What a chart shows, in small letters above it."""
     title = {"text": text, "font": {"size": 13}, "x": 0, "xanchor": "left", "xref": "paper"}
     return figure.update_layout(title=title, margin={"t": 50})

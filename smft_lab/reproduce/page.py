@@ -82,9 +82,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
             body.append(_chart(f"chart{number}-{place}", draw(table, found, experiment.label)))
         body.append(_claims_table(said))
         body.append(_sources(table))
-    rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in about.items()
-    )
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _settings(about))
     body.append(f"<h2>Settings</h2><div class='wide'><table>{rows}</table></div>")
     head = (
         "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -108,8 +106,12 @@ def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.D
         rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.said) for one in said]
         lines += ["", f"## {experiment.title} ({experiment.paper}): `{experiment.name}`", ""]
         lines += _markdown(("claim", "the paper", "here", "verdict"), rows)
-    lines += ["", "## Settings", "", *_markdown(("setting", "value"), about.items())]
+    lines += ["", "## Settings", "", *_markdown(("setting", "value"), _settings(about))]
     write_whole(path, "\n".join(lines) + "\n")
+
+
+def _settings(about: dict) -> list[tuple[str, str]]:
+    return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in about.items()]
 
 
 def _lead(claims: Sequence[Claim], about: dict) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +105,9 @@ def _spread(backend: str, address: str | None) -> Iterator[None]:
     from joblib import parallel_config
 
     if backend == "local":
-        with parallel_config(backend="loky", inner_max_num_threads=1):
+        with parallel_config(backend="loky", inner_max_num_threads=1), warnings.catch_warnings():
+            # loky replaces a process that has grown, as one does that loads a model, and warns of it each time
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
             yield
     elif backend == "dask":
         try:

@@ -81,3 +81,9 @@ def known_before(table: pd.DataFrame) -> float:
 def rank_correlation(one: pd.Series, other: pd.Series) -> float:
     """Spearman's; nan where either is the same throughout."""
     return one.rank().corr(other.rank())
+
+
+def correlation(of_seeds: pd.Series) -> str:
+    """A correlation in words: its mean over seeds, with half the width of its 95% interval."""
+    half = half_width(of_seeds)
+    return f"{of_seeds.mean():.2f}" + ("" if pd.isna(half) else f" ± {half:.2f}")
