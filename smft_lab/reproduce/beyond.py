@@ -142,7 +142,7 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
               f"{told(means, own)} (base {base:.1%}); {sum(again) / len(again):.1%} of the facts once answered were "
               "lost again", AGREES if whole else DIFFERS, "known: 95%; little: 2 points, less than the paper's"),
         Claim("It is the size of the table that bounds it: a larger one keeps more of such a stream.",
-              "1M slots; not varied", told(means, own, larger), **keeps_more(last, larger, own)),
+              "not varied: 1M slots", told(means, own, larger), **keeps_more(last, larger, own)),
     ]  # fmt: skip
 
 
