@@ -24,7 +24,7 @@ NAMES = (
     "capacity, protect, scale"
 )
 WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 4200}
-QUICK = {"facts": 6, "passes": 12, "evaluations": 3, "pretraining": 60}
+QUICK = {"facts": 3, "passes": 8, "evaluations": 2, "pretraining": 20}
 
 
 class Backend(StrEnum):
