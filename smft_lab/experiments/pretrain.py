@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import count, islice, pairwise
@@ -155,11 +155,23 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
         raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
-    processes = Processes(torch.device("cuda") if torch.cuda.is_available() else None)
-    with alone(unfinished) if processes.main else nullcontext():
+    on_gpu = torch.cuda.is_available()
+    processes = Processes(torch.device("cuda") if on_gpu else None)
+    with alone(unfinished) if processes.main else nullcontext(), _tf32() if on_gpu else nullcontext():
         yield from _pretrain(out, unfinished, settings, processes)
     if processes.main:
         (out / ".unfinished.lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Multiply in TF32 until the block ends: several times faster, and exact enough for training."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _pretrain(
@@ -167,8 +179,6 @@ def _pretrain(
 ) -> Iterator[PretrainRecord]:
     world, corpus, tokenizer, model = beginning(settings)
     processes.place(model)
-    if model.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, several times faster
     optimizer = make_optimizer(model, settings)
     start, rows = resume_state(unfinished, asdict(settings), model, optimizer)
     probes = world_probes(world)

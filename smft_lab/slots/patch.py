@@ -244,8 +244,8 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 def fingerprint(lab) -> str:
     """A short hash of every weight of the lab's base."""
+    lab.end_if_renamed()
     if lab not in _FINGERPRINTS:
-        lab.end_if_renamed()
         digest = hashlib.sha256()
         for name in sorted(lab.model.state_dict()):
             digest.update(name.encode())
