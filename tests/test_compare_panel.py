@@ -8,8 +8,10 @@ import torch
 
 import smft_lab as smft
 from smft_lab.experiments.run import history_rows
+from smft_lab.finetuning.finetune import batches, stream_order
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.widgets import Compare, Slots, TopT
+from smft_lab.widgets import compare as compare_module
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +86,27 @@ def test_the_mean_path_is_the_mean_of_its_seeds(finished):
             assert m == [a[0], pytest.approx((a[1] + b[1]) / 2), pytest.approx((a[2] + b[2]) / 2)]
 
 
+def test_retention_has_its_facts_in_the_order_in_which_they_were_taught(lab, facts, panel, monkeypatch):
+    taught = [facts[owners[0]] for owners, _ in batches(facts, 1, seed=0)]
+    assert taught != list(facts)
+    second = taught[1].question  # the only one that is "known"
+    monkeypatch.setattr(
+        compare_module, "recalled", lambda model, tokenizer, asked, _: torch.tensor([q == second for q in asked])
+    )
+    press(panel, "start")
+    for one in panel.retention.values():
+        assert one["recalled"] == [[0, 1, 0]] * 4
+
+
 def test_retention_tells_which_fact_is_known_after_which_step(lab, facts, finished):
     steps = [0, 2, 4, 6]
     assert {name: one["steps"] for name, one in finished.retention.items()} == dict.fromkeys(finished.methods, steps)
     lab.reset()
     seen = []
+    taught = [facts[i] for i in stream_order(len(facts), seed=0)]
     for step in smft.finetune(lab, facts, "full", passes=2, seed=0, probe_every=2):
         if history_rows(step):
-            right = recalled(lab.model, lab.tokenizer, [f.question for f in facts], [f.answer for f in facts])
+            right = recalled(lab.model, lab.tokenizer, [f.question for f in taught], [f.answer for f in taught])
             seen.append(right.int().tolist())
     lab.reset()
     assert finished.retention["full"]["recalled"] == seen

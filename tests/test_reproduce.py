@@ -15,10 +15,12 @@ import pytest
 
 from smft_lab import reproduce_cli
 from smft_lab.experiments.pretrain import PretrainRecord
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.finetune import batches
 from smft_lab.lab import load
 from smft_lab.reproduce import jobs as jobs_module
 from smft_lab.reproduce import page, paper, scale
-from smft_lab.reproduce.beyond import _lost_again
+from smft_lab.reproduce.beyond import _known_of_quarters, _lost_again
 from smft_lab.reproduce.claims import (
     AGREES,
     DIFFERS,
@@ -36,7 +38,7 @@ from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
 from smft_lab.reproduce.page import write_claims, write_page
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
-from smft_lab.reproduce.tables import over_seeds
+from smft_lab.reproduce.tables import known_in_stream, over_seeds
 
 ABOUT = {"seeds": 2, "parameters": 1_234_567, "slots": 4_096, "reads per token": 32}
 SMALL = Job(facts=2, passes=2, evaluations=2)
@@ -368,6 +370,18 @@ def test_a_mean_over_seeds_comes_with_its_interval():
     means = over_seeds(two((0.95, 0.90), (0.95, 0.89), (0.01, -0.01)))
     assert told(means, "one") == "one: learned 95.0% ± 0.0, kept 90.0% ± 12.7"
     assert told(over_seeds(two((0.95, 0.90), (0.95, 0.89))), "one") == "one: learned 95.0%, kept 90.0%"
+
+
+def test_the_retention_matrix_has_its_facts_in_the_order_in_which_they_were_taught():
+    facts = new_facts(8)
+    taught = [owners[0] for owners, _ in batches(facts, 1, seed=3)]
+    assert taught != sorted(taught)
+    known = [{"step": n, "known": [int(i in taught[:n]) for i in range(8)]} for n in range(9)]
+    table = known_in_stream(known, seed=3)
+    assert table.columns.tolist() == list(range(9))
+    for n in range(9):
+        assert table[n].tolist() == [1] * n + [0] * (8 - n)
+    assert _known_of_quarters(known[:6], 3) == {"first": 1, "second": 1, "third": 0.5, "last": 0}
 
 
 def test_a_fact_lost_again_is_one_that_was_once_known():

@@ -218,20 +218,25 @@ def batches(
 
     A fact with more than 64 statements takes turns through them, pass by pass.
     """
-    rng = Random(f"{seed}/order")
-    stream = rng.sample(range(len(facts)), len(facts))
+    stream = stream_order(len(facts), seed)
     if order == "stream":
         for turn in range(passes):
             for i in stream:
                 texts = _turn(facts[i].statements, turn)
                 yield (i,) * len(texts), texts
         return
+    rng = Random(f"{seed}/shuffle")
     for turn in range(passes):
         pool = [(i, text) for i in stream for text in _turn(facts[i].statements, turn)]
         rng.shuffle(pool)
         for n in range(len(facts)):  # as many steps as a stream of the same facts
             part = pool[n * len(pool) // len(facts) : (n + 1) * len(pool) // len(facts)]
             yield tuple(i for i, _ in part), [text for _, text in part]
+
+
+def stream_order(facts: int, seed: int = 0) -> list[int]:
+    """In which order a stream teaches so many facts, pass after pass: their indices."""
+    return Random(f"{seed}/order").sample(range(facts), facts)
 
 
 def _turn(statements: Sequence[str], turn: int) -> list[str]:

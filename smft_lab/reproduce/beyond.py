@@ -33,6 +33,7 @@ from smft_lab.reproduce.tables import (
     difference,
     ends,
     known_before,
+    known_in_stream,
     over_seeds,
     rank_correlation,
     sign_of,
@@ -135,15 +136,31 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
     means = over_seeds(last)
     base = known_before(ours)
     again = [_lost_again(found[key]["known"]) for key in ours["key"].unique()]
+    runs = ours.drop_duplicates("key")
+    quarters = pd.DataFrame(
+        [_known_of_quarters(found[key]["known"], seed) for key, seed in zip(runs["key"], runs["seed"], strict=True)]
+    )
+    sign, gap = sign_of(quarters["last"] - quarters["first"])
     whole = means.learned[own] >= BREAKS["learned"] and base - means.kept[own] <= BREAKS["lost"]
     return [
         Claim(f"{facts:,} facts in a stream are still known at its end, and little old is lost.",
               "1,000 facts learned (F1 over 0.7), 11% of held-out F1 lost",
               f"{told(means, own)} (base {base:.1%}); {sum(again) / len(again):.1%} of the facts once answered were "
               "lost again", AGREES if whole else DIFFERS, "known: 95%; little: 2 points, less than the paper's"),
-        Claim("It is the size of the table that bounds it: a larger one keeps more of such a stream.",
+        Claim("Its facts forget each other: those taught last are known better than those taught first.",
+              "not shown: which fact is known when",
+              "quarters of the stream, first to last, at its end: "
+              f"{', '.join(f'{known:.1%}' for known in quarters.mean())}; last less first {gap}", BY_SIGN[sign]),
+        Claim("The size of the table bounds such a stream: a larger one keeps more.",
               "not varied: 1M slots", told(means, own, larger), **keeps_more(last, larger, own)),
     ]  # fmt: skip
+
+
+def _known_of_quarters(known: Sequence[dict], seed: int) -> dict[str, float]:
+    """Share known at the end of a run, of each quarter of the facts in the order of the stream."""
+    last = known_in_stream(known, seed).iloc[:, -1]
+    quarter = 4 * last.index // len(last)
+    return dict(zip(("first", "second", "third", "last"), last.groupby(quarter).mean(), strict=True))
 
 
 def _lost_again(known: Sequence[dict]) -> float:

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from smft_lab.charts.figures import mean_over_seeds
 from smft_lab.charts.style import LOOKS, SHORT_NAMES, looks
 from smft_lab.reproduce.jobs import LADDER
-from smft_lab.reproduce.tables import ends, over_seeds
+from smft_lab.reproduce.tables import ends, known_in_stream, over_seeds
 
 Label = Callable[[dict], str]
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon", "pentagon",
@@ -137,8 +137,8 @@ def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
 
 def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Share of each group of facts that is known after so many steps of the stream, for the first seed."""
-    first = table.drop_duplicates("key").sort_values(["seed", "slots"])["key"].iloc[0]
-    known = pd.DataFrame({one["step"]: one["known"] for one in found[first]["known"]})
+    first = table.drop_duplicates("key").sort_values(["seed", "slots"]).iloc[0]
+    known = known_in_stream(found[first["key"]]["known"], first["seed"])
     size = math.ceil(len(known) / GROUPS)
     groups = known.groupby(known.index // size).mean()
     names = [f"{start + 1:,}" for start in groups.index * size]
@@ -151,7 +151,9 @@ def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
         )
     )  # fmt: skip
     figure = axes(figure, f"gradient steps ({len(known):,} a pass)", "fact, in the order of the stream")
-    figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
+    passes = [f"{step:,}" for step in groups.columns if step % len(known) == 0]
+    figure.update_xaxes(type="category", tickvals=passes, tickangle=0)
+    figure.update_yaxes(type="category", autorange="reversed")
     return captioned(figure, f"Share known of each {size} facts in a row, first seed; one fact a step, pass after pass")
 
 

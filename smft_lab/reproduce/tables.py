@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from smft_lab.experiments.equal import mean_interval
+from smft_lab.finetuning.finetune import stream_order
 
 
 def ends(table: pd.DataFrame, label: Callable[[dict], str] | None = None) -> pd.DataFrame:
@@ -70,6 +71,17 @@ def sign_of(differences: pd.Series) -> tuple[int, str]:
     if low is None:
         return (mean > 0) - (mean < 0), f"{100 * mean:+.1f} points"
     return (low > 0) - (high < 0), f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def known_in_stream(known: Sequence[dict], seed: int) -> pd.DataFrame:
+    """Which facts a run knew when (0 or 1): a row per fact, in the order in which its seed's stream taught them, and a
+    column per measured step.
+
+    Args:
+        known: `{"step", "known"}` per measurement, as in a result; facts as they were drawn.
+    """
+    table = pd.DataFrame({one["step"]: one["known"] for one in known})
+    return table.iloc[stream_order(len(table), seed)].reset_index(drop=True)
 
 
 def known_before(table: pd.DataFrame) -> float:

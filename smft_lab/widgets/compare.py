@@ -15,6 +15,7 @@ from smft_lab.charts.style import looks, ordered, short_name
 from smft_lab.experiments.compare import COLUMNS, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.finetune import stream_order
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.widgets.panel import Panel, page
@@ -216,7 +217,7 @@ class Compare(Panel):
                    "loss": progress.loss, "left": left if progress.done else None}  # fmt: skip
 
     def _measured(self, comparison: Comparison, progress) -> None:
-        facts = self.facts[: comparison.n_facts]
+        facts = [self.facts[i] for i in stream_order(comparison.n_facts, comparison.seeds[0])]
         if progress.seed == comparison.seeds[0]:
             mine = self._retention[progress.method]
             right = recalled(self.lab.model, self.lab.tokenizer, [f.question for f in facts], [f.answer for f in facts])
