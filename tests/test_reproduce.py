@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from smft_lab import reproduce_cli
+from smft_lab.experiments.output import write_whole
 from smft_lab.experiments.pretrain import PretrainRecord
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import batches
@@ -145,7 +147,7 @@ def test_a_sweep_killed_five_times_gives_the_table_of_an_undisturbed_one(saved, 
         ends = drain(jobs, tmp_path / "killed", backend="dask", address=local.scheduler_address)
     assert ends[-1][0] == len(jobs)
     assert values(jobs, tmp_path / "killed") == values(jobs, tmp_path / "whole")
-    assert sorted(os.listdir(tmp_path / "killed")) == sorted(f"{job.key}.json" for job in jobs)
+    assert {file.stem for file in (tmp_path / "killed").glob("*.json")} == {job.key for job in jobs}
 
 
 def test_two_local_processes_give_the_table_of_one(saved, tmp_path):
@@ -245,10 +247,11 @@ def scale_claims(drops, reached=5, others=None):
     """What `scale` says of drops per (slots, k, t), with both seeds unless the second has `others`."""
     rows = [
         {"slots": n, "k": k, "top_t": t, "distinct": 100 * k, "drop_mean": drop, "drop_low": None, "drop_high": None,
-         "n": 5, "n_reached": reached, "learned": 0.95}
+         "n": 5, "learned": 0.95}
         for (n, k, t), drop in drops.items()
     ]  # fmt: skip
     table = pd.DataFrame(rows, index=[str(key) for key in drops])
+    table["n_reached"] = reached
     table["reached"] = table["n_reached"] == table["n"]
     of_seeds = enumerate([drops, others or drops])
     by_seed = pd.DataFrame({seed: list(one.values()) for seed, one in of_seeds}, table.index)
@@ -267,6 +270,25 @@ def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
     assert scale_claims(by_share | others)[2].verdict == DIFFERS  # the middle k learns with the same t as the fewest
     assert {one.verdict for one in scale_claims(by_share, reached=4)} == {OPEN}
     assert scale_claims(by_share, others=by_t)[1].verdict == OPEN  # one seed says this, the other that
+
+
+def test_what_forgetting_follows_is_ranked_among_the_settings_that_reached_the_target_alone():
+    middle, k = scale.OWN
+    settings = [(n, k, t) for n in (4_096, middle, 262_144) for t in scale.SIZES]
+    drops = {key: key[2] / key[0] for key in settings}
+    # those that did not get there lost what they please; among the others t / N says it all
+    missed = dict(zip(settings[1:3], (0.0, -1.0), strict=True))
+    ours = scale_claims(drops | missed, reached=[4 if key in missed else 5 for key in settings])[1].ours
+    assert "over 7 settings" in ours
+    assert "with t / N 1.00" in ours
+
+
+def test_a_file_is_written_whole_by_several_at_once(tmp_path):
+    file, texts = tmp_path / "file", [str(n) * 100_000 for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: write_whole(file, texts[n % 4]), range(200)))
+    assert file.read_text() in texts
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def losses(sparse, full, learned=1.0) -> pd.DataFrame:

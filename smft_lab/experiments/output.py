@@ -3,13 +3,18 @@
 import os
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` under a temporary name, then rename: the file is the old one or the new one, never a part."""
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    """Write `text` under a name of its own, then rename: the file is the old one or the new one, never a part, also
+    where several machines write it at once."""
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def watched() -> bool:

@@ -151,7 +151,7 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
               "not shown: which fact is known when",
               "quarters of the stream, first to last, at its end: "
               f"{', '.join(f'{known:.1%}' for known in quarters.mean())}; last less first {gap}", BY_SIGN[sign]),
-        Claim("The size of the table bounds such a stream: a larger one keeps more.",
+        Claim("A larger table keeps more of such a stream.",
               "not varied: 1M slots", told(means, own, larger), **{"why": ONE_EACH, **keeps_more(last, larger, own)}),
     ]  # fmt: skip
 

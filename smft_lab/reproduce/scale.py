@@ -120,8 +120,9 @@ def _share_of_the_table(rows: pd.DataFrame, drops: pd.DataFrame) -> Claim:
         "t": reached["top_t"],
         "t / slots read": reached["top_t"] / reached["distinct"],
     }
+    among = drops.loc[reached.index]
     by_seed = pd.DataFrame(
-        {name: drops.apply(lambda drop, of=values: rank_correlation(of, drop)) for name, values in measures.items()}
+        {name: among.apply(lambda drop, of=values: rank_correlation(of, drop)) for name, values in measures.items()}
     )
     sign, _ = sign_of(by_seed["t / N"] - by_seed.drop(columns="t / N").max(axis="columns"))
     ours = "; ".join(f"with {name} {correlation(by_seed[name])}" for name in measures)

@@ -7,12 +7,11 @@ work into one folder: each takes what has no result yet, in an order of its own.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
+from random import SystemRandom
 
 import pandas as pd
 
@@ -67,7 +66,7 @@ def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", addre
     waiting = [job for job in unique if read_result(folder, job) is None]
     done, total = len(unique) - len(waiting), len(unique)
     yield done, total, None
-    Random(os.getpid()).shuffle(waiting)  # machines that share a folder start in different places
+    SystemRandom().shuffle(waiting)  # machines that share a folder start in different places
     if backend == "local" and workers == 1:
         for job in waiting:
             _keep(folder, job, device)

@@ -91,7 +91,13 @@ def known_before(table: pd.DataFrame) -> float:
 
 
 def rank_correlation(one: pd.Series, other: pd.Series) -> float:
-    """Spearman's; nan where either is the same throughout."""
+    """Spearman's; nan where either is the same throughout.
+
+    Raises:
+        ValueError: they are not of the same things, which would be ranked among different ones.
+    """
+    if set(one.index) != set(other.index):
+        raise ValueError("a rank correlation needs both values of everything it is over")
     return one.rank().corr(other.rank())
 
 
