@@ -135,11 +135,9 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
     last = ends(table, _table_label)
     means = over_seeds(last)
     base = known_before(ours)
-    again = [_lost_again(found[key]["known"]) for key in ours["key"].unique()]
-    runs = ours.drop_duplicates("key")
-    quarters = pd.DataFrame(
-        [_known_of_quarters(found[key]["known"], seed) for key, seed in zip(runs["key"], runs["seed"], strict=True)]
-    )
+    runs = [(found[run.key]["known"], run.seed) for run in ours.drop_duplicates("key").itertuples()]
+    again = [_lost_again(known) for known, _ in runs]
+    quarters = pd.DataFrame([_known_of_quarters(known, seed) for known, seed in runs])
     sign, gap = sign_of(quarters["last"] - quarters["first"])
     whole = means.learned[own] >= BREAKS["learned"] and base - means.kept[own] <= BREAKS["lost"]
     return [

@@ -217,8 +217,8 @@ class Compare(Panel):
                    "loss": progress.loss, "left": left if progress.done else None}  # fmt: skip
 
     def _measured(self, comparison: Comparison, progress) -> None:
-        facts = [self.facts[i] for i in stream_order(comparison.n_facts, comparison.seeds[0])]
         if progress.seed == comparison.seeds[0]:
+            facts = [self.facts[i] for i in stream_order(comparison.n_facts, progress.seed)]
             mine = self._retention[progress.method]
             right = recalled(self.lab.model, self.lab.tokenizer, [f.question for f in facts], [f.answer for f in facts])
             mine["steps"].append(progress.step)
