@@ -1,7 +1,6 @@
 """The reproduction: a job has one result wherever it runs, a killed sweep goes on, and claims say what was measured."""
 
 import json
-import math
 import os
 import random
 import signal
@@ -11,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
 from smft_lab import reproduce_cli
@@ -21,26 +19,18 @@ from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import batches
 from smft_lab.lab import load
 from smft_lab.reproduce import jobs as jobs_module
-from smft_lab.reproduce import page, paper, scale
-from smft_lab.reproduce.beyond import _known_of_quarters, _lost_again
-from smft_lab.reproduce.claims import (
-    AGREES,
-    DIFFERS,
-    HALF_A_QUESTION,
-    OPEN,
-    Claim,
-    all_of,
-    does_as_well,
-    keeps_more,
-    none_helps,
-    ratio_of_drops,
-    told,
-)
+from smft_lab.reproduce import scale
+from smft_lab.reproduce.beyond import _known_of_quarters
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
 from smft_lab.reproduce.page import write_claims, write_page
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
-from smft_lab.reproduce.tables import known_in_stream, over_seeds
+from smft_lab.reproduce.tables import known_in_stream
+from smft_lab.reproduce.verdicts import (
+    AGREES,
+    DIFFERS,
+    OPEN,
+)
 
 ABOUT = {"seeds": 2, "parameters": 1_234_567, "slots": 4_096, "reads per token": 32}
 SMALL = Job(facts=2, passes=2, evaluations=2)
@@ -243,155 +233,12 @@ def test_a_result_names_no_folder_of_the_machine(saved):
     assert config["lab"] == saved.name
 
 
-def scale_claims(drops, reached=5, others=None):
-    """What `scale` says of drops per (slots, k, t), with both seeds unless the second has `others`."""
-    rows = [
-        {"slots": n, "k": k, "top_t": t, "distinct": 100 * k, "drop_mean": drop, "drop_low": None, "drop_high": None,
-         "n": 5, "learned": 0.95}
-        for (n, k, t), drop in drops.items()
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, index=[str(key) for key in drops])
-    table["n_reached"] = reached
-    table["reached"] = table["n_reached"] == table["n"]
-    of_seeds = enumerate([drops, others or drops])
-    by_seed = pd.DataFrame({seed: list(one.values()) for seed, one in of_seeds}, table.index)
-    return [scale._larger_tables(table), scale._share_of_the_table(table, by_seed), scale._reads_per_token(table)]
-
-
-def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
-    middle, k = scale.OWN
-    few, many = (min(k for _, k in scale.OTHERS), max(k for _, k in scale.OTHERS))
-    settings = [(n, k, t) for n in (4_096, middle, 262_144) for t in scale.SIZES]
-    others = {(middle, few, 100): 0.02, (middle, many, 2000): 0.03}
-    by_share = {key: key[2] / key[0] for key in settings}
-    by_t = {key: key[2] / 1e4 for key in settings}
-    assert [one.verdict for one in scale_claims(by_share)][:2] == [AGREES, AGREES]
-    assert [one.verdict for one in scale_claims(by_t)][:2] == [DIFFERS, DIFFERS]
-    assert scale_claims(by_share | others)[2].verdict == DIFFERS  # the middle k learns with the same t as the fewest
-    assert {one.verdict for one in scale_claims(by_share, reached=4)} == {OPEN}
-    assert scale_claims(by_share, others=by_t)[1].verdict == OPEN  # one seed says this, the other that
-
-
-def test_what_forgetting_follows_is_ranked_among_the_settings_that_reached_the_target_alone():
-    middle, k = scale.OWN
-    settings = [(n, k, t) for n in (4_096, middle, 262_144) for t in scale.SIZES]
-    drops = {key: key[2] / key[0] for key in settings}
-    # those that did not get there lost what they please; among the others t / N says it all
-    missed = dict(zip(settings[1:3], (0.0, -1.0), strict=True))
-    ours = scale_claims(drops | missed, reached=[4 if key in missed else 5 for key in settings])[1].ours
-    assert "over 7 settings" in ours
-    assert "with t / N 1.00" in ours
-
-
 def test_a_file_is_written_whole_by_several_at_once(tmp_path):
     file, texts = tmp_path / "file", [str(n) * 100_000 for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: write_whole(file, texts[n % 4]), range(200)))
     assert file.read_text() in texts
     assert os.listdir(tmp_path) == ["file"]
-
-
-def losses(sparse, full, learned=1.0) -> pd.DataFrame:
-    """Runs that have learned all at once, `full` only so much: what each loses of the old facts, seed by seed."""
-    return pd.DataFrame([
-        {"kind": "finetune", "method": name, "seed": seed, "step": step, "probe": probe, "metric": "em", "value": value}
-        for name, drops in (("sparse", sparse), ("full", full))
-        for seed, drop in enumerate(drops)
-        for step, probe, value in ((0, "learned", 0.0), (0, "old_facts", 1.0), (8, "old_facts", 1 - drop),
-                                   (8, "learned", learned if name == "full" else 1.0))
-    ])  # fmt: skip
-
-
-def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much_and_the_seeds_agree():
-    def verdict(table, limit=1 / 8):
-        return paper._at_equal_learning(table, "", "", "full", limit).verdict
-
-    steady = losses((0.010, 0.011, 0.012), (0.5, 0.5, 0.5))
-    assert verdict(steady) == AGREES
-    assert verdict(steady, 1 / 100) == DIFFERS
-    assert verdict(losses((0.010, 0.011, 0.012), (0.5, 0.5, 0.5), learned=0.9)) == OPEN
-    assert verdict(losses((0.001, 0.02, 0.2), (0.5, 0.5, 0.5))) == OPEN
-    assert verdict(losses((0.010,), (0.5,))) == AGREES
-
-
-def test_losing_nothing_in_one_seed_is_no_ratio_of_zero():
-    mean, low, high = ratio_of_drops(losses((-0.01, 0.1), (0.5, 0.5)), lambda job: job["method"], "sparse", "full")
-    assert mean == pytest.approx(math.sqrt(HALF_A_QUESTION / (0.95 * 0.5) * 0.2))  # read at 95%
-    assert low < mean < high
-
-
-def two(one, other, wobble=(0.0,)) -> pd.DataFrame:
-    """Ends of runs: `one` and `other` are (learned, kept); what one keeps differs from seed to seed by `wobble`."""
-    return pd.DataFrame([
-        {"label": label, "seed": seed, "learned": learned, "kept": kept + by * (label == "one")}
-        for seed, by in enumerate(wobble)
-        for label, (learned, kept) in (("one", one), ("other", other))
-    ])  # fmt: skip
-
-
-def test_keeping_more_says_nothing_when_less_was_learned():
-    def verdict(of, one, other):
-        return of(two(one, other), "one", "other")["verdict"]
-
-    assert verdict(keeps_more, (0.95, 0.99), (0.96, 0.80)) == AGREES
-    assert verdict(keeps_more, (0.60, 0.99), (0.96, 0.80)) == OPEN
-    assert verdict(keeps_more, (0.60, 0.70), (0.96, 0.80)) == DIFFERS
-    assert verdict(keeps_more, (0.96, 0.99), (0.60, 1.00)) == OPEN
-    assert verdict(keeps_more, (0.96, 0.80), (0.96, 0.80)) == OPEN
-    assert verdict(does_as_well, (0.95, 0.99), (0.95, 0.99)) == AGREES
-    assert verdict(does_as_well, (0.60, 0.99), (0.95, 0.99)) == DIFFERS
-    assert verdict(does_as_well, (0.95, 0.60), (0.60, 0.99)) == DIFFERS
-
-
-def test_keeping_more_says_nothing_when_the_seeds_do_not_agree():
-    def verdict(wobble):
-        return keeps_more(two((0.95, 0.90), (0.95, 0.89), wobble), "one", "other")
-
-    assert verdict((0.001, -0.001, 0.0))["verdict"] == AGREES
-    assert verdict((-0.021, -0.019, -0.02))["verdict"] == DIFFERS
-    apart = verdict((0.05, -0.05, 0.0))
-    assert apart["verdict"] == OPEN
-    assert "+1.0 points [-11.4, +13.4]" in apart["why"]
-
-
-def test_doing_worse_is_not_said_when_the_seeds_do_not_agree():
-    def verdict(wobble):
-        return does_as_well(two((0.95, 0.87), (0.95, 0.89), wobble), "one", "other")["verdict"]
-
-    assert verdict((0.001, -0.001, 0.0)) == DIFFERS
-    assert verdict((0.021, 0.019, 0.02)) == AGREES
-    assert verdict((0.05, -0.05, 0.0)) == OPEN
-
-
-def test_a_claim_of_several_is_as_good_as_its_worst_part():
-    verdicts = [{"verdict": one} for one in (AGREES, OPEN, DIFFERS)]
-    assert [all_of(verdicts[:n])["verdict"] for n in (1, 2, 3)] == [AGREES, OPEN, DIFFERS]
-
-
-def test_what_the_paper_does_not_say_is_not_agreed_with():
-    claims = [Claim("It rains.", paper, "it does", AGREES) for paper in ("it rains (Fig. 1)", "not asked")]
-    assert [one.said for one in claims] == ["agrees", "holds"]
-    lead = page._lead(claims, ABOUT)
-    assert "1 claims of the paper: 1 agree" in lead
-    assert "1 of our own: 1 hold," in lead
-    assert "this one has 1.2M, 4,096 and 32." in lead
-
-
-def test_a_remedy_helps_only_where_the_seeds_agree_that_it_keeps_more_and_it_learns_as_much():
-    def verdict(one, wobble=(0.001, -0.001, 0.0)):
-        return none_helps(two(one, (0.95, 0.60), wobble), "other", ["one"])["verdict"]
-
-    assert verdict((0.95, 0.59)) == AGREES
-    assert verdict((0.89, 0.70)) == AGREES
-    assert verdict((0.94, 0.70)) == DIFFERS
-    assert verdict((0.95, 0.70)) == DIFFERS
-    assert verdict((0.95, 0.70), (0.5, -0.5, 0.0)) == OPEN
-
-
-def test_a_mean_over_seeds_comes_with_its_interval():
-    means = over_seeds(two((0.95, 0.90), (0.95, 0.89), (0.01, -0.01)))
-    assert told(means, "one") == "one: learned 95.0% ± 0.0, kept 90.0% ± 12.7"
-    assert told(over_seeds(two((0.95, 0.90), (0.95, 0.89))), "one") == "one: learned 95.0%, kept 90.0%"
 
 
 def test_the_retention_matrix_has_its_facts_in_the_order_in_which_they_were_taught():
@@ -404,11 +251,6 @@ def test_the_retention_matrix_has_its_facts_in_the_order_in_which_they_were_taug
     for n in range(9):
         assert table[n].tolist() == [1] * n + [0] * (8 - n)
     assert _known_of_quarters(known[:6], 3) == {"first": 1, "second": 1, "third": 0.5, "last": 0}
-
-
-def test_a_fact_lost_again_is_one_that_was_once_known():
-    known = [{"known": [0, 0, 0, 0]}, {"known": [1, 1, 0, 1]}, {"known": [1, 0, 0, 1]}]
-    assert _lost_again(known) == pytest.approx(1 / 3)
 
 
 def test_results_are_plain_json(saved, tmp_path):

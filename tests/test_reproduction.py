@@ -1,34 +1,45 @@
-"""The results that come with the project: every claim is what its result files say, and the README tells the same."""
+"""The results that come with the project: the recorded claims are what its result files say, and the README tells the
+same."""
 
 import json
-from dataclasses import asdict
+import re
 from pathlib import Path
 
 import pytest
 
 from smft_lab.reproduce.claims import Claim
 from smft_lab.reproduce.sweep import result_file
-from smft_lab.reproduce_cli import WHOLE, jobs_of, read
+from smft_lab.reproduce_cli import WHOLE, jobs_of, reproduce
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reproduction"
 RECORD = json.loads((FOLDER / "claims.json").read_text(encoding="utf-8"))
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+SEEDS = RECORD["settings"]["seeds"]
 
 
-@pytest.mark.parametrize("name", RECORD["claims"])
-def test_a_claim_is_what_the_result_files_say(name):
-    jobs = jobs_of(name, RECORD["settings"]["seeds"], WHOLE, "", FOLDER / "models")
+@pytest.fixture(scope="module")
+def again(tmp_path_factory) -> Path:
+    """What `smft-lab reproduce all` makes of the result files."""
+    jobs = {job for name in RECORD["claims"] for job in jobs_of(name, SEEDS, WHOLE, "", FOLDER / "models")}
     lacking = [job.key for job in jobs if not result_file(FOLDER / "runs", job).exists()]
     assert not lacking, f"run: smft-lab reproduce {' '.join(RECORD['claims'])} --out docs/reproduction"
-    *_, claims = read(name, jobs, FOLDER / "runs")
-    assert [asdict(claim) for claim in claims] == RECORD["claims"][name]
+    out = tmp_path_factory.mktemp("reproduction")
+    (out / "runs").symlink_to(FOLDER / "runs")
+    reproduce(["all"], SEEDS, out=out, workers=1)
+    return out
 
 
-def test_the_claims_to_read_are_the_claims_on_record():
-    text = (FOLDER / "claims.md").read_text(encoding="utf-8")
-    for claims in RECORD["claims"].values():
-        for claim in claims:
-            assert claim["ours"] in text
+@pytest.mark.parametrize("name", ["claims.json", "claims.md"])
+def test_the_recorded_claims_are_what_the_result_files_say(name, again):
+    assert (again / name).read_text(encoding="utf-8") == (FOLDER / name).read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_result_file_and_no_other_is_there(again):
+    page = (again / "report.html").read_text(encoding="utf-8")
+    files = [file.name for file in (FOLDER / "runs").iterdir()]
+    assert len(files) == RECORD["settings"]["runs"]
+    assert all(f"<code>{name}</code>" in page for name in files)
 
 
 def test_the_readme_tells_every_claim_of_the_paper():
@@ -40,3 +51,22 @@ def test_the_readme_tells_every_claim_of_the_paper():
     papers = [claim for claim in papers if claim.is_the_papers]
     assert rows == [line for line in on_record if any(line.startswith(f"| {claim.text} ") for claim in papers)]
     assert len(rows) == len(papers)
+
+
+def test_the_readme_counts_as_the_record_does():
+    counts = (FOLDER / "claims.md").read_text(encoding="utf-8").split(" Lin et al.")[0].split("\n\n")[1]
+    assert counts in README
+    settings = RECORD["settings"]
+    assert f"{settings['seconds of computing']:,} seconds of computing" in README
+    assert f"Its {settings['runs']} results" in README
+
+
+def test_what_the_readme_says_of_a_long_stream_is_on_record():
+    limit = README.split("**The limit of a long stream.**")[1].split(" On passages,")[0]
+    ours = " ".join(claim["ours"] for name in ("capacity", "retention") for claim in RECORD["claims"][name])
+    shares = set(re.findall(r"\d+\.\d% ± \d+\.\d", ours))
+    assert len(shares) == 10
+    assert all(share in limit for share in shares)
+    first, *_, last = re.search(r"at its end: ([^;]*);", ours)[1].split(", ")
+    again = re.search(r"(\S*) of the facts once answered were lost again", ours)[1]
+    assert all(share in limit for share in (first, last, again))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -18,6 +19,8 @@ from smft_lab.reproduce.jobs import LADDER
 from smft_lab.reproduce.tables import ends, known_in_stream, over_seeds
 
 Label = Callable[[dict], str]
+Metric = Literal["em", "f1"]
+UNITS = {"em": "share", "f1": "F1"}
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon", "pentagon",
            "circle-open", "square-open", "diamond-open", "triangle-up-open")  # fmt: skip
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -26,10 +29,10 @@ GROUPS = 40  # of facts, in the retention matrix
 SHADED = 6  # facts whose tokens are shown
 
 
-def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def trade_off(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> go.Figure:
     """Learned against kept at the end: a dot per setting, mean over seeds and its 95% interval; the larger, the more
     weights a step trains."""
-    means = _settings(table, found, label)
+    means = _settings(table, found, label, metric)
     look_of = looks(means["kind"])
     figure = go.Figure()
     used: dict[str, int] = {}
@@ -40,7 +43,7 @@ def trade_off(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
         figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
                            hovertemplate=_hover(row))  # fmt: skip
     return _plane(
-        figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights"
+        figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights", metric
     )
 
 
@@ -62,14 +65,16 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     return _plane(figure, "A dot per setting, mean over seeds; larger: a step trains more weights. Lines: fronts")
 
 
-def _plane(figure: go.Figure, said: str) -> go.Figure:
-    return captioned(axes(figure, "new facts learned at the end (share)", "old facts kept (share)", SHARE, SHARE), said)
+def _plane(figure: go.Figure, said: str, metric: Metric = "em") -> go.Figure:
+    unit = UNITS[metric]
+    titles = f"new facts learned at the end ({unit})", f"old facts kept ({unit})"
+    return captioned(axes(figure, *titles, SHARE, SHARE), said)
 
 
-def _settings(table: pd.DataFrame, found: dict, label: Label) -> pd.DataFrame:
+def _settings(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> pd.DataFrame:
     """`over_seeds` of the settings that have a label, with the kind (method, or rule that is not TF-IDF), weights
     trained in a step, and size of the dot."""
-    last = ends(table, label)
+    last = ends(table, label, metric)
     last = last[last["label"] != ""]
     last["trainable"] = [found[key]["trainable_per_step"] for key in last["key"]]
     last["kind"] = last["method"].where(last["rule"].isin(["", "tfidf"]), last["rule"])
@@ -89,13 +94,13 @@ def _error(share: float, half: float) -> dict | None:
     return {"array": [min(half, 1 - share)], "arrayminus": [min(half, share)], "thickness": 1, "width": 2}
 
 
-def over_steps(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def over_steps(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> go.Figure:
     """Learned and kept over gradient steps, mean over seeds and its 95% band: a line per label (paper Figs. 3, 4)."""
     mine = table.assign(method=[label(row) for row in table.to_dict("records")])
     method_of = dict(zip(mine["method"], table["method"], strict=True))
     figure = make_subplots(cols=2, subplot_titles=("new facts learned", "old facts kept"), horizontal_spacing=0.1)
     for column, probe in enumerate(("learned", "old_facts"), start=1):
-        rows = mean_over_seeds(mine, probe, "em")
+        rows = mean_over_seeds(mine, probe, metric)
         used: dict[str, int] = {}
         for name in method_of:
             line, look = rows[rows["method"] == name], LOOKS[method_of[name]]
@@ -110,7 +115,7 @@ def over_steps(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
                                showlegend=column == 1, line={"color": look.light, "dash": dash},
                                marker={"size": 7, "symbol": look.symbol}, row=1, col=column,
                                hovertemplate=f"{name}, step %{{x}}: %{{y:.1%}}<extra></extra>")  # fmt: skip
-    return axes(figure, "gradient steps", "share", None, SHARE)
+    return axes(figure, "gradient steps", UNITS[metric], None, SHARE)
 
 
 def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:

@@ -1,24 +1,21 @@
-"""What the paper says beside what was measured: claims, verdicts, and how tables of results are read for them."""
+"""What the paper says beside what was measured: claims, and how numbers are told in them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from smft_lab.experiments.equal import mean_interval, read_run, summarise
+from smft_lab.experiments.equal import mean_interval
 from smft_lab.reproduce.charts import trade_off
 from smft_lab.reproduce.jobs import Job
-from smft_lab.reproduce.tables import difference, over_seeds, sign_of
+from smft_lab.reproduce.tables import half_width
+from smft_lab.reproduce.verdicts import AGREES, DIFFERS, OPEN
 
-LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # shares; a smaller difference is none
-HALF_A_QUESTION = 0.5 / 240  # of the old facts that are asked
-AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
-BY_SIGN = {1: AGREES, 0: OPEN, -1: DIFFERS}  # of a difference that a claim says is positive, see `sign_of`
+QUESTIONS = {"old_facts": 240, "two_hop": 160}  # that a probe of the built-in world asks
 OWN_WORDS = {AGREES: "holds", DIFFERS: "does not hold", OPEN: OPEN}
 
 
@@ -69,14 +66,6 @@ class Experiment:
     draw: Sequence[Callable[[pd.DataFrame, dict, Callable], go.Figure]] = (trade_off,)
 
 
-def readings(table: pd.DataFrame, label: Callable[[dict], str], target: float = 0.95) -> pd.DataFrame:
-    """Drops at equal learning (see `read_run`), one row per label, probe and metric."""
-    mine = table.assign(method=[label(row) for row in table.to_dict("records")])
-    mine = mine[(mine["method"] != "") & (mine["kind"] == "finetune")]
-    rows = summarise(mine[["method", "seed", "step", "probe", "metric", "value"]], partial(read_run, target=target))
-    return pd.DataFrame(rows)
-
-
 def told(means: pd.DataFrame, *labels: str) -> str:
     """What some rows of `over_seeds` say, in words; all of them by default."""
     rows = [(label, means.loc[label]) for label in labels or means.index]
@@ -93,92 +82,32 @@ def share(mean: float, half: float) -> str:
     return f"{mean:.1%}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
 
 
-def drop_of(rows: pd.DataFrame, label: str, probe: str = "old_facts", metric: str = "em") -> pd.Series | None:
-    found = rows[(rows["method"] == label) & (rows["probe"] == probe) & (rows["metric"] == metric)]
-    return None if found.empty else found.iloc[0]
+def share_of(values: pd.Series) -> str:
+    """The mean of one share per seed in words, as `share`."""
+    return share(values.mean(), half_width(values))
 
 
-def ratio_of_drops(
-    table: pd.DataFrame, label: Callable[[dict], str], one: str, other: str, probe: str = "old_facts"
-) -> tuple[float, float | None, float | None]:
-    """What `one` loses for each point that `other` loses at equal learning: the geometric mean over seeds, and its 95%
-    interval (none with one seed). Less than half a question counts as half a question."""
-    logs = {}
-    for seed, runs in table.groupby("seed"):
-        rows = readings(runs, label)
-        lost = [max(drop_of(rows, name, probe)["drop_mean"], HALF_A_QUESTION) for name in (one, other)]
-        logs[seed] = math.log(lost[0] / lost[1])
-    return tuple(None if value is None else math.exp(value) for value in mean_interval(pd.Series(logs)))
+def lost(runs: pd.DataFrame, label: str) -> str:
+    """What the runs of a label of `at_target` lost, in points, and how many got to the target."""
+    mine = runs[runs["label"] == label]
+    mean, low, high = mean_interval(mine["lost"])
+    interval = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * mean:.1f}{interval} points ({mine['reached'].sum()}/{len(mine)} runs reached 95%)"
 
 
-def below(limit: float, mean: float, low: float | None, high: float | None) -> str:
-    """Verdict on "it is at most `limit`", of a mean and its interval."""
-    if low is None:
-        return AGREES if mean <= limit else DIFFERS
-    return AGREES if high <= limit else DIFFERS if low > limit else OPEN
+def log_ratios(runs: pd.DataFrame, one: str, other: str, probe: str) -> pd.Series:
+    """Logarithm of what `one` loses for each point that `other` loses, two labels of `at_target`, seed by seed.
 
-
-def told_ratio(mean: float, low: float | None, high: float | None) -> str:
-    """A ratio in words."""
-    return f"{mean:.2g}" + ("" if low is None else f" [{low:.2g}, {high:.2g}]")
-
-
-def points(row: pd.Series | None) -> str:
-    """A drop in points, with its interval and how many runs got to the target."""
-    if row is None:
-        return "not measured"
-    interval = "" if pd.isna(row["drop_low"]) else f" [{100 * row['drop_low']:.1f}, {100 * row['drop_high']:.1f}]"
-    return f"{100 * row['drop_mean']:.1f}{interval} points ({row['n_reached']}/{row['n']} runs reached 95%)"
-
-
-def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
-    """Verdict on "`one` keeps more than `other`", of two labels of `ends`.
-
-    It says nothing of one that kept more by learning less, nor of a difference that the seeds do not agree on.
+    Less than half a question of the probe counts as half a question.
     """
-    learned = difference(last, one, other, "learned").mean()
-    sign, gap = sign_of(difference(last, one, other))
-    if learned < -LEARNED_ALIKE and sign > 0:
-        return {"verdict": OPEN, "why": "it kept more, but also learned less"}
-    if learned > LEARNED_ALIKE and sign < 0:
-        return {"verdict": OPEN, "why": "it learned more, and the other kept no less"}
-    if sign == 0:
-        return {"verdict": OPEN, "why": f"what is kept differs by {gap}: the seeds do not agree on which is more"}
-    return {"verdict": AGREES if sign > 0 else DIFFERS}
+    drops = runs.pivot(index="seed", columns="label", values="lost").clip(lower=0.5 / QUESTIONS[probe])
+    return (drops[one] / drops[other]).map(math.log)
 
 
-def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
-    """Verdict on "`one` does as well as `other`": learns and keeps as much, but for `LEARNED_ALIKE` and `KEPT_ALIKE`.
-
-    It differs where the whole interval of a difference is past that margin, and agrees where none of it is.
-    """
-    gaps = [difference(last, one, other, column) for column in ("learned", "kept")]
-    signs = [sign_of(gap + margin)[0] for gap, margin in zip(gaps, (LEARNED_ALIKE, KEPT_ALIKE), strict=True)]
-    meant = "as well: {:.0f} points less learned and {:.0f} less kept count as nothing"
-    why = meant.format(100 * LEARNED_ALIKE, 100 * KEPT_ALIKE)
-    if min(signs) == 0:
-        learned, kept = (sign_of(gap)[1] for gap in gaps)
-        why += f"; the seeds do not agree: learned {learned}, kept {kept}"
-    return {"verdict": BY_SIGN[min(signs)], "why": why}
-
-
-def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
-    """Verdict on "none of `others` learns as much as `usual` and keeps more"; open where one does on average, but the
-    seeds do not agree that it keeps more."""
-    means = over_seeds(last)
-    better = [
-        keeps_more(last, other, usual)
-        for other in others
-        if means.learned[other] >= means.learned[usual] - LEARNED_ALIKE and means.kept[other] > means.kept[usual]
-    ]
-    if any(one["verdict"] == AGREES for one in better):
-        return {"verdict": DIFFERS}
-    return better[0] if better else {"verdict": AGREES}
-
-
-def all_of(verdicts: Sequence[dict]) -> dict:
-    """Verdict on several things said at once: each must agree, and one that differs is enough."""
-    return min(verdicts, key=lambda one: (DIFFERS, OPEN, AGREES).index(one["verdict"]))
+def told_ratio(logs: pd.Series) -> str:
+    """The geometric mean over seeds in words, and its 95% interval."""
+    mean, low, high = mean_interval(logs)
+    return f"{math.exp(mean):.2g}" + ("" if low is None else f" [{math.exp(low):.2g}, {math.exp(high):.2g}]")
 
 
 def methods(job: Job) -> list[Job]:

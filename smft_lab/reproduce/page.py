@@ -22,6 +22,7 @@ LEGEND = (
     "learned: share of the new facts that are answered at the end of a run; kept: share of 240 old ones",
     "points: hundredths lost since the base, read where a run had learned 95%, which may be long before its end",
     "± and [ ]: 95% interval over seeds (Student's t); seeds draw the facts, the pretrained model is one",
+    "a verdict is read from the whole interval, never from a mean; where it holds both, it can't be said",
     "t: slots that a step trains; all methods start from the same model, which has a memory",
     "lr: learning rate; unless told, as tuned on other facts: sparse with row-wise Adam, the others with AdamW",
 )
@@ -62,7 +63,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
     """Write the page, whole or not at all.
 
     Args:
-        about: Settings and machine, for the table at the end.
+        about: Settings, for the table at the end.
         parts: Per experiment its rows, what was found per result, and what they say.
     """
     claims = [claim for *_, said in parts for claim in said]

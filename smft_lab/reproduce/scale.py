@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +19,10 @@ from smft_lab.charts.style import LOOKS, OTHER_LOOKS
 from smft_lab.experiments.pretrain import PretrainRecord, PretrainSettings, pretrain
 from smft_lab.lab import LAB_FILE
 from smft_lab.reproduce.charts import axes, captioned
-from smft_lab.reproduce.claims import AGREES, BY_SIGN, DIFFERS, OPEN, Claim, Experiment, points, readings
+from smft_lab.reproduce.claims import Claim, Experiment, lost
 from smft_lab.reproduce.jobs import Job
-from smft_lab.reproduce.tables import correlation, rank_correlation, sign_of
+from smft_lab.reproduce.tables import at_target, correlation, half_width, rank_correlation
+from smft_lab.reproduce.verdicts import AGREES, DIFFERS, OPEN, all_of, positive, with_caveat
 
 OWN = (57_600, 8)  # slots and reads per head of the shipped model
 LARGEST = (262_144, 8)
@@ -66,72 +68,70 @@ def _label(job: dict) -> str:
 
 
 def at_equal_learning(table: pd.DataFrame, found: dict) -> pd.DataFrame:
-    """One row per setting: slots, k, top_t, distinct (slots that a batch reads), reached (by every seed), learned, and
-    drop of the old facts (`drop_mean` and its interval, `n`, `n_reached`)."""
-    runs = table.drop_duplicates("key")
-    own = runs["slots"] == 0
-    settings = runs.assign(
-        method=[_label(row) for row in runs.to_dict("records")],
-        slots=runs["slots"].mask(own, OWN[0]),
-        k=runs["k"].mask(own, OWN[1]),
-        distinct=[found[key]["slots_read_per_step"] for key in runs["key"]],
-    )
-    columns = {"slots": "first", "k": "first", "top_t": "first", "distinct": "mean"}
-    rows = readings(table, _label)
-    exact = rows[rows["metric"] == "em"].set_index("method")
-    drops = exact[exact["probe"] == "old_facts"][["drop_mean", "drop_low", "drop_high", "n", "n_reached"]]
-    learned = exact[exact["probe"] == "learned"]["mean"].rename("learned")
-    joined = settings.groupby("method", sort=False).agg(columns).join([drops, learned])
-    return joined.assign(reached=joined["n_reached"] == joined["n"])
+    """The runs as `at_target` reads them, with slots, k, top_t and distinct (slots that a batch reads)."""
+    jobs = table.drop_duplicates("key").set_index("key")
+    own = jobs["slots"] == 0
+    settings = pd.DataFrame({
+        "slots": jobs["slots"].mask(own, OWN[0]),
+        "k": jobs["k"].mask(own, OWN[1]),
+        "top_t": jobs["top_t"],
+        "distinct": [found[key]["slots_read_per_step"] for key in jobs.index],
+    })  # fmt: skip
+    return at_target(table, _label).join(settings, on="key")
 
 
-def drops_by_seed(table: pd.DataFrame) -> pd.DataFrame:
-    """The drop of the old facts at equal learning: a row per setting, a column per seed."""
-    drops = {}
-    for seed, runs in table.groupby("seed"):
-        rows = readings(runs, _label)
-        drops[seed] = rows[(rows["probe"] == "old_facts") & (rows["metric"] == "em")].set_index("method")["drop_mean"]
-    return pd.DataFrame(drops)
+def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per label of `at_equal_learning`: means over seeds, `half` the interval's width of what is lost, and
+    whether every seed `reached` 95%."""
+    columns = {"slots": "first", "k": "first", "top_t": "first", "distinct": "mean", "learned": "mean", "lost": "mean",
+               "reached": "all"}  # fmt: skip
+    groups = runs.groupby("label", sort=False)
+    return groups.agg(columns).assign(half=groups["lost"].agg(half_width))
 
 
 def _read(table: pd.DataFrame, found: dict) -> list[Claim]:
-    rows = at_equal_learning(table, found)
-    return [_larger_tables(rows), _share_of_the_table(rows, drops_by_seed(table)), _reads_per_token(rows)]
+    runs = at_equal_learning(table, found)
+    return [_larger_tables(runs), _share_of_the_table(runs), _reads_per_token(runs)]
 
 
-def _larger_tables(rows: pd.DataFrame) -> Claim:
-    tables = rows[rows["k"] == OWN[1]].sort_values("slots").groupby("slots")
+def _larger_tables(runs: pd.DataFrame) -> Claim:
+    settings = by_setting(runs)
+    tables = settings[settings["k"] == OWN[1]].sort_values("slots").groupby("slots")
     best = [_best(one) for _, one in tables]
-    drops = [row["drop_mean"] for row in best if row["reached"]]
-    verdict = OPEN if len(drops) < len(best) else AGREES if drops == sorted(set(drops), reverse=True) else DIFFERS
-    why = ONE_EACH if verdict != OPEN else "not every table's model learned 95% with some t"
-    return Claim("At equal learning, a larger table forgets less, each with its best t.", "not asked", _told(best),
-                 verdict, why)  # fmt: skip
+    ours = "; ".join(f"{one.name}: learned {one['learned']:.1%}, lost {lost(runs, one.name)}" for one in best)
+    text = "At equal learning, a larger table forgets less, each with its best t."
+    if not all(one["reached"] for one in best):
+        return Claim(text, "not asked", ours, OPEN, "not every table's model learned 95% with some t")
+    drops = [runs[runs["label"] == one.name].set_index("seed")["lost"] for one in best]
+    less = [positive(smaller - larger) for smaller, larger in pairwise(drops)]
+    return Claim(text, "not asked", ours, **with_caveat(all_of(less), ONE_EACH))
 
 
-def _share_of_the_table(rows: pd.DataFrame, drops: pd.DataFrame) -> Claim:
+def _share_of_the_table(runs: pd.DataFrame) -> Claim:
     text = "Forgetting at equal learning follows t / N, and not t or the share of the slots that a batch reads."
-    reached = rows[rows["reached"]]
+    settings = by_setting(runs)
+    reached = settings[settings["reached"]]
     if reached["slots"].nunique() < 2 or len(reached) < 4:
-        return Claim(text, T_ALONE, f"{len(reached)} of {len(rows)} settings reached 95% with every seed",
+        return Claim(text, T_ALONE, f"{len(reached)} of {len(settings)} settings reached 95% with every seed",
                      OPEN, "too few to compare")  # fmt: skip
     measures = {
         "t / N": reached["top_t"] / reached["slots"],
         "t": reached["top_t"],
         "t / slots read": reached["top_t"] / reached["distinct"],
     }
-    among = drops.loc[reached.index]
+    among = runs.pivot(index="label", columns="seed", values="lost").loc[reached.index]
     by_seed = pd.DataFrame(
         {name: among.apply(lambda drop, of=values: rank_correlation(of, drop)) for name, values in measures.items()}
     )
-    sign, _ = sign_of(by_seed["t / N"] - by_seed.drop(columns="t / N").max(axis="columns"))
+    lead = by_seed["t / N"] - by_seed.drop(columns="t / N").max(axis="columns")
     ours = "; ".join(f"with {name} {correlation(by_seed[name])}" for name in measures)
     return Claim(text, T_ALONE, f"Spearman of the drop over {len(reached)} settings, seed by seed: {ours}",
-                 BY_SIGN[sign], ONE_EACH if sign else "the seeds do not agree on which it follows best")  # fmt: skip
+                 **with_caveat(positive(lead), ONE_EACH))  # fmt: skip
 
 
-def _reads_per_token(rows: pd.DataFrame) -> Claim:
-    by_k = dict(list(rows[rows["slots"] == OWN[0]].groupby("k")))
+def _reads_per_token(runs: pd.DataFrame) -> Claim:
+    settings = by_setting(runs)
+    by_k = dict(list(settings[settings["slots"] == OWN[0]].groupby("k")))
     least = {k: mine[mine["reached"]]["top_t"].min() for k, mine in by_k.items()}
     ours = "; ".join(
         f"k = {k}: {f'none of {SIZES}' if pd.isna(least[k]) else f't = {least[k]:.0f}'}, "
@@ -147,24 +147,18 @@ def _reads_per_token(rows: pd.DataFrame) -> Claim:
 def _best(rows: pd.DataFrame) -> pd.Series:
     """The setting that forgets least of those that every seed learned with; where there is none, that learned most."""
     reached = rows[rows["reached"]]
-    return rows.loc[rows["learned"].idxmax()] if reached.empty else reached.loc[reached["drop_mean"].idxmin()]
-
-
-def _told(rows: list[pd.Series]) -> str:
-    return "; ".join(f"{row.name}: learned {row['learned']:.1%}, drop {points(row)}" for row in rows)
+    return rows.loc[rows["learned"].idxmax()] if reached.empty else reached.loc[reached["lost"].idxmin()]
 
 
 def _draw(table: pd.DataFrame, found: dict, label: Callable[[dict], str]) -> go.Figure:
     """The drop against t: a line per model, and open dots where some seed did not learn enough."""
     figure = go.Figure()
-    for place, ((slots, k), rows) in enumerate(at_equal_learning(table, found).groupby(["slots", "k"])):
+    settings = by_setting(at_equal_learning(table, found))
+    for place, ((slots, k), rows) in enumerate(settings.groupby(["slots", "k"])):
         look = [*LOOKS.values(), *OTHER_LOOKS][place]
-        drop = 100 * rows["drop_mean"]
-        error = None
-        if rows["drop_high"].notna().any():
-            error = {"array": 100 * (rows["drop_high"] - rows["drop_mean"]).astype(float), "thickness": 1}
+        error = {"array": 100 * rows["half"], "thickness": 1} if rows["half"].notna().any() else None
         symbols = [look.symbol + "-open" * (not reached) for reached in rows["reached"]]
-        figure.add_scatter(x=rows["top_t"], y=drop, mode="lines+markers", name=f"N = {slots:,}, k = {k}",
+        figure.add_scatter(x=rows["top_t"], y=100 * rows["lost"], mode="lines+markers", name=f"N = {slots:,}, k = {k}",
                            line={"color": look.light, "dash": look.dash}, marker={"size": 11, "symbol": symbols},
                            error_y=error, text=[f"{share:.0%}" for share in rows["learned"]],
                            hovertemplate="t = %{x}: %{y:.1f} points, learned %{text}<extra></extra>")  # fmt: skip

@@ -1,20 +1,28 @@
-"""How a table of results is read: one row per run, at its end; and what the seeds say of a difference."""
+"""How a table of results is read: one row per run, at its end or at equal learning; and what the seeds say of a
+difference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pandas as pd
 
-from smft_lab.experiments.equal import mean_interval
+from smft_lab.experiments.equal import mean_interval, read_run
 from smft_lab.finetuning.finetune import stream_order
 
 
-def ends(table: pd.DataFrame, label: Callable[[dict], str] | None = None) -> pd.DataFrame:
+def ends(
+    table: pd.DataFrame, label: Callable[[dict], str] | None = None, metric: Literal["em", "f1"] = "em"
+) -> pd.DataFrame:
     """The last measurement of every run: one row per key, with `learned`, `kept` (old facts) and the job's fields;
-    and with its `label`, where one is given."""
-    em = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
-    last = em[em["step"] == em.groupby("key")["step"].transform("max")]
+    and with its `label`, where one is given.
+
+    Args:
+        metric: Of both: exact match or F1.
+    """
+    rows = table[(table["metric"] == metric) & table["probe"].isin(["learned", "old_facts"])]
+    last = rows[rows["step"] == rows.groupby("key")["step"].transform("max")]
     wide = last.pivot(index="key", columns="probe", values="value")
     names = [
         "method",
@@ -37,6 +45,25 @@ def ends(table: pd.DataFrame, label: Callable[[dict], str] | None = None) -> pd.
     return rows if label is None else rows.assign(label=[label(row) for row in rows.to_dict("records")])
 
 
+def at_target(table: pd.DataFrame, label: Callable[[dict], str], probe: str = "old_facts") -> pd.DataFrame:
+    """Every run where it had learned 95%, or at its best where it never did (see `read_run`).
+
+    Returns:
+        One row per run: `key`, `label`, `seed`, whether it `reached` 95%, `learned`, `kept` (exact match of `probe`)
+        and `lost` (how much that is below the base's).
+    """
+    mine = table[(table["kind"] == "finetune") & (table["metric"] == "em")]
+    rows = []
+    for key, run in mine.groupby("key", sort=False):
+        reached, values = read_run(run[["step", "probe", "metric", "value"]])
+        base = run.loc[(run["step"] == 0) & (run["probe"] == probe), "value"].item()
+        kept = values[probe, "em"]
+        rows.append({"key": key, "label": label(run.iloc[0].to_dict()), "seed": run["seed"].iloc[0],
+                     "reached": reached, "learned": values["learned", "em"], "kept": kept,
+                     "lost": base - kept})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def over_seeds(last: pd.DataFrame, by: str | list[str] = "label") -> pd.DataFrame:
     """Mean over seeds of what runs learned and kept, and half the width of its 95% interval (`learned_half`,
     `kept_half`; nan with one seed), per setting in the order in which they came."""
@@ -44,12 +71,10 @@ def over_seeds(last: pd.DataFrame, by: str | list[str] = "label") -> pd.DataFram
     return groups.mean().join(groups.agg(half_width).add_suffix("_half"))
 
 
-def answered(table: pd.DataFrame) -> pd.DataFrame:
-    """Share answered at the end of the runs: `mean` over seeds and `half` the width of its 95% interval, per (method,
-    probe)."""
+def answered(table: pd.DataFrame, probe: str) -> pd.DataFrame:
+    """Share of a probe answered at the end of the runs: a row per seed, a column per method."""
     em = table[(table["metric"] == "em") & (table["step"] == table.groupby("key")["step"].transform("max"))]
-    groups = em.groupby(["method", "probe"], sort=False)["value"]
-    return pd.DataFrame({"mean": groups.mean(), "half": groups.agg(half_width)})
+    return em[em["probe"] == probe].pivot(index="seed", columns="method", values="value")
 
 
 def half_width(values: pd.Series) -> float:
@@ -64,13 +89,15 @@ def difference(last: pd.DataFrame, one: str, other: str, column: str = "kept") -
     return wide[one] - wide[other]
 
 
-def sign_of(differences: pd.Series) -> tuple[int, str]:
-    """1 or -1 where the seeds agree that a mean difference is positive or negative, 0 where its interval holds 0; and
-    the interval in words. A single seed is taken at its word."""
+def gap(last: pd.DataFrame, one: str, other: str, column: str = "kept") -> str:
+    """`difference` in words."""
+    return in_points(difference(last, one, other, column))
+
+
+def in_points(differences: pd.Series) -> str:
+    """The mean of a difference per seed, with its 95% interval, in words."""
     mean, low, high = mean_interval(differences)
-    if low is None:
-        return (mean > 0) - (mean < 0), f"{100 * mean:+.1f} points"
-    return (low > 0) - (high < 0), f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * mean:+.1f} points" + ("" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
 
 
 def known_in_stream(known: Sequence[dict], seed: int) -> pd.DataFrame:

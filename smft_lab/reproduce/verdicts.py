@@ -1,0 +1,106 @@
+"""How a claim is judged: one rule for all, on the 95% interval over seeds, and never on a mean alone.
+
+A claim agrees where the whole interval says so, differs where the whole interval says the opposite, and is open where
+the interval holds both: the seeds do not agree. A single seed is taken at its word.
+
+A verdict is `{"verdict": AGREES, DIFFERS or OPEN, "why": what to keep in mind}`, as `Claim` takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from smft_lab.experiments.equal import mean_interval
+from smft_lab.reproduce.tables import difference, gap, in_points
+
+AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
+LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # margins, as shares: a smaller difference is none
+ROUNDING = 1e-9
+DISAGREE = "the seeds do not agree"
+
+
+def positive(values: pd.Series) -> dict:
+    """Verdict on "they are positive", of one value per seed; open where all are 0."""
+    low, high = _interval(values)
+    return _verdict(AGREES if low > 0 else DIFFERS if high < 0 else OPEN)
+
+
+def at_least(limit: float, values: pd.Series) -> dict:
+    """Verdict on "they are at least `limit`", of one value per seed."""
+    low, high = _interval(values)
+    return _verdict(AGREES if low >= limit - ROUNDING else DIFFERS if high < limit - ROUNDING else OPEN)
+
+
+def at_most(limit: float, values: pd.Series) -> dict:
+    """Verdict on "they are at most `limit`", of one value per seed."""
+    return at_least(-limit, -values)
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    mean, low, high = mean_interval(values)
+    return (mean, mean) if low is None else (low, high)
+
+
+def _verdict(verdict: str) -> dict:
+    return {"verdict": verdict, "why": DISAGREE if verdict == OPEN else ""}
+
+
+def all_of(verdicts: Sequence[dict]) -> dict:
+    """Verdict on several things said at once: each must agree, and one that differs is enough."""
+    return min(verdicts, key=lambda one: (DIFFERS, OPEN, AGREES).index(one["verdict"]))
+
+
+def with_caveat(verdict: dict, why: str) -> dict:
+    """The verdict with something more to keep in mind."""
+    return {**verdict, "why": "; ".join(filter(None, [verdict["why"], why]))}
+
+
+def as_much(last: pd.DataFrame, one: str, other: str) -> dict:
+    """Verdict on "`one` learns as much as `other`", but for `LEARNED_ALIKE`, of two labels of `ends`."""
+    return at_least(-LEARNED_ALIKE, difference(last, one, other, "learned"))
+
+
+def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
+    """Verdict on "`one` keeps more than `other`", by `KEPT_ALIKE` or more, of two labels of `ends`.
+
+    It says nothing of one that kept more and may have learned less.
+    """
+    kept = difference(last, one, other)
+    verdict, said = positive(kept), f"what is kept differs by {in_points(kept)}"
+    if verdict["verdict"] == OPEN:
+        return {"verdict": OPEN, "why": f"{said}: {DISAGREE} on which is more"}
+    if abs(kept.mean()) < KEPT_ALIKE - ROUNDING:
+        return {"verdict": OPEN, "why": f"{said}, and less than a point counts as nothing"}
+    more, less = (one, other) if kept.mean() > 0 else (other, one)
+    if as_much(last, more, less)["verdict"] != AGREES:
+        learned = gap(last, more, less, "learned")
+        return {"verdict": OPEN, "why": f"{more} kept more, but learned {learned}, which may be less"}
+    return verdict
+
+
+def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
+    """Verdict on "`one` does as well as `other`": learns and keeps as much, but for the two margins."""
+    learned, kept = (difference(last, one, other, column) for column in ("learned", "kept"))
+    verdict = all_of([at_least(-LEARNED_ALIKE, learned), at_least(-KEPT_ALIKE, kept)])["verdict"]
+    why = (
+        f"as well: {100 * LEARNED_ALIKE:.0f} points less learned and {100 * KEPT_ALIKE:.0f} less kept count as nothing"
+    )
+    return {"verdict": verdict, "why": f"{why}; learned {in_points(learned)}, kept {in_points(kept)}"}
+
+
+def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
+    """Verdict on "none of `others` learns as much as `usual` and keeps more"."""
+    return all_of([_does_not_help(last, usual, other) for other in others])
+
+
+def _does_not_help(last: pd.DataFrame, usual: str, other: str) -> dict:
+    if keeps_more(last, other, usual)["verdict"] == AGREES:
+        return {"verdict": DIFFERS, "why": f"{other} does"}
+    learns_less = as_much(last, other, usual)["verdict"] == DIFFERS
+    keeps_no_more = at_most(KEPT_ALIKE, difference(last, other, usual))["verdict"] == AGREES
+    if learns_less or keeps_no_more:
+        return {"verdict": AGREES, "why": ""}
+    learned, kept = (gap(last, other, usual, column) for column in ("learned", "kept"))
+    return {"verdict": OPEN, "why": f"{DISAGREE} on {other}: learned {learned}, kept {kept}"}
