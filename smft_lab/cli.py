@@ -239,9 +239,9 @@ def tune(
     device: DeviceOption = "cpu",
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
-    from smft_lab.experiments.output import write_whole
     from smft_lab.finetuning.methods import METHODS
     from smft_lab.lab import LAB_FILE
+    from smft_lab.writing import write_whole
 
     opened = _open_lab(lab, device)
     taught, _ = _built_in(opened, count)
@@ -312,9 +312,9 @@ def make_facts(
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
     """Turn a public question set, or a text file, into facts with statements, by rule."""
-    from smft_lab.experiments.output import write_whole
     from smft_lab.facts.datasets import read_dataset
     from smft_lab.facts.documents import read_documents
+    from smft_lab.writing import write_whole
 
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: facts are JSON lines; let its name end in .jsonl")
@@ -376,9 +376,9 @@ def attach(
 def _train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) -> None:
     """Train a model's memory, or all of it, on a text, and save it as a lab; an unfinished run there goes on."""
     from smft_lab.experiments import memory_training as training
-    from smft_lab.experiments.output import write_whole
     from smft_lab.experiments.processes import Processes
     from smft_lab.lab import LAB_FILE
+    from smft_lab.writing import write_whole
 
     if (out / LAB_FILE).exists():
         raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
@@ -447,7 +447,7 @@ def bench(
 
     from smft_lab.experiments.bench import bench as rows_of
     from smft_lab.experiments.bench import machine, ratios
-    from smft_lab.experiments.output import write_whole
+    from smft_lab.writing import write_whole
 
     opened = _open_lab(lab)
     about, rows = machine(), []
@@ -470,7 +470,7 @@ def bench(
         console.print(table)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out / "bench.csv", index=False)
+    write_whole(out / "bench.csv", frame.to_csv(index=False))
     write_whole(out / "bench.json", json.dumps({"machine": about, "rows": records}, indent=2) + "\n")
     print(out / "bench.json")
 

@@ -29,6 +29,7 @@ from smft_lab.slots.usage import Usage
 FORMAT = 1
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
 UNFINISHED = ".unfinished"
+PATIENCE = 60  # seconds that `load` waits for a save to get done
 REPLACED = ".replaced"  # ends the name that a saved lab has while a new one takes its place
 
 
@@ -118,6 +119,7 @@ class Lab:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path):
+            _bring_back(path)
             for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             unfinished = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
@@ -149,21 +151,31 @@ class Lab:
 
 
 @contextmanager
-def alone(path: Path):
+def alone(path: Path, patience: float = 0):
     """Keep other processes from writing to the same folder, until the block ends or this process does.
+
+    Args:
+        patience: Seconds to wait for another that does.
 
     Raises:
         ValueError: another process is writing there now.
     """
     lock = FileLock(path.parent / f".{path.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout:
         raise ValueError(f"another process is writing to {path}; wait for it, or name another folder") from None
     try:
         yield
     finally:
         lock.release()
+
+
+def _bring_back(path: Path) -> None:
+    """Give a lab its place again whose replacement was killed between the two renames of `_put`; to be called alone."""
+    replaced = path.with_name(path.name + REPLACED)
+    if not path.exists() and (replaced / LAB_FILE).exists():
+        os.replace(replaced, path)
 
 
 def _put(unfinished: Path, path: Path) -> None:
@@ -204,13 +216,14 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     """
     check_device(device)
     path = shipped_checkpoint() if path is None else Path(path)
-    replaced = path.with_name(path.name + REPLACED)
-    if not path.exists() and (replaced / LAB_FILE).exists():  # killed between the two renames of a save
-        os.replace(replaced, path)
+    if not path.exists() and path.with_name(path.name + REPLACED).exists():
+        with alone(path, PATIENCE):  # a save may be between its two renames
+            _bring_back(path)
     about = _read_about(path)
     keep_freed_memory()
     with _quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path).to(device)
+        model = _read_model(path)
+    model.to(device)
     with _reading(path, "the tokenizer's files"):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     with _reading(path, USAGE_FILE):
@@ -231,6 +244,11 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"no device {device!r}; there are cpu, and cuda for a GPU") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: this torch ({torch.__version__}) finds no GPU here; use cpu")
+    try:
+        float(torch.ones(1, device=device).sum())
+    except (RuntimeError, NotImplementedError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
 def _read_model(path: Path):

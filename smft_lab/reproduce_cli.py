@@ -44,13 +44,13 @@ def reproduce(
     device: Annotated[str, typer.Option(help="Where each process computes: cpu, or cuda for a GPU.")] = "cpu",
 ) -> None:  # fmt: skip
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
-    from smft_lab.experiments.output import write_whole
     from smft_lab.model.memory import memory_layers
     from smft_lab.reproduce.experiments import EXPERIMENTS
     from smft_lab.reproduce.jobs import opened
     from smft_lab.reproduce.page import write_claims, write_page
     from smft_lab.reproduce.scale import OWN
     from smft_lab.reproduce.sweep import read_result, sweep
+    from smft_lab.writing import write_whole
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:

@@ -36,7 +36,7 @@ def test_public_functions_stay_functions_after_their_modules_are_imported():
 
 def test_a_room_imports_only_from_rooms_above_it():
     rooms = (
-        "facts model slots probes lab finetuning charts experiments reproduce widgets launch terminal "
+        "writing facts model slots probes lab finetuning charts experiments reproduce widgets launch terminal "
         "patch_cli reproduce_cli cli"
     ).split()
     for file in (ROOT / "smft_lab").rglob("*.py"):

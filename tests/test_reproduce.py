@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from smft_lab import reproduce_cli
-from smft_lab.experiments.output import write_whole
 from smft_lab.experiments.pretrain import PretrainRecord
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import batches
@@ -231,14 +229,6 @@ def test_a_model_of_its_own_is_taught_with_the_settings_of_the_lab_and_needs_not
 def test_a_result_names_no_folder_of_the_machine(saved):
     config = run_job(grid(saved)[0])["config"]
     assert config["lab"] == saved.name
-
-
-def test_a_file_is_written_whole_by_several_at_once(tmp_path):
-    file, texts = tmp_path / "file", [str(n) * 100_000 for n in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: write_whole(file, texts[n % 4]), range(200)))
-    assert file.read_text() in texts
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_the_retention_matrix_has_its_facts_in_the_order_in_which_they_were_taught():

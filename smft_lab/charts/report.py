@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
@@ -17,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import PROBES, Probe, fixed, missing, name, percent
+from smft_lab.writing import write_whole
 
 DRAG_HINT = ' <span class="mouse">Drag to zoom, double-click to zoom out.</span>'
 
@@ -71,16 +71,7 @@ def write_report(path: str | os.PathLike, table: pd.DataFrame, summary: dict, sa
     are dicts of probe, question, answer, base and answers (method -> text). Returns the path.
     """
     path = Path(path)
-    text = page(table, summary, list(samples))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, page(table, summary, list(samples)))
     return path
 
 

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -21,13 +22,13 @@ from tqdm import tqdm
 
 from smft_lab import __version__
 from smft_lab.experiments.equal import READING, TARGET, read_last, read_run, summarise
-from smft_lab.experiments.output import watched, write_whole
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_facts, check_training, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.probes.probes import QuestionProbe, answer
 from smft_lab.slots.patch import Patch
+from smft_lab.writing import write_whole
 
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
@@ -324,10 +325,16 @@ def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[
         ValueError: see `Comparison`.
     """
     comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
-    progress = watched() if progress is None else progress
+    progress = _watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:
         for step in comparison.steps():
             bar.total = step.total
             bar.set_description(f"{step.method}, seed {step.seed}", refresh=False)
             bar.update(step.done - bar.n)
     return comparison
+
+
+def _watched() -> bool:
+    """Whether somebody sees what is printed at once: in a terminal, or in a notebook that is not merely executed."""
+    in_notebook = "ipykernel" in sys.modules and os.environ.get("SMFT_LAB_RUNNER") != "inline"
+    return sys.stdout.isatty() or in_notebook

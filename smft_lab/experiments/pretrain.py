@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 import time
 from collections import deque
@@ -21,7 +20,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from smft_lab.experiments.output import write_whole
 from smft_lab.experiments.processes import Processes
 from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world import World
@@ -31,6 +29,7 @@ from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausa
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.slots.usage import measure_usage
+from smft_lab.writing import whole, write_whole
 
 CHUNK = 32  # batches drawn together, so that texts of a like length share a batch
 DRAWING = 4  # at most so many processes draw batches while a GPU trains: one alone would keep it waiting
@@ -325,8 +324,8 @@ def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: 
         for name, tensor in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{name}"] = tensor.clone()
     about = {"step": str(step), "settings": json.dumps(settings), "rows": json.dumps(list(rows))}
-    save_file(tensors, folder / "state.tmp", metadata=about)
-    os.replace(folder / "state.tmp", folder / "state.safetensors")
+    with whole(folder / "state.safetensors") as partial:
+        save_file(tensors, partial, metadata=about)
 
 
 def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, list[dict]]:
@@ -355,7 +354,7 @@ def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, l
 
 def _write_metrics(path: Path, rows: list[dict]) -> None:
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)

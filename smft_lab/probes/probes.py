@@ -219,10 +219,11 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
 
 @torch.inference_mode()
 def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
-    """Whether `answer` would give exactly these answers, (len(questions),) bool, found without generating.
+    """Whether greedy generation would give exactly these answers and end there, (len(questions),) bool.
 
-    Greedy generation says a text if and only if each of its tokens is the likeliest after those before it, which one
-    forward pass tells. For charts that move while a model trains; another accepted answer does not count.
+    It says a text if and only if each of its tokens is the likeliest after those before it, which one forward pass
+    tells. For charts that move while a model trains. Exact match of `answer` is a little kinder: it takes any accepted
+    answer, whatever its case, articles and punctuation, and looks no further than `max_new_tokens`.
     """
     found = torch.zeros(len(questions), dtype=torch.bool)
     pairs = list(zip(questions, answers, strict=True))

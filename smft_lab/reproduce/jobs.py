@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -145,7 +145,7 @@ def run_job(job: Job, device: str = "cpu") -> dict:
 def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
     watched = [text for fact in facts for text in fact.statements[:4]]
     read = [sum(int((counts > 0).sum()) for counts in tables) for tables in fact_counts(lab, facts)]
-    before = _log_probabilities(lab, watched)
+    before = list(_log_probabilities(lab, watched))
     steps = job.passes * len(facts)
     own = {"sparse": {"top_t": job.top_t, "rule": job.rule, "protect": job.protect}, "lora": {"rank": job.rank}}
     probe_every = math.ceil(steps / job.evaluations)
@@ -283,17 +283,20 @@ def _background(lab: Lab, job: Job, facts: Sequence[Fact]) -> Iterator[None]:
         lab.usage = own
 
 
-@torch.inference_mode()
-def _log_probabilities(lab: Lab, texts: Sequence[str]) -> torch.Tensor:
-    """(tokens, vocabulary) of all texts, after one another."""
-    parts = []
+def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+    """(tokens, vocabulary) of the texts, some texts at a time."""
     for start in range(0, len(texts), 32):
         batch = encode(lab.tokenizer, list(texts[start : start + 32]), lab.model.device)
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
-        parts.append(lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1))
-    return torch.cat(parts)
+        with torch.inference_mode():
+            found = lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1)
+        yield found
 
 
-def _kl(before: torch.Tensor, now: torch.Tensor) -> float:
+def _kl(before: Iterable[torch.Tensor], now: Iterable[torch.Tensor]) -> float:
     """KL(base || finetuned) on the taught statements, nats per token: what RL's Razor predicts forgetting by."""
-    return float(F.kl_div(now, before, log_target=True, reduction="batchmean"))
+    total = tokens = 0
+    for one, other in zip(before, now, strict=True):
+        total += float(F.kl_div(other, one, log_target=True, reduction="sum"))
+        tokens += len(one)
+    return total / tokens

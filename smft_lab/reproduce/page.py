@@ -13,8 +13,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from smft_lab.experiments.output import write_whole
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
+from smft_lab.writing import write_whole
 
 TITLE = "Sparse memory finetuning, reproduced at lab scale"
 MARKS = {AGREES: "✓", DIFFERS: "✗"}

@@ -15,8 +15,8 @@ from random import SystemRandom
 
 import pandas as pd
 
-from smft_lab.experiments.output import write_whole
 from smft_lab.reproduce.jobs import Job, run_job
+from smft_lab.writing import write_whole
 
 BACKENDS = ("local", "dask", "ray")
 RAY_PORTION = 64
@@ -51,7 +51,7 @@ def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", addre
 
     Args:
         backend: `local`; or `dask` or `ray`, to spread over a cluster at `address` through `joblib`.
-        workers: Local processes, each with its share of the cores.
+        workers: Local processes, of one thread each; a single one is this process, with all the threads it has.
         device: Where each computes.
 
     Yields:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.model.memory import value_tables
+from smft_lab.writing import whole
 
 FORMAT = "1"
 KIND = "smft-lab patch"
@@ -156,14 +156,10 @@ class Patch:
             tensors |= {f"{i}.slots": slots.contiguous(), f"{i}.values": values.contiguous()}
         metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": json.dumps(self.about)}
         metadata["digest"] = _digest(metadata, tensors)
-        partial = path.with_name(path.name + ".partial")
         try:
-            partial.write_bytes(to_bytes(tensors, metadata))
-            os.replace(partial, path)
-        except BaseException as problem:
-            partial.unlink(missing_ok=True)
-            if not isinstance(problem, OSError):
-                raise
+            with whole(path) as partial:
+                partial.write_bytes(to_bytes(tensors, metadata))
+        except OSError as problem:
             reason = f"{path} can't be written ({problem.strerror or problem}); nothing was saved, choose another place"
             raise OSError(reason) from None
 

@@ -1,0 +1,57 @@
+"""A lab in its folder: saved whole, found again, on a device that is there."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+from smft_lab.lab import REPLACED, load
+
+
+def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_path, monkeypatch):
+    lab = tiny_lab()
+    lab.save(tmp_path / "lab")
+    rename, loaded = os.replace, []
+    reader = threading.Thread(target=lambda: loaded.append(load(tmp_path / "lab")))
+
+    def replace(source, target):
+        rename(source, target)
+        if str(target).endswith(REPLACED):  # from now on, until the next rename, there is no lab
+            reader.start()
+            reader.join(0.5)
+
+    monkeypatch.setattr("smft_lab.lab.os.replace", replace)
+    lab.defaults = {"sparse": {"lr": 0.5}}
+    lab.save(tmp_path / "lab")
+    reader.join()
+    assert loaded[0].defaults == load(tmp_path / "lab").defaults == lab.defaults
+
+
+def test_a_save_after_one_that_was_killed_between_its_renames_keeps_the_files_beside_the_lab(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    lab.save(tmp_path / "lab")
+    (tmp_path / "lab" / "notes.txt").write_text("mine")
+    (tmp_path / "lab").rename(tmp_path / f"lab{REPLACED}")
+    lab.save(tmp_path / "lab")
+    assert (tmp_path / "lab" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / f"lab{REPLACED}").exists()
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "mps"])
+def test_a_device_where_nothing_can_be_computed_is_told_before_anything_is_read(device, tmp_path):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match=f"^device {device}: .*use cpu$"):
+        load(tmp_path / "nowhere", device)
+
+
+def test_a_lab_that_does_not_fit_its_device_is_not_called_damaged(tiny_lab, tmp_path, monkeypatch):
+    tiny_lab().save(tmp_path / "lab")
+
+    def full(self, device):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("torch.nn.Module.to", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        load(tmp_path / "lab")

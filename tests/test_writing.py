@@ -1,0 +1,43 @@
+"""Files are written whole or not at all, also by several at once, and what a killed writer left goes."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from smft_lab.writing import LEFT_BEHIND, PARTIAL, whole, write_whole
+
+
+def test_a_file_is_written_whole_by_several_at_once(tmp_path):
+    file, texts = tmp_path / "file", [str(n) * 100_000 for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: write_whole(file, texts[n % 4]), range(200)))
+    assert file.read_text() in texts
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_leaves_the_old_file(tmp_path):
+    file = tmp_path / "file"
+    write_whole(file, "old")
+
+    def stopped_halfway():
+        with whole(file) as partial:
+            partial.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_halfway()
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_path):
+    left, new, other = (tmp_path / f"{name}{PARTIAL}" for name in ("[a].1", "[a].2", "b.1"))
+    for partial in (left, new, other):
+        partial.write_text("half")
+    long_ago = time.time() - LEFT_BEHIND - 1
+    for partial in (left, other):
+        os.utime(partial, (long_ago, long_ago))
+    write_whole(tmp_path / "[a]", "whole")
+    assert set(os.listdir(tmp_path)) == {"[a]", new.name, other.name}
