@@ -141,7 +141,7 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
     changed = [found[key]["rows_changed"] for key in ours["key"].unique()]
     quarters = pd.DataFrame([_known_of_quarters(known, seed) for known, seed in runs])
     apart = quarters["last"] - quarters["first"]
-    caveat = f"{ONE_EACH}; that of {larger} is another than in scale, of the same settings"
+    caveat = f"{ONE_EACH}; in the recorded runs that of {larger} is another than in scale, of the same settings"
     whole = _holds(last[last["label"] == own], base)["verdict"]
     return [
         Claim(f"{facts:,} facts in a stream are still known at its end, and little old is lost.",

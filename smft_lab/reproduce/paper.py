@@ -54,12 +54,12 @@ def _at_equal_learning(runs: pd.DataFrame, text: str, paper: str, other: str, li
     ratios = log_ratios(runs, "sparse", other, probe)
     ours = f"sparse {lost(runs, 'sparse')}; {other} {lost(runs, other)}; ratio, seed by seed, {told_ratio(ratios)}"
     verdict = at_most(math.log(limit), ratios)
-    by_method = runs.groupby("label")[["lost", "reached"]].mean().loc[["sparse", other]]
-    if by_method["lost"].max() < FORGOTTEN:
+    means = runs.groupby("label")[["lost", "reached"]].mean().loc[["sparse", other]]
+    if means["lost"].max() < FORGOTTEN:
         return Claim(text, paper, ours, OPEN, "neither forgets 2 points here, so there is no part to speak of")
-    if by_method["reached"].min() < 1:
+    if means["reached"].min() < 1:
         # what loses more and also learned less is not better at equal learning
-        worse = verdict["verdict"] == DIFFERS and by_method["reached"].idxmin() == "sparse"
+        worse = verdict["verdict"] == DIFFERS and means["reached"].idxmin() == "sparse"
         return Claim(text, paper, ours, DIFFERS if worse else OPEN, NOT_EQUAL)
     return Claim(text, paper, ours, **with_caveat(verdict, why))
 
