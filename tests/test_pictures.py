@@ -5,6 +5,7 @@ import io
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from smft_lab.charts import pictures
@@ -26,6 +27,7 @@ CHARTS = {
                               marks={"t = 5": 5}),
     "no curves": pictures.curves({}, "steps", "share"),
     "bars": pictures.bars(["one", "two"], [0.5, 1], "share", share=True, strong=[True, False]),
+    "no bars": pictures.bars([], [], "exact match", share=True),
     "tokens": pictures.tokens(["a", " b"], [[0.5, 0.5], [1, 0]], "Reads", "weight"),
     "plane": pictures.plane(TABLE),
     "empty plane": pictures.plane(TABLE.iloc[:0]),
@@ -42,6 +44,24 @@ def test_every_chart_is_drawn_as_a_small_png_with_its_sentence(name):
     assert len(image.convert("RGB").getcolors()) > 3
     assert len(data["image/png"]) < 100_000
     assert data["text/plain"] == about["image/png"]["alt"] == "What is seen."
+
+
+@pytest.mark.parametrize(("name", "said"), [("empty heat", "none yet"), ("no bars", "not measured yet"),
+                                            ("empty plane", "nothing has been taught yet")])  # fmt: skip
+def test_a_chart_of_nothing_says_so(name, said):
+    figure = Figure()
+    CHARTS[name](figure.add_subplot())
+    assert said in [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_the_scale_of_nothing_begins_at_0():
+    figure = Figure()
+    heat, bars = figure.subplots(2)
+    CHARTS["empty heat"](heat)
+    CHARTS["no bars"](bars)
+    *_, colours = figure.axes
+    assert colours.get_ylim() == (0, 1)
+    assert bars.get_xlim()[0] == 0
 
 
 def test_charts_stand_side_by_side(tmp_path):

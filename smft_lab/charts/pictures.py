@@ -108,6 +108,11 @@ def picture(*charts: Draw, says: str, width: float = WIDTH, height: float = HEIG
         return Picture(figure, says)
 
 
+def _say(axes: Axes, why: str) -> None:
+    """Why an empty chart is empty, in its middle."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color=MUTED)
+
+
 def heat(values, title: str, unit: str) -> Draw:
     """One value per slot, drawn as the square of product keys: slot = row x sqrt(N) + column. Darker is more.
 
@@ -121,7 +126,11 @@ def heat(values, title: str, unit: str) -> Draw:
         square = pd.Series([float(value) for value in values]).to_numpy().reshape(side, side)
         square = square.copy()
         square[square <= 0] = float("nan")
-        drawn = axes.imshow(square, cmap=SHADES, norm=mpl.colors.PowerNorm(0.5), interpolation="nearest")
+        blank = not (square > 0).any()
+        limits = {"vmin": 0, "vmax": 1} if blank else {}
+        drawn = axes.imshow(square, cmap=SHADES, norm=mpl.colors.PowerNorm(0.5, **limits), interpolation="nearest")
+        if blank:
+            _say(axes, "none yet")
         axes.set(title=title, xlabel="column (second half-key)", ylabel="row (first half-key)")
         axes.grid(False)
         bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
@@ -186,8 +195,10 @@ def bars(names: Sequence[str], values: Sequence[float], x: str, title: str = "",
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.16)
-        if most is not None:
-            axes.set_xlim(0, 1.16 * most)
+        if most is not None or not values:
+            axes.set_xlim(0, 1.16 * (most or 1))
+        if not values:
+            _say(axes, "not measured yet")
         axes.set(title=title, xlabel=x)
         if share:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -252,7 +263,7 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
         if len(wide):
             axes.legend(frameon=False, labelcolor="linecolor", fontsize=10, loc="lower left")
         else:
-            axes.text(0.5, 0.5, "nothing has been taught yet", transform=axes.transAxes, ha="center", color=MUTED)
+            _say(axes, "nothing has been taught yet")
 
     return draw
 
