@@ -219,6 +219,29 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     if not path.exists() and path.with_name(path.name + REPLACED).exists():
         with alone(path, PATIENCE):  # a save may be between its two renames
             _bring_back(path)
+    place = _place(path)
+    try:
+        lab = _read(path, device)
+    except (OSError, ValueError):
+        if _place(path) == place:
+            raise
+    else:
+        if _place(path) == place:
+            return lab
+    with alone(path, PATIENCE):  # another lab took its place while it was read
+        return _read(path, device)
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which folder is there now, told from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read(path: Path, device: str | torch.device) -> Lab:
     about = _read_about(path)
     keep_freed_memory()
     with _quiet(), _reading(path, "config.json and the weights"):
@@ -247,7 +270,7 @@ def check_device(device: str | torch.device) -> None:
     try:
         float(torch.ones(1, device=device).sum())
     except (RuntimeError, NotImplementedError, AssertionError) as problem:
-        reason = str(problem).splitlines()[0]
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 

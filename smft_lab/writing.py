@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 PARTIAL = ".partial"
+RANDOM = 8  # hexadecimal digits
 LEFT_BEHIND = 3600  # seconds; what is older was left by a process that was killed
 
 
@@ -18,11 +19,11 @@ LEFT_BEHIND = 3600  # seconds; what is older was left by a process that was kill
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place at the end of the block: the file is the old one or the
     new one, never a part, also where several machines write it at once. An error leaves the old one."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
-        with suppress(FileNotFoundError):  # it was of another that is done now
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * RANDOM}{PARTIAL}"):
+        with suppress(OSError):  # it may be another's
             if time.time() - left.stat().st_mtime > LEFT_BEHIND:
                 left.unlink()
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}{PARTIAL}")
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:RANDOM]}{PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)

@@ -69,6 +69,8 @@ def test_of_passages_is_said_what_was_kept_and_whether_as_much_was_learned(tmp_p
 
     assert verdicts("documents", tmp_path, kept=sparse_keeps(True)) == [AGREES, AGREES, AGREES]
     assert verdicts("documents", tmp_path, kept=sparse_keeps(False)) == [DIFFERS, DIFFERS, AGREES]
+    slow = verdicts("documents", tmp_path, kept=lambda job: 0.99 if job.lr == 3e-5 else sparse_keeps(True)(job))
+    assert slow == [DIFFERS, AGREES, AGREES]  # a rate of full that keeps more, and learns as much
     assert verdicts("documents", tmp_path, sparse_learns(True), sparse_keeps(True)) == [AGREES, AGREES, DIFFERS]
     assert verdicts("documents", tmp_path, sparse_learns(False), sparse_keeps(True)) == [OPEN, OPEN, AGREES]
 
@@ -226,7 +228,9 @@ def test_a_long_stream_is_kept_or_is_not(tmp_path):
 
     assert said(0.99, larger=0.5) == [AGREES, OPEN, DIFFERS]
     assert said(0.6) == [DIFFERS, OPEN, AGREES]
-    assert said(0.99, learned=0.9)[0] == DIFFERS
+    assert said(0.9, learned=0.71)[0] == AGREES
+    assert said(0.99, learned=0.69)[0] == DIFFERS
+    assert said(0.88)[0] == DIFFERS
     assert said(0.6, known=fades)[1] == AGREES
     assert said(0.6, known=lambda job: [1 - one for one in fades(job)])[1] == DIFFERS
 
@@ -319,6 +323,7 @@ def test_a_ratio_is_no_agreement_unless_every_run_learned_as_much_and_the_seeds_
     assert verdict(losses(sparse=much, full=(0.0, 0.001, 0.0))) == DIFFERS
     assert verdict(losses(sparse=much, full=steady, learned=(0.9, 1.0))) == DIFFERS  # learns less and loses more
     assert verdict(losses(sparse=much, full=steady, learned=(1.0, 0.9))) == OPEN
+    assert verdict(losses(sparse=much, full=steady, learned=(0.9, 0.8))) == OPEN  # neither gets there
 
 
 def test_losing_nothing_in_one_seed_is_no_ratio_of_zero():
@@ -376,13 +381,22 @@ def test_keeping_more_says_nothing_when_less_was_learned():
 
 def test_keeping_more_says_nothing_when_the_seeds_do_not_agree():
     def verdict(wobble):
-        return keeps_more(two((0.95, 0.90), (0.95, 0.89), wobble), "one", "other")
+        return keeps_more(two((0.95, 0.91), (0.95, 0.89), wobble), "one", "other")
 
     assert verdict((0.001, -0.001, 0.0))["verdict"] == AGREES
-    assert verdict((-0.021, -0.019, -0.02))["verdict"] == DIFFERS
+    assert verdict((-0.041, -0.039, -0.04))["verdict"] == DIFFERS
     apart = verdict((0.05, -0.05, 0.0))
     assert apart["verdict"] == OPEN
-    assert "+1.0 points [-11.4, +13.4]" in apart["why"]
+    assert "+2.0 points [-10.4, +14.4]" in apart["why"]
+    small = verdict((0.005, -0.005, 0.0))
+    assert small["verdict"] == OPEN
+    assert "+2.0 points [+0.8, +3.2]: that may be less than a point" in small["why"]
+
+
+def test_a_difference_is_of_the_same_seeds():
+    last = two((0.95, 0.91), (0.95, 0.89), (0, 0))
+    with pytest.raises(ValueError, match="one and other have not the same seeds"):
+        keeps_more(last.iloc[:-1], "one", "other")
 
 
 def test_doing_worse_is_not_said_when_the_seeds_do_not_agree():

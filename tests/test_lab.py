@@ -6,7 +6,9 @@ import threading
 import pytest
 import torch
 
+from smft_lab import lab as module
 from smft_lab.lab import REPLACED, load
+from smft_lab.model.memory import value_tables
 
 
 def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_path, monkeypatch):
@@ -36,6 +38,26 @@ def test_a_save_after_one_that_was_killed_between_its_renames_keeps_the_files_be
     lab.save(tmp_path / "lab")
     assert (tmp_path / "lab" / "notes.txt").read_text() == "mine"
     assert not (tmp_path / f"lab{REPLACED}").exists()
+
+
+@pytest.mark.parametrize("moment", ["_read_about", "_read_model"])
+def test_a_lab_that_is_replaced_while_it_is_read_is_read_again(moment, tiny_lab, tmp_path, monkeypatch):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.save(path)
+    lab.defaults = {"sparse": {"lr": 0.5}}
+    value_tables(lab.model)[0].weight.data.fill_(1)
+    real = getattr(module, moment)
+
+    def overtaken(folder):
+        monkeypatch.setattr(module, moment, real)
+        read = real(folder)
+        lab.save(path)
+        return read
+
+    monkeypatch.setattr(module, moment, overtaken)
+    loaded = load(path)
+    assert loaded.defaults == lab.defaults
+    assert (value_tables(loaded.model)[0].weight == 1).all()
 
 
 @pytest.mark.parametrize("device", ["meta", "cuda:99", "mps"])

@@ -33,7 +33,7 @@ def test_an_error_leaves_the_old_file(tmp_path):
 
 
 def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_path):
-    left, new, other = (tmp_path / f"{name}{PARTIAL}" for name in ("[a].1", "[a].2", "b.1"))
+    left, new, other = (tmp_path / f"{name}{PARTIAL}" for name in ("[a].00000001", "[a].00000002", "b.00000001"))
     for partial in (left, new, other):
         partial.write_text("half")
     long_ago = time.time() - LEFT_BEHIND - 1

@@ -19,10 +19,12 @@ from smft_lab.writing import write_whole
 TITLE = "Sparse memory finetuning, reproduced at lab scale"
 MARKS = {AGREES: "✓", DIFFERS: "✗"}
 LEGEND = (
-    "learned: share of the new facts that are answered at the end of a run; kept: share of 240 old ones",
-    "points: hundredths lost since the base, read where a run had learned 95%, which may be long before its end",
+    "learned: share of the new facts that are answered at the end of a run; kept: of 240 old ones; or F1, if told",
+    "lost: points (hundredths) since the base, read where a run had learned 95%, which may be long before its end",
+    "points with a sign: a difference of two settings, seed by seed",
     "± and [ ]: 95% interval over seeds (Student's t); seeds draw the facts, the pretrained model is one",
-    "a verdict is read from the whole interval, never from a mean; where it holds both, it can't be said",
+    "a verdict is read from the whole interval; where that holds both, it can't be said. Means only say which settings "
+    "are set beside each other",
     "t: slots that a step trains; all methods start from the same model, which has a memory",
     "lr: learning rate; unless told, as tuned on other facts: sparse with row-wise Adam, the others with AdamW",
 )

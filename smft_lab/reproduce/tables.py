@@ -84,8 +84,14 @@ def half_width(values: pd.Series) -> float:
 
 
 def difference(last: pd.DataFrame, one: str, other: str, column: str = "kept") -> pd.Series:
-    """`column` of the label `one` less that of `other`, seed by seed."""
-    wide = last.pivot(index="seed", columns="label", values=column)
+    """`column` of the label `one` less that of `other`, seed by seed.
+
+    Raises:
+        ValueError: one of them lacks a seed.
+    """
+    wide = last.pivot(index="seed", columns="label", values=column)[[one, other]].dropna(how="all")
+    if wide.isna().any(axis=None):
+        raise ValueError(f"{one} and {other} have not the same seeds")
     return wide[one] - wide[other]
 
 
@@ -111,9 +117,9 @@ def known_in_stream(known: Sequence[dict], seed: int) -> pd.DataFrame:
     return table.iloc[stream_order(len(table), seed)].reset_index(drop=True)
 
 
-def known_before(table: pd.DataFrame) -> float:
-    """Share of the old facts that the base answers."""
-    rows = table[(table["probe"] == "old_facts") & (table["metric"] == "em") & (table["step"] == 0)]
+def known_before(table: pd.DataFrame, metric: Literal["em", "f1"] = "em") -> float:
+    """Share of the old facts that the base answers, or its F1."""
+    rows = table[(table["probe"] == "old_facts") & (table["metric"] == metric) & (table["step"] == 0)]
     return rows["value"].mean()
 
 

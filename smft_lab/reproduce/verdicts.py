@@ -63,7 +63,7 @@ def as_much(last: pd.DataFrame, one: str, other: str) -> dict:
 
 
 def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
-    """Verdict on "`one` keeps more than `other`", by `KEPT_ALIKE` or more, of two labels of `ends`.
+    """Verdict on "`one` keeps more than `other`", by more than `KEPT_ALIKE`, of two labels of `ends`.
 
     It says nothing of one that kept more and may have learned less.
     """
@@ -71,8 +71,8 @@ def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
     verdict, said = positive(kept), f"what is kept differs by {in_points(kept)}"
     if verdict["verdict"] == OPEN:
         return {"verdict": OPEN, "why": f"{said}: {DISAGREE} on which is more"}
-    if abs(kept.mean()) < KEPT_ALIKE - ROUNDING:
-        return {"verdict": OPEN, "why": f"{said}, and less than a point counts as nothing"}
+    if min(map(abs, _interval(kept))) < KEPT_ALIKE - ROUNDING:
+        return {"verdict": OPEN, "why": f"{said}: that may be less than a point, which counts as nothing"}
     more, less = (one, other) if kept.mean() > 0 else (other, one)
     if as_much(last, more, less)["verdict"] != AGREES:
         learned = gap(last, more, less, "learned")
