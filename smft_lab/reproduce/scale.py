@@ -21,7 +21,7 @@ from smft_lab.lab import LAB_FILE
 from smft_lab.reproduce.charts import axes, captioned
 from smft_lab.reproduce.claims import Claim, Experiment, lost
 from smft_lab.reproduce.jobs import Job
-from smft_lab.reproduce.tables import at_target, correlation, half_width, rank_correlation
+from smft_lab.reproduce.tables import at_target, correlation, difference, half_width, rank_correlation
 from smft_lab.reproduce.verdicts import AGREES, DIFFERS, OPEN, all_of, positive, with_caveat
 
 OWN = (57_600, 8)  # slots and reads per head of the shipped model
@@ -102,8 +102,7 @@ def _larger_tables(runs: pd.DataFrame) -> Claim:
     text = "At equal learning, a larger table forgets less, each with its best t."
     if not all(one["reached"] for one in best):
         return Claim(text, "not asked", ours, OPEN, "not every table's model learned 95% with some t")
-    drops = [runs[runs["label"] == one.name].set_index("seed")["lost"] for one in best]
-    less = [positive(smaller - larger) for smaller, larger in pairwise(drops)]
+    less = [positive(difference(runs, smaller.name, larger.name, "lost")) for smaller, larger in pairwise(best)]
     return Claim(text, "not asked", ours, **with_caveat(all_of(less), ONE_EACH))
 
 
