@@ -30,6 +30,7 @@ FORMAT = 1
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
 UNFINISHED = ".unfinished"
 PATIENCE = 60  # seconds that `load` waits for a save to get done
+READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
 REPLACED = ".replaced"  # ends the name that a saved lab has while a new one takes its place
 
 
@@ -114,6 +115,7 @@ class Lab:
 
         Raises:
             OSError: the disk is full, or `path` can't be written; what was there is as before.
+            ValueError: another process is writing there now, or a panel is training on this lab.
         """
         self.end()
         path = Path(path)
@@ -171,11 +173,16 @@ def alone(path: Path, patience: float = 0):
         lock.release()
 
 
-def _bring_back(path: Path) -> None:
-    """Give a lab its place again whose replacement was killed between the two renames of `_put`; to be called alone."""
+def _moved_away(path: Path) -> bool:
+    """Whether a save is between the two renames of `_put`, or was killed there."""
     replaced = path.with_name(path.name + REPLACED)
-    if not path.exists() and (replaced / LAB_FILE).exists():
-        os.replace(replaced, path)
+    return (replaced / LAB_FILE).exists() and not path.exists()  # in this order: it goes after the new one has come
+
+
+def _bring_back(path: Path) -> None:
+    """Give a lab its place again whose replacement was killed; to be called alone."""
+    if _moved_away(path):
+        os.replace(path.with_name(path.name + REPLACED), path)
 
 
 def _put(unfinished: Path, path: Path) -> None:
@@ -216,29 +223,30 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     """
     check_device(device)
     path = shipped_checkpoint() if path is None else Path(path)
-    if not path.exists() and path.with_name(path.name + REPLACED).exists():
-        with alone(path, PATIENCE):  # a save may be between its two renames
-            _bring_back(path)
-    place = _place(path)
-    try:
-        lab = _read(path, device)
-    except (OSError, ValueError):
-        if _place(path) == place:
-            raise
-    else:
-        if _place(path) == place:
-            return lab
-    with alone(path, PATIENCE):  # another lab took its place while it was read
+    for _ in range(READS):
+        if _moved_away(path):
+            with alone(path, PATIENCE):
+                _bring_back(path)
+        place = _place(path)
+        try:
+            lab = _read(path, device)
+        except (OSError, ValueError):
+            if not _moved_away(path) and _place(path) == place:
+                raise
+        else:
+            if _place(path) == place:
+                return lab
+    with alone(path, PATIENCE):  # it is replaced as fast as it is read
         return _read(path, device)
 
 
-def _place(path: Path) -> tuple[int, int] | None:
+def _place(path: Path) -> tuple[int, int, int] | None:
     """Which folder is there now, told from one that takes its place; None where there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # an inode number may be given again
 
 
 def _read(path: Path, device: str | torch.device) -> Lab:

@@ -16,12 +16,16 @@ LEFT_BEHIND = 3600  # seconds; what is older was left by a process that was kill
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, left_behind: float = LEFT_BEHIND) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place at the end of the block: the file is the old one or the
-    new one, never a part, also where several machines write it at once. An error leaves the old one."""
+    new one, never a part, also where several machines write it at once. An error leaves the old one.
+
+    Args:
+        left_behind: Age in seconds from which another's part is deleted; 0 where nobody else writes `path`.
+    """
     for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * RANDOM}{PARTIAL}"):
         with suppress(OSError):  # it may be another's
-            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+            if time.time() - left.stat().st_mtime >= left_behind:
                 left.unlink()
     partial = path.with_name(f"{path.name}.{uuid4().hex[:RANDOM]}{PARTIAL}")
     try:

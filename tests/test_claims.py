@@ -32,9 +32,9 @@ AS_LEARNED = {"new_hops": 1.0, "old_values": 0.0}  # of what is learned
 
 
 def verdicts(name, tmp_path, learned=lambda job: 0.97, kept=lambda job: 0.9, besides=lambda job: {},
-             found=lambda job: {}, apart=0.001) -> list[str]:  # fmt: skip
+             found=lambda job: {}, apart=0.001, lost_at_95=None) -> list[str]:  # fmt: skip
     """What an experiment says of runs that end with so much learned and kept, each seed `apart` more than the one
-    before."""
+    before; and that had lost so much, which may be more, where they had learned 95%."""
     rows, about = [], {}
     for job in jobs_of(name, SEEDS, WHOLE, "", tmp_path):
         fields = vars(job) | {"key": job.key}
@@ -42,7 +42,11 @@ def verdicts(name, tmp_path, learned=lambda job: 0.97, kept=lambda job: 0.9, bes
         end = {"learned": learned(job), "old_facts": kept(job) + shift, "two_hop": kept(job) + shift}
         end |= {probe: part * end["learned"] for probe, part in AS_LEARNED.items()} | besides(job)
         start = {"learned": 0.0, "old_facts": 1.0, "two_hop": 1.0}
-        for step, measured in ((0, start), (8, end)):
+        measurements = [(0, start), (8, end)]
+        if lost_at_95 and learned(job) >= 0.95:
+            lost = lost_at_95(job)
+            measurements.insert(1, (4, {"learned": 0.95, "old_facts": 1 - lost, "two_hop": 1 - lost}))
+        for step, measured in measurements:
             rows += [
                 fields | {"step": step, "probe": probe, "metric": metric, "value": value}
                 for probe, value in measured.items()
@@ -86,6 +90,34 @@ def test_the_pareto_front_is_sparse_or_is_not(tmp_path):
     slow = verdicts("pareto", tmp_path, lambda job: 0.92 if job.lr == 3e-5 else 0.97,
                     lambda job: 0.95 if job.lr == 3e-5 else sparse_keeps(True)(job))  # fmt: skip
     assert slow == [DIFFERS]
+
+
+def test_every_rival_of_the_pareto_front_is_beaten_at_the_end_and_where_95_percent_had_been_learned(tmp_path):
+    def is_rival(job):
+        return job.rank == 4 and job.lr == 2e-4
+
+    def said(kept=0.5, lost=0.5, learned=0.97, sparse_lost=0.1):
+        """Of a rival that differs from seed to seed, or from all the others."""
+
+        def of(job, value, sparse, others):
+            return sparse if job.method == "sparse" else value[job.seed] if is_rival(job) else others
+
+        kept, lost, learned = (one if isinstance(one, tuple) else (one,) * SEEDS for one in (kept, lost, learned))
+        return verdicts("pareto", tmp_path, lambda job: of(job, learned, 0.97, 0.97),
+                        lambda job: of(job, kept, 0.9, 0.6),
+                        lost_at_95=lambda job: of(job, lost, sparse_lost, 0.4))  # fmt: skip
+
+    assert said() == [AGREES]
+    assert said(sparse_lost=0.6) == [DIFFERS]  # loses less at the end alone
+    assert said(kept=0.99) == [DIFFERS]
+    assert said(lost=0.01) == [DIFFERS]
+    assert said(kept=(1.0, 0.3, 0.2)) == [OPEN]  # on the mean worse than the other rivals, but once better than sparse
+    assert said(lost=(0.01, 0.9, 0.9)) == [OPEN]
+    assert said(lost=0.01, learned=(0.95, 0.9, 0.9)) == [AGREES]  # it did not always get to 95%, and keeps less
+    # no one sparse setting beats all, but each is beaten by some
+    halves = verdicts("pareto", tmp_path, lambda job: 0.97 if job.method != "sparse" or job.lr == 0.05 else 0.5,
+                      lambda job: (0.8 if job.lr == 0.05 else 0.99) if job.method == "sparse" else 0.5)  # fmt: skip
+    assert halves == [AGREES]
 
 
 def test_each_rule_of_selection_is_judged_at_its_own_t(tmp_path):
@@ -159,8 +191,10 @@ def test_sgd_helps_where_it_keeps_more_at_equal_learning(tmp_path):
 
 def test_what_predicts_forgetting_is_read_among_sparse_runs(tmp_path):
     def predicted(by):
-        return verdicts("razor", tmp_path, kept=lambda job: 1 - job.top_t / 1e4 - job.lr / 1e4,
-                        found=lambda job: {by: job.top_t + job.lr, other[by]: job.seed + job.lr})  # fmt: skip
+        return verdicts("razor", tmp_path,
+                        kept=lambda job: 1 - job.top_t / 1e4 - job.lr / 1e4 if job.method == "sparse" else 0.1,
+                        found=lambda job: {by: job.top_t + job.lr, other[by]: job.seed + job.lr}
+                        if job.method == "sparse" else {by: 0, other[by]: 1e6})  # fmt: skip
 
     other = {"kl_on_taught": "rows_changed", "rows_changed": "kl_on_taught"}
     assert predicted("kl_on_taught") == [AGREES]
@@ -213,6 +247,15 @@ def test_a_remedy_that_keeps_more_and_learns_as_much_beats_sparse(tmp_path):
     assert replay(0.5, 0.99) == [AGREES]  # learns too little to be a rival
 
 
+def test_every_remedy_that_learns_as_much_must_keep_less(tmp_path):
+    def kept(job):
+        if job.method == "sparse":
+            return 0.9
+        return {"replay": 0.7, "average": (1.0, 0.3, 0.2)[job.seed]}.get(job.remedy, 0.5)
+
+    assert verdicts("baselines", tmp_path, kept=kept) == [OPEN]  # averaging keeps less than replay, on the mean
+
+
 def test_a_long_stream_is_kept_or_is_not(tmp_path):
     def said(own, larger=0.9, learned=0.97, known=None):
         def answered(job):
@@ -251,11 +294,16 @@ def test_a_write_log_protects_where_more_of_the_old_is_kept(tmp_path):
     assert said(0.7, learned=0.8) == [OPEN, OPEN]
 
 
+def slots_read(key) -> float:
+    """By a batch, of a (slots, k, t): more with more reads, and with more slots to choose from."""
+    return key[1] * math.sqrt(key[0])
+
+
 def scale_claims(drops, missed=(), others=None):
     """What `scale` says of drops per (slots, k, t), with both seeds unless the second has `others`; settings `missed`
     did not get to 95% with the second."""
     runs = pd.DataFrame([
-        {"label": str(key), "slots": key[0], "k": key[1], "top_t": key[2], "distinct": 100 * key[1], "seed": seed,
+        {"label": str(key), "slots": key[0], "k": key[1], "top_t": key[2], "distinct": slots_read(key), "seed": seed,
          "lost": drop, "learned": 0.95, "reached": not (seed and key in missed)}
         for seed, one in enumerate([drops, others or drops])
         for key, drop in one.items()
@@ -271,9 +319,13 @@ def test_scale_tells_a_law_of_t_over_n_from_a_law_of_t():
     by_share = {key: key[2] / key[0] for key in settings}
     by_size = {key: key[2] * key[0] / 1e9 for key in settings}
     by_t = {key: key[2] / 1e4 for key in settings}
+    by_share_of_read = {key: key[2] / slots_read(key) / 1e4 for key in settings}
+    by_n = {key: 10_000 / key[0] if key[2] == min(scale.SIZES) else key[0] / 10_000 for key in settings}
     assert [one.verdict for one in scale_claims(by_share)][:2] == [AGREES, AGREES]
     assert [one.verdict for one in scale_claims(by_size)][:2] == [DIFFERS, DIFFERS]
     assert [one.verdict for one in scale_claims(by_t)][:2] == [OPEN, DIFFERS]  # no table forgets less than another
+    assert scale_claims(by_share_of_read)[1].verdict == DIFFERS
+    assert scale_claims(by_n)[0].verdict == AGREES  # each with its best t, whatever it loses with others
     assert scale_claims(by_share | others)[2].verdict == DIFFERS  # the middle k learns with the same t as the fewest
     assert {one.verdict for one in scale_claims(by_share, missed=settings)} == {OPEN}
     # one seed says this, the other that

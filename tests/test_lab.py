@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smft_lab import lab as module
-from smft_lab.lab import REPLACED, load
+from smft_lab.lab import READS, REPLACED, load
 from smft_lab.model.memory import value_tables
 
 
@@ -58,6 +58,37 @@ def test_a_lab_that_is_replaced_while_it_is_read_is_read_again(moment, tiny_lab,
     loaded = load(path)
     assert loaded.defaults == lab.defaults
     assert (value_tables(loaded.model)[0].weight == 1).all()
+
+
+def test_a_lab_that_is_read_again_keeps_no_one_from_saving_it(tiny_lab, tmp_path, monkeypatch):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.save(path)
+    real, reads = module._read_about, []
+
+    def overtaken(folder):
+        reads.append(folder)
+        read = real(folder)
+        if len(reads) < READS:
+            lab.save(path)  # which refuses while another process writes
+        return read
+
+    monkeypatch.setattr(module, "_read_about", overtaken)
+    assert load(path).defaults == lab.defaults
+    assert len(reads) == READS
+
+
+def test_a_lab_that_is_moved_away_just_before_it_is_read_is_found_again(tiny_lab, tmp_path, monkeypatch):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.save(path)
+    real = module._place
+
+    def moves(folder):
+        monkeypatch.setattr(module, "_place", real)
+        path.rename(tmp_path / f"lab{REPLACED}")
+        return real(folder)
+
+    monkeypatch.setattr(module, "_place", moves)
+    assert load(path).defaults == lab.defaults
 
 
 @pytest.mark.parametrize("device", ["meta", "cuda:99", "mps"])

@@ -105,6 +105,14 @@ def test_a_run_stopped_twice_and_resumed_ends_in_the_same_bits(finished, tmp_pat
         assert row == pytest.approx(expected)
 
 
+def test_what_a_kill_left_of_a_checkpoint_is_gone_with_the_next(tmp_path):
+    stop_after(tmp_path, 2)
+    half = tmp_path / "unfinished" / "state.safetensors.00000000.partial"
+    half.write_text("half")
+    stop_after(tmp_path, 2)
+    assert not half.exists()
+
+
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew(finished, tmp_path):
     assert [record.step for record in stop_after(tmp_path, 1)] == [1]
     assert [next(pretrain(tmp_path, TINY)).step] == [1]

@@ -69,6 +69,18 @@ def told_shares(text: str) -> set[str]:
     return set(re.findall(r"\d+\.\d% ± \d+\.\d", text))
 
 
+def told_points(text: str) -> set[str]:
+    """Points with an interval, without its unit and signs: the README turns a difference round to say "less"."""
+    return set(
+        re.findall(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", re.sub(r" points| more| less|(?<![\d.])[-+](?=\d)", "", text))
+    )
+
+
+def turned_round(points: set[str]) -> set[str]:
+    """The other sign: an interval's ends change places."""
+    return {re.sub(r"\[(.*), (.*)\]", r"[\2, \1]", one) for one in points}
+
+
 @pytest.mark.parametrize(
     ("begin", "end", "names"),
     [
@@ -82,6 +94,8 @@ def test_what_the_readme_says_in_words_is_on_record(begin, end, names):
     words = README.split(begin)[1].split(end)[0]
     assert told_shares(words)
     assert told_shares(words) <= told_shares(said_of(*names))
+    points = told_points(said_of(*names))
+    assert told_points(words) <= points | turned_round(points)
 
 
 def test_what_the_readme_says_of_a_long_stream_is_on_record():

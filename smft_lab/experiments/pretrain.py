@@ -318,13 +318,13 @@ def _flat(measured: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: Sequence[dict] = ()) -> None:
-    """Keep what learns and its optimizer in `folder`, whole or not at all, for `resume_state`."""
+    """Keep what learns and its optimizer in `folder`, whole or not at all, for `resume_state`; to be called `alone`."""
     tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for name, tensor in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{name}"] = tensor.clone()
     about = {"step": str(step), "settings": json.dumps(settings), "rows": json.dumps(list(rows))}
-    with whole(folder / "state.safetensors") as partial:
+    with whole(folder / "state.safetensors", left_behind=0) as partial:  # it may be as large as the disk has room for
         save_file(tensors, partial, metadata=about)
 
 

@@ -24,13 +24,16 @@ from smft_lab.reproduce.claims import (
 from smft_lab.reproduce.jobs import LADDER, Job
 from smft_lab.reproduce.tables import at_target, difference, ends, gap, in_points, over_seeds
 from smft_lab.reproduce.verdicts import (
+    AGREES,
     DIFFERS,
     OPEN,
     all_of,
+    any_of,
     as_much,
     at_least,
     at_most,
     does_as_well,
+    interval,
     keeps_more,
     none_helps,
     positive,
@@ -104,26 +107,36 @@ def pareto_jobs(job: Job) -> list[Job]:
 
 
 def _read_pareto(table: pd.DataFrame, found: dict) -> list[Claim]:
-    text = "The best trade-off between learning and forgetting is sparse, over all rates, ranks and t."
+    text = "The best trade-off between learning and forgetting is sparse: each other setting is beaten by a sparse one."
     paper = "sparse is the Pareto front (Fig. 5)"
     last, runs = ends(table, pareto_label), at_target(table, pareto_label)
     means, by_setting = over_seeds(last), runs.groupby("label")
-    kept = _best_of_each(means.kept[means.learned >= 0.9])
-    least = _best_of_each(-by_setting["lost"].mean()[by_setting["reached"].all()])
-    if len(kept) < 2 or len(least) < 2:
+    learned = _sparse_and_others(means.kept[means.learned >= 0.9])
+    best, rivals = _sparse_and_others(-by_setting["lost"].mean()[by_setting["reached"].all()])
+    if not all([*learned, best, rivals]):
         return [Claim(text, paper, "not both sides have a setting that learns 95%", OPEN)]
+    sparse, others = _sparse_and_others(means.kept)
+    against = {other: {one: keeps_more(last, one, other) for one in sparse} for other in others}
+    beats = pd.DataFrame(against).map(lambda one: one["verdict"] == AGREES).sum(axis="columns")
+    ratios = [log_ratios(runs, best[0], rival, "old_facts") for rival in rivals]
+    nearest = max(ratios, key=lambda logs: interval(logs)[-1])
     ours = (
-        f"at the end, of the settings that learned 90%, those that kept most: {told(means, *kept)}; where 95% had been "
-        f"learned, those that lost least: {'; '.join(f'{label}: {lost(runs, label)}' for label in least)}"
+        "at the end, of the settings that learned 90%, those that kept most: "
+        f"{told(means, *(labels[0] for labels in learned))}; "
+        f"{beats.idxmax()} alone learns as much and keeps more than {beats.max()} of {len(others)} others; "
+        f"where every seed had learned 95%, those that lost least: {best[0]}: {lost(runs, best[0])}; "
+        f"{rivals[0]}: {lost(runs, rivals[0])}; ratio to each of {len(rivals)} others there at most "
+        f"{told_ratio(nearest)}, seed by seed"
     )
-    less = positive(difference(runs, *reversed(least), "lost"))
-    return [Claim(text, paper, ours, **all_of([keeps_more(last, *kept), less]))]
+    at_the_end = [any_of(list(each.values())) for each in against.values()]
+    return [Claim(text, paper, ours, **all_of([*at_the_end, *(at_most(0, logs) for logs in ratios)]))]
 
 
-def _best_of_each(values: pd.Series) -> list[str]:
-    """The label with the highest value among those of sparse, and among the others."""
-    sparse = values.index.str.startswith("sparse")
-    return [one.idxmax() for one in (values[sparse], values[~sparse]) if len(one)]
+def _sparse_and_others(values: pd.Series) -> list[list[str]]:
+    """The labels of sparse, and the others, each from the highest value to the lowest."""
+    ranked = values.sort_values(ascending=False, kind="stable").index
+    sparse = ranked.str.startswith("sparse")
+    return [list(ranked[sparse]), list(ranked[~sparse])]
 
 
 RULES = ("tfidf", "tf", "idf", "kl", "random")

@@ -1,7 +1,11 @@
 """How a claim is judged: one rule for all, on the 95% interval over seeds, and never on a mean alone.
 
 A claim agrees where the whole interval says so, differs where the whole interval says the opposite, and is open where
-the interval holds both: the seeds do not agree. A single seed is taken at its word.
+the interval holds both. A single seed is taken at its word.
+
+Means only choose which settings are set beside each other. Two claims ask besides what no interval tells: the headline
+is open where both methods lose next to nothing (`paper.FORGOTTEN`), and the least t that learns with k reads is the
+least with which every seed got to 95% (`scale`).
 
 A verdict is `{"verdict": AGREES, DIFFERS or OPEN, "why": what to keep in mind}`, as `Claim` takes it.
 """
@@ -18,18 +22,25 @@ from smft_lab.reproduce.tables import difference, gap, in_points
 AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
 LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # margins, as shares: a smaller difference is none
 ROUNDING = 1e-9
-DISAGREE = "the seeds do not agree"
+BOTH = "the interval holds both"
+LESS_LEARNED = f"{100 * LEARNED_ALIKE:.0f} points less learned"
+
+
+def interval(values: pd.Series) -> tuple[float, float]:
+    """Lower and upper end of the 95% interval over seeds; of a single seed, its value."""
+    mean, low, high = mean_interval(values)
+    return (mean, mean) if low is None else (low, high)
 
 
 def positive(values: pd.Series) -> dict:
     """Verdict on "they are positive", of one value per seed; open where all are 0."""
-    low, high = _interval(values)
+    low, high = interval(values)
     return _verdict(AGREES if low > 0 else DIFFERS if high < 0 else OPEN)
 
 
 def at_least(limit: float, values: pd.Series) -> dict:
     """Verdict on "they are at least `limit`", of one value per seed."""
-    low, high = _interval(values)
+    low, high = interval(values)
     return _verdict(AGREES if low >= limit - ROUNDING else DIFFERS if high < limit - ROUNDING else OPEN)
 
 
@@ -38,18 +49,22 @@ def at_most(limit: float, values: pd.Series) -> dict:
     return at_least(-limit, -values)
 
 
-def _interval(values: pd.Series) -> tuple[float, float]:
-    mean, low, high = mean_interval(values)
-    return (mean, mean) if low is None else (low, high)
-
-
 def _verdict(verdict: str) -> dict:
-    return {"verdict": verdict, "why": DISAGREE if verdict == OPEN else ""}
+    return {"verdict": verdict, "why": BOTH if verdict == OPEN else ""}
 
 
 def all_of(verdicts: Sequence[dict]) -> dict:
     """Verdict on several things said at once: each must agree, and one that differs is enough."""
-    return min(verdicts, key=lambda one: (DIFFERS, OPEN, AGREES).index(one["verdict"]))
+    return min(verdicts, key=_agreement)
+
+
+def any_of(verdicts: Sequence[dict]) -> dict:
+    """Verdict on one of several things, whichever: one that agrees is enough, and all must differ."""
+    return max(verdicts, key=_agreement)
+
+
+def _agreement(verdict: dict) -> int:
+    return (DIFFERS, OPEN, AGREES).index(verdict["verdict"])
 
 
 def with_caveat(verdict: dict, why: str) -> dict:
@@ -59,7 +74,8 @@ def with_caveat(verdict: dict, why: str) -> dict:
 
 def as_much(last: pd.DataFrame, one: str, other: str) -> dict:
     """Verdict on "`one` learns as much as `other`", but for `LEARNED_ALIKE`, of two labels of `ends`."""
-    return at_least(-LEARNED_ALIKE, difference(last, one, other, "learned"))
+    verdict = at_least(-LEARNED_ALIKE, difference(last, one, other, "learned"))
+    return with_caveat(verdict, f"as much: {LESS_LEARNED} count as nothing")
 
 
 def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
@@ -70,13 +86,13 @@ def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
     kept = difference(last, one, other)
     verdict, said = positive(kept), f"what is kept differs by {in_points(kept)}"
     if verdict["verdict"] == OPEN:
-        return {"verdict": OPEN, "why": f"{said}: {DISAGREE} on which is more"}
-    if min(map(abs, _interval(kept))) < KEPT_ALIKE - ROUNDING:
+        return {"verdict": OPEN, "why": f"{said}: {BOTH}"}
+    if min(map(abs, interval(kept))) < KEPT_ALIKE - ROUNDING:
         return {"verdict": OPEN, "why": f"{said}: that may be less than a point, which counts as nothing"}
     more, less = (one, other) if kept.mean() > 0 else (other, one)
     if as_much(last, more, less)["verdict"] != AGREES:
         learned = gap(last, more, less, "learned")
-        return {"verdict": OPEN, "why": f"{more} kept more, but learned {learned}, which may be less"}
+        return {"verdict": OPEN, "why": f"{more} kept more, but learned {learned}, which may be over {LESS_LEARNED}"}
     return verdict
 
 
@@ -84,9 +100,7 @@ def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
     """Verdict on "`one` does as well as `other`": learns and keeps as much, but for the two margins."""
     learned, kept = (difference(last, one, other, column) for column in ("learned", "kept"))
     verdict = all_of([at_least(-LEARNED_ALIKE, learned), at_least(-KEPT_ALIKE, kept)])["verdict"]
-    why = (
-        f"as well: {100 * LEARNED_ALIKE:.0f} points less learned and {100 * KEPT_ALIKE:.0f} less kept count as nothing"
-    )
+    why = f"as well: {LESS_LEARNED} and {100 * KEPT_ALIKE:.0f} less kept count as nothing"
     return {"verdict": verdict, "why": f"{why}; learned {in_points(learned)}, kept {in_points(kept)}"}
 
 
@@ -103,4 +117,5 @@ def _does_not_help(last: pd.DataFrame, usual: str, other: str) -> dict:
     if learns_less or keeps_no_more:
         return {"verdict": AGREES, "why": ""}
     learned, kept = (gap(last, other, usual, column) for column in ("learned", "kept"))
-    return {"verdict": OPEN, "why": f"{DISAGREE} on {other}: learned {learned}, kept {kept}"}
+    margins = f"{LESS_LEARNED} and {100 * KEPT_ALIKE:.0f} more kept count as nothing"
+    return {"verdict": OPEN, "why": f"{other} may: learned {learned}, kept {kept}, where {margins}"}
