@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from smft_lab import reproduce_cli
@@ -16,8 +17,8 @@ from smft_lab.experiments.pretrain import PretrainRecord
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import batches
 from smft_lab.lab import load
+from smft_lab.reproduce import charts, scale
 from smft_lab.reproduce import jobs as jobs_module
-from smft_lab.reproduce import scale
 from smft_lab.reproduce.beyond import _known_of_quarters
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
@@ -249,3 +250,13 @@ def test_results_are_plain_json(saved, tmp_path):
     result = json.loads(result_file(tmp_path, job).read_text())
     assert set(result) == {"config", "rows", "found", "seconds"}
     assert result["config"]["base"] == job.base
+
+
+def test_the_chart_of_core_sets_has_a_cell_per_token_in_the_order_of_its_statement():
+    about = {"facts": ["Who?", "Where?"], "tokens": [[["", 5], ["Bel", 3]], [["", 5], [" in", 0], [" town", 1]]]}
+    figure = charts.core_tokens(pd.DataFrame([{"key": "one", "seed": 0}]), {"one": about}, str)
+    rows = {}
+    for bar in figure.data:
+        for question, text, core in zip(bar.y, bar.text, bar.marker.color, strict=True):
+            rows.setdefault(question, []).append((text, core))
+    assert rows == {"Who?": [("▷", 5), ("Bel", 3)], "Where?": [("▷", 5), ("in", 0), ("town", 1)]}

@@ -195,22 +195,32 @@ def core_sets(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
 
 
 def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
-    """Where in a statement its core set is read: a row per fact of the first seed, a cell per token (paper Table 1)."""
+    """Where in a statement its core set is read: a row per fact of the first seed, a cell per token, as wide as its
+    text (paper Table 1)."""
     first = table.drop_duplicates("key").sort_values("seed")["key"].iloc[0]
     facts = found[first]["tokens"][:SHADED]
-    longest = max(len(tokens) for tokens in facts)
-    padded = [[*tokens, *[(" ", None)] * (longest - len(tokens))] for tokens in facts]
-    figure = go.Figure(
-        go.Heatmap(
-            z=[[core for _, core in tokens] for tokens in padded], y=found[first]["facts"][:SHADED],
-            text=[[piece or "▷" for piece, _ in tokens] for tokens in padded],
-            texttemplate="%{text}", textfont={"size": 10}, colorscale=[[0, "#f3f6f9"], [1, "#0072B2"]], zmin=0, xgap=1,
-            ygap=6, colorbar={"title": {"text": "core slots<br>read here"}}, hoverongaps=False,
-            hovertemplate="%{text}: %{z} of its reads are of the core set<extra></extra>",
-        )
-    )  # fmt: skip
+    most = max(core for tokens in facts for _, core in tokens)
+    figure = go.Figure()
+    for place in range(max(len(tokens) for tokens in facts)):
+        questions, pieces, core = zip(*(
+            (question, tokens[place][0].strip() or "▷", tokens[place][1])
+            for question, tokens in zip(found[first]["facts"], facts, strict=False) if place < len(tokens)
+        ), strict=True)  # fmt: skip
+        figure.add_bar(
+            x=[len(piece) + 2 for piece in pieces], y=questions, orientation="h", customdata=core,
+            text=pieces, textposition="inside", insidetextanchor="middle", textangle=0,
+            constraintext="none", showlegend=False,
+            textfont={"size": 11, "color": ["#ffffff" if one > 0.7 * most else "#1a1a1a" for one in core]},
+            marker={"color": core, "coloraxis": "coloraxis", "line": {"width": 1, "color": "#ffffff"}},
+            hovertemplate="%{text}: %{customdata} of its reads are of the core set<extra></extra>",
+        )  # fmt: skip
     figure = axes(figure, "token", "")
-    figure.update_xaxes(showgrid=False, showticklabels=False).update_yaxes(showgrid=False, autorange="reversed")
+    figure.update_layout(barmode="stack", bargap=0.2, coloraxis={
+        "colorscale": [[0, "#f3f6f9"], [1, "#0072B2"]], "cmin": 0,
+        "colorbar": {"title": {"text": "core slots<br>read here"}},
+    })  # fmt: skip
+    figure.update_xaxes(showgrid=False, zeroline=False, showticklabels=False)
+    figure.update_yaxes(showgrid=False, autorange="reversed")
     return captioned(figure, "Core slots read at each token of a statement (▷ its start, ■ its end); darker: more")
 
 

@@ -207,11 +207,13 @@ def _background_jobs(job: Job) -> list[Job]:
 def _read_background(table: pd.DataFrame, found: dict) -> list[Claim]:
     last = ends(table, lambda job: job["background"])
     means = over_seeds(last)
-    worse = [positive(difference(last, "pretraining", "facts", column)) for column in ("learned", "kept")]
+    columns = ("learned", "kept")
+    worse = [positive(difference(last, "pretraining", "facts", column)) for column in columns]
+    gaps = ", ".join(f"{column} {gap(last, 'facts', 'pretraining', column)}" for column in columns)
     return [
         Claim("With the facts themselves as background, less is learned and more forgotten.",
-              "slightly less learning, clearly more forgetting (Fig. 7)", told(means, "facts", "pretraining"),
-              **all_of(worse)),
+              "slightly less learning, clearly more forgetting (Fig. 7)",
+              f"{told(means, 'facts', 'pretraining')}; {gaps}", **all_of(worse)),
         Claim("Another question set serves as background about as well as pretraining text.",
               "NQ is close to DCLM (Fig. 7)", told(means, "questions", "pretraining"),
               **does_as_well(last, "questions", "pretraining")),
