@@ -51,7 +51,7 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     last["kl"] = last["key"].map(lambda key: found[key]["kl_on_taught"])
     last["rows"] = last["key"].map(lambda key: found[key]["rows_changed"])
     sparse = last[last["method"] == "sparse"]
-    (by_kl, by_rows), in_all = (
+    (by_kl, by_rows), (kl_in_all, rows_in_all) = (
         [
             pd.Series({seed: rank_correlation(runs[one], runs["lost"]) for seed, runs in among.groupby("seed")})
             for one in ("kl", "rows")
@@ -61,8 +61,9 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     every, some = len(last) // len(by_kl), len(sparse) // len(by_kl)
     ours = (
         f"Spearman with what is forgotten, seed by seed: over the {some} sparse runs, KL {correlation(by_kl)}, rows "
-        f"changed {correlation(by_rows)}; over all {every}, KL {{}}, rows {{}}"
-    ).format(*map(correlation, in_all))
+        f"changed {correlation(by_rows)}; over all {every}, KL {correlation(kl_in_all)}, "
+        f"rows {correlation(rows_in_all)}"
+    )
     return [
         Claim("Among sparse runs, KL on the new task predicts forgetting better than the number of rows touched.",
               "not asked; RL's Razor says KL predicts forgetting", ours,

@@ -207,9 +207,8 @@ def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
             for question, tokens in zip(found[first]["facts"], facts, strict=False) if place < len(tokens)
         ), strict=True)  # fmt: skip
         figure.add_bar(
-            x=[len(piece) + 2 for piece in pieces], y=questions, orientation="h", customdata=core,
-            text=pieces, textposition="inside", insidetextanchor="middle", textangle=0,
-            constraintext="none", showlegend=False,
+            x=[len(piece) + 2 for piece in pieces], y=questions, orientation="h", customdata=core, text=pieces,
+            textposition="inside", insidetextanchor="middle", textangle=0, constraintext="none", showlegend=False,
             textfont={"size": 11, "color": ["#ffffff" if one > 0.7 * most else "#1a1a1a" for one in core]},
             marker={"color": core, "coloraxis": "coloraxis", "line": {"width": 1, "color": "#ffffff"}},
             hovertemplate="%{text}: %{customdata} of its reads are of the core set<extra></extra>",
