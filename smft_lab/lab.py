@@ -237,6 +237,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
             if _place(path) == place:
                 return lab
     with alone(path, PATIENCE):  # it is replaced as fast as it is read
+        _bring_back(path)
         return _read(path, device)
 
 

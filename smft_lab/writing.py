@@ -25,7 +25,7 @@ def whole(path: Path, left_behind: float = LEFT_BEHIND) -> Iterator[Path]:
     """
     for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * RANDOM}{PARTIAL}"):
         with suppress(OSError):  # it may be another's
-            if time.time() - left.stat().st_mtime >= left_behind:
+            if not left_behind or time.time() - left.stat().st_mtime > left_behind:
                 left.unlink()
     partial = path.with_name(f"{path.name}.{uuid4().hex[:RANDOM]}{PARTIAL}")
     try:

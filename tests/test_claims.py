@@ -14,6 +14,7 @@ from smft_lab.reproduce.jobs import LADDER
 from smft_lab.reproduce.tables import at_target, known_in_stream, over_seeds
 from smft_lab.reproduce.verdicts import (
     AGREES,
+    BOTH,
     DIFFERS,
     OPEN,
     all_of,
@@ -23,6 +24,7 @@ from smft_lab.reproduce.verdicts import (
     keeps_more,
     none_helps,
     positive,
+    positive_in_each,
 )
 from smft_lab.reproduce_cli import WHOLE, jobs_of
 
@@ -429,6 +431,17 @@ def test_keeping_more_says_nothing_when_less_was_learned():
     assert verdict(does_as_well, (0.95, 0.99), (0.95, 0.99)) == AGREES
     assert verdict(does_as_well, (0.60, 0.99), (0.95, 0.99)) == DIFFERS
     assert verdict(does_as_well, (0.95, 0.60), (0.60, 0.99)) == DIFFERS
+
+
+def test_an_open_claim_says_what_left_it_open():
+    sure, unsure = pd.Series([0.1, 0.11]), pd.Series([0.1, -0.1])
+    assert positive_in_each({"learned": sure, "kept": sure})["verdict"] == AGREES
+    assert positive_in_each({"learned": sure, "kept": -sure})["verdict"] == DIFFERS
+    assert positive_in_each({"learned": sure, "kept": unsure}) == {"verdict": OPEN, "why": f"kept: {BOTH}"}
+    small = keeps_more(two((0.95, 0.9), (0.95, 0.9), (0.0004, -0.0004)), "one", "other")
+    assert "less than a point, which counts as nothing" in small["why"]
+    large = keeps_more(two((0.95, 0.9), (0.95, 0.9), (0.1, -0.1)), "one", "other")
+    assert BOTH in large["why"]
 
 
 def test_keeping_more_says_nothing_when_the_seeds_do_not_agree():

@@ -77,6 +77,24 @@ def test_a_lab_that_is_read_again_keeps_no_one_from_saving_it(tiny_lab, tmp_path
     assert len(reads) == READS
 
 
+def test_a_lab_whose_replacement_was_killed_during_the_last_read_is_found_again(tiny_lab, tmp_path, monkeypatch):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.save(path)
+    real, reads = module._read_about, []
+
+    def overtaken(folder):
+        reads.append(folder)
+        read = real(folder)
+        if len(reads) < READS:
+            lab.save(path)
+        elif len(reads) == READS:
+            path.rename(tmp_path / f"lab{REPLACED}")
+        return read
+
+    monkeypatch.setattr(module, "_read_about", overtaken)
+    assert load(path).defaults == lab.defaults
+
+
 def test_a_lab_that_is_moved_away_just_before_it_is_read_is_found_again(tiny_lab, tmp_path, monkeypatch):
     lab, path = tiny_lab(), tmp_path / "lab"
     lab.save(path)

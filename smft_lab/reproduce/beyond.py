@@ -61,14 +61,15 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     every, some = len(last) // len(by_kl), len(sparse) // len(by_kl)
     ours = (
         f"Spearman with what is forgotten, seed by seed: over the {some} sparse runs, KL {correlation(by_kl)}, rows "
-        f"changed {correlation(by_rows)}; over all {every}, KL {correlation(kl_in_all)}, "
-        f"rows {correlation(rows_in_all)}"
+        f"changed {correlation(by_rows)}, the difference {correlation(by_kl - by_rows)}; "
+        f"over all {every}, KL {correlation(kl_in_all)}, rows {correlation(rows_in_all)}"
     )
     return [
         Claim("Among sparse runs, KL on the new task predicts forgetting better than the number of rows touched.",
               "not asked; RL's Razor says KL predicts forgetting", ours,
               **with_caveat(positive(by_kl - by_rows),
-                            "dense runs count as having changed all rows, which alone tells them from the sparse ones"))
+                            "over all runs, rows mostly tell dense ones, which count as having changed all, from "
+                            "sparse ones"))
     ]  # fmt: skip
 
 
@@ -275,8 +276,8 @@ def _read_baselines(table: pd.DataFrame, found: dict) -> list[Claim]:
         return [Claim(text, paper, told(means), OPEN, "no remedy learned as much")]
     verdict = all_of([keeps_more(last, "sparse", rival) for rival in rivals.index])
     why = (
-        f"of those that learned as much, {rivals.kept.idxmax()} keeps most; replay may look at pretraining text; all "
-        "remedies are at the tuned rate of full, which a lower one may beat (pareto)"
+        f"of those that learned as much, {rivals.kept.idxmax()} keeps most; replay may look at pretraining text; "
+        "remedies are at full's tuned rate alone: pareto has lower ones, without a remedy"
     )
     return [Claim(text, paper, told(means), **with_caveat(verdict, why))]
 

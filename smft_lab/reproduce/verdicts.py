@@ -3,16 +3,16 @@
 A claim agrees where the whole interval says so, differs where the whole interval says the opposite, and is open where
 the interval holds both. A single seed is taken at its word.
 
-Means only choose which settings are set beside each other. Two claims ask besides what no interval tells: the headline
-is open where both methods lose next to nothing (`paper.FORGOTTEN`), and the least t that learns with k reads is the
-least with which every seed got to 95% (`scale`).
+Means only choose which settings are set beside each other. What no interval tells is asked besides: what is compared at
+equal learning must have learned 95% with every seed, or is left out or open (`paper`, `scale`), and where both methods
+lose next to nothing there is no part to speak of (`paper.FORGOTTEN`).
 
 A verdict is `{"verdict": AGREES, DIFFERS or OPEN, "why": what to keep in mind}`, as `Claim` takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -36,6 +36,14 @@ def positive(values: pd.Series) -> dict:
     """Verdict on "they are positive", of one value per seed; open where all are 0."""
     low, high = interval(values)
     return _verdict(AGREES if low > 0 else DIFFERS if high < 0 else OPEN)
+
+
+def positive_in_each(values: Mapping[str, pd.Series]) -> dict:
+    """Verdict on "all of them are positive", by name; an open one names those whose interval holds both."""
+    verdicts = {name: positive(one) for name, one in values.items()}
+    verdict = all_of(list(verdicts.values()))
+    unsure = [name for name, one in verdicts.items() if one["verdict"] == OPEN]
+    return {**verdict, "why": f"{' and '.join(unsure)}: {BOTH}"} if verdict["verdict"] == OPEN else verdict
 
 
 def at_least(limit: float, values: pd.Series) -> dict:
@@ -85,9 +93,12 @@ def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
     """
     kept = difference(last, one, other)
     verdict, said = positive(kept), f"what is kept differs by {in_points(kept)}"
+    sizes = sorted(map(abs, interval(kept)))
+    if sizes[1] < KEPT_ALIKE - ROUNDING:
+        return {"verdict": OPEN, "why": f"{said}: less than a point, which counts as nothing"}
     if verdict["verdict"] == OPEN:
         return {"verdict": OPEN, "why": f"{said}: {BOTH}"}
-    if min(map(abs, interval(kept))) < KEPT_ALIKE - ROUNDING:
+    if sizes[0] < KEPT_ALIKE - ROUNDING:
         return {"verdict": OPEN, "why": f"{said}: that may be less than a point, which counts as nothing"}
     more, less = (one, other) if kept.mean() > 0 else (other, one)
     if as_much(last, more, less)["verdict"] != AGREES:
