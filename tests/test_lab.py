@@ -60,39 +60,34 @@ def test_a_lab_that_is_replaced_while_it_is_read_is_read_again(moment, tiny_lab,
     assert (value_tables(loaded.model)[0].weight == 1).all()
 
 
-def test_a_lab_that_is_read_again_keeps_no_one_from_saving_it(tiny_lab, tmp_path, monkeypatch):
-    lab, path = tiny_lab(), tmp_path / "lab"
-    lab.save(path)
-    real, reads = module._read_about, []
+def let_happen(monkeypatch, *meanwhile) -> list:
+    """During each read of a lab one of these, the first to the last; returns those that have not yet happened."""
+    real, left = module._read_about, list(meanwhile)
 
     def overtaken(folder):
-        reads.append(folder)
         read = real(folder)
-        if len(reads) < READS:
-            lab.save(path)  # which refuses while another process writes
+        if left:
+            left.pop(0)()
         return read
 
     monkeypatch.setattr(module, "_read_about", overtaken)
+    return left
+
+
+def test_a_lab_that_is_read_again_keeps_no_one_from_saving_it(tiny_lab, tmp_path, monkeypatch):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.save(path)
+    left = let_happen(monkeypatch, *[lambda: lab.save(path)] * (READS - 1))  # it refuses while another holds the lab
     assert load(path).defaults == lab.defaults
-    assert len(reads) == READS
+    assert not left
 
 
 def test_a_lab_whose_replacement_was_killed_during_the_last_read_is_found_again(tiny_lab, tmp_path, monkeypatch):
     lab, path = tiny_lab(), tmp_path / "lab"
     lab.save(path)
-    real, reads = module._read_about, []
-
-    def overtaken(folder):
-        reads.append(folder)
-        read = real(folder)
-        if len(reads) < READS:
-            lab.save(path)
-        elif len(reads) == READS:
-            path.rename(tmp_path / f"lab{REPLACED}")
-        return read
-
-    monkeypatch.setattr(module, "_read_about", overtaken)
+    left = let_happen(monkeypatch, *[lambda: lab.save(path)] * (READS - 1), lambda: path.rename(f"{path}{REPLACED}"))
     assert load(path).defaults == lab.defaults
+    assert not left
 
 
 def test_a_lab_that_is_moved_away_just_before_it_is_read_is_found_again(tiny_lab, tmp_path, monkeypatch):
