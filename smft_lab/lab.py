@@ -219,7 +219,8 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
 
     Raises:
         FileNotFoundError: there is no lab at `path`.
-        ValueError: the directory is damaged, or was written by a newer version; or there is no such device.
+        ValueError: the directory is damaged, or was written by a newer version; or there is no such device; or
+            another process keeps writing there.
     """
     check_device(device)
     path = shipped_checkpoint() if path is None else Path(path)

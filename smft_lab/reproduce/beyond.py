@@ -24,7 +24,7 @@ from smft_lab.reproduce.tables import (
     answered,
     correlation,
     ends,
-    gap,
+    gaps,
     in_points,
     known_before,
     known_in_stream,
@@ -51,12 +51,10 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     last["kl"] = last["key"].map(lambda key: found[key]["kl_on_taught"])
     last["rows"] = last["key"].map(lambda key: found[key]["rows_changed"])
     sparse = last[last["method"] == "sparse"]
-    (by_kl, by_rows), (kl_in_all, rows_in_all) = (
-        [
-            pd.Series({seed: rank_correlation(runs[one], runs["lost"]) for seed, runs in among.groupby("seed")})
-            for one in ("kl", "rows")
-        ]
+    by_kl, by_rows, kl_in_all, rows_in_all = (
+        pd.Series({seed: rank_correlation(runs[one], runs["lost"]) for seed, runs in among.groupby("seed")})
         for among in (sparse, last)
+        for one in ("kl", "rows")
     )
     every, some = len(last) // len(by_kl), len(sparse) // len(by_kl)
     ours = (
@@ -222,14 +220,10 @@ def _read_protect(table: pd.DataFrame, found: dict) -> list[Claim]:
     last = ends(table, _protect_label)
     means = over_seeds(last)
     alone, *protected = means.index
-    gaps = {
-        label: ", ".join(f"{column} {gap(last, label, alone, column)}" for column in ("learned", "kept"))
-        for label in protected
-    }
     return [
         Claim(f"An idf that also counts what the run wrote ({label}) learns as much of a long stream, and keeps more "
               "old facts.", "not tried: its idf knows pretraining text alone",
-              f"{told(means, alone, label)}; {gaps[label]}", **keeps_more(last, label, alone))
+              f"{told(means, alone, label)}; {gaps(last, label, alone)}", **keeps_more(last, label, alone))
         for label in protected
     ]  # fmt: skip
 

@@ -27,6 +27,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SHARE = ".1~%"
 GROUPS = 40  # of facts, in the retention matrix
 SHADED = 6  # facts whose tokens are shown
+SHADES = [[0, "#f3f6f9"], [1, LOOKS["sparse"].light]]  # of a heatmap, from none to most
 
 
 def trade_off(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> go.Figure:
@@ -150,7 +151,7 @@ def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=groups.to_numpy().tolist(), x=[f"{step:,}" for step in groups.columns], y=names,
-            colorscale=[[0, "#f3f6f9"], [1, "#0072B2"]], zmin=0, zmax=1,
+            colorscale=SHADES, zmin=0, zmax=1,
             colorbar={"title": {"text": "known"}, "tickformat": SHARE},
             hovertemplate="from fact %{y} on, after step %{x}: %{z:.0%} known<extra></extra>",
         )
@@ -215,7 +216,7 @@ def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
         )  # fmt: skip
     figure = axes(figure, "token", "")
     figure.update_layout(barmode="stack", bargap=0.2, coloraxis={
-        "colorscale": [[0, "#f3f6f9"], [1, "#0072B2"]], "cmin": 0,
+        "colorscale": SHADES, "cmin": 0,
         "colorbar": {"title": {"text": "core slots<br>read here"}},
     })  # fmt: skip
     figure.update_xaxes(showgrid=False, zeroline=False, showticklabels=False)

@@ -77,14 +77,14 @@ def learned_and_kept(row: pd.Series) -> str:
     return f"learned {share(row.learned, row.learned_half)}, kept {share(row.kept, row.kept_half)}"
 
 
-def share(mean: float, half: float) -> str:
+def share(mean: float, half: float, digits: int = 1) -> str:
     """A share with half the width of its interval, in percent."""
-    return f"{mean:.1%}" + ("" if pd.isna(half) else f" ± {100 * half:.1f}")
+    return f"{mean:.{digits}%}" + ("" if pd.isna(half) else f" ± {100 * half:.{digits}f}")
 
 
-def share_of(values: pd.Series) -> str:
+def share_of(values: pd.Series, digits: int = 1) -> str:
     """The mean of one share per seed in words, as `share`."""
-    return share(values.mean(), half_width(values))
+    return share(values.mean(), half_width(values), digits)
 
 
 def lost(runs: pd.DataFrame, label: str) -> str:

@@ -100,6 +100,11 @@ def gap(last: pd.DataFrame, one: str, other: str, column: str = "kept") -> str:
     return in_points(difference(last, one, other, column))
 
 
+def gaps(last: pd.DataFrame, one: str, other: str) -> str:
+    """`gap` of what is learned and of what is kept."""
+    return ", ".join(f"{column} {gap(last, one, other, column)}" for column in ("learned", "kept"))
+
+
 def in_points(differences: pd.Series) -> str:
     """The mean of a difference per seed, with its 95% interval, in words."""
     mean, low, high = mean_interval(differences)

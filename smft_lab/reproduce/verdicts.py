@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from smft_lab.experiments.equal import mean_interval
-from smft_lab.reproduce.tables import difference, gap, in_points
+from smft_lab.reproduce.tables import difference, gap, gaps, in_points
 
 AGREES, DIFFERS, OPEN = "agrees", "differs", "can't be said at this scale"
 LEARNED_ALIKE, KEPT_ALIKE = 0.05, 0.01  # margins, as shares: a smaller difference is none
@@ -93,12 +93,12 @@ def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
     """
     kept = difference(last, one, other)
     verdict, said = positive(kept), f"what is kept differs by {in_points(kept)}"
-    sizes = sorted(map(abs, interval(kept)))
-    if sizes[1] < KEPT_ALIKE - ROUNDING:
+    least, most = sorted(map(abs, interval(kept)))
+    if most < KEPT_ALIKE - ROUNDING:
         return {"verdict": OPEN, "why": f"{said}: less than a point, which counts as nothing"}
     if verdict["verdict"] == OPEN:
         return {"verdict": OPEN, "why": f"{said}: {BOTH}"}
-    if sizes[0] < KEPT_ALIKE - ROUNDING:
+    if least < KEPT_ALIKE - ROUNDING:
         return {"verdict": OPEN, "why": f"{said}: that may be less than a point, which counts as nothing"}
     more, less = (one, other) if kept.mean() > 0 else (other, one)
     if as_much(last, more, less)["verdict"] != AGREES:
@@ -112,7 +112,7 @@ def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
     learned, kept = (difference(last, one, other, column) for column in ("learned", "kept"))
     verdict = all_of([at_least(-LEARNED_ALIKE, learned), at_least(-KEPT_ALIKE, kept)])["verdict"]
     why = f"as well: {LESS_LEARNED} and {100 * KEPT_ALIKE:.0f} less kept count as nothing"
-    return {"verdict": verdict, "why": f"{why}; learned {in_points(learned)}, kept {in_points(kept)}"}
+    return {"verdict": verdict, "why": f"{why}; {gaps(last, one, other)}"}
 
 
 def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:
@@ -127,6 +127,5 @@ def _does_not_help(last: pd.DataFrame, usual: str, other: str) -> dict:
     keeps_no_more = at_most(KEPT_ALIKE, difference(last, other, usual))["verdict"] == AGREES
     if learns_less or keeps_no_more:
         return {"verdict": AGREES, "why": ""}
-    learned, kept = (gap(last, other, usual, column) for column in ("learned", "kept"))
     margins = f"{LESS_LEARNED} and {100 * KEPT_ALIKE:.0f} more kept count as nothing"
-    return {"verdict": OPEN, "why": f"{other} may: learned {learned}, kept {kept}, where {margins}"}
+    return {"verdict": OPEN, "why": f"{other} may: {gaps(last, other, usual)}, where {margins}"}
