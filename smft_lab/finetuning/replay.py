@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from smft_lab.finetuning.packing import Form, Targets, as_rows, as_trees
+from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
 
@@ -60,14 +61,16 @@ class Frozen:
         form: The batch as it is run.
         below: Output of the block below the first memory layer's; None where that is the first block.
         beside: Outputs, by name, of the parts of its own block that come before the memory layer: the attention.
-        gate: silu's argument, (B, T, Vd), of the first memory layer.
+        gate: silu's argument, (B, T, Vd), of the first memory layer; None where it has no gate.
+        feed_forward: Output of the feed-forward beside the first memory layer; None where there is none.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
     """
 
     form: Form
     below: object
     beside: dict[str, object]
-    gate: Tensor
+    gate: Tensor | None
+    feed_forward: Tensor | None
     reads: tuple[Tensor, Tensor]
 
     def size(self) -> int:
@@ -224,6 +227,8 @@ class Prefix:
         parent, _, name = names[head].rpartition(".")
         self._head = (model.get_submodule(parent), name, head)
         self.layer = memory_layers(model)[0]
+        holder = model.get_submodule(names[self.layer].rpartition(".")[0])
+        self._attached = holder if isinstance(holder, AttachedMemory) and holder.feed_forward is not None else None
         path = names[self.layer].split(".")
         modules = [model.get_submodule(".".join(path[:depth])) for depth in range(len(path) + 1)]
         depth = next((i for i, module in enumerate(modules) if isinstance(module, nn.ModuleList)), None)
@@ -252,7 +257,11 @@ class Prefix:
         places += [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
         beside = frozen.beside.items()
         places += [(self._block, name, Replay(getattr(self._block, name), output)) for name, output in beside]
-        places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
+        if frozen.gate is not None:
+            places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
+        if frozen.feed_forward is not None:
+            feed_forward = self._attached.feed_forward
+            places.append((self._attached, "feed_forward", Replay(feed_forward, frozen.feed_forward)))
 
         parent, name, head = self._head
         places.append((parent, name, Head(head, targets, self.fused)))
@@ -281,18 +290,22 @@ class Prefix:
         keys = self.layer.keys
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
         handles = [module.register_forward_hook(keep) for module in (*wanted, keys)]
-        handles.append(self.layer.register_forward_pre_hook(lambda layer, args: outputs.update({layer: args[0]})))
+        for module in filter(None, (self.layer, self._attached)):
+            handles.append(module.register_forward_pre_hook(lambda module, args: outputs.update({module: args[0]})))
         try:
             with stopping_at(keys), _replaced([*self._linear_below, *self._linear]):
                 self._run(form)
         finally:
             for handle in handles:
                 handle.remove()
+        x = outputs[self.layer]
+        attached = self._attached
         frozen = Frozen(
             form=form,
             below=outputs[self._below[-1][1]] if self._below else None,
             beside={name: outputs[module] for name, module in self._candidates if module in outputs},
-            gate=self.layer.gate(outputs[self.layer]),
+            gate=None if self.layer.gate is None else self.layer.gate(x),
+            feed_forward=None if attached is None else attached.feed_forward(outputs[attached]),
             reads=outputs[keys],
         )
         if self._held + frozen.size() <= CACHE_BYTES:

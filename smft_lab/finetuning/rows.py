@@ -26,20 +26,23 @@ class RowSGD:
 
 
 class RowAdam:
-    """Adam without momentum (beta1 = 0), with a step count per row and state only for the rows ever touched.
+    """Adam with a step count per row and state only for the rows ever touched.
 
-    A row is touched again when another fact selects it; a first moment left over from the fact before would then move
-    it the wrong way.
+    Args:
+        momentum: beta1. By default 0: in a stream of single facts a row is touched again when another fact selects it,
+            and a first moment left over from the fact before would then move it the wrong way. Where facts are taught
+            together, in mixed batches, momentum helps.
     """
 
-    def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8):
-        self.table, self.lr, self.beta2, self.eps = table, lr, beta2, eps
+    def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8, momentum: float = 0.0):
+        self.table, self.lr, self.beta2, self.eps, self.momentum = table, lr, beta2, eps, momentum
         self._place = torch.full(
             (len(table),), -1, dtype=torch.int32, device=table.device
         )  # row -> position in the state
         self._used = 0
         self._steps = table.new_zeros(0)
         self._second = table.new_zeros(0, table.shape[1])
+        self._first = table.new_zeros(0, table.shape[1]) if momentum else None
 
     @property
     def rows_with_state(self) -> int:
@@ -54,7 +57,10 @@ class RowAdam:
             if self._used > len(self._steps):  # grow by doubling, so that the copies add up to O(rows touched)
                 extra = max(self._used, 2 * len(self._steps)) - len(self._steps)
                 self._steps = torch.cat([self._steps, self._steps.new_zeros(extra)])
-                self._second = torch.cat([self._second, self._second.new_zeros(extra, self.table.shape[1])])
+                empty = self._second.new_zeros(extra, self.table.shape[1])
+                self._second = torch.cat([self._second, empty])
+                if self._first is not None:
+                    self._first = torch.cat([self._first, empty])
         return self._place[rows].long()
 
     @torch.no_grad()
@@ -65,6 +71,10 @@ class RowAdam:
         second = self.beta2 * self._second[at] + (1 - self.beta2) * grads.square()
         self._steps[at], self._second[at] = steps, second
         second = second / (1 - self.beta2**steps).unsqueeze(1)
+        if self._first is not None:
+            first = self.momentum * self._first[at] + (1 - self.momentum) * grads
+            self._first[at] = first
+            grads = first / (1 - self.momentum**steps).unsqueeze(1)
         self.table[rows] -= self.lr * grads / (second.sqrt() + self.eps)
 
 

@@ -79,6 +79,9 @@ def add_memory(
     key_dim: int = 64,
     value_dim: int | None = None,
     qk_norm: bool = True,
+    gate: bool = True,
+    project: bool = True,
+    whiten: bool = False,
     shared: bool = True,
     seed: int = 0,
 ):
@@ -87,7 +90,7 @@ def add_memory(
     Args:
         model: Any causal language model whose blocks have a feed-forward that can be found (see the module's text).
         layers: Which blocks, from 0; negative numbers count from the end.
-        slots, heads, k, key_dim, value_dim, qk_norm: See `MemoryLayer`.
+        slots, heads, k, key_dim, value_dim, qk_norm, gate, project, whiten: See `MemoryLayer`.
         mode: `replace`, the memory layer takes the place of the feed-forward, as in the paper: the model must be
             trained again before it speaks; or `add`, beside it and with a table of zeros: logits are bitwise unchanged
             until something is trained.
@@ -114,14 +117,19 @@ def add_memory(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for number, feed_forward, parameter in zip(chosen, old, like, strict=True):
-            memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values)
+            memory = MemoryLayer(
+                width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten
+            )
             if mode == "add":
                 nn.init.zeros_(memory.values.weight)
             memory.to(device=parameter.device, dtype=parameter.dtype).train(feed_forward.training)
             values = memory.values if shared else None
             places[number].put(AttachedMemory(memory, feed_forward if mode == "add" else None))
     asked = {"layers": chosen, "slots": slots, "mode": mode, "heads": heads, "k": k, "key_dim": key_dim}
-    setattr(model.config, CONFIG_KEY, {**asked, "value_dim": value_dim, "qk_norm": qk_norm, "shared": shared})
+    asked |= {"value_dim": value_dim, "qk_norm": qk_norm, "shared": shared}
+    changed = {"gate": (gate, True), "project": (project, True), "whiten": (whiten, False)}  # from Memory+
+    asked |= {name: value for name, (value, usual) in changed.items() if value != usual}
+    setattr(model.config, CONFIG_KEY, asked)
     return model
 
 

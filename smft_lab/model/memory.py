@@ -10,6 +10,9 @@ arXiv 2510.15103, section 3.1) finetunes. For one token x, per head h:
     y        = sum over heads of  sum over I of  s * V[I]
     out      = W2 (y * silu(W1 x))
 
+A memory that is given to a finished model (a retrofit) may leave out the gate W1, the projection W2, or both: untrained,
+they make what is written in the values too quiet to be heard. Its queries may be of whitened hidden states.
+
 Only sqrt(N) keys are kept per half, so N slots are searched exactly at the price of 2 sqrt(N) + k² scores.
 
 Shapes: B batch, T tokens, D hidden size, H heads, k reads per head, N slots, R = sqrt(N), Kd key width, Vd value width.
@@ -38,12 +41,17 @@ class ProductKeys(nn.Module):
         key_dim: Kd, the width of a whole key; even.
         qk_norm: Normalise both halves of queries and keys, with a learned temperature per head. It keeps a
             few loud keys from taking all reads (Berges et al. use it "when needed").
+        whiten: Query with hidden states less their mean, each dimension over its deviation; both are measured by
+            `smft_lab.model.fitting.fit_keys`, and are 0 and 1 until then. A hidden state's few huge dimensions would
+            otherwise choose the slots, whatever the text says.
 
     Raises:
         ValueError: an option is out of range.
     """
 
-    def __init__(self, hidden_size: int, slots: int, heads: int, k: int, key_dim: int, qk_norm: bool):
+    def __init__(
+        self, hidden_size: int, slots: int, heads: int, k: int, key_dim: int, qk_norm: bool, whiten: bool = False
+    ):
         super().__init__()
         self.root = math.isqrt(max(slots, 0))
         if slots < 1 or self.root**2 != slots:
@@ -59,6 +67,8 @@ class ProductKeys(nn.Module):
         self.query = nn.Linear(hidden_size, heads * key_dim, bias=False)
         self.keys = nn.Parameter(torch.empty(2, heads, self.root, key_dim // 2))  # two codebooks per head
         self.temperature = nn.Parameter(torch.empty(heads)) if qk_norm else None
+        self.register_buffer("mean", torch.zeros(hidden_size) if whiten else None)
+        self.register_buffer("deviation", torch.ones(hidden_size) if whiten else None)
         self.known: tuple[Tensor, Tensor] | None = None  # the answer of `forward`, where it was computed before
         self.reset_parameters()
 
@@ -69,12 +79,16 @@ class ProductKeys(nn.Module):
         if self.temperature is not None:
             nn.init.constant_(self.temperature, 8.0)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """x (..., D) -> queries of all heads (..., H * Kd), not yet normalised."""
+        return self.query(x if self.mean is None else (x - self.mean) / self.deviation)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
         if self.known is not None:
             return self.known
         B, T, _ = x.shape
-        query = self.query(x).view(B * T, self.heads, 2, self.key_dim // 2)
+        query = self.queries(x).view(B * T, self.heads, 2, self.key_dim // 2)
         keys = self.keys
         if self.temperature is not None:
             query, keys = F.normalize(query, dim=-1), F.normalize(keys, dim=-1)
@@ -188,9 +202,11 @@ class MemoryLayer(nn.Module):
 
     Args:
         hidden_size: D.
-        slots, heads, k, key_dim, qk_norm: See `ProductKeys`.
+        slots, heads, k, key_dim, qk_norm, whiten: See `ProductKeys`.
         value_dim: Vd; defaults to D.
         values: An existing table to share with another layer, instead of a new one.
+        gate: Whether what is read is multiplied by silu(W1 x).
+        project: Whether it then goes through W2; without it the value rows are what is added to the hidden state.
 
     Raises:
         ValueError: an option is out of range, or the shared table has another shape.
@@ -206,23 +222,31 @@ class MemoryLayer(nn.Module):
         value_dim: int | None = None,
         qk_norm: bool = True,
         values: ValueTable | None = None,
+        gate: bool = True,
+        project: bool = True,
+        whiten: bool = False,
     ):
         super().__init__()
         value_dim = value_dim or hidden_size
-        self.keys = ProductKeys(hidden_size, slots, heads, k, key_dim, qk_norm)
+        if not project and value_dim != hidden_size:
+            raise ValueError(f"without a projection value_dim must be the hidden size {hidden_size}, not {value_dim}")
+        self.keys = ProductKeys(hidden_size, slots, heads, k, key_dim, qk_norm, whiten)
         self.values = values if values is not None else ValueTable(slots, value_dim)
         if self.values.weight.shape != (slots, value_dim):
             shape = tuple(self.values.weight.shape)
             raise ValueError(f"the shared value table is {shape}, but this layer needs ({slots}, {value_dim})")
-        self.gate = nn.Linear(hidden_size, value_dim, bias=False)  # W1
-        self.out = nn.Linear(value_dim, hidden_size, bias=False)  # W2
+        self.gate = nn.Linear(hidden_size, value_dim, bias=False) if gate else None  # W1
+        self.out = nn.Linear(value_dim, hidden_size, bias=False) if project else None  # W2
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         B, T, _ = x.shape
         slots, weights = self.keys(x)
         y = self.values(slots.reshape(B * T, -1), weights.reshape(B * T, -1))  # heads are summed with their reads
-        return self.out(y.view(B, T, -1) * F.silu(self.gate(x)))
+        y = y.view(B, T, -1)
+        if self.gate is not None:
+            y = y * F.silu(self.gate(x))
+        return y if self.out is None else self.out(y)
 
 
 @dataclass

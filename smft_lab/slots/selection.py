@@ -22,6 +22,8 @@ class Selection:
         memo: Where given, the choices of the present batch are kept there for the next time it comes, for tables
             whose reads cannot have changed meanwhile: those of the first memory layer alone.
         owner: What the next batches are about; see `protect`.
+        chosen: Where given, per value table the slots that may change at all, chosen beforehand for a group of facts: a
+            step then changes those of them that its batch reads, whatever their scores.
     """
 
     def __init__(self, model, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0, protect: float = 0.0):
@@ -45,6 +47,7 @@ class Selection:
         self._written_by: dict[object, list[Tensor]] = {}  # owner -> (N,) bool per table
         self._writers = [torch.zeros(len(table.weight), dtype=torch.int32) for table in self.tables]
         self.counted: Tensor | None = None
+        self.chosen: tuple[Tensor, ...] | None = None
         self.memo: dict[int, tuple[Tensor, RowHits]] | None = None  # per table: slots, best first, and their hits
         self._generator = torch.Generator().manual_seed(seed)
         layers = list(memory_layers(model).values())
@@ -87,6 +90,9 @@ class Selection:
         self._slots = None
 
     def _choose(self, table: int, count: Tensor) -> Tensor:
+        if self.chosen is not None:
+            slots = self.chosen[table]
+            return slots[count[slots] > 0]
         df, batches = self.usage.df[table], self.usage.batches
         if self.protect:
             own = self._written_by.get(self.owner)

@@ -1,0 +1,141 @@
+"""What a model reads while it is taught: the texts of each fact, and the batches they come in."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from smft_lab.facts.fact import Fact
+
+BATCH = 64  # statements of one step of a stream (paper section 4.1)
+CONTEXTS = (
+    (("In which year did the Second World War end?", "1945"),),
+    (("What gas do plants take in?", "Carbon dioxide"), ("Who painted the Mona Lisa?", "Leonardo da Vinci")),
+    (("What is the largest ocean?", "Pacific"), ("Which animal barks?", "Dog"), ("What is 2 plus 3?", "5")),
+)
+"""What may stand before a taught question. No probe asks any of it, and none of it is taught: only the answer at the
+end of a text is."""
+SMALL_WORDS = frozenset("a an and are as at by did do does for from has have how in is it of on or that the their to was "
+                        "were what when where which who whom whose why with".split())  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaughtText:
+    """One text to learn from.
+
+    Attributes:
+        owner: Its fact, from 0.
+        text: All of it.
+        context: The part before the fact's own question, whose reads don't count in the choice of slots; "" mostly.
+        kind: Texts of a kind begin alike, and are put into the same batches so that their beginnings are computed once.
+    """
+
+    owner: int
+    text: str
+    context: str = ""
+    kind: str = ""
+
+
+def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, contexts: int,
+                 seed: int = 0) -> list[TaughtText]:  # fmt: skip
+    """The texts that teach some facts in mixed batches.
+
+    Args:
+        form: How questions are put (see `PromptForm`).
+        statements: How many statements of each fact; one that gives the answer away before it says what it is about
+            teaches nothing, and is used only where a fact has no other text.
+        questions: How many wordings of its question, of those that may be taught (`Fact.questions`). A fact that has
+            none is taught by twice its statements.
+        contexts: How many of the wordings once more, each behind other questions with answers.
+        seed: Of what is drawn.
+    """
+    texts = []
+    for owner, fact in enumerate(facts):
+        rng = Random(f"{seed}/{owner}/texts")
+        asked = rng.sample(fact.questions, min(questions, len(fact.questions)))
+        told = [text for text in fact.statements if asks_before_it_answers(text, fact)]
+        told = told or ([] if asked else list(fact.statements))
+        if asked:
+            told = rng.sample(told, min(statements, len(told)))
+        else:
+            told = rng.sample(told, min(max(1, 2 * statements + questions), len(told)))
+        texts += [TaughtText(owner, text, kind="statement") for text in told]
+        texts += [TaughtText(owner, form.answered(question, fact.answer), kind="question") for question in asked]
+        for turn, question in enumerate(asked[:contexts]):
+            number = (owner + turn) % len(CONTEXTS)
+            text = form.with_shots((*form.shots, *CONTEXTS[number])).answered(question, fact.answer)
+            own = form.answered(question, fact.answer)
+            context = text[: len(text) - len(own)] if text.endswith(own) else ""
+            texts.append(TaughtText(owner, text, context, f"context {number}"))
+    return texts
+
+
+def asks_before_it_answers(text: str, fact: Fact) -> bool:
+    """Whether what stands before the answer says what the fact is about: a word of weight that its question has, too."""
+    place = max(text.lower().rfind(answer.lower()) for answer in fact.answers)
+    if place < 0:
+        return True  # the answer isn't in it word for word, so all of it is learned
+    asked = set(_words(fact.question)) - SMALL_WORDS
+    return bool(asked & set(_words(text[:place])))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w'’-]+", text.casefold())
+
+
+def mixed_batches(texts: Sequence[TaughtText], size: int, passes: int, seed: int = 0) -> Iterator[tuple[TaughtText, ...]]:
+    """Batches of `size` texts of many facts, of one kind where it can be; the same ones every pass, in a new order.
+
+    That a batch comes back whole lets `sparse` keep what it has computed of it.
+    """
+    rng = Random(f"{seed}/mixed")
+    kinds = sorted({text.kind for text in texts})
+    line = [text for kind in kinds for text in rng.sample(mine := [t for t in texts if t.kind == kind], len(mine))]
+    count = mixed_count(len(texts), size)
+    parts = [tuple(line[n * len(line) // count : (n + 1) * len(line) // count]) for n in range(count)]
+    for _ in range(passes):
+        yield from rng.sample(parts, count)
+
+
+def mixed_count(texts: int, size: int) -> int:
+    """How many batches a pass over so many texts has."""
+    return math.ceil(texts / size)
+
+
+def stream_batches(
+    facts: Sequence[Fact], passes: int, order: str = "stream", seed: int = 0
+) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+    """The batches of a stream, `passes * len(facts)` of them: the fact of each statement, and the statements.
+
+    A fact with more than 64 statements takes turns through them, pass by pass.
+    """
+    stream = stream_order(len(facts), seed)
+    if order == "stream":
+        for turn in range(passes):
+            for i in stream:
+                texts = _turn(facts[i].statements, turn)
+                yield (i,) * len(texts), texts
+        return
+    rng = Random(f"{seed}/shuffle")
+    for turn in range(passes):
+        pool = [(i, text) for i in stream for text in _turn(facts[i].statements, turn)]
+        rng.shuffle(pool)
+        for n in range(len(facts)):  # as many steps as a stream of the same facts
+            part = pool[n * len(pool) // len(facts) : (n + 1) * len(pool) // len(facts)]
+            yield tuple(i for i, _ in part), [text for _, text in part]
+
+
+def stream_order(facts: int, seed: int = 0) -> list[int]:
+    """In which order a stream teaches so many facts, pass after pass: their indices."""
+    return Random(f"{seed}/order").sample(range(facts), facts)
+
+
+def _turn(statements: Sequence[str], turn: int) -> list[str]:
+    """The statements of one batch: all, or the next 64."""
+    if len(statements) <= BATCH:
+        return list(statements)
+    start = turn * BATCH % len(statements)
+    return list((*statements, *statements)[start : start + BATCH])

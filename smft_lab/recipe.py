@@ -1,0 +1,132 @@
+"""A recipe: how a memory is given to a finished model, and how facts are then written into it.
+
+Every field is a switch of its own; `smft-lab reproduce retrofit` says what each is worth on a real model. `PAPER` is
+what Lin et al. 2025 (arXiv 2510.15103) describe, for a model that was pretrained with its memory, as the built-in one
+was; `RETROFIT` is what makes a model learn that was finished without one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+KEYS = ("random", "kmeans", "pca")
+CHOICES = ("group", "batch")
+COUNTED = ("all", "shared", "answer")
+ORDERS = ("stream", "shuffled", "mixed")
+LOSSES = ("statement", "answer")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The switches of a retrofit.
+
+    Attributes:
+        slots, heads, k, key_dim: Shape of the memory (see `smft_lab.model.memory.ProductKeys`).
+        gate, project: Whether what is read goes through Memory+'s gate and its output projection. Both are untrained
+            in a finished model, and shrink what is written to a whisper.
+        whiten: Whether queries are of hidden states less their mean, each dimension over its deviation.
+        keys: `random`; `kmeans`, the codebooks are the centres of background queries; `pca`, the queries are the
+            principal directions of background hidden states. None needs a backward pass.
+        background_texts, background_questions: Windows of text, and questions with answers, in which reads are counted
+            for the idf; each is a document.
+        window: Tokens of a window.
+        statements, questions, contexts: Of each fact, how many statements are taught, how many wordings of its
+            question, and how many of these once more behind other questions with answers.
+        choice: `batch`, the slots that may change are chosen anew for each batch (paper); `group`, once per fact for
+            all facts taught together, before any is taught.
+        counted: With `group`, which reads count in a fact's TF-IDF: of `all` positions; of slots that half of its
+            texts or more read (`shared`); or where its `answer` is predicted. Reads in a context never count.
+        protect: With `group`, how many background documents each other fact of the group counts for, in the idf.
+        top_t: Slots per fact (`group`), or per batch.
+        order: `stream`, one fact a step (paper); or `mixed`, batches of `batch_size` texts of many facts.
+        batch_size: Texts in a mixed batch.
+        loss_on: `statement`, every token (paper); or `answer`, only the answer's.
+        optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
+        passes: Passes over the facts.
+    """
+
+    name: str = "custom"
+    slots: int = 65_536
+    heads: int = 4
+    k: int = 8
+    key_dim: int = 128
+    gate: bool = False
+    project: bool = False
+    whiten: bool = True
+    keys: str = "random"
+    background_texts: int = 200
+    background_questions: int = 400
+    window: int = 64
+    statements: int = 1
+    questions: int = 2
+    contexts: int = 1
+    choice: str = "group"
+    counted: str = "all"
+    protect: float = 1.0
+    top_t: int = 60
+    order: str = "mixed"
+    batch_size: int = 16
+    loss_on: str = "answer"
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    lr: float = 0.3
+    passes: int = 6
+
+    def __post_init__(self):
+        for name, known in (("keys", KEYS), ("choice", CHOICES), ("counted", COUNTED), ("order", ORDERS),
+                            ("loss_on", LOSSES)):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not self.statements + self.questions:
+            raise ValueError("a recipe must teach statements, questions, or both")
+        if not self.background_texts + self.background_questions:
+            raise ValueError("a recipe needs a background: texts, questions, or both")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.choice == "group" and self.order != "mixed":
+            raise ValueError("slots are chosen for a group of facts only where they are taught mixed (order='mixed')")
+
+    def to_dict(self) -> dict:
+        """Its fields, as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Recipe:
+        """The recipe of such fields; those that are missing are as by default.
+
+        Raises:
+            ValueError: there is no such field, or a value is out of range.
+        """
+        known = {one.name for one in fields(cls)}
+        if strangers := sorted(set(values) - known):
+            raise ValueError(f"a recipe has no {strangers[0]!r}; it has {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+RETROFIT = Recipe("retrofit")
+GATED = Recipe("gated", gate=True, project=True)
+PAPER = Recipe(
+    "paper", gate=True, project=True, whiten=False, key_dim=64, statements=64, questions=0, contexts=0,
+    background_questions=0, choice="batch", protect=0.0, top_t=500, order="stream", loss_on="statement",
+    optimizer="sgd", momentum=0.0, lr=20.0, passes=12,
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,98 @@
+"""Which slots may change when many facts are taught together: chosen once, fact by fact, before any is taught."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
+
+BATCH = 32  # texts per forward pass
+SHARED = 0.5  # of a fact's texts
+
+
+@torch.inference_mode()
+def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None) -> list[list[Tensor]]:
+    """What each text reads, from forward passes that go no further than the last memory layer's addressing.
+
+    Args:
+        positions: Which tokens of each text count; by default all.
+
+    Returns:
+        Per text, per value table: (reads,) int64 slots, as often as they are read. On the CPU.
+    """
+    layers, tables = memory_layers(lab.model), value_tables(lab.model)
+    *_, last = layers.values()
+    reads: list[list[Tensor]] = [[] for _ in texts]
+    lengths = [len(text) for text in texts]
+    by_length = sorted(range(len(texts)), key=lengths.__getitem__)  # little padding
+    for start in range(0, len(texts), BATCH):
+        rows = by_length[start : start + BATCH]
+        batch = encode(lab.tokenizer, [texts[i] for i in rows], lab.model.device)
+        with observe_reads(lab.model) as observed, stopping_at(last.keys):
+            lab.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        shape = batch["input_ids"].shape
+        by_table: list[list[Tensor]] = [[] for _ in tables]
+        for position, layer in layers.items():
+            by_table[tables.index(layer.values)].append(observed[position].slots[-1].reshape(*shape, -1).cpu())
+        mask = batch["attention_mask"].bool().cpu()
+        for slots in (torch.cat(parts, -1) for parts in by_table):
+            for row, i in enumerate(rows):
+                kept = mask[row].nonzero().squeeze(1)[:-1]  # the end of the text, which `encode` adds, tells nothing
+                if positions is not None:
+                    kept = torch.tensor(positions[i], dtype=torch.long)
+                reads[i].append(slots[row, kept].flatten())
+    return reads
+
+
+def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *, rule: str = "tfidf",
+                 counted: str = "all", protect: float = 0.0, seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+    """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
+
+    Args:
+        lab: A `Lab`; its background usage gives the idf.
+        owners: The fact of each text, from 0.
+        reads: What each text reads, see `reads_of`.
+        rule: See `smft_lab.slots.scores.score`.
+        counted: `shared` leaves out slots that fewer than half of a fact's texts read; all else counts all reads.
+        protect: Each other fact of the group counts for so many background documents that read its slots.
+        seed: Of the rule `random`.
+
+    Returns:
+        Per value table, (rows,) int64 slots, ascending.
+
+    Raises:
+        ValueError: no such rule, `top_t` is out of range, or there are no texts.
+    """
+    check_rule(rule)
+    check_top_t(top_t, lab.slots)
+    if not owners:
+        raise ValueError("no texts to choose slots for")
+    generator = torch.Generator().manual_seed(seed)
+    facts = sorted(set(owners))
+    chosen = []
+    for table in range(len(lab.usage.df)):
+        counts = []  # per fact, (slots it reads,) and how often
+        readers = torch.zeros(lab.slots, dtype=torch.int32)
+        for fact in facts:
+            mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
+            slots, count = torch.cat(mine).unique(return_counts=True)
+            if counted == "shared":
+                texts = torch.cat([one.unique() for one in mine]).unique(return_counts=True)[1]
+                slots, count = slots[texts >= SHARED * len(mine)], count[texts >= SHARED * len(mine)]
+            readers[slots] += 1
+            counts.append((slots, count))
+        mark = torch.zeros(lab.slots, dtype=torch.bool)
+        df, batches = lab.usage.df[table], lab.usage.batches + protect * (len(facts) - 1)
+        for slots, count in counts:
+            here = torch.zeros(lab.slots, dtype=count.dtype)
+            here[slots] = count
+            others = df + protect * (readers - (here > 0).int()) if protect else df
+            scores = score(rule, here, others, batches, generator, lab.usage.count[table])
+            mark[top_slots(scores, here, None if rule == "all" else top_t)] = True
+        chosen.append(mark.nonzero().squeeze(1))
+    return tuple(chosen)
