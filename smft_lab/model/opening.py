@@ -282,7 +282,7 @@ def _check_files(place: _Place, source: Source) -> None:
     advice = "put the file back that the lab was made on, or make the lab again"
     path = place.path
     if place.is_gguf:
-        found = {name: path for name in source.files} if len(source.files) == 1 else {}
+        found = dict.fromkeys(source.files, path) if len(source.files) == 1 else {}
     else:
         found = {name: path / name for name in source.files if (path / name).is_file()}
     if missing := sorted(set(source.files) - set(found)):
@@ -314,7 +314,7 @@ def _download(source: Source) -> Path:
 def _open(place: _Place, asked: str, source: Source | None = None):
     """Model and tokenizer of a place; with `source`, whose files were checked, no file is hashed again."""
     revision = None
-    with _quiet():
+    with quiet():
         if place.is_gguf:
             model, tokenizer, about = _open_gguf(place.path)
         else:
@@ -322,6 +322,7 @@ def _open(place: _Place, asked: str, source: Source | None = None):
     if getattr(model.config, CONFIG_KEY, None) is not None:
         raise ValueError(f"{asked} is a model with memory layers of a saved lab; open it with smft_lab.load")
     model.eval()
+    about = source.about if source else about
     tensors = dict(hashes(model))
     weights = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
     if place.path is None:
@@ -338,9 +339,10 @@ def _cached(name: str, revision: str | None) -> Path | None:
     """The hub's cache of a model that was just opened; None where there is none, as without a commit."""
     from huggingface_hub import snapshot_download
 
-    if revision is None:
+    try:
+        return None if revision is None else Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
         return None
-    return Path(snapshot_download(name, revision=revision, local_files_only=True))
 
 
 def _open_transformers(place: _Place):
@@ -363,12 +365,12 @@ def _open_transformers(place: _Place):
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{place.name} is no causal language model: its weights lack {missing[0]}")
     name = Path(where).name if place.path else where
-    kept = str(stored).removeprefix("torch.") if stored is not None else "float32"
-    return model, tokenizer, f"{name}, {kept}", revision
+    kept = f", {str(stored).removeprefix('torch.')}" if stored else ""
+    return model, tokenizer, f"{name}{kept}", revision
 
 
 @contextmanager
-def _quiet():
+def quiet():
     """No progress bars while weights are read; in a notebook they would stay for good."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -437,7 +439,7 @@ def _plain_llama(reader):
     heads, width = told["attention.head_count"], told["embedding_length"]
     key_heads = told.get("attention.head_count_kv", heads)
     head_dim = told.get("attention.key_length", width // heads)
-    if told.get("rope.dimension_count", head_dim) != head_dim or told.get("attention.value_length", head_dim) != head_dim:
+    if {told.get(width, head_dim) for width in ("rope.dimension_count", "attention.value_length")} != {head_dim}:
         return None
     config = LlamaConfig(
         vocab_size=int(tensors["token_embd.weight"].shape[1]),  # its dimensions are told last to first
@@ -517,8 +519,6 @@ def _set_special_tokens(reader, model, tokenizer) -> None:
     ids = backend.encode("a", add_special_tokens=True).ids
     if begins != (ids[:1] == [bos] and ids != plain):
         token = tokenizer.bos_token
-        backend.post_processor = (
-            processors.TemplateProcessing(single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, bos)])
-            if begins
-            else processors.ByteLevel(trim_offsets=False)
-        )  # fmt: skip
+        one, two = (f"{token} $A", f"{token} $A {token} $B") if begins else ("$A", "$A $B")
+        special = [(token, bos)] if begins else []
+        backend.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=special)
