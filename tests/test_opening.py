@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from test_attach import MEMORY, logits, small
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -33,15 +33,16 @@ TEXTS = ["The capital of France is Paris.", "In 1984 there were 12,345 of them!"
 def vocabulary() -> Tokenizer:
     """A byte-level BPE that takes digits one by one."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # so that it learns of "19", too
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     return tokenizer
 
 
@@ -144,7 +145,12 @@ def test_the_numbers_are_those_that_transformers_reads(write_gguf, tmp_path):
     assert model.lm_head.weight is not model.model.embed_tokens.weight
 
 
-def test_a_file_that_says_more_of_its_rotations_is_read_by_transformers(write_gguf, tmp_path, capfd):
+@pytest.mark.parametrize("older", [False, True])
+def test_a_file_that_says_more_of_its_rotations_is_read_by_transformers(
+    older, write_gguf, tmp_path, capfd, monkeypatch
+):
+    if older:
+        monkeypatch.delattr(opening.quantization_config, "GgufConfig", raising=False)
     expected = write_gguf(tmp_path / "tiny.gguf", "Q8_0", add_rope_scaling_factor=1.0)
     model, _ = open_model(tmp_path / "tiny.gguf")
     assert torch.equal(model.model.layers[1].self_attn.q_proj.weight, expected.model.layers[1].self_attn.q_proj.weight)
@@ -166,6 +172,27 @@ def test_the_tokenizer_gives_the_ids_of_the_files_vocabulary_and_bos_if_it_says_
     tokenizer.save_pretrained(tmp_path / "saved")
     again = type(tokenizer).from_pretrained(tmp_path / "saved")
     assert [again(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_tokenizer_that_was_built_with_another_beginning_is_put_right(
+    begins, write_gguf, vocabulary, tmp_path, monkeypatch
+):
+    write_gguf(tmp_path / "tiny.gguf", begins=begins)
+    real = opening.PreTrainedTokenizerFast.from_pretrained
+
+    def other(*args, **options):
+        tokenizer = real(*args, **options)
+        wrong = {"single": "$A", "pair": "$A $B"} if begins else {"single": "<start> $A", "pair": "<start> $A $B"}
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            **wrong, special_tokens=[("<start>", 1)]
+        )
+        return tokenizer
+
+    monkeypatch.setattr(opening.PreTrainedTokenizerFast, "from_pretrained", other)
+    _, tokenizer = open_model(tmp_path / "tiny.gguf")
+    for text in TEXTS:
+        assert tokenizer(text)["input_ids"] == [1] * begins + vocabulary.encode(text).ids
 
 
 def test_a_line_says_what_the_file_holds_and_what_is_computed_with(write_gguf, tmp_path):

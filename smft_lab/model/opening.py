@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging
+from transformers.utils import logging, quantization_config
 
 from smft_lab.model.attach import CONFIG_KEY, AttachedMemory
 from smft_lab.model.memory import MemoryLayer
@@ -479,12 +479,8 @@ def _plain_llama(reader):
 def _from_transformers(path: Path):
     """A model of an architecture that `transformers` reads, with no trace left that it was quantized."""
     options = {"gguf_file": path.name, "dtype": torch.float32, "trust_remote_code": False, "local_files_only": True}
-    try:
-        from transformers import GgufConfig
-
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    except ImportError:  # older versions know nothing else
-        pass
+    if hasattr(quantization_config, "GgufConfig"):  # older versions know nothing else than numbers in full
+        options["quantization_config"] = quantization_config.GgufConfig(dequantize=True)
     with redirect_stderr(io.StringIO()):  # a progress bar that no option turns off
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), **options)
     for owner in (model, model.config):
