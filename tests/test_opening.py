@@ -1,6 +1,7 @@
 """`open_model`: from a GGUF file, a folder or a packaged model comes a plain model; labs that name it, not copy it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -424,6 +425,46 @@ def test_a_lab_copies_what_is_tied_once_and_brings_it_back(tokenizer):
     lab.reset()
     assert torch.equal(logits(model), before)
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+FROM_HUB = """
+import pathlib, shutil, sys, torch, smft_lab as smft
+weights = pathlib.Path(sys.argv[1])
+def load():
+    try:
+        model = smft.load("lab").model
+    except (ValueError, OSError) as problem:
+        print(type(problem).__name__, problem)
+    else:
+        print(model.smft_source.place, model.smft_source.revision, model(torch.arange(3, 9)[None]).logits.sum().item())
+model, tokenizer = smft.open_model("owner/tiny")
+smft.add_memory(model, 1, slots=256, heads=2, k=4, key_dim=8)
+usage = smft.Usage(20, torch.ones(1, 256, dtype=torch.int32), torch.ones(1, 256))
+smft.Lab(model, tokenizer, usage).save("lab", base="reference")
+load()
+weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+load()
+shutil.rmtree(weights.parent.parent.parent)
+load()
+"""
+
+
+def test_a_model_of_the_hub_is_named_by_its_commit_and_files(tokenizer, tmp_path):
+    cache, commit = tmp_path / "hub" / "models--owner--tiny", "c0ffee" * 6 + "c0de"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    folder = cache / "snapshots" / commit
+    expected = small("llama")
+    expected.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", FROM_HUB, str(folder / "model.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole, damaged, gone = done.stdout.splitlines()
+    assert whole == f"owner/tiny {commit} {expected(torch.arange(3, 9)[None]).logits.sum().item()}"
+    assert "model.safetensors is not the file that the lab's base 'owner/tiny' was" in damaged
+    assert gone.startswith(f"FileNotFoundError lab: the base model owner/tiny ({commit}) can't be had")
 
 
 @pytest.fixture(scope="module")

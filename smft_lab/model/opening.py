@@ -269,9 +269,9 @@ def _weights_files(folder: Path) -> list[Path]:
     return []
 
 
-def _files(place: _Place) -> dict[str, dict]:
+def _files(path: Path) -> dict[str, dict]:
     files = {}
-    for file in [place.path] if place.is_gguf else _weights_files(place.path):
+    for file in _weights_files(path) if path.is_dir() else [path]:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         files[file.name] = {"sha256": digest, "bytes": file.stat().st_size}
@@ -313,36 +313,34 @@ def _download(source: Source) -> Path:
 
 def _open(place: _Place, asked: str, source: Source | None = None):
     """Model and tokenizer of a place; with `source`, whose files were checked, no file is hashed again."""
-    revision = None
+    cached = None
     with quiet():
         if place.is_gguf:
             model, tokenizer, about = _open_gguf(place.path)
         else:
-            model, tokenizer, about, revision = _open_transformers(place)
+            model, tokenizer, about, cached = _open_transformers(place)
     if getattr(model.config, CONFIG_KEY, None) is not None:
         raise ValueError(f"{asked} is a model with memory layers of a saved lab; open it with smft_lab.load")
     model.eval()
     about = source.about if source else about
     tensors = dict(hashes(model))
     weights = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
-    if place.path is None:
-        place = _Place(place.name, _cached(place.name, revision))
-        where = place.name
+    if source:
+        where, revision, files = source.place if source.revision else str(place.path), source.revision, source.files
+    elif place.path:
+        where, revision, files = str(place.path), None, _files(place.path)
     else:
-        where, revision = (place.name, source.revision) if source and source.revision else (str(place.path), None)
-    files = source.files if source else _files(place) if place.path else {}
+        where, revision, files = place.name, cached and cached.name, _files(cached) if cached else {}
     model.smft_source = Source(asked, where, revision, files, weights, about, tensors, tokenizer_hash(tokenizer))
     return model, tokenizer
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
-    """The hub's cache of a model that was just opened; None where there is none, as without a commit."""
-    from huggingface_hub import snapshot_download
+def _cached(name: str) -> Path | None:
+    """The folder in the hub's cache that holds what was just taken from the hub; its name is the commit."""
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return None if revision is None else Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (OSError, ValueError):
-        return None
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _open_transformers(place: _Place):
@@ -351,9 +349,9 @@ def _open_transformers(place: _Place):
     try:
         config = AutoConfig.from_pretrained(where, **options)
         stored = getattr(config, "dtype", None)
-        revision = getattr(config, "_commit_hash", None)
-        if revision is not None and place.path is None:
-            options["revision"] = revision
+        cached = None if place.path else _cached(where)
+        if cached is not None:
+            options["revision"] = cached.name
         model, found = AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
@@ -366,7 +364,7 @@ def _open_transformers(place: _Place):
         raise ValueError(f"{place.name} is no causal language model: its weights lack {missing[0]}")
     name = Path(where).name if place.path else where
     kept = f", {str(stored).removeprefix('torch.')}" if stored else ""
-    return model, tokenizer, f"{name}{kept}", revision
+    return model, tokenizer, f"{name}{kept}", cached
 
 
 @contextmanager
