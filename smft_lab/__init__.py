@@ -21,6 +21,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "MemoryLayer": "smft_lab.model.memory",
     "add_memory": "smft_lab.model.attach",
     "without_memory": "smft_lab.model.attach",
+    "open_model": "smft_lab.model.opening",
     "TextWindows": "smft_lab.experiments.memory_training",
     "MemoryTraining": "smft_lab.experiments.memory_training",
     "pretrain_memory": "smft_lab.experiments.memory_training",

@@ -338,7 +338,7 @@ class Mode(StrEnum):
 
 @app.command()
 def attach(
-    model: Annotated[str, typer.Argument(help="A Hugging Face causal model: a folder, or its name on the hub.")],
+    model: Annotated[str, typer.Argument(help="smollm2, a .gguf file, a model's folder, or its name on the hub.")],
     text: Annotated[Path, typer.Option(help="Plain text (UTF-8) that the memory learns to be used on.")],
     out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there goes on.")],
     layers: Annotated[str | None, typer.Option(help="Blocks from 0, as in 2,5; the middle one if absent.")] = None,
@@ -354,6 +354,7 @@ def attach(
     from smft_lab.experiments import memory_training as training
     from smft_lab.lab import LAB_FILE
     from smft_lab.model.attach import add_memory, feed_forwards
+    from smft_lab.model.opening import described, open_model
 
     settings = training.MemoryTraining(
         steps=steps, window=window, distill=distill, everything=everything, seed=seed
@@ -362,14 +363,15 @@ def attach(
     if (out / LAB_FILE).exists():
         raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
     words = training.read_text(text)
-    mine, tokenizer = _open_model(model)
+    mine, tokenizer = open_model(model)
     windows = training.TextWindows(words, tokenizer, window)
     count = len(feed_forwards(mine))
     chosen = [count // 2] if layers is None else [_number(part, "--layers") for part in _names(layers, "--layers")]
     teacher = None
     if distill and mode is Mode.replace:
-        teacher, _ = _open_model(model)
+        teacher, _ = open_model(model)
     add_memory(mine, chosen, slots, mode.value, seed=seed)
+    console.print(described(mine), markup=False, soft_wrap=True)
     _train_on_text(mine, tokenizer, windows, settings, out, teacher)
 
 
@@ -407,23 +409,6 @@ def _train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None)
     shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
     console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)
     print(out)
-
-
-def _open_model(name: str):
-    """A model and its tokenizer, from a folder or the hub; never runs code that comes with them."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    local = Path(name).exists()
-    options = {"local_files_only": local, "trust_remote_code": False}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options).eval()
-        return model, AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as problem:
-        where = "in that folder" if local else "in no folder of that name, nor to be had from the hub"
-        raise ValueError(f"{name}: no causal language model {where} ({str(problem).splitlines()[0]})") from None
 
 
 def _number(text: str, option: str) -> int:

@@ -14,20 +14,22 @@ from tempfile import mkdtemp
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
 from smft_lab.model.memory import value_tables
+from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.slots.usage import Usage
 
-FORMAT = 1
+FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
+MEMORY_FILE = "memory.safetensors"  # in place of WEIGHTS_FILE, where the base is named instead of copied
+BASES = ("copy", "reference")
 UNFINISHED = ".unfinished"
 PATIENCE = 60  # seconds that `load` waits for a save to get done
 READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
@@ -45,6 +47,9 @@ class Lab:
         defaults: Tuned settings per method, `{method: {"lr": ..., ...}}`.
         world_seed, world_scale: Of the built-in world the model was pretrained on, if it was (see `World`).
 
+    Attributes:
+        source: Where the base came from, if `open_model` opened it; else None.
+
     Raises:
         ValueError: the model has no memory layer, or the usage is of another shape.
     """
@@ -61,7 +66,8 @@ class Lab:
         self.probes = probes or Probes()
         self.defaults = defaults or {}
         self.world_seed, self.world_scale = world_seed, world_scale
-        self._base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.source: Source | None = getattr(model, "smft_source", None)
+        self._base = _cloned(model.state_dict())
         self._run: Generator | None = None
 
     @property
@@ -107,17 +113,26 @@ class Lab:
         """The base value of one entry of the model's state dict; not to be changed."""
         return self._base[name]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, base: str = "copy") -> None:
         """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, probes, defaults.
 
         A finetune under way ends first: what is saved is the model as it left it. A lab already there is replaced only
-        when the new one is whole; other files beside it stay.
+        when the new one is whole; other files beside it stay. A value table of zeros takes no room.
+
+        Args:
+            base: `copy`, with all weights; or `reference`, the memory layers alone and a record of the file or the
+                model on the hub that `open_model` took the others from, which `load` opens and checks.
 
         Raises:
             OSError: the disk is full, or `path` can't be written; what was there is as before.
-            ValueError: another process is writing there now, or a panel is training on this lab.
+            ValueError: another process is writing there now, or a panel is training on this lab; or `base` is
+                `reference`, and the weights outside the memory are not those that `open_model` opened.
         """
+        if base not in BASES:
+            raise ValueError(f"no base {base!r}; there are {', '.join(BASES)}")
         self.end()
+        if base == "reference":
+            self._check_reference()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path):
@@ -126,7 +141,7 @@ class Lab:
                 shutil.rmtree(left, ignore_errors=True)
             unfinished = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
             try:
-                self._write(unfinished)
+                self._write(unfinished, base == "reference")
                 unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
                 _put(unfinished, path)
             except SafetensorError as problem:  # what a full disk is called there
@@ -134,22 +149,65 @@ class Lab:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _write(self, folder: Path) -> None:
+    def _check_reference(self) -> None:
+        advice = 'save it with base="copy"'
+        if self.source is None:
+            raise ValueError(f"the lab's base can't be referenced: open_model didn't open it; {advice}")
+        if not hasattr(self.model.config, CONFIG_KEY) or not self.source.files:
+            missing = "its weights file" if hasattr(self.model.config, CONFIG_KEY) else "how its memory was added"
+            raise ValueError(f"the lab's base can't be referenced: {missing} isn't known; {advice}")
+        try:
+            check_unchanged(self.model, self.source)
+        except ValueError as problem:
+            raise ValueError(f"the lab's base can't be referenced: {problem}; {advice}") from None
+
+    def _write(self, folder: Path, reference: bool) -> None:
+        about = {"format": 1, "world_seed": self.world_seed, "defaults": self.defaults}
+        own_tokenizer = True
         if hasattr(self.model.config, CONFIG_KEY):
             self.model.config.save_pretrained(folder)
             if self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(folder)
-            save_model(self.model, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+            outside = set(outside_memory(self.model)) if reference else set()
+            zeros = _zero_tables(self.model)
+            kept = {name: tensor for name, tensor in _distinct(self.model.state_dict()).items() if name not in outside}
+            kept = {name: tensor.contiguous() for name, tensor in kept.items() if name not in zeros}
+            save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
+            if zeros:
+                about |= {"format": FORMAT, "zero_tables": zeros}
+            if reference:
+                own_tokenizer = tokenizer_hash(self.tokenizer) != self.source.tokenizer
+                about |= {"format": FORMAT, "source": self.source.to_json(), "own_tokenizer": own_tokenizer}
         else:
             self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        if own_tokenizer:
+            self.tokenizer.save_pretrained(folder)
         save_file(self.usage.to_tensors(), folder / USAGE_FILE)
-        about = {"format": FORMAT, "world_seed": self.world_seed, "defaults": self.defaults}
         if self.world_scale != 1.0:
             about["world_scale"] = self.world_scale
         if self.world_seed is None:  # else they come from the seed
             (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
         (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries of a state dict without those that share their memory with one before, as tied embeddings do."""
+    first: dict[tuple, str] = {}
+    for name, tensor in entries.items():
+        first.setdefault(storage(tensor), name)
+    return {name: entries[name] for name in first.values()}
+
+
+def _cloned(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy of a state dict in which what was shared is shared again."""
+    clones = {storage(tensor): tensor.clone() for tensor in _distinct(entries).values()}
+    return {name: clones[storage(tensor)] for name, tensor in entries.items()}
+
+
+def _zero_tables(model) -> list[str]:
+    """State-dict names of the value tables in which every bit is 0."""
+    zero = {table for table in value_tables(model) if not (table.weight.any() or table.weight.signbit().any())}
+    return [f"{name}.weight" for name, module in model.named_modules() if module in zero]
 
 
 @contextmanager
@@ -203,7 +261,8 @@ def _put(unfinished: Path, path: Path) -> None:
 
 
 def _written_by_save(name: str) -> bool:
-    return name in (USAGE_FILE, PROBES_FILE) or name.startswith("model")
+    also = (USAGE_FILE, PROBES_FILE, MEMORY_FILE, "generation_config.json", "chat_template.jinja")
+    return name in also or name.startswith(("model", "tokenizer"))
 
 
 def shipped_checkpoint() -> Path:
@@ -218,9 +277,9 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         device: Where the model computes, such as `cuda`.
 
     Raises:
-        FileNotFoundError: there is no lab at `path`.
+        FileNotFoundError: there is no lab at `path`; or the base that it names is gone.
         ValueError: the directory is damaged, or was written by a newer version; or there is no such device; or
-            another process keeps writing there.
+            another process keeps writing there; or the base that it names is another one now.
     """
     check_device(device)
     path = shipped_checkpoint() if path is None else Path(path)
@@ -254,11 +313,21 @@ def _place(path: Path) -> tuple[int, int, int] | None:
 def _read(path: Path, device: str | torch.device) -> Lab:
     about = _read_about(path)
     keep_freed_memory()
-    with _quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path)
+    base = tokenizer = None
+    if "source" in about:
+        with _reading(path, f"'source' in {LAB_FILE}"):
+            source = Source.from_json(about["source"])
+        try:
+            base, tokenizer = reopen(source)
+        except (ValueError, OSError) as problem:
+            kind = FileNotFoundError if isinstance(problem, FileNotFoundError) else ValueError
+            raise kind(f"{path}: {problem}") from None
+    with quiet(), _reading(path, "config.json and the weights"):
+        model = _read_model(path, about.get("zero_tables", []), base)
     model.to(device)
-    with _reading(path, "the tokenizer's files"):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if tokenizer is None or about.get("own_tokenizer"):
+        with _reading(path, "the tokenizer's files"):
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     with _reading(path, USAGE_FILE):
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
@@ -284,20 +353,34 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
-def _read_model(path: Path):
+def _read_model(path: Path, zeros: list[str], base=None):
+    """The model of a saved lab.
+
+    Args:
+        zeros: State-dict names of value tables that the file leaves out.
+        base: The opened model that a lab names whose base was not copied; it is given its memory here.
+    """
     options = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(path, **options)
     asked = getattr(config, CONFIG_KEY, None)
     if asked is None:
+        if base is not None:
+            raise ValueError(f"config.json lacks {CONFIG_KEY}")
         model, found = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
         if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
             raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
         return model
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval() if base is None else base
     add_memory(model, **asked)
-    load_model(model, str(path / WEIGHTS_FILE))
+    missing, unexpected = load_model(model, str(path / (WEIGHTS_FILE if base is None else MEMORY_FILE)), strict=False)
+    entries = model.state_dict()
+    left_out = {storage(entries[name]) for name in (*zeros, *(() if base is None else outside_memory(model)))}
+    if strangers := sorted(name for name in missing if storage(entries[name]) not in left_out) + sorted(unexpected):
+        raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
+    for name in zeros:
+        entries[name].zero_()
     return model
 
 
@@ -320,18 +403,6 @@ def _read_probes(file: Path) -> Probes:
         return Probes.from_records(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise ValueError(f"{file} is not what Lab.save() writes ({problem}); copy the lab again") from None
-
-
-@contextmanager
-def _quiet():
-    """No progress bar for the fraction of a second that reading weights takes; in a notebook it would stay for good."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _read_about(path: Path) -> dict:

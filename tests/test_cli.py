@@ -45,6 +45,7 @@ def smft(monkeypatch, capsys, tmp_path):
 
     def call(*args) -> tuple[int, list[str], list[str]]:
         monkeypatch.setattr(sys, "argv", ["smft-lab", *map(str, args)])
+        capsys.readouterr()  # what the test printed before
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()

@@ -48,9 +48,9 @@ def test_a_lab_that_is_replaced_while_it_is_read_is_read_again(moment, tiny_lab,
     value_tables(lab.model)[0].weight.data.fill_(1)
     real = getattr(module, moment)
 
-    def overtaken(folder):
+    def overtaken(*folder):
         monkeypatch.setattr(module, moment, real)
-        read = real(folder)
+        read = real(*folder)
         lab.save(path)
         return read
 

