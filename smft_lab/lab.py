@@ -24,6 +24,7 @@ from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.probes.probes import Probes, world_probes
+from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.usage import Usage
 
 FORMAT = 1
@@ -44,13 +45,15 @@ class Lab:
         probes: What to measure for forgetting; none by default.
         defaults: Tuned settings per method, `{method: {"lr": ..., ...}}`.
         world_seed, world_scale: Of the built-in world the model was pretrained on, if it was (see `World`).
+        form: How the model is asked; a model from elsewhere needs another form than the built-in world's, such as
+            `PromptForm.PLAIN`.
 
     Raises:
         ValueError: the model has no memory layer, or the usage is of another shape.
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
-                 world_seed: int | None = None, world_scale: float = 1.0):  # fmt: skip
+                 world_seed: int | None = None, world_scale: float = 1.0, form: PromptForm = BUILT_IN):  # fmt: skip
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
@@ -61,6 +64,7 @@ class Lab:
         self.probes = probes or Probes()
         self.defaults = defaults or {}
         self.world_seed, self.world_scale = world_seed, world_scale
+        self.form = form
         self._base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         self._run: Generator | None = None
 
@@ -147,6 +151,8 @@ class Lab:
         about = {"format": FORMAT, "world_seed": self.world_seed, "defaults": self.defaults}
         if self.world_scale != 1.0:
             about["world_scale"] = self.world_scale
+        if self.form != BUILT_IN:
+            about["form"] = self.form.to_json()
         if self.world_seed is None:  # else they come from the seed
             (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
         (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
@@ -262,6 +268,9 @@ def _read(path: Path, device: str | torch.device) -> Lab:
     with _reading(path, USAGE_FILE):
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
+    if "form" in about:
+        with _reading(path / LAB_FILE, "the prompt form"):
+            lab.form = PromptForm.from_json(about["form"])
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
     elif (path / PROBES_FILE).exists():
