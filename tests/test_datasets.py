@@ -36,6 +36,12 @@ ROWS = {  # one row of each kind, as the hub has it
     },
     "gsm8k": {"question": "Two boxes of 500 pens: how many pens?", "answer": "2 * 500 = 1000\n#### 1,000"},
     "hellaswag": {"ctx": "A man lifts a chainsaw. He", "endings": ["trims a hedge.", "sings."], "label": "0"},
+    "arc": {
+        "question": "Which gas do plants take in?",
+        "choices": {"text": ["helium", "carbon dioxide"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    "piqa": {"goal": "To open a tin", "sol1": "use a tin opener.", "sol2": "use a feather.", "label": 0},
     "wikitext": {"text": " Robert is an English film , television and theatre actor . \n"},
 }
 
@@ -99,6 +105,8 @@ def test_probe_material(tmp_path):
 
     assert read("gsm8k").questions == [Question(ROWS["gsm8k"]["question"], ("1000", "1,000"), "2 * 500 = 1000")]
     assert read("hellaswag").choices == [Choice("A man lifts a chainsaw. He", ("trims a hedge.", "sings."), 0)]
+    assert read("arc").choices == [Choice("Which gas do plants take in?", ("helium", "carbon dioxide"), 1)]
+    assert read("piqa").choices == [Choice("To open a tin", ("use a tin opener.", "use a feather."), 0)]
     assert read("wikitext").passages == ["Robert is an English film , television and theatre actor ."]
 
 
