@@ -17,7 +17,7 @@ from smft_lab.facts.datasets import HUB, KINDS, Choice, Question, Report, read_d
 from smft_lab.facts.documents import augment, read_documents, sentences_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError
-from smft_lab.facts.questions import _usable, load_paraphraser, paraphrases, statements_from, tidy_question
+from smft_lab.facts.questions import _usable, load_paraphraser, paraphrases, rewordings, statements_from, tidy_question
 from smft_lab.finetuning.finetune import batches
 from smft_lab.model.tokenizer import train_tokenizer
 
@@ -97,6 +97,41 @@ def test_facts_hold_the_canonical_answer_first_and_in_every_statement(tmp_path):
         assert fact.answers == answers
         assert len(fact.statements) >= 4
         assert all(answers[0].casefold() in text.casefold() for text in fact.statements)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "others"),
+    [
+        ("Which poet wrote The Waste Land?", "T. S. Eliot", ["What poet wrote The Waste Land?"]),
+        ("In what year did the bridge open?", "1932", ["In which year did the bridge open?"]),
+        ("Who painted The Night Watch?", "Rembrandt", ["The Night Watch was painted by whom?"]),
+        ("When was the reaper invented by McCormick?", "1831", ["The reaper was invented by McCormick in which year?"]),
+        ("Which of these is a river?", "Po", []),
+        ("What is the capital of Spain?", "Madrid", []),
+        ("Which is longer, the Nile or the Po?", "the Nile", []),
+    ],
+)
+def test_a_question_is_said_in_other_words_only_where_a_rule_is_sure(question, answer, others):
+    found = rewordings(question, answer)
+    assert set(others) <= set(found) if others else not found
+    assert question not in found
+
+
+def test_rule_made_facts_have_wordings_to_teach_that_are_not_the_test(tmp_path):
+    (fact,) = read_dataset(write(tmp_path / "rows.jsonl", [ROWS["triviaqa"]])).facts
+    assert fact.questions
+    assert fact.question not in fact.questions
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"answerKey": "C"}, "field 'answerKey': 'C' is the label of no choice"),
+        ({"choices": ["helium", "neon"]}, "field 'choices': must be an object"),
+    ],
+)
+def test_a_broken_choice_is_named(tmp_path, changed, expected):
+    assert expected in complaint(write(tmp_path / "rows.jsonl", [ROWS["arc"] | changed]))
 
 
 def test_probe_material(tmp_path):

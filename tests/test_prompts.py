@@ -36,15 +36,13 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def plain_tokenizer():
-    """Byte-level BPE without bos, whose padding is its end of text, and with tokens that hold a line break in them."""
+    """Bytes, without bos and with end of text as padding, and some tokens that hold a line break and more."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [FEW.answered(question, "the cat.\n") for question in QUESTIONS] * 3
-    trainer = trainers.BpeTrainer(
-        vocab_size=330, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=["<eos>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([".\n\n.\n!\n"], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
@@ -69,7 +67,9 @@ def talkative(plain_tokenizer):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
-        model.lm_head.weight[broken] *= 1.7
+        for i in range(1, len(plain_tokenizer)):  # it says letters, and breaks a line now and then
+            text = plain_tokenizer.decode([i]).strip(".!\n ")
+            model.lm_head.weight[i] *= 1.5 if i in broken else text.isascii() and (not text or text.isalpha())
     return model, plain_tokenizer
 
 
@@ -107,7 +107,7 @@ def test_shots_stand_before_the_question_in_the_form_of_an_answered_one():
 def test_a_template_of_ones_own_needs_a_place_for_the_question():
     form = PromptForm("Q: {question} {A}:", end="\n\n")
     assert form.answered("a {b}?", "c") == "Q: a {b}? {A}: c\n\n"
-    with pytest.raises(ValueError, match="no place for the question; write {question}"):
+    with pytest.raises(ValueError, match=r"no place for the question; write \{question\}"):
         PromptForm("Question: {q}")
     for shots in ([("only a question",)], [("Who?", " ")], ["ab"], "ab", 3):
         with pytest.raises(ValueError, match="shot"):
@@ -121,7 +121,7 @@ def test_a_form_comes_back_from_json(form):
 
 @pytest.mark.parametrize("values", [{"tmplate": "{question}"}, [1], {"template": 3}, {"chat": "yes"}, {"template": ""}])
 def test_what_is_no_form_is_refused(values):
-    with pytest.raises(ValueError, match="form|template|chat"):
+    with pytest.raises(ValueError, match=r"form|template|chat"):
         PromptForm.from_json(values)
 
 
@@ -203,21 +203,25 @@ def test_one_pass_tells_whether_a_reply_comes_back(talkative, form):
     assert same.any()
     others = [f"{reply}x" for reply in said]
     assert not would_say(model, tokenizer, QUESTIONS, others, 12, form).any()
-    assert not would_say(model, tokenizer, QUESTIONS, said[1:] + said[:1], 9, form)[said != said[1:] + said[:1]].any()
+    moved = said[1:] + said[:1]
+    right = torch.tensor([a == b for a, b in zip(said, moved, strict=True)])
+    assert not (would_say(model, tokenizer, QUESTIONS, moved, 9, form) & ~right).any()
     for question, reply, found in zip(QUESTIONS, said, same.tolist(), strict=True):
         assert not found or by_hand(model, tokenizer, form, question, 9) == reply
 
 
 def test_recalled_means_that_the_answer_is_the_whole_line(talkative):
     model, tokenizer = talkative
-    said = replies(model, tokenizer, QUESTIONS, 60, FEW)
-    whole = [(q, s) for q, s in zip(QUESTIONS, said, strict=True) if s.startswith(" ")]
-    form = PromptForm(before="", shots=SHOTS)
+    form = PromptForm(before="", shots=SHOTS)  # it may say anything, not only what begins with a blank
     spoken = replies(model, tokenizer, QUESTIONS, 60, form)
     found = recalled(model, tokenizer, QUESTIONS, spoken, form)
     assert found.any()
     assert not recalled(model, tokenizer, QUESTIONS, [f"{one} and more" for one in spoken], form).any()
-    assert all(isinstance(reply, str) for _, reply in whole)
+    many = [f"{i}: {question}" for i, question in enumerate(QUESTIONS * 12)]
+    spoken = dict(zip(many, replies(model, tokenizer, many, 60, FEW), strict=True))
+    spaced = {question: one[1:] for question, one in spoken.items() if one.startswith(" ") and one[1:].isalpha()}
+    assert spaced
+    assert recalled(model, tokenizer, list(spaced), list(spaced.values()), FEW).all()
 
 
 # Probes -----------------------------------------------------------------------------------------------
@@ -407,7 +411,7 @@ def test_a_lab_measures_in_its_own_form_and_keeps_it_when_saved(tiny_lab, tmp_pa
     assert list(next(finetune(again, [DOG], passes=1)).probes)[:4] == ["learned", "taught", "prefixed", "two_hop_new"]
     values = json.loads((tmp_path / "plain" / "lab.json").read_text())
     (tmp_path / "plain" / "lab.json").write_text(json.dumps(values | {"form": {"template": "none"}}))
-    with pytest.raises(ValueError, match="prompt form can't be read.*no place for the question"):
+    with pytest.raises(ValueError, match=r"prompt form can't be read.*no place for the question"):
         load(tmp_path / "plain")
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
-from smft_lab.probes.probes import LONGEST_REPLY, QuestionProbe
+from smft_lab.probes.probes import LONGEST_REPLY, QuestionProbe, _plain
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import replies
 from smft_lab.probes.text import begins_with, normalise
@@ -94,7 +94,9 @@ class KnownSearch:
                 self.model.train(training)
             asked += len(batch)
             self._known += [
-                (one, reply) for one, reply in zip(batch, said, strict=True) if begins_with(reply, _answers_of(one))
+                (one, reply)
+                for one, reply in zip(batch, said, strict=True)
+                if begins_with(_plain(reply), _answers_of(one))
             ]
             seconds = time.perf_counter() - began
             yield Found(asked, self.total, len(self._known), seconds, seconds * (self.total - asked) / asked)
