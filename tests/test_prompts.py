@@ -167,7 +167,10 @@ def test_a_reply_ends_at_its_line_also_where_the_break_is_within_a_token(talkati
     )
     text = tokenizer.decode([merged]).split("\n")[0]
     monkeypatch.setattr(model.lm_head, "forward", lambda h: torch.eye(len(tokenizer))[merged].expand(*h.shape[:-1], -1))
+    steps = []
+    monkeypatch.setattr(model.lm_head, "forward", lambda h, said=model.lm_head.forward: steps.append(h) or said(h))
     assert replies(model, tokenizer, QUESTIONS[:2], 9, FEW) == [text] * 2
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize("form", [PLAIN, FEW])
@@ -477,6 +480,22 @@ def test_choices_of_a_file_are_put_as_lm_eval_puts_them():
     assert context == "How to sit. Find a chair."
     arc = ChoiceProbe.of("a", [Choice("Which gas?", ("helium", "neon"), 1)], "arc")
     assert (arc.contexts, arc.endings) == (("Question: Which gas?\nAnswer:",), ((" helium", " neon"),))
+
+
+def test_a_task_of_lm_eval_gives_what_it_would_ask(tmp_path):
+    pytest.importorskip("lm_eval")
+    rows = [{"q": f"What is {i}?", "choices": ["one", "two"], "gold": i % 2} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.yaml").write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path / 'rows.jsonl'}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: 'Question: {{q}} Answer:'\n"
+        "doc_to_choice: choices\ndoc_to_target: gold\n"
+    )
+    probe = lm_eval_probe("mine", 3, tmp_path)
+    assert probe.contexts == tuple(f"Question: What is {i}? Answer:" for i in range(3))
+    assert (probe.endings, probe.labels) == (((" one", " two"),) * 3, (0, 1, 0))
+    with pytest.raises(ValueError, match="no task 'none-such'"):
+        lm_eval_probe("none-such", folder=tmp_path)
 
 
 def test_a_task_of_lm_eval_without_the_package_says_what_to_install(monkeypatch):

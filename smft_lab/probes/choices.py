@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -82,6 +84,7 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
     rows = tokenizer([before + after for before, after in moved])["input_ids"]
     starts = [len(ids) for ids in tokenizer([before for before, _ in moved])["input_ids"]]
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
+    few = "logits_to_keep" in inspect.signature(model.forward).parameters
     scores = [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # the longest first: what is too long fails at once
     first = 0
@@ -93,20 +96,25 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
         labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100  # the end of the text
         for row, i in enumerate(chosen):
             labels[row, : max(1, starts[i])] = -100
-        logits = model(**batch).logits[:, :-1].float()
+        places = (labels[:, 1:] != -100).any(0).nonzero().flatten()  # where some ending is foreseen
+        if few:
+            logits = model(**batch, logits_to_keep=places).logits
+        else:
+            logits = model(**batch).logits[:, places]
         losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
+            logits.float().transpose(1, 2), labels[:, places + 1], ignore_index=-100, reduction="none"
         )
         for i, loss in zip(chosen, losses.sum(1).tolist(), strict=True):
             scores[i] = -loss
     return scores
 
 
-def lm_eval_probe(task: str, limit: int | None = None) -> ChoiceProbe:
+def lm_eval_probe(task: str, limit: int | None = None, folder: str | Path | None = None) -> ChoiceProbe:
     """A multiple-choice task of lm_eval, such as `hellaswag`, `arc_easy` or `piqa`, with no examples before it.
 
     Args:
         limit: The first so many of its documents; all by default.
+        folder: Where tasks of one's own are described, in addition to those of lm_eval.
 
     Raises:
         ValueError: lm_eval is not installed, has no such task, or it is not one of multiple choice.
@@ -118,7 +126,7 @@ def lm_eval_probe(task: str, limit: int | None = None) -> ChoiceProbe:
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     try:
-        made = get_task_dict([task], TaskManager())[task]
+        made = get_task_dict([task], TaskManager(include_path=None if folder is None else str(folder)))[task]
     except KeyError:
         raise ValueError(f"lm_eval has no task {task!r}; `lm_eval ls tasks` lists those it has") from None
     if getattr(made, "OUTPUT_TYPE", None) != "multiple_choice":
