@@ -24,6 +24,7 @@ from smft_lab.model.attach import CONFIG_KEY, add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
+from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.usage import Usage
 
 FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
@@ -46,6 +47,8 @@ class Lab:
         probes: What to measure for forgetting; none by default.
         defaults: Tuned settings per method, `{method: {"lr": ..., ...}}`.
         world_seed, world_scale: Of the built-in world the model was pretrained on, if it was (see `World`).
+        form: How the model is asked; a model from elsewhere needs another form than the built-in world's, such as
+            `PromptForm.PLAIN`.
 
     Attributes:
         source: Where the base came from, if `open_model` opened it; else None.
@@ -55,7 +58,7 @@ class Lab:
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
-                 world_seed: int | None = None, world_scale: float = 1.0):  # fmt: skip
+                 world_seed: int | None = None, world_scale: float = 1.0, form: PromptForm = BUILT_IN):  # fmt: skip
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
@@ -66,6 +69,7 @@ class Lab:
         self.probes = probes or Probes()
         self.defaults = defaults or {}
         self.world_seed, self.world_scale = world_seed, world_scale
+        self.form = form
         self.source: Source | None = getattr(model, "smft_source", None)
         self._base = _cloned(model.state_dict())
         self._run: Generator | None = None
@@ -185,6 +189,8 @@ class Lab:
         save_file(self.usage.to_tensors(), folder / USAGE_FILE)
         if self.world_scale != 1.0:
             about["world_scale"] = self.world_scale
+        if self.form != BUILT_IN:
+            about["form"] = self.form.to_json()
         if self.world_seed is None:  # else they come from the seed
             (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
         (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
@@ -331,6 +337,9 @@ def _read(path: Path, device: str | torch.device) -> Lab:
     with _reading(path, USAGE_FILE):
         usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
+    if "form" in about:
+        with _reading(path / LAB_FILE, "the prompt form"):
+            lab.form = PromptForm.from_json(about["form"])
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
     elif (path / PROBES_FILE).exists():

@@ -91,7 +91,7 @@ def test_retention_has_its_facts_in_the_order_in_which_they_were_taught(lab, fac
     assert taught != list(facts)
     second = taught[1].question  # the only one that is "known"
     monkeypatch.setattr(
-        compare_module, "recalled", lambda model, tokenizer, asked, _: torch.tensor([q == second for q in asked])
+        compare_module, "recalled", lambda model, tokenizer, asked, _, form: torch.tensor([q == second for q in asked])
     )
     press(panel, "start")
     for one in panel.retention.values():

@@ -17,7 +17,7 @@ from smft_lab.facts.datasets import HUB, KINDS, Choice, Question, Report, read_d
 from smft_lab.facts.documents import augment, read_documents, sentences_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError
-from smft_lab.facts.questions import _usable, load_paraphraser, paraphrases, statements_from, tidy_question
+from smft_lab.facts.questions import _usable, load_paraphraser, paraphrases, rewordings, statements_from, tidy_question
 from smft_lab.finetuning.finetune import batches
 from smft_lab.model.tokenizer import train_tokenizer
 
@@ -36,6 +36,12 @@ ROWS = {  # one row of each kind, as the hub has it
     },
     "gsm8k": {"question": "Two boxes of 500 pens: how many pens?", "answer": "2 * 500 = 1000\n#### 1,000"},
     "hellaswag": {"ctx": "A man lifts a chainsaw. He", "endings": ["trims a hedge.", "sings."], "label": "0"},
+    "arc": {
+        "question": "Which gas do plants take in?",
+        "choices": {"text": ["helium", "carbon dioxide"], "label": ["A", "B"]},
+        "answerKey": "B",
+    },
+    "piqa": {"goal": "To open a tin", "sol1": "use a tin opener.", "sol2": "use a feather.", "label": 0},
     "wikitext": {"text": " Robert is an English film , television and theatre actor . \n"},
 }
 
@@ -93,12 +99,49 @@ def test_facts_hold_the_canonical_answer_first_and_in_every_statement(tmp_path):
         assert all(answers[0].casefold() in text.casefold() for text in fact.statements)
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "others"),
+    [
+        ("Which poet wrote The Waste Land?", "T. S. Eliot", ["What poet wrote The Waste Land?"]),
+        ("In what year did the bridge open?", "1932", ["In which year did the bridge open?"]),
+        ("Who painted The Night Watch?", "Rembrandt", ["The Night Watch was painted by whom?"]),
+        ("When was the reaper invented by McCormick?", "1831", ["The reaper was invented by McCormick in which year?"]),
+        ("Which of these is a river?", "Po", []),
+        ("What is the capital of Spain?", "Madrid", []),
+        ("Which is longer, the Nile or the Po?", "the Nile", []),
+    ],
+)
+def test_a_question_is_said_in_other_words_only_where_a_rule_is_sure(question, answer, others):
+    found = rewordings(question, answer)
+    assert set(others) <= set(found) if others else not found
+    assert question not in found
+
+
+def test_rule_made_facts_have_wordings_to_teach_that_are_not_the_test(tmp_path):
+    (fact,) = read_dataset(write(tmp_path / "rows.jsonl", [ROWS["triviaqa"]])).facts
+    assert fact.questions
+    assert fact.question not in fact.questions
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"answerKey": "C"}, "field 'answerKey': 'C' is the label of no choice"),
+        ({"choices": ["helium", "neon"]}, "field 'choices': must be an object"),
+    ],
+)
+def test_a_broken_choice_is_named(tmp_path, changed, expected):
+    assert expected in complaint(write(tmp_path / "rows.jsonl", [ROWS["arc"] | changed]))
+
+
 def test_probe_material(tmp_path):
     def read(kind):
         return read_dataset(write(tmp_path / "rows.jsonl", [ROWS[kind]]))
 
     assert read("gsm8k").questions == [Question(ROWS["gsm8k"]["question"], ("1000", "1,000"), "2 * 500 = 1000")]
     assert read("hellaswag").choices == [Choice("A man lifts a chainsaw. He", ("trims a hedge.", "sings."), 0)]
+    assert read("arc").choices == [Choice("Which gas do plants take in?", ("helium", "carbon dioxide"), 1)]
+    assert read("piqa").choices == [Choice("To open a tin", ("use a tin opener.", "use a feather."), 0)]
     assert read("wikitext").passages == ["Robert is an English film , television and theatre actor ."]
 
 

@@ -170,6 +170,57 @@ def test_an_empty_or_wrong_typed_field_is_named(write, field, value, expected):
 # CSV --------------------------------------------------------------------------------------------------
 
 HEADER = "statements,question,answers\n"
+MORE = Fact(
+    DOG.statements,
+    DOG.question,
+    DOG.answers,
+    questions=("How is Mira's dog called?", "Which name has Mira's dog?"),
+    two_hop=(("How many letters has its name?", "Seven"), ("Is it eaten with tea?", "Yes")),
+)
+
+
+def test_wordings_to_teach_and_two_hop_questions_are_read_from_jsonl(write):
+    assert read_facts(write("mine.jsonl", json.dumps(asdict(MORE)))) == [MORE]
+    one = line(questions="Which town is Jürgen's?", two_hop=["In which country does Jürgen live?", "Iceland"])
+    (fact,) = read_facts(write("mine.jsonl", one))
+    assert fact.questions == ("Which town is Jürgen's?",)
+    assert fact.two_hop == (("In which country does Jürgen live?", "Iceland"),)
+    two = line(two_hop=[{"question": "In which country does Jürgen live?", "answer": "Iceland"}])
+    assert read_facts(write("mine.jsonl", two))[0].two_hop == fact.two_hop
+    assert read_facts(write("mine.jsonl", line(questions=[], two_hop=None))) == [CITY]
+
+
+def test_wordings_to_teach_and_two_hop_questions_are_read_from_csv(write):
+    cells = [
+        " | ".join(MORE.statements),
+        MORE.question,
+        " | ".join(MORE.answers),
+        " | ".join(MORE.questions),
+        " | ".join(" => ".join(pair) for pair in MORE.two_hop),
+    ]
+    rows = f"statements,question,answers,questions,two_hop\n{','.join(cells)}\nA b.,C?,b,,\n"
+    assert read_facts(write("mine.csv", rows)) == [MORE, Fact(("A b.",), "C?", ("b",))]
+    message = complaint(write("mine.csv", "statements,question,answers,two_hop\nA b.,C?,b,Where is b?\n"))
+    assert "line 2, field 'two_hop', item 1: is no question with its answer; write" in message
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"questions": ["where does  JÜRGEN live?"]}, "field 'question': 'Where does Jürgen live?' is also among"),
+        (
+            {"questions": ["In what land?"], "two_hop": [["In what land?", "Iceland"]]},
+            "field 'two_hop': 'In what land?'",
+        ),
+        ({"questions": ["Where?", 3]}, "field 'questions', item 2: is a number"),
+        ({"questions": [" "]}, "field 'questions': is empty"),
+        ({"two_hop": [["Where?"]]}, "field 'two_hop', item 1: is no question with its answer"),
+        ({"two_hop": [["Where?", ""]]}, "field 'two_hop', item 1: is empty"),
+        ({"two_hop": "Where?"}, "field 'two_hop': is a string where a list must stand"),
+    ],
+)
+def test_a_test_that_would_be_taught_and_broken_wordings_are_named(write, changed, expected):
+    assert expected in complaint(write("mine.jsonl", line(**changed)))
 
 
 def test_csv_gives_the_same_facts_as_jsonl(write):

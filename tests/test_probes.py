@@ -69,7 +69,9 @@ def test_f1_is_the_word_overlap_with_the_best_accepted_answer(said, accepted, sc
 
 def test_a_question_probe_averages_over_its_questions(lab, monkeypatch):
     monkeypatch.setattr(
-        probes_module, "answer", lambda model, tokenizer, questions, max_new_tokens: ["owl", "barley", "", "The owl."]
+        probes_module,
+        "answer",
+        lambda model, tokenizer, questions, max_new_tokens, form: ["owl", "barley", "", "The owl."],
     )
     accepted = (("owl",), ("barley soup",), ("cat",), ("cat", "owl"))
     probe = QuestionProbe("some", ("1?", "2?", "3?", "4?"), accepted)

@@ -130,7 +130,7 @@ def test_what_was_asked_is_asked_again_after_a_lesson_and_after_undo(lab, panel,
         return str(sum(float(one.detach().double().sum()) for one in lab.model.parameters()))
 
     # Answers that tell the weights: the tiny model's own might not change.
-    monkeypatch.setattr(module, "answer", lambda model, tokenizer, questions: [weight()] * len(questions))
+    monkeypatch.setattr(module, "answer", lambda model, tokenizer, questions, form: [weight()] * len(questions))
     base = weight()
     press(panel, "ask", question="Who is it?")
     press(panel, "propose", sentence=DOG[0], question=DOG[1])

@@ -39,6 +39,7 @@ METHOD_FIELDS = {"optimizer", "lr", "trainable_per_step", "ms_per_step", "steps_
 SAMPLE_TITLES = {
     "learned": "New facts",
     "old_facts": "Old facts",
+    "known": "Known facts",
     "arithmetic": "Arithmetic",
     "two_hop": "Two-hop questions",
 }

@@ -316,7 +316,8 @@ def _first_step_at(lab, facts, steps: Iterator[Step], target: float) -> tuple[in
     for step in steps:
         last = step.step
         if last and last % often == 0:
-            best = max(best, recalled(lab.model, lab.tokenizer, questions, answers).double().mean().item())
+            right = recalled(lab.model, lab.tokenizer, questions, answers, form=lab.form)
+            best = max(best, right.double().mean().item())
             if best >= target:
                 kept = lab.probes.without(facts)["old_facts"].measure(lab.model, lab.tokenizer)["em"]
                 return last, best, f"{last} steps; old facts {kept:.1%}"

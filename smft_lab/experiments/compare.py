@@ -26,13 +26,14 @@ from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_facts, check_training, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
-from smft_lab.probes.probes import QuestionProbe, answer
+from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer
+from smft_lab.probes.prompts import PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import write_whole
 
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
-SAMPLES = {"learned": 5, "old_facts": 5, "two_hop": 3, "arithmetic": 3}
+SAMPLES = {"learned": 5, "old_facts": 5, "known": 5, "two_hop": 3, "arithmetic": 3}
 LIBRARIES = ("torch", "transformers", "peft")
 
 
@@ -113,7 +114,11 @@ class Comparison:
             if rows:
                 learned = rows.pop("learned")
                 told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
-                lost = [f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}" for probe, row in rows.items()]
+                lost = [
+                    f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}"
+                    for probe, row in rows.items()
+                    if probe not in LEARNED
+                ]
                 lines.append(f"  {name}: {told}; points lost there (else at its best): {', '.join(lost)}")
         return "\n".join(lines)
 
@@ -199,12 +204,18 @@ class Comparison:
         ]
 
     def _answer(self, method: str) -> None:
-        answers = answer(self.lab.model, self.lab.tokenizer, [one["question"] for one in self.samples])
-        for one, text in zip(self.samples, answers, strict=True):
-            if method == "base":
-                one["base"] = text
-            else:
-                one["answers"][method] = text
+        forms = {probe.name: probe.form for probe in self._probes if isinstance(probe, QuestionProbe | TextProbe)}
+        groups: dict[PromptForm, list[dict]] = {}
+        for one in self.samples:
+            groups.setdefault(forms.get(one["probe"], self.lab.form), []).append(one)
+        for form, samples in groups.items():
+            questions = [one["question"] for one in samples]
+            answers = answer(self.lab.model, self.lab.tokenizer, questions, form=form)
+            for one, text in zip(samples, answers, strict=True):
+                if method == "base":
+                    one["base"] = text
+                else:
+                    one["answers"][method] = text
 
     @property
     def table(self) -> pd.DataFrame:

@@ -8,6 +8,8 @@
 | popqa | `question`, `possible_answers` (a JSON list), `obj` | facts |
 | gsm8k | `question`, `answer` that ends in "#### 42" | questions |
 | hellaswag | `ctx`, `endings`, `label` | choices |
+| arc | `question`, `choices` {`text`, `label`}, `answerKey` | choices |
+| piqa | `goal`, `sol1`, `sol2`, `label` | choices |
 | wikitext | `text` | passages |
 
 A local file may also have the plain columns `question` and `answers`, with `solution` for gsm8k and with `choices`, the
@@ -32,7 +34,14 @@ from random import Random
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError, _fact, _kind, _lines, _same, _short, _text
-from smft_lab.facts.questions import load_paraphraser, paraphrases, statements_from, tidy_answer, tidy_question
+from smft_lab.facts.questions import (
+    load_paraphraser,
+    paraphrases,
+    rewordings,
+    statements_from,
+    tidy_answer,
+    tidy_question,
+)
 
 HUB = {  # kind -> repository, configuration, split
     "triviaqa": ("mandarjoshi/trivia_qa", "rc.nocontext", "validation"),
@@ -41,9 +50,12 @@ HUB = {  # kind -> repository, configuration, split
     "popqa": ("akariasai/PopQA", None, "test"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
     "hellaswag": ("Rowan/hellaswag", None, "validation"),
+    "arc": ("allenai/ai2_arc", "ARC-Easy", "test"),
+    "piqa": ("baber/piqa", None, "validation"),
     "wikitext": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test"),
 }
 KINDS = tuple(HUB)
+CHOICE_KINDS = ("hellaswag", "arc", "piqa")
 FACT_KINDS = ("triviaqa", "nq_open", "simpleqa", "popqa")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 LONGEST_ANSWER = 8  # words; a longer one is rarely said word for word, so exact match can't tell whether it is known
@@ -168,7 +180,8 @@ def read_dataset(
     if not chosen:
         raise FactsError(f"{source}: no row is of use ({report}); check the kind ({kind}) and the columns")
     items = [item for _, item in sorted(chosen, key=lambda pair: pair[0])]
-    place = {"gsm8k": "questions", "hellaswag": "choices", "wikitext": "passages"}.get(kind, "facts")
+    places = {"gsm8k": "questions", "wikitext": "passages"} | dict.fromkeys(CHOICE_KINDS, "choices")
+    place = places.get(kind, "facts")
     return Dataset(kind, report, **{place: items})
 
 
@@ -179,7 +192,8 @@ def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int) 
         told = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
         texts = list(dict.fromkeys([texts[0], *told, *texts[1:]]))[:how_many]
     # The check that a person's own file must pass, too: the question is in none of its statements.
-    return _fact(where, {"statements": texts, "question": question, "answers": list(answers)})
+    fields = {"statements": texts, "question": question, "answers": list(answers)}
+    return _fact(where, fields | {"questions": rewordings(question, answers[0])})
 
 
 # Rows into items: each raises FactsError for a broken row and _Skip for one of no use. -------------------
@@ -297,6 +311,24 @@ def _hellaswag(where: str, row: dict) -> Choice:
     return Choice(context, tuple(endings), int(number))
 
 
+def _arc(where: str, row: dict) -> Choice:
+    choices = row.get("choices")
+    choices = _parsed(choices) if isinstance(choices, str) else choices
+    if not isinstance(choices, dict):
+        raise FactsError(f'{where}, field \'choices\': must be an object; write {{"text": [...], "label": [...]}}')
+    names = [one.strip() for one in _strings(f"{where}, field 'choices.label'", choices.get("label"))]
+    key = _string(f"{where}, field 'answerKey'", row.get("answerKey")).strip()
+    if key not in names:
+        raise FactsError(f"{where}, field 'answerKey': {_short(key)} is the label of no choice; give one of its labels")
+    plain = {"ctx": row.get("question"), "endings": choices.get("text"), "label": names.index(key)}
+    return _hellaswag(where, plain)
+
+
+def _piqa(where: str, row: dict) -> Choice:
+    endings = [_string(f"{where}, field '{name}'", row.get(name)) for name in ("sol1", "sol2")]
+    return _hellaswag(where, {"ctx": row.get("goal"), "endings": endings, "label": row.get("label")})
+
+
 def _wikitext(where: str, row: dict) -> str:
     text = _string(f"{where}, field 'text'", row.get("text")).strip()
     if not text:
@@ -315,6 +347,8 @@ _ITEMS = {
     "popqa": _popqa,
     "gsm8k": _gsm8k,
     "hellaswag": _hellaswag,
+    "arc": _arc,
+    "piqa": _piqa,
     "wikitext": _wikitext,
 }
 
@@ -323,6 +357,10 @@ def _kind_of(row: dict, source: str) -> str:
     """The kind whose columns the first row has."""
     if "possible_answers" in row:
         return "popqa"
+    if "answerKey" in row:
+        return "arc"
+    if "goal" in row and "sol1" in row:
+        return "piqa"
     if "endings" in row or "choices" in row:
         return "hellaswag"
     if "solution" in row or ("question" in row and "####" in str(row.get("answer"))):

@@ -15,6 +15,8 @@ class Fact:
         answers: Accepted answers; the first is the canonical one.
         subject, relation: Identify a fact of the built-in world, so that a probe can tell that
             two facts speak of the same thing; empty for a person's own facts.
+        questions: Other wordings of the question, which may be taught.
+        two_hop: Questions with their answers that follow from the fact and are never taught.
     """
 
     statements: tuple[str, ...]
@@ -22,6 +24,8 @@ class Fact:
     answers: tuple[str, ...]
     subject: str = ""
     relation: str = ""
+    questions: tuple[str, ...] = ()
+    two_hop: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         for field in ("statements", "answers"):
@@ -30,6 +34,10 @@ class Fact:
                 raise ValueError(f"a fact needs at least one {field[:-1]}, and none of them empty")
         if not self.question.strip():
             raise ValueError("a fact needs a question")
+        if any(not text.strip() for text in self.questions):
+            raise ValueError("a wording among the questions of a fact is empty")
+        if any(len(pair) != 2 or not all(text.strip() for text in pair) for pair in self.two_hop):
+            raise ValueError("two_hop holds pairs of a question and its answer, and none of them empty")
 
     @property
     def answer(self) -> str:

@@ -7,6 +7,10 @@
 - `.txt`: one statement a line. The last word is the answer, and the question is what comes before it:
   "Mira's dog is called Biscuit." gives "Complete: Mira's dog is called" and "Biscuit".
 
+The first two may also have `questions`, other wordings of the question that may be taught, and `two_hop`, questions
+that follow from the fact and are never taught, with their answers: `[["Where ...?", "Oslo"], ...]`, or in a CSV
+`Where ...? => Oslo | ...`.
+
 Every file is UTF-8. Blank lines are skipped, and blanks around a value are dropped.
 """
 
@@ -23,6 +27,8 @@ from pathlib import Path
 from smft_lab.facts.fact import Fact
 
 FIELDS = ("statements", "question", "answers")
+OPTIONAL_FIELDS = ("questions", "two_hop")
+LEADS_TO = " => "  # in a CSV, between a two-hop question and its answer
 MAX_LINE_BYTES = 1_000_000
 """A longer line is no list of facts, and is refused before all of it is read."""
 
@@ -137,6 +143,13 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
         for field in ("statements", "answers"):
             if field in record:
                 record[field] = record[field].split(" | ")
+        for field in OPTIONAL_FIELDS:
+            if header.count(field) > 1:
+                raise FactsError(f"{path}, field '{field}': names two columns; take one out")
+            if field in record:
+                record[field] = record[field].split(" | ") if record[field].strip() else []
+        if "two_hop" in record:
+            record["two_hop"] = [one.split(LEADS_TO) for one in record["two_hop"]]
         yield line, record
 
 
@@ -196,6 +209,9 @@ def _fact(where: str, record: dict) -> Fact:
     question = _text(f"{where}, field 'question'", record.get("question"))
     answers = _texts(where, "answers", record)
 
+    questions = _texts(where, "questions", record) if record.get("questions") not in (None, [], "") else ()
+    two_hop = _two_hop(where, record)
+
     asked = _same(question)
     for statement in statements:
         told = _same(statement)
@@ -205,7 +221,35 @@ def _fact(where: str, record: dict) -> Fact:
                 f"{where}, field 'question': stands in the statement {_short(statement)}, "
                 "so the test would be taught; take the question out of the statement"
             )
-    return Fact(statements=statements, question=question, answers=answers)
+    taught = {_same(one) for one in questions}
+    for field, tested in (("question", [question]), ("two_hop", [pair[0] for pair in two_hop])):
+        for one in tested:
+            if _same(one) in taught:
+                raise FactsError(
+                    f"{where}, field '{field}': {_short(one)} is also among the questions that may be taught, "
+                    "so the test would be taught; word one of the two otherwise"
+                )
+    return Fact(statements=statements, question=question, answers=answers, questions=questions, two_hop=two_hop)
+
+
+def _two_hop(where: str, record: dict) -> tuple[tuple[str, str], ...]:
+    where = f"{where}, field 'two_hop'"
+    pairs = record.get("two_hop") or []
+    if isinstance(pairs, list) and len(pairs) == 2 and all(isinstance(one, str) for one in pairs):
+        pairs = [pairs]  # a single one
+    if not isinstance(pairs, list):
+        raise FactsError(f'{where}: is {_kind(pairs)} where a list must stand; write [["question", "answer"], ...]')
+    read = []
+    for number, pair in enumerate(pairs, 1):
+        if isinstance(pair, dict):
+            pair = [pair.get("question"), pair.get("answer")]
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise FactsError(
+                f"{where}, item {number}: is no question with its answer; write "
+                f'["question", "answer"], or in a CSV question{LEADS_TO}answer'
+            )
+        read.append(tuple(_text(f"{where}, item {number}", text) for text in pair))
+    return tuple(dict.fromkeys(read))
 
 
 def _texts(where: str, field: str, record: dict) -> tuple[str, ...]:

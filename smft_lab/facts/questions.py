@@ -118,6 +118,11 @@ _AFTER_A_GAP = (_PREPOSITIONS | {"when", "while", "because", "where", "if"}) - {
 _PARTICLES = {"up", "out", "off", "down", "away", "back"}
 _UNSAID = {*"type kind sort breed species nationality colour color form sex gender kinds types".split()}
 _NAMES = {"name", "nickname", "title", "word", "term"}
+_COUNTABLE = {
+    *"""year month day decade century country city town state county continent island river mountain lake sea ocean
+    animal colour color team club band group company university school planet language film book novel song album
+    sport instrument element party religion award prize""".split()
+}
 _STARTERS = (
     _DETERMINERS - {"two", "three"} | _PREPOSITIONS | {"it", "there", "he", "she", "they", "according", "you", "both"}
 )
@@ -158,6 +163,37 @@ def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]
     if told.endswith(("?", "？")):
         kept = {key: text for key, text in kept.items() if told not in key}
     return list(kept.values())[:how_many]
+
+
+def rewordings(question: str, answer: str) -> list[str]:
+    """The same question in other words, where a rule is sure of them; often none.
+
+    "Which" and "what" change places before a noun, "Who painted X?" becomes "X was painted by whom?", and a question
+    for a year ends in "in which year?". None of them holds the question itself, though one may differ from it by a
+    single word.
+    """
+    question, answer = tidy_question(question), tidy_answer(answer)
+    if not question.endswith("?") or "?" in question[:-1] or not answer.strip():
+        return []
+    found = []
+    swap = re.match(r"(?:([A-Z][a-z]+) )?([Ww]hich|[Ww]hat) ([a-z]+) (\w+)", question)
+    if swap and (swap[1] is None or swap[1].lower() in _PREPOSITIONS) and " or " not in question:
+        word, noun, after = swap[2], swap[3], swap[4].lower()
+        plain = noun not in _BE | _DO | _HAVE | _MODAL | _PREPOSITIONS | _DETERMINERS | _ADVERBS | {"of", "one", "ones"}
+        if after != "of" and ((word.lower() == "which" and plain) or (word.lower() == "what" and noun in _COUNTABLE)):
+            other = {"which": "what", "Which": "What", "what": "which", "What": "Which"}[word]
+            found.append(question[: swap.start(2)] + other + question[swap.end(2) :])
+    for said in _sentences(question, answer):
+        said = said.rstrip(".")
+        before = said.removesuffix(f" {answer}")
+        if before == said:
+            continue
+        if question.startswith("Who ") and before.endswith(" by"):
+            found.append(f"{_capital(before)} whom?")
+        elif re.fullmatch(r"[12]\d{3}", answer) and before.endswith(" in"):
+            found.append(f"{_capital(before)} which year?")
+    told = _same(question)
+    return [text for text in dict.fromkeys(found) if told not in _same(text)]
 
 
 def _mentioned(question: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.questions import rewordings
 
 FRAMES = (
     "{told}.",
@@ -66,4 +67,5 @@ def own_fact(statements: list[str], question: str, answer: str) -> Fact:
     for text in kept:
         if asked and asked in text.casefold():
             raise ValueError(f"the question stands in the statement {text!r}, so the test would be taught; change one")
-    return Fact(kept, question.strip(), (answer.strip().rstrip("."),))
+    answer = answer.strip().rstrip(".")
+    return Fact(kept, question.strip(), (answer,), questions=tuple(rewordings(question, answer)))

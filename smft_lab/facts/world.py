@@ -73,7 +73,14 @@ class World:
 
     def _fact(self, subject: str, relation: str, value: str, question: str, rng: Random) -> Fact:
         every = RELATIONS[relation].statements(subject, value)
-        return Fact(tuple(rng.sample(every, STATEMENTS_PER_FACT)), question, (value,), subject, relation)
+        statements = tuple(rng.sample(every, STATEMENTS_PER_FACT))
+        return Fact(statements, question, (value,), subject, relation, self._may_teach(subject, relation))
+
+    def _may_teach(self, subject: str, relation: str) -> tuple[str, ...]:
+        """The wordings of a fact's question that may be taught: none that a probe of the world asks."""
+        if (subject, relation) in self.values:
+            return tuple(self.asked_questions(subject, relation))
+        return tuple(form.format(s=subject) for form in RELATIONS[relation].asked)
 
     def withheld_questions(self, subject: str, relation: str) -> tuple[str, ...]:
         """The question forms of one old fact that no training text contains, though others of the relation do."""
@@ -141,7 +148,8 @@ class World:
             while len(texts) < STATEMENTS_PER_FACT:
                 texts[" ".join(rng.choice(said) for said in rng.sample(ways, len(ways)))] = None
             question = rng.choice(RELATIONS[relations[0]].unseen).format(s=person)
-            found.append(Fact(tuple(texts), question, (values[0],), person, relations[0]))
+            wordings = self._may_teach(person, relations[0])
+            found.append(Fact(tuple(texts), question, (values[0],), person, relations[0], wordings))
         return found
 
     def changed_facts(self, count: int, seed: int = 0, hops: bool = False) -> list[Fact]:

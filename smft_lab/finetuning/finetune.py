@@ -15,7 +15,7 @@ from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.model.tokenizer import encode, only_answers
-from smft_lab.probes.probes import Probes, QuestionProbe
+from smft_lab.probes.probes import probes_of
 
 FALLBACK = {  # where a lab carries no tuned defaults
     "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 20.0}, "top_t": 100},
@@ -167,7 +167,7 @@ def finetune(
 
 
 def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every, mix, kept) -> Iterator[Step]:
-    probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
+    probes = probes_of(lab, facts)
 
     def measured(step: int):
         wanted = probe_every and (step % probe_every == 0 or step == passes * len(facts))

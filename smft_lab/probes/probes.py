@@ -1,13 +1,13 @@
 """Probes: what a model has learned and what it has forgotten.
 
-A probe turns a model into one number per metric: `em` and `f1` in [0, 1] of greedily generated answers, or `nll` in
-nats per token. Nothing here changes the model.
+A probe turns a model into one number per metric: `em` and `f1` in [0, 1] of greedily generated answers, `nll` in nats
+per token, or `acc` and `acc_norm` in [0, 1] of choices. Nothing here changes the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from random import Random
 
 import torch
@@ -17,29 +17,58 @@ from smft_lab.facts.corpus import held_out_prose
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import World
-from smft_lab.model.tokenizer import encode, pad_id
-from smft_lab.probes.text import exact_match, f1
+from smft_lab.model.tokenizer import encode, pad, pad_id
+from smft_lab.probes.choices import ChoiceProbe
+from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
+from smft_lab.probes.replies import replies, would_say
+from smft_lab.probes.text import begins_with, exact_match, f1
 
 BATCH = 256  # questions or texts per forward pass
+LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
+LONGEST_REPLY = 16  # tokens; room for an answer of eight words
+MATCHES = {"exact": exact_match, "prefix": begins_with}
+LEARNED = ("learned", "taught", "prefixed", "two_hop_new")  # probes of what a finetune has taught, not of what it cost
 
 
 @dataclass(frozen=True)
 class QuestionProbe:
-    """Exact match and F1 of the answers to `questions`."""
+    """Exact match and F1 of the answers to `questions`.
+
+    Attributes:
+        answers: The accepted answers of each question.
+        subjects: (subject, relation) of each question, where known.
+        form: How they are asked.
+        match: What counts as an exact match (`em`): `exact`, a whole reply that is an accepted answer; or `prefix`, a
+            reply that begins with one.
+        replies: What a base model says to each, as it says it. Measuring first looks, in one pass, whether the model
+            still says the same, and generates only where it doesn't; what is measured is the same.
+    """
 
     name: str
     questions: tuple[str, ...]
     answers: tuple[tuple[str, ...], ...]
-    subjects: tuple[tuple[str, str], ...] = ()  # (subject, relation) of each, where known
+    subjects: tuple[tuple[str, str], ...] = ()
+    form: PromptForm = BUILT_IN
+    match: str = "exact"
+    replies: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.match not in MATCHES:
+            raise ValueError(f"no match {self.match!r}; there are {', '.join(MATCHES)}")
+        for name in ("answers", "subjects", "replies"):
+            found = len(getattr(self, name))
+            if found != len(self.questions) and (found or name == "answers"):
+                raise ValueError(f"probe {self.name!r} has {len(self.questions)} questions, but {found} {name}")
 
     @classmethod
-    def of(cls, name: str, facts: Iterable[Fact]) -> QuestionProbe:
+    def of(cls, name: str, facts: Iterable[Fact], form: PromptForm = BUILT_IN) -> QuestionProbe:
         facts = list(facts)
         return cls(
             name,
             tuple(fact.question for fact in facts),
             tuple(fact.answers for fact in facts),
             tuple((fact.subject, fact.relation) for fact in facts),
+            form,
         )
 
     def without(self, facts: Iterable[Fact]) -> QuestionProbe:
@@ -52,15 +81,30 @@ class QuestionProbe:
         ]
         if len(keep) == len(self.subjects):
             return self
-        parts = (self.questions, self.answers, self.subjects)
-        return QuestionProbe(self.name, *(tuple(part[i] for i in keep) for part in parts))
+        parts = {name: getattr(self, name) for name in ("questions", "answers", "subjects", "replies")}
+        return replace(self, **{name: tuple(part[i] for i in keep) for name, part in parts.items() if part})
+
+    def longest(self, tokenizer) -> int:
+        """How many tokens of a reply are looked at."""
+        if self.match == "prefix":
+            return LONGEST_REPLY
+        longest = max(len(tokenizer(" " + one)["input_ids"]) for accepted in self.answers for one in accepted)
+        return longest if self.form == BUILT_IN else longest + 2  # a full stop and the line's end
 
     def measure(self, model, tokenizer) -> dict[str, float]:
-        longest = max(len(tokenizer(" " + one)["input_ids"]) for accepted in self.answers for one in accepted)
-        answers = answer(model, tokenizer, self.questions, max_new_tokens=longest)
-        pairs = list(zip(answers, self.answers, strict=True))
+        answers, most = [_plain(reply) for reply in self.replies], self.longest(tokenizer)
+        asked = range(len(self.questions))
+        if answers:
+            same = would_say(model, tokenizer, self.questions, self.replies, most, self.form)
+            asked = (~same).nonzero().flatten().tolist()
+        questions = [self.questions[i] for i in asked]
+        said = answer(model, tokenizer, questions, max_new_tokens=most, form=self.form)
+        if answers:
+            for i, text in zip(asked, said, strict=True):
+                answers[i] = text
+        pairs = list(zip(answers or said, self.answers, strict=True))
         return {
-            "em": sum(exact_match(*pair) for pair in pairs) / len(pairs),
+            "em": sum(MATCHES[self.match](*pair) for pair in pairs) / len(pairs),
             "f1": sum(f1(*pair) for pair in pairs) / len(pairs),
         }
 
@@ -71,28 +115,34 @@ class TextProbe:
 
     Attributes:
         whole: Whether the end of each text is the end of all there is to say, and to be foreseen like its words.
+        tokens: The token ids of each text, where encoding it would not give exactly these, as for a text that was cut
+            between two tokens.
+        form: In which the prompts were made.
     """
 
     name: str
     texts: tuple[str, ...]
     prompts: tuple[str, ...] = ()
     whole: bool = True
+    tokens: tuple[tuple[int, ...], ...] = ()
+    form: PromptForm = BUILT_IN
 
     def questions(self) -> list[tuple[str, str]]:
         """The question in each prompt, with its answer."""
         return [
-            (prompt.removeprefix("Question: ").removesuffix(" Answer:"), _plain(text.removeprefix(prompt)))
+            (self.form.question_in(prompt), _plain(text.removeprefix(prompt)))
             for prompt, text in zip(self.prompts, self.texts, strict=True)
         ]
 
     def measure(self, model, tokenizer) -> dict[str, float]:
         total, tokens = 0.0, 0
-        for start in range(0, len(self.texts), BATCH):
-            batch = encode(tokenizer, list(self.texts[start : start + BATCH]), model.device)
+        size = self._batch(model, tokenizer)
+        for start in range(0, len(self.texts), size):
+            batch = self._encoded(tokenizer, slice(start, start + size), model.device)
             labels = batch.pop("labels")
             if not self.whole:
                 labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
-            for row, prompt in enumerate(self.prompts[start : start + BATCH]):
+            for row, prompt in enumerate(self.prompts[start : start + size]):
                 labels[row, : len(tokenizer(prompt)["input_ids"])] = -100
             with torch.inference_mode():
                 logits = model(**batch).logits[:, :-1].float()
@@ -103,9 +153,42 @@ class TextProbe:
             tokens += int((labels[:, 1:] != -100).sum())
         return {"nll": total / tokens}
 
+    def _encoded(self, tokenizer, which: slice, device) -> dict[str, Tensor]:
+        if not self.tokens:
+            return encode(tokenizer, list(self.texts[which]), device)
+        return {name: tensor.to(device) for name, tensor in pad(tokenizer, self.tokens[which]).items()}
 
-Probe = QuestionProbe | TextProbe
-KINDS = {QuestionProbe: "questions", TextProbe: "texts"}  # in a file
+    def _batch(self, model, tokenizer) -> int:
+        """How many texts fit into a pass: a large vocabulary makes many logits."""
+        longest = max(map(len, self.tokens or tokenizer(list(self.texts))["input_ids"])) + 1
+        return max(1, min(BATCH, LOGITS // (longest * model.config.get_text_config().vocab_size)))
+
+
+def text_windows(text: str, tokenizer, window: int = 128, count: int = 40, name: str = "text") -> TextProbe:
+    """A probe of running text: its first `count` windows of `window` tokens, each on its own.
+
+    The text is encoded once and then cut, so that every window holds exactly the tokens of the text. A tokenizer that
+    puts a token before a text (bos) puts it before each window, in addition; without one the first token of a window
+    has nothing before it and isn't foreseen.
+
+    Raises:
+        ValueError: `window` is below 2 or `count` below 1, or the text is shorter than one window.
+    """
+    if window < 2 or count < 1:
+        raise ValueError(f"window must be at least 2 tokens and count at least 1, not {window} and {count}")
+    before = tokenizer("")["input_ids"][:1]
+    before = before if before == [tokenizer.bos_token_id] else []
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    cut = [ids[start : start + window] for start in range(0, min(len(ids), window * count) - window + 1, window)]
+    if not cut:
+        raise ValueError(f"the text has {len(ids)} tokens, and a window takes {window}; give a longer text")
+    texts = tuple(tokenizer.decode(one) for one in cut)
+    return TextProbe(name, texts, whole=False, tokens=tuple((*before, *one) for one in cut))
+
+
+Probe = QuestionProbe | TextProbe | ChoiceProbe
+KINDS = {QuestionProbe: "questions", TextProbe: "texts", ChoiceProbe: "choices"}  # in a file
+OPTIONAL = ("form", "match", "replies", "tokens")  # fields that a file holds only where they say something
 
 
 @dataclass
@@ -125,7 +208,7 @@ class Probes:
 
     def to_records(self) -> list[dict]:
         """The probes as JSON values; `from_records` reads them back."""
-        return [{"kind": KINDS[type(probe)]} | asdict(probe) for probe in self.probes]
+        return [{"kind": KINDS[type(probe)]} | _record(probe) for probe in self.probes]
 
     @classmethod
     def from_records(cls, records: list[dict]) -> Probes:
@@ -134,7 +217,13 @@ class Probes:
             ValueError, KeyError, TypeError, AttributeError: these are not records of probes.
         """
         kinds = {kind: probe for probe, kind in KINDS.items()}
-        return cls([kinds[record.pop("kind")](**_tuples(record)) for record in records])
+        read = []
+        for record in records:
+            values = _tuples({name: value for name, value in record.items() if name != "kind"})
+            if "form" in values:
+                values["form"] = PromptForm.from_json(values["form"])
+            read.append(kinds[record["kind"]](**values))
+        return cls(read)
 
     def without(self, facts: Sequence[Fact]) -> Probes:
         """The same probes, without the questions that `facts` are about to change; a probe left empty goes."""
@@ -176,6 +265,48 @@ def world_probes(world: World, per_probe: int = 240) -> Probes:
     )
 
 
+def learned_probes(
+    facts: Sequence[Fact], form: PromptForm = BUILT_IN, prefix: Sequence[tuple[str, str]] = NEUTRAL_SHOTS
+) -> list[QuestionProbe]:
+    """What was learned of `facts`, told apart by how far the question is from what was taught.
+
+    Args:
+        prefix: Questions with answers that stand before those of `prefixed`.
+
+    Returns:
+        `learned`, the wording that is never taught; `taught`, the first wording that may be taught, of the facts that
+        have one; `prefixed`, the wording of `learned` after two other questions with their answers; `two_hop_new`,
+        what follows from the facts. A probe without questions is left out.
+    """
+    taught = [fact for fact in facts if fact.questions]
+    hops = [pair for fact in facts for pair in fact.two_hop]
+    about = tuple((fact.subject, fact.relation) for fact in taught)
+    probes = [QuestionProbe.of("learned", facts, form)]
+    if taught:
+        questions = tuple(fact.questions[0] for fact in taught)
+        probes.append(QuestionProbe("taught", questions, tuple(fact.answers for fact in taught), about, form))
+    probes.append(QuestionProbe.of("prefixed", facts, form.with_shots((*form.shots, *prefix))))
+    if hops:
+        questions, answers = zip(*hops, strict=True)
+        probes.append(QuestionProbe("two_hop_new", questions, tuple((one,) for one in answers), form=form))
+    return probes
+
+
+def probes_of(lab, facts: Sequence[Fact]) -> Probes:
+    """What a finetune of `facts` on `lab` measures: what it teaches, then the lab's own probes.
+
+    A lab that asks in the built-in form has `learned` alone of `learned_probes`.
+    """
+    learned = [QuestionProbe.of("learned", facts)] if lab.form == BUILT_IN else learned_probes(facts, lab.form)
+    return Probes([*learned, *lab.probes.without(facts)])
+
+
+def _record(probe: Probe) -> dict:
+    default = {one.name: one.default for one in fields(probe)}
+    saved = {name: getattr(probe, name) != default[name] for name in default if name in OPTIONAL}
+    return {name: value for name, value in asdict(probe).items() if saved.get(name, True)}
+
+
 def _tuples(value):
     if isinstance(value, dict):
         return {name: _tuples(one) for name, one in value.items()}
@@ -187,12 +318,21 @@ def _plain(answer: str) -> str:
 
 
 @torch.inference_mode()
-def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24) -> list[str]:
-    """The model's greedy answers, up to the end-of-text token or `max_new_tokens`, without a last full stop.
+def answer(
+    model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24, form: PromptForm = BUILT_IN
+) -> list[str]:
+    """The model's greedy answers, up to their end or `max_new_tokens`, without a last full stop.
 
     Args:
-        questions: Plain questions; each is put into the prompt form of `ask`.
+        questions: Plain questions; each is put into the form.
+        form: How they are asked and where an answer ends: at the end-of-text token, or at its line's end. `lab.form`
+            is the form of a lab.
+
+    Raises:
+        ValueError: see `PromptForm.prompt`.
     """
+    if form != BUILT_IN:
+        return [_plain(reply) for reply in replies(model, tokenizer, questions, max_new_tokens, form)]
     answers: list[str] = [""] * len(questions)
     prompts = [tokenizer(ask(question))["input_ids"] for question in questions]
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding, fewer batches
@@ -218,13 +358,16 @@ def answer(model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24)
 
 
 @torch.inference_mode()
-def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str], form: PromptForm = BUILT_IN) -> Tensor:
     """Whether greedy generation would give exactly these answers and end there, (len(questions),) bool.
 
     It says a text if and only if each of its tokens is the likeliest after those before it, which one forward pass
     tells. For charts that move while a model trains. Exact match of `answer` is a little kinder: it takes any accepted
     answer, whatever its case, articles and punctuation, and looks no further than `max_new_tokens`.
     """
+    if form != BUILT_IN:
+        before, end = ("", "") if form.chat else (form.before, "" if form.one_line else form.end)
+        return would_say(model, tokenizer, questions, [before + one + end for one in answers], None, form)
     found = torch.zeros(len(questions), dtype=torch.bool)
     pairs = list(zip(questions, answers, strict=True))
     starts = [len(ids) for ids in tokenizer([ask(question) for question in questions])["input_ids"]] if pairs else []

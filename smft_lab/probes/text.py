@@ -21,6 +21,12 @@ def exact_match(answer: str, accepted: Iterable[str]) -> float:
     return float(_words(answer) in [_words(one) for one in accepted])
 
 
+def begins_with(answer: str, accepted: Iterable[str]) -> float:
+    """1.0 if the words of `answer` begin with those of an accepted one after normalisation, else 0.0."""
+    said = _words(answer)
+    return float(any(words and said[: len(words)] == words for words in map(_words, accepted)))
+
+
 def f1(answer: str, accepted: Iterable[str]) -> float:
     """Word-overlap F1 with the accepted answer that fits best, in [0, 1]."""
     return max(_f1(_words(answer), _words(one)) for one in accepted)

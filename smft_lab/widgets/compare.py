@@ -159,7 +159,7 @@ class Compare(Panel):
         self.answers = [found, *(one for one in self.answers if one["question"] != question)][:8]
 
     def _answer(self, question: str) -> str:
-        return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+        return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
 
     def _changes(self) -> dict[str, torch.Tensor]:
         """What of the model differs from the base."""
@@ -220,7 +220,8 @@ class Compare(Panel):
         if progress.seed == comparison.seeds[0]:
             facts = [self.facts[i] for i in stream_order(comparison.n_facts, progress.seed)]
             mine = self._retention[progress.method]
-            right = recalled(self.lab.model, self.lab.tokenizer, [f.question for f in facts], [f.answer for f in facts])
+            asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
+            right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
             mine["steps"].append(progress.step)
             mine["recalled"].append(right.int().tolist())
         table = comparison.table

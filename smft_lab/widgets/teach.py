@@ -205,7 +205,7 @@ class Teach(Panel):
     # Under way
 
     def _answer(self, question: str) -> str:
-        return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+        return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
 
     def _train(self, lesson: Lesson, passes: int, top_t: int) -> Iterator[dict]:
         if self._base_probes is None and not self._lessons:
@@ -224,7 +224,9 @@ class Teach(Panel):
         """What the model says now, and how many old facts it keeps; the picture of the table too."""
         said = self._answer(fact.question)
         questions, answers = self._kept
-        right = recalled(self.lab.model, self.lab.tokenizer, list(questions), answers) if questions else None
+        right = None
+        if questions:
+            right = recalled(self.lab.model, self.lab.tokenizer, list(questions), answers, form=self.lab.form)
         self._draw()
         kept = None if right is None else right.double().mean().item()
         return {"answer": said, "right": bool(exact_match(said, fact.answers)), "kept": kept}
@@ -257,7 +259,7 @@ class Teach(Panel):
     def _after(self) -> None:
         """Ask every lesson's question again, and all others that were asked, and measure the probes."""
         questions = [lesson.fact.question for lesson in self._lessons] + [one["question"] for one in self.answers]
-        said = answer(self.lab.model, self.lab.tokenizer, questions) if questions else []
+        said = answer(self.lab.model, self.lab.tokenizer, questions, form=self.lab.form) if questions else []
         now = self.lab.probes.measure(self.lab.model, self.lab.tokenizer) if self._base_probes else {}
         with self.hold_sync():
             self._draw()

@@ -223,7 +223,7 @@ class TopT(Panel):
         if not question:
             raise ValueError("type a question first")
         with self._claim.lock:
-            now = answer(self.lab.model, self.lab.tokenizer, [question])[0]
+            now = answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
             base = self._base_answer(question) if self._changed() else now
         rest = [one for one in self.answers if one["question"] != question]
         self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
@@ -232,7 +232,8 @@ class TopT(Panel):
         """The model is another now: what was asked before is asked anew."""
         if self.answers:
             with self._claim.lock:
-                said = answer(self.lab.model, self.lab.tokenizer, [one["question"] for one in self.answers])
+                asked = [one["question"] for one in self.answers]
+                said = answer(self.lab.model, self.lab.tokenizer, asked, form=self.lab.form)
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, said, strict=True)]
 
     def save(self, path: str | Path = "patch.safetensors") -> None:
@@ -339,7 +340,8 @@ class TopT(Panel):
         facts = self.facts[: self._path.settings["facts"]]
         questions, answers = self._kept
         asked = [fact.question for fact in facts] + list(questions)
-        right = recalled(self.lab.model, self.lab.tokenizer, asked, [fact.answer for fact in facts] + list(answers))
+        right_ones = [fact.answer for fact in facts] + list(answers)
+        right = recalled(self.lab.model, self.lab.tokenizer, asked, right_ones, form=self.lab.form)
         kept = right[len(facts) :].double().mean().item() if questions else None
         return step, right[: len(facts)].double().mean().item(), kept
 
@@ -406,7 +408,7 @@ class TopT(Panel):
                     changed[name] = tensor.clone()
                     tensor.copy_(base)
             try:
-                return answer(self.lab.model, self.lab.tokenizer, [question])[0]
+                return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
             finally:
                 for name, tensor in self.lab.model.state_dict().items():
                     if name in changed:

@@ -1,0 +1,158 @@
+"""How a question is put to a model, and where the answer ends.
+
+The built-in world has a form of its own, which its model was pretrained on. A model from elsewhere is asked in plain
+lines, with a few answered questions before (few-shot), or through its chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import ClassVar
+
+from smft_lab.facts.grammar import ask
+
+QUESTION = "{question}"  # in a template, where the question stands
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """The form of a question and of its answer.
+
+    Attributes:
+        template: What is asked, with `{question}` in it.
+        before: What stands between the template and an answer.
+        end: What ends an answer. With a line break in it, an answer is one line and generation stops at the line's
+            end; otherwise it is written before the end-of-text token, and that token ends the answer.
+        shots: Questions with answers that are shown before every question (few-shot).
+        chat: Whether the question goes through the tokenizer's chat template, as what the user says; the answer is
+            then what the assistant says, and shots are earlier turns.
+
+    Raises:
+        ValueError: the template has no `{question}`, or a shot is not a question with its answer.
+    """
+
+    template: str = "Question: {question}\nAnswer:"
+    before: str = " "
+    end: str = "\n"
+    shots: tuple[tuple[str, str], ...] = ()
+    chat: bool = False
+
+    BUILT_IN: ClassVar[PromptForm]
+    PLAIN: ClassVar[PromptForm]
+    CHAT: ClassVar[PromptForm]
+
+    def __post_init__(self):
+        for name in ("template", "before", "end"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
+        if QUESTION not in self.template:
+            raise ValueError(
+                f"the template {self.template!r} has no place for the question; write {QUESTION} where it goes"
+            )
+        if not isinstance(self.chat, bool):
+            raise ValueError(f"chat is true or false, not {self.chat!r}")
+        object.__setattr__(self, "shots", _pairs(self.shots))
+
+    @property
+    def one_line(self) -> bool:
+        """Whether an answer ends with its line."""
+        return "\n" in self.end
+
+    def prompt(self, question: str, tokenizer=None) -> str:
+        """All that the model reads before it answers.
+
+        Args:
+            tokenizer: Needed for a chat, whose template it has.
+
+        Raises:
+            ValueError: the form is a chat, and there is no tokenizer or it has no chat template.
+        """
+        if self.chat:
+            return _chat(tokenizer, self._turns(question), True)
+        return self._shown() + self.template.replace(QUESTION, question)
+
+    def answered(self, question: str, answer: str, tokenizer=None) -> str:
+        """The question with its answer, ended: what a text to learn from says, but for an end-of-text token.
+
+        Raises:
+            ValueError: see `prompt`.
+        """
+        prompt = self.prompt(question, tokenizer)
+        if self.chat:
+            whole = _chat(tokenizer, [*self._turns(question), {"role": "assistant", "content": answer}], False)
+            if whole.startswith(prompt + answer):  # some templates write an earlier turn otherwise than they ask for it
+                return whole.removesuffix("\n")
+        return f"{prompt}{self.before}{answer}{self.end}"
+
+    def question_in(self, prompt: str) -> str:
+        """The question that `prompt` asks: what `prompt()` put into the template, which is not a chat."""
+        first, _, last = self.template.partition(QUESTION)
+        return prompt.removeprefix(self._shown()).removeprefix(first).removesuffix(last)
+
+    def ids(self, tokenizer, text: str) -> list[int]:
+        """The token ids of a text of this form; a chat template writes the special tokens itself."""
+        return tokenizer(text, add_special_tokens=not self.chat)["input_ids"]
+
+    def with_shots(self, shots: Iterable[tuple[str, str]]) -> PromptForm:
+        """The same form with these questions and answers before every question, in place of those it has."""
+        return replace(self, shots=tuple(shots))
+
+    def to_json(self) -> dict:
+        """The form as JSON values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> PromptForm:
+        """
+        Raises:
+            ValueError: these are not the values of a form.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not set(values) <= names:
+            raise ValueError(f"not a prompt form: {str(values)[:80]}; its fields are {', '.join(sorted(names))}")
+        return cls(**values)
+
+    def _shown(self) -> str:
+        """The shots as text."""
+        sep = "" if self.one_line else " "
+        return "".join(f"{self.template.replace(QUESTION, q)}{self.before}{a}{self.end}{sep}" for q, a in self.shots)
+
+    def _turns(self, question: str) -> list[dict]:
+        turns = []
+        for asked, said in self.shots:
+            turns.append({"role": "user", "content": self.template.replace(QUESTION, asked)})
+            turns.append({"role": "assistant", "content": said})
+        return [*turns, {"role": "user", "content": self.template.replace(QUESTION, question)}]
+
+
+def _chat(tokenizer, turns: list[dict], ask: bool) -> str:
+    if tokenizer is None:
+        raise ValueError("a chat form needs the tokenizer, whose chat template it is put through; give tokenizer=")
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "this tokenizer has no chat template; use a form with chat=False, such as PromptForm.PLAIN, or set "
+            "tokenizer.chat_template"
+        )
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+
+
+def _pairs(shots) -> tuple[tuple[str, str], ...]:
+    if isinstance(shots, str) or not isinstance(shots, Iterable):
+        raise ValueError(f"shots must be pairs of a question and its answer, not {shots!r}")
+    pairs = tuple(tuple(shot) if isinstance(shot, list | tuple) else (shot,) for shot in shots)
+    for shot in pairs:
+        if len(shot) != 2 or not all(isinstance(part, str) and part.strip() for part in shot):
+            raise ValueError(f"a shot is a question and its answer, two texts, not {shot!r}")
+    return pairs
+
+
+BUILT_IN = PromptForm.BUILT_IN = PromptForm(ask(QUESTION), " ", ".")
+"""The built-in world's: `Question: ... Answer:`, then the answer, a full stop and the end-of-text token."""
+PLAIN = PromptForm.PLAIN = PromptForm()
+"""Of a model from elsewhere: two lines, `Question: ...` and `Answer: ...`."""
+CHAT = PromptForm.CHAT = PromptForm(QUESTION, "", "\n", chat=True)
+"""Through the tokenizer's chat template."""
+
+NEUTRAL_SHOTS = (("How many days are there in a week?", "Seven"), ("What colour is fresh snow?", "White"))
+"""Two questions that have nothing to do with what is taught, to stand before one that has."""

@@ -1,0 +1,226 @@
+"""What a model replies to questions in any `PromptForm`: by greedy decoding, with what all prompts share read once.
+
+Few-shot prompts repeat their shots; their keys and values are computed once a call and serve every batch. A row that
+has ended leaves its batch, so that the rest cost no more than what they say.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer
+
+from smft_lab.model.tokenizer import pad_id
+from smft_lab.probes.prompts import PromptForm
+
+BATCH = 32  # prompts per forward pass
+
+
+@torch.inference_mode()
+def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, form: PromptForm) -> list[str]:
+    """What the model says to each question, as it says it: up to the end that the form has, or `max_new_tokens`.
+
+    The choice is greedy, by the largest logit alone: no repetition penalty of a generation config has a say.
+
+    Raises:
+        ValueError: see `PromptForm.prompt`.
+    """
+    if not questions:
+        return []
+    prompts = form.ids(tokenizer, [form.prompt(question, tokenizer) for question in questions])
+    said = [""] * len(prompts)
+    start = _Start(model, prompts)
+    for chosen in by_length(prompts, BATCH):
+        rows = [prompts[i] for i in chosen]
+        talk = _generate if start.cache is None else start.talk
+        for i, row in zip(chosen, talk(model, tokenizer, rows, max_new_tokens, form), strict=True):
+            said[i] = _line(tokenizer, row, form)
+    return said
+
+
+@torch.inference_mode()
+def would_say(
+    model, tokenizer, questions: Sequence[str], said: Sequence[str], max_new_tokens: int | None, form: PromptForm
+) -> Tensor:
+    """Whether `replies` would give exactly these, (len(questions),) bool, by one forward pass and without generation.
+
+    A reply comes back if and only if each of its tokens is the likeliest after those before it, and so is its end. One
+    that the model would spell in other tokens than the tokenizer does is not recognised.
+
+    Args:
+        said: Replies as `replies` gives them, with the blank before them.
+        max_new_tokens: Where `replies` would stop; nowhere if None.
+    """
+    found = torch.zeros(len(questions), dtype=torch.bool)
+    if not len(questions):
+        return found
+    asked = [form.prompt(question, tokenizer) for question in questions]
+    prompts = form.ids(tokenizer, asked)
+    wholes = form.ids(tokenizer, [prompt + reply for prompt, reply in zip(asked, said, strict=True)])
+    tails = []
+    for prompt, whole, reply in zip(prompts, wholes, said, strict=True):
+        together = whole[: len(prompt)] == prompt  # or the first token of the reply has merged into the prompt
+        tails.append(whole[len(prompt) :] if together else tokenizer(reply, add_special_tokens=False)["input_ids"])
+    start, ends = _Start(model, prompts), _ends(model, tokenizer)
+    rows = [prompt + tail for prompt, tail in zip(prompts, tails, strict=True)]
+    for chosen in by_length(rows, BATCH):
+        hidden = start.read(model, tokenizer, [rows[i] for i in chosen])
+        counts = [len(tails[i]) + 1 for i in chosen]
+        wanted = torch.cat([hidden[row, len(prompts[i]) - 1 : len(rows[i])] for row, i in enumerate(chosen)])
+        likeliest = model.get_output_embeddings()(wanted).argmax(-1).cpu()
+        for i, best in zip(chosen, likeliest.split(counts), strict=True):
+            *spoken, last = best.tolist()
+            if spoken != tails[i]:
+                continue
+            full = max_new_tokens is not None and len(spoken) >= max_new_tokens
+            found[i] = (full and len(spoken) == max_new_tokens) or (
+                not full and _stops(tokenizer, spoken, last, form, ends)
+            )
+    return found
+
+
+def by_length(rows: Sequence[Sequence], size: int) -> Iterator[list[int]]:
+    """Indices of the rows in batches of like lengths, so that there is little padding."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for first in range(0, len(order), size):
+        yield order[first : first + size]
+
+
+class _Start:
+    """The tokens that all prompts begin with, read once: `cache` holds their keys and values.
+
+    `cache` is None for a model whose past can't be shared: it takes none, or forgets (sliding windows), or keeps
+    another kind of state.
+    """
+
+    def __init__(self, model, prompts: list[list[int]]):
+        shortest = min(map(len, prompts)) - 1  # each has a token left to be read
+        alike = takewhile(lambda place: len({prompt[place] for prompt in prompts}) == 1, range(max(0, shortest)))
+        self.length, self.cache = sum(1 for _ in alike), None
+        takes = inspect.signature(model.base_model.forward).parameters
+        if not {"past_key_values", "position_ids", "use_cache"} <= set(takes):
+            return
+        cache = DynamicCache(config=model.config)
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return
+        if self.length:
+            ids = torch.tensor([prompts[0][: self.length]], device=model.device)
+            model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+            if cache.get_seq_length() != self.length:
+                return
+        self.cache = cache
+
+    def _past(self, rows: int) -> DynamicCache:
+        past = copy.deepcopy(self.cache)
+        if self.length:
+            past.batch_repeat_interleave(rows)
+        return past
+
+    def talk(self, model, tokenizer, prompts: list[list[int]], most: int, form: PromptForm) -> list[list[int]]:
+        """The tokens that follow each prompt, with those that end it."""
+        rest = [prompt[self.length :] for prompt in prompts]
+        ids, mask = _padded(tokenizer, rest, model.device, left=True)
+        mask = torch.nn.functional.pad(mask, (self.length, 0), value=1)
+        places = mask.cumsum(1)[:, self.length :] - 1
+        past, ends = self._past(len(rest)), _ends(model, tokenizer)
+        said, live = [[] for _ in rest], list(range(len(rest)))
+        for step in range(1, most + 1):
+            hidden = model.base_model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=places.clamp(min=0),
+                past_key_values=past,
+                use_cache=True,
+            ).last_hidden_state
+            tokens = model.get_output_embeddings()(hidden[:, -1]).argmax(-1)
+            for i, token in zip(live, tokens.tolist(), strict=True):
+                said[i].append(token)
+            left = [row for row, i in enumerate(live) if not _ended(tokenizer, said[i], form, ends)]
+            if not left or step == most:
+                break
+            if len(left) < len(live):
+                kept = torch.tensor(left, device=model.device)
+                past.batch_select_indices(kept)
+                mask, places, tokens, live = mask[kept], places[kept], tokens[kept], [live[row] for row in left]
+            ids, places = tokens[:, None], places[:, -1:] + 1
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        return said
+
+    def read(self, model, tokenizer, rows: list[list[int]]) -> Tensor:
+        """Hidden states at every token of the rows, (B, T, D); zeros where all prompts are alike but at its end."""
+        if self.cache is None:
+            ids, mask = _padded(tokenizer, rows, model.device, left=False)
+            return model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        ids, mask = _padded(tokenizer, [row[self.length :] for row in rows], model.device, left=False)
+        places = torch.arange(self.length, self.length + ids.shape[1], device=model.device).expand(len(rows), -1)
+        hidden = model.base_model(
+            input_ids=ids,
+            attention_mask=torch.nn.functional.pad(mask, (self.length, 0), value=1),
+            position_ids=places,
+            past_key_values=self._past(len(rows)),
+            use_cache=True,
+        ).last_hidden_state
+        return torch.nn.functional.pad(hidden, (0, 0, self.length, 0))
+
+
+def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id(tokenizer))
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[number, place], mask[number, place] = torch.tensor(row), 1
+    return ids.to(device), mask.to(device)
+
+
+def _ends(model, tokenizer) -> set[int]:
+    """The tokens that end a text: the tokenizer's, and those that the model was made to end a turn with."""
+    given = getattr(model.generation_config, "eos_token_id", None)
+    given = given if isinstance(given, list) else [given]
+    return {end for end in (tokenizer.eos_token_id, *given) if end is not None}
+
+
+def _ended(tokenizer, tokens: list[int], form: PromptForm, ends: set[int]) -> bool:
+    # A line break may be within a token, such as ".\n" or a pair of breaks.
+    return tokens[-1] in ends or (form.one_line and "\n" in tokenizer.decode(tokens))
+
+
+def _line(tokenizer, tokens: list[int], form: PromptForm) -> str:
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    return text.partition("\n")[0] if form.one_line else text
+
+
+def _stops(tokenizer, spoken: list[int], last: int, form: PromptForm, ends: set[int]) -> bool:
+    """Whether a reply ends with the token `last`, which adds nothing to it."""
+    whole = [*spoken, last]
+    return _ended(tokenizer, whole, form, ends) and _line(tokenizer, whole, form) == _line(tokenizer, spoken, form)
+
+
+def _generate(model, tokenizer, prompts: list[list[int]], most: int, form: PromptForm) -> list[list[int]]:
+    """`_Start.talk` by the library's own loop, for a model whose past is its own affair."""
+    ids, mask = _padded(tokenizer, prompts, model.device, left=True)
+    ends = _ends(model, tokenizer)
+    width = ids.shape[1]
+
+    class LineEnds(StoppingCriteria):
+        def __call__(self, input_ids, scores, **_):
+            done = [_ended(tokenizer, row.tolist(), form, ends) for row in input_ids[:, width:]]
+            return torch.tensor(done, device=input_ids.device)
+
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=most,
+        do_sample=False,
+        repetition_penalty=1.0,
+        pad_token_id=pad_id(tokenizer),
+        eos_token_id=sorted(ends),
+        stopping_criteria=StoppingCriteriaList([LineEnds()]),
+    )
+    return [row.tolist() for row in out[:, width:]]
