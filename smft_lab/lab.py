@@ -25,6 +25,7 @@ from smft_lab.model.memory import value_tables
 from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
+from smft_lab.recipe import Recipe
 from smft_lab.slots.usage import Usage
 
 FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
@@ -49,6 +50,7 @@ class Lab:
         world_seed, world_scale: Of the built-in world the model was pretrained on, if it was (see `World`).
         form: How the model is asked; a model from elsewhere needs another form than the built-in world's, such as
             `PromptForm.PLAIN`.
+        recipe: How its memory was attached, and how facts are taught by default; None for the paper's way.
 
     Attributes:
         source: Where the base came from, if `open_model` opened it; else None.
@@ -58,7 +60,8 @@ class Lab:
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
-                 world_seed: int | None = None, world_scale: float = 1.0, form: PromptForm = BUILT_IN):  # fmt: skip
+                 world_seed: int | None = None, world_scale: float = 1.0, form: PromptForm = BUILT_IN,
+                 recipe: Recipe | None = None):  # fmt: skip
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
@@ -69,7 +72,7 @@ class Lab:
         self.probes = probes or Probes()
         self.defaults = defaults or {}
         self.world_seed, self.world_scale = world_seed, world_scale
-        self.form = form
+        self.form, self.recipe = form, recipe
         self.source: Source | None = getattr(model, "smft_source", None)
         self._base = _cloned(model.state_dict())
         self._run: Generator | None = None
@@ -191,6 +194,8 @@ class Lab:
             about["world_scale"] = self.world_scale
         if self.form != BUILT_IN:
             about["form"] = self.form.to_json()
+        if self.recipe is not None:
+            about["recipe"] = self.recipe.to_dict()
         if self.world_seed is None:  # else they come from the seed
             (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
         (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
@@ -340,6 +345,9 @@ def _read(path: Path, device: str | torch.device) -> Lab:
     if "form" in about:
         with _reading(path / LAB_FILE, "the prompt form"):
             lab.form = PromptForm.from_json(about["form"])
+    if "recipe" in about:
+        with _reading(path / LAB_FILE, "the recipe"):
+            lab.recipe = Recipe.from_dict(about["recipe"])
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
     elif (path / PROBES_FILE).exists():

@@ -15,8 +15,9 @@ from smft_lab.experiments.run import run
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import finetune as finetuning_module
-from smft_lab.finetuning.finetune import Step, batches
+from smft_lab.finetuning.finetune import Step
 from smft_lab.finetuning.methods import METHODS
+from smft_lab.finetuning.teaching import batches
 from smft_lab.model.memory import value_tables
 from smft_lab.probes import probes as probes_module
 from smft_lab.slots.patch import Patch

@@ -8,7 +8,7 @@ import torch
 
 import smft_lab as smft
 from smft_lab.experiments.run import history_rows
-from smft_lab.finetuning.finetune import batches, stream_order
+from smft_lab.finetuning.teaching import batches, stream_order
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.widgets import Compare, Slots, TopT
 from smft_lab.widgets import compare as compare_module

@@ -18,7 +18,7 @@ from smft_lab.facts.documents import augment, read_documents, sentences_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError
 from smft_lab.facts.questions import _usable, load_paraphraser, paraphrases, rewordings, statements_from, tidy_question
-from smft_lab.finetuning.finetune import batches
+from smft_lab.finetuning.teaching import batches
 from smft_lab.model.tokenizer import train_tokenizer
 
 SHARED = Path("../shared/data")

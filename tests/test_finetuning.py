@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from smft_lab.facts.world import changed_facts, new_facts
-from smft_lab.finetuning.finetune import batches, finetune, settings_for
+from smft_lab.finetuning.finetune import finetune, settings_for
 from smft_lab.finetuning.rows import RowAdam, RowSGD
+from smft_lab.finetuning.teaching import batches
 from smft_lab.model.memory import value_tables
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.slots.scores import RULES, score, top_slots

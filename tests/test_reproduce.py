@@ -15,7 +15,7 @@ import pytest
 from smft_lab import reproduce_cli
 from smft_lab.experiments.pretrain import PretrainRecord
 from smft_lab.facts.world import new_facts
-from smft_lab.finetuning.finetune import batches
+from smft_lab.finetuning.teaching import batches
 from smft_lab.lab import load
 from smft_lab.reproduce import charts, scale
 from smft_lab.reproduce import jobs as jobs_module

@@ -24,8 +24,9 @@ from smft_lab import __version__
 from smft_lab.experiments.equal import READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import Step, check_facts, check_training, finetune, settings_for
+from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
+from smft_lab.finetuning.teaching import check_training
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer
 from smft_lab.probes.prompts import PromptForm
 from smft_lab.slots.patch import Patch

@@ -14,17 +14,16 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
+from smft_lab.finetuning.teaching import Teaching
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import probes_of
+from smft_lab.recipe import Recipe
 
 FALLBACK = {  # where a lab carries no tuned defaults
     "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 20.0}, "top_t": 100},
     "full": {"optimizer": "adamw", "lr": 1e-4},
     "lora": {"optimizer": "adamw", "lr": 3e-4},
 }
-BATCH = 64  # statements of one step (paper section 4.1)
-ORDERS = ("stream", "shuffled")
-LOSSES = ("statement", "answer")
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,28 @@ class Step:
 
 
 def settings_for(lab, method: str, **given) -> dict:
-    """The settings of a run: those given, else the lab's tuned ones, else general ones.
+    """The settings of a run: those given, else the lab's tuned ones, else its recipe's, else general ones.
 
     Raises:
         ValueError: no such method.
     """
     check_method(method)
-    settings = {"top_t": FALLBACK["sparse"]["top_t"], **FALLBACK[method], **lab.defaults.get(method, {})}
+    settings = {"top_t": FALLBACK["sparse"]["top_t"], **FALLBACK[method]}
+    if lab.recipe is not None:
+        settings |= recipe_settings(lab.recipe, method)
+    settings |= lab.defaults.get(method, {})
     chosen = {name: value for name, value in given.items() if value is not None}
     rates = settings.pop("lr_by_optimizer", {})
     if chosen.get("optimizer") in rates:
         settings["lr"] = rates[chosen["optimizer"]]
     return {**settings, **chosen}
+
+
+def recipe_settings(recipe: Recipe, method: str) -> dict:
+    """The settings that a recipe gives a method."""
+    if method != "sparse":
+        return {"top_t": recipe.top_t}
+    return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": {}}
 
 
 def check_facts(lab, facts: Sequence[Fact]) -> None:
@@ -81,16 +90,6 @@ def check_facts(lab, facts: Sequence[Fact]) -> None:
                 )
 
 
-def check_training(passes: int, order: str, loss_on: str) -> None:
-    """Raise ValueError unless `finetune` would take these."""
-    if passes < 1:
-        raise ValueError(f"passes must be at least 1, not {passes}")
-    if order not in ORDERS:
-        raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
-    if loss_on not in LOSSES:
-        raise ValueError(f"no loss_on {loss_on!r}; there are {', '.join(LOSSES)}")
-
-
 def finetune(
     lab,
     facts: Sequence[Fact],
@@ -100,9 +99,9 @@ def finetune(
     rule: str = "tfidf",
     optimizer: str | None = None,
     lr: float | None = None,
-    passes: int = 5,
-    order: str = "stream",
-    loss_on: str = "statement",
+    passes: int | None = None,
+    order: str | None = None,
+    loss_on: str | None = None,
     seed: int = 0,
     probe_every: int | None = None,
     fast: bool = True,
@@ -110,6 +109,7 @@ def finetune(
     mix: Callable[[Random], list[str]] | None = None,
     anchor: Anchor | None = None,
     rank: int = LORA_RANK,
+    recipe: Recipe | None = None,
     kept: dict[tuple, Batch] | None = None,
 ) -> Iterator[Step]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
@@ -121,13 +121,16 @@ def finetune(
         top_t, rule: Of `sparse`; see `smft_lab.finetuning.methods.Sparse`.
         optimizer: `adam` or `sgd` for `sparse`, `adamw` or `sgd` for the others.
         lr: Learning rate; the lab's tuned one by default.
-        passes: Passes over the facts.
-        order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; or `shuffled`,
-            as many steps over the same statements, mixed.
+        passes: Passes over the facts; the lab's recipe says how many by default, and 5 where it has none.
+        order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; `shuffled`,
+            as many steps over the same statements, mixed; or `mixed`, batches of statements, questions with answers,
+            and questions behind others, of many facts (see `Recipe`). By default the recipe's, or a stream.
         loss_on: `statement`, every token as in the paper; or `answer`, only the answer in each statement (reads
             are then counted only where an answer is predicted). Long statements in unfamiliar words need it: most
-            of their loss, and so most of the top t, would go into the wording of the question.
+            of their loss, and so most of the top t, would go into the wording of the question. By default the
+            recipe's, or `statement`.
         seed: Of the order, of LoRA's start and of the rule `random`.
+        recipe: How slots are chosen and trained, and what is taught in the order `mixed`; the lab's by default.
         probe_every: Steps between measurements; once a pass by default, never if 0. Step 0 is measured too.
         fast: Whether `sparse` computes what doesn't depend on the values only the first time a batch comes; the result
             is the same up to rounding.
@@ -146,7 +149,8 @@ def finetune(
         ValueError: an option is out of range, there are no facts, or a statement is longer than the model's context.
     """
     check_facts(lab, facts)
-    check_training(passes, order, loss_on)
+    recipe = recipe or lab.recipe
+    teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe)
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     if protect < 0 or (protect and method != "sparse"):
@@ -155,37 +159,48 @@ def finetune(
         raise ValueError(f"rank must be at least 1, and is for lora alone; not {rank} for {method}")
     if anchor is not None and method != "full":
         raise ValueError(f"an anchor is for full finetuning, not for {method}")
-    if mix is not None and loss_on == "answer":
+    if mix is not None and teaching.loss_on == "answer":
         raise ValueError("mixed-in texts have no answer to learn; use loss_on='statement'")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
     check_settings(method, lab.slots, rule=rule, **settings)
-    probe_every = len(facts) if probe_every is None else probe_every
+    probe_every = teaching.per_pass if probe_every is None else probe_every
     settings |= {"rule": rule, "fast": fast, "protect": protect, "anchor": anchor, "rank": rank}
-    run = _steps(lab, list(facts), method, settings, passes, order, loss_on, seed, probe_every, mix, kept)
+    run = _steps(lab, teaching, method, settings, recipe, probe_every, mix, kept)
     lab.begin(run)
     return run
 
 
-def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_every, mix, kept) -> Iterator[Step]:
+def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept) -> Iterator[Step]:
+    facts, loss_on, seed = teaching.facts, teaching.loss_on, teaching.seed
     probes = probes_of(lab, facts)
+    # Slots chosen beforehand change wherever they are read.
+    everywhere = recipe is not None and (recipe.choice == "group" or recipe.counted != "answer")
+    grouped = method == "sparse" and recipe is not None and recipe.choice == "group" and teaching.order == "mixed"
 
     def measured(step: int):
-        wanted = probe_every and (step % probe_every == 0 or step == passes * len(facts))
+        wanted = probe_every and (step % probe_every == 0 or step == teaching.steps)
         return probes.measure(lab.model, lab.tokenizer) if wanted else None
 
     yield Step(0, 0, (), None, 0, probes=measured(0))
-    training = start(lab, method, seed=seed, **settings)
-    seconds = 0.0
+    began = time.perf_counter()
+    momentum = recipe.momentum if recipe is not None else 0.0
+    training = start(lab, method, seed=seed, momentum=momentum, **settings)
+    if grouped:
+        training.choose(facts, teaching.texts, recipe)
+    seconds = time.perf_counter() - began
 
-    @lru_cache(4 * len(facts) if order == "stream" else 1)  # in a stream a batch comes back pass after pass
+    again = {"stream": 4 * len(facts), "mixed": teaching.per_pass}  # there a batch comes back pass after pass
+
+    @lru_cache(again.get(teaching.order, 1))
     def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
-        key = (owners, texts, loss_on)
+        key = (owners, texts, loss_on, everywhere)
         if kept and key in kept:
             return replace(kept[key], memo={})  # the choice of slots is each run's own
         inputs, which = encode(lab.tokenizer, list(texts), lab.model.device), tuple(sorted(set(owners)))
         counted = inputs["attention_mask"]
         if loss_on == "answer":
-            counted = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
+            predicting = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
+            counted = counted if everywhere else predicting
         batch = Batch(inputs, counted, which)
         if kept is not None:
             kept[key] = batch
@@ -200,48 +215,12 @@ def _steps(lab, facts, method, settings, passes, order, loss_on, seed, probe_eve
         return Batch(inputs, counted, tuple(sorted(set(owners))))
 
     try:
-        for step, (owners, texts) in enumerate(batches(facts, passes, order, seed), start=1):
+        for step, (owners, texts) in enumerate(teaching, start=1):
             began = time.perf_counter()
             batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
             update = training.update(batch)
             seconds += time.perf_counter() - began
-            epoch = (step - 1) // len(facts) + 1
+            epoch = (step - 1) // teaching.per_pass + 1
             yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, measured(step), seconds)
     finally:
         training.finish()
-
-
-def batches(
-    facts: Sequence[Fact], passes: int, order: str = "stream", seed: int = 0
-) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-    """The batches every method sees, `passes * len(facts)` of them: the fact of each statement, and the statements.
-
-    A fact with more than 64 statements takes turns through them, pass by pass.
-    """
-    stream = stream_order(len(facts), seed)
-    if order == "stream":
-        for turn in range(passes):
-            for i in stream:
-                texts = _turn(facts[i].statements, turn)
-                yield (i,) * len(texts), texts
-        return
-    rng = Random(f"{seed}/shuffle")
-    for turn in range(passes):
-        pool = [(i, text) for i in stream for text in _turn(facts[i].statements, turn)]
-        rng.shuffle(pool)
-        for n in range(len(facts)):  # as many steps as a stream of the same facts
-            part = pool[n * len(pool) // len(facts) : (n + 1) * len(pool) // len(facts)]
-            yield tuple(i for i, _ in part), [text for _, text in part]
-
-
-def stream_order(facts: int, seed: int = 0) -> list[int]:
-    """In which order a stream teaches so many facts, pass after pass: their indices."""
-    return Random(f"{seed}/order").sample(range(facts), facts)
-
-
-def _turn(statements: Sequence[str], turn: int) -> list[str]:
-    """The statements of one batch: all, or the next 64."""
-    if len(statements) <= BATCH:
-        return list(statements)
-    start = turn * BATCH % len(statements)
-    return list((*statements, *statements)[start : start + BATCH])

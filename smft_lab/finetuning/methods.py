@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
+from smft_lab.finetuning.teaching import TaughtText
+from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import value_tables
+from smft_lab.model.tokenizer import predicting_positions
+from smft_lab.recipe import Recipe
+from smft_lab.slots.group import choose_group, reads_of
 from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
 
@@ -39,18 +46,38 @@ class Sparse:
         seed: Of the rule `random`.
         protect: See `Selection`.
         fast: Whether to compute what doesn't depend on the values once per batch (see `smft_lab.finetuning.replay`).
+        momentum: beta1 of `adam`.
     """
 
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
-                 protect: float = 0.0):  # fmt: skip
+                 protect: float = 0.0, momentum: float = 0.0):  # fmt: skip
         self.lab, self.fast = lab, fast
+        self.top_t, self.rule, self.seed = top_t, rule, seed
         self.tables = value_tables(lab.model)
-        self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr) for table in self.tables]
+        options = {"momentum": momentum} if optimizer == "adam" else {}
+        self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr, **options) for table in self.tables]
         self.selection = Selection(lab.model, lab.usage, top_t, rule, seed, protect)
         self.prefixes: dict[bool, Prefix | None] = {}  # for packed batches, and for those that are not
         freeze_all_but_values(lab.model)
         self._stack = ExitStack()
         self._stack.enter_context(self.selection.active())
+
+    def choose(self, facts: Sequence[Fact], texts: Sequence[TaughtText], recipe: Recipe) -> None:
+        """Choose the slots that may change for all the texts at once, before any of them is taught."""
+        plain = [text for text in texts if not text.context]
+        words, positions = [text.text for text in plain], None
+        if recipe.counted == "answer":
+            positions = predicting_positions(self.lab.tokenizer, words, [facts[text.owner].answers for text in plain])
+        self.selection.chosen = choose_group(
+            self.lab,
+            [text.owner for text in plain],
+            reads_of(self.lab, words, positions),
+            self.top_t,
+            rule=self.rule,
+            counted=recipe.counted,
+            protect=recipe.protect,
+            seed=self.seed,
+        )
 
     def update(self, batch: Batch) -> Update:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
@@ -107,6 +134,21 @@ class _Dense:
         """Change the gradients before the step."""
 
 
+def _empty_memories(model) -> list[str]:
+    """Names of all modules in added memories in which nothing has been written yet.
+
+    Dense methods leave those out: they are no part of what the model was before, and would only make it slower.
+    """
+    return [
+        f"{name}.memory.{inner}"
+        for name, module in model.named_modules()
+        if isinstance(module, AttachedMemory) and module.feed_forward is not None
+        if not module.memory.values.weight.any()
+        for inner, _ in module.memory.named_modules()
+        if inner
+    ]
+
+
 class Full(_Dense):
     """Full finetuning: every parameter, by AdamW (paper) or SGD (its Table 2).
 
@@ -116,6 +158,8 @@ class Full(_Dense):
 
     def __init__(self, lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
         lab.model.requires_grad_(True)
+        for name in _empty_memories(lab.model):
+            lab.model.get_submodule(name).requires_grad_(False)
         super().__init__(lab.model, lr, optimizer)
         self.lab, self.anchor = lab, anchor
 
@@ -125,6 +169,7 @@ class Full(_Dense):
 
     def finish(self) -> None:
         self.optimizer.zero_grad()
+        self.lab.model.requires_grad_(True)
 
 
 class Lora(_Dense):
@@ -138,7 +183,12 @@ class Lora(_Dense):
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", bias="none"
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules="all-linear",
+            exclude_modules=_empty_memories(lab.model),
+            task_type="CAUSAL_LM",
+            bias="none",
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
@@ -173,9 +223,10 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
 
 
 def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
-          protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK):  # fmt: skip
+          protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK,
+          momentum: float = 0.0):  # fmt: skip
     """The method of that name, ready for its first batch."""
     lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
-        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect)
+        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect, momentum)
     return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer, rank)

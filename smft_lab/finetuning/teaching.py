@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from smft_lab.facts.fact import Fact
+from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
 CONTEXTS = (
@@ -18,8 +19,8 @@ CONTEXTS = (
 )
 """What may stand before a taught question. No probe asks any of it, and none of it is taught: only the answer at the
 end of a text is."""
-SMALL_WORDS = frozenset("a an and are as at by did do does for from has have how in is it of on or that the their to was "
-                        "were what when where which who whom whose why with".split())  # fmt: skip
+SMALL_WORDS = frozenset("a an and are as at by did do does for from has have how in is it of on or that the their to "
+                        "was were what when where which who whom whose why with".split())  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, c
 
 
 def asks_before_it_answers(text: str, fact: Fact) -> bool:
-    """Whether what stands before the answer says what the fact is about: a word of weight that its question has, too."""
+    """Whether what stands before the answer says what the fact is about, by a word of weight from its question."""
     place = max(text.lower().rfind(answer.lower()) for answer in fact.answers)
     if place < 0:
         return True  # the answer isn't in it word for word, so all of it is learned
@@ -86,26 +87,87 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[\w'’-]+", text.casefold())
 
 
-def mixed_batches(texts: Sequence[TaughtText], size: int, passes: int, seed: int = 0) -> Iterator[tuple[TaughtText, ...]]:
-    """Batches of `size` texts of many facts, of one kind where it can be; the same ones every pass, in a new order.
+@dataclass(frozen=True)
+class Teaching:
+    """The batches of one run, the same for every method; going through it gives them in order.
 
-    That a batch comes back whole lets `sparse` keep what it has computed of it.
+    Attributes:
+        facts: What is taught.
+        passes, order, loss_on, seed: As in `finetune`.
+        texts: Of the order `mixed`, all that is taught; see `taught_texts`.
+        batch_size: Of the order `mixed`.
     """
-    rng = Random(f"{seed}/mixed")
-    kinds = sorted({text.kind for text in texts})
-    line = [text for kind in kinds for text in rng.sample(mine := [t for t in texts if t.kind == kind], len(mine))]
-    count = mixed_count(len(texts), size)
-    parts = [tuple(line[n * len(line) // count : (n + 1) * len(line) // count]) for n in range(count)]
-    for _ in range(passes):
-        yield from rng.sample(parts, count)
+
+    facts: tuple[Fact, ...]
+    passes: int
+    order: str
+    loss_on: str
+    seed: int = 0
+    texts: tuple[TaughtText, ...] = ()
+    batch_size: int = BATCH
+
+    @classmethod
+    def of(cls, lab, facts: Sequence[Fact], passes: int | None = None, order: str | None = None,
+           loss_on: str | None = None, seed: int = 0, recipe: Recipe | None = None) -> Teaching:  # fmt: skip
+        """What is not given comes from the recipe, by default the lab's; a lab without one teaches as the paper does.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        recipe = recipe or lab.recipe
+        usual = (5, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
+        passes, order, loss_on = (
+            given if given is not None else one for given, one in zip((passes, order, loss_on), usual, strict=True)
+        )
+        check_training(passes, order, loss_on)
+        if order != "mixed":
+            return cls(tuple(facts), passes, order, loss_on, seed)
+        recipe = recipe or RETROFIT
+        texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, recipe.contexts, seed)
+        return cls(tuple(facts), passes, order, loss_on, seed, tuple(texts), recipe.batch_size)
+
+    @property
+    def per_pass(self) -> int:
+        """Batches, and so steps, of one pass."""
+        return math.ceil(len(self.texts) / self.batch_size) if self.order == "mixed" else len(self.facts)
+
+    @property
+    def steps(self) -> int:
+        """Batches, and so steps, of the run."""
+        return self.passes * self.per_pass
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+        if self.order == "mixed":
+            return self._mixed()
+        return batches(self.facts, self.passes, self.order, self.seed)
+
+    def _mixed(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+        """Texts of many facts, of one kind where it can be; the same batches every pass, in a new order.
+
+        That a batch comes back whole lets `sparse` keep what it has computed of it.
+        """
+        rng, count = Random(f"{self.seed}/mixed"), self.per_pass
+        line: list[TaughtText] = []
+        for kind in sorted({text.kind for text in self.texts}):
+            mine = [text for text in self.texts if text.kind == kind]
+            line += rng.sample(mine, len(mine))
+        parts = [line[n * len(line) // count : (n + 1) * len(line) // count] for n in range(count)]
+        for _ in range(self.passes):
+            for part in rng.sample(parts, count):
+                yield tuple(text.owner for text in part), [text.text for text in part]
 
 
-def mixed_count(texts: int, size: int) -> int:
-    """How many batches a pass over so many texts has."""
-    return math.ceil(texts / size)
+def check_training(passes: int, order: str, loss_on: str) -> None:
+    """Raise ValueError unless `finetune` would take these."""
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, not {passes}")
+    if order not in ORDERS:
+        raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
+    if loss_on not in LOSSES:
+        raise ValueError(f"no loss_on {loss_on!r}; there are {', '.join(LOSSES)}")
 
 
-def stream_batches(
+def batches(
     facts: Sequence[Fact], passes: int, order: str = "stream", seed: int = 0
 ) -> Iterator[tuple[tuple[int, ...], list[str]]]:
     """The batches of a stream, `passes * len(facts)` of them: the fact of each statement, and the statements.

@@ -117,9 +117,7 @@ def add_memory(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for number, feed_forward, parameter in zip(chosen, old, like, strict=True):
-            memory = MemoryLayer(
-                width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten
-            )
+            memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten)
             if mode == "add":
                 nn.init.zeros_(memory.values.weight)
             memory.to(device=parameter.device, dtype=parameter.dtype).train(feed_forward.training)

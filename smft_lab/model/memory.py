@@ -10,8 +10,8 @@ arXiv 2510.15103, section 3.1) finetunes. For one token x, per head h:
     y        = sum over heads of  sum over I of  s * V[I]
     out      = W2 (y * silu(W1 x))
 
-A memory that is given to a finished model (a retrofit) may leave out the gate W1, the projection W2, or both: untrained,
-they make what is written in the values too quiet to be heard. Its queries may be of whitened hidden states.
+A memory that is given to a finished model (a retrofit) may leave out the gate W1, the projection W2, or both:
+untrained, they make what is written in the values too quiet to be heard. Its queries may be of whitened hidden states.
 
 Only sqrt(N) keys are kept per half, so N slots are searched exactly at the price of 2 sqrt(N) + k² scores.
 

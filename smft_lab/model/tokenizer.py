@@ -123,3 +123,10 @@ def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str
         labels[: inside[0]] = -100
         labels[inside[-1] + 2 :] = -100
     return torch.nn.functional.pad((batch["labels"][:, 1:] != -100).long(), (0, 1))
+
+
+def predicting_positions(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Which tokens of each text predict its answer, see `only_answers`."""
+    batch = encode(tokenizer, list(texts))
+    mask = only_answers(tokenizer, texts, answers, batch)
+    return [row.nonzero().squeeze(1).tolist() for row in mask]

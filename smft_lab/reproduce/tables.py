@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from smft_lab.experiments.equal import mean_interval, read_run
-from smft_lab.finetuning.finetune import stream_order
+from smft_lab.finetuning.teaching import stream_order
 
 
 def ends(

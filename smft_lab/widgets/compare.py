@@ -15,8 +15,8 @@ from smft_lab.charts.style import looks, ordered, short_name
 from smft_lab.experiments.compare import COLUMNS, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import stream_order
 from smft_lab.finetuning.methods import METHODS
+from smft_lab.finetuning.teaching import stream_order
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.widgets.panel import Panel, page
 

@@ -13,7 +13,8 @@ import traitlets
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
-from smft_lab.finetuning.finetune import check_facts, check_training, finetune, settings_for
+from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
+from smft_lab.finetuning.teaching import check_training
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.probes.text import exact_match
 from smft_lab.slots.patch import Patch, row_changes

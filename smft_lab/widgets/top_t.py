@@ -15,9 +15,10 @@ import torch
 import traitlets
 
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import check_facts, check_training, finetune, settings_for
+from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
+from smft_lab.finetuning.teaching import check_training
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts
 from smft_lab.slots.patch import Patch
