@@ -97,10 +97,7 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
         for row, i in enumerate(chosen):
             labels[row, : max(1, starts[i])] = -100
         places = (labels[:, 1:] != -100).any(0).nonzero().flatten()  # where some ending is foreseen
-        if few:
-            logits = model(**batch, logits_to_keep=places).logits
-        else:
-            logits = model(**batch).logits[:, places]
+        logits = model(**batch, logits_to_keep=places).logits if few else model(**batch).logits[:, places]
         losses = torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2), labels[:, places + 1], ignore_index=-100, reduction="none"
         )
