@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -14,13 +13,15 @@ from typing import Annotated
 
 import typer
 
+from smft_lab.attach_cli import attach, train_on_text
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import console, names_in, progress_bar
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
 app.add_typer(patches, name="patch")
+app.command()(attach)
 app.command()(reproduce)
 
 
@@ -32,6 +33,7 @@ LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the 
 class Order(StrEnum):
     stream = "stream"
     shuffled = "shuffled"
+    mixed = "mixed"
 
 
 class Preset(StrEnum):
@@ -86,15 +88,6 @@ def _from_file(file: Path):
     return facts, f"{len(facts)} fact{'s' * (len(facts) != 1)} from {file.name}"
 
 
-def _names(text: str, option: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError(f"{option} is empty; name at least one")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{option} names one twice: {text}")
-    return names
-
-
 @app.command("lab")
 def open_notebooks(
     pages: Annotated[bool, typer.Option("--app", help="Pages without code (Voila) instead of JupyterLab.")] = False,
@@ -122,10 +115,10 @@ def compare(
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
-    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
+    passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Each has its own order and its own built-in facts.")] = 2,
-    order: Annotated[Order, typer.Option(help="One fact a step, or all mixed.")] = Order.stream,
-    loss_on: Annotated[LossOn, typer.Option(help="Every token (paper), or only the answer's.")] = LossOn.statement,
+    order: Annotated[Order | None, typer.Option(help="A fact a step; or all mixed. The lab's if absent.")] = None,
+    loss_on: Annotated[LossOn | None, typer.Option(help="Every token, or the answer's. The lab's if absent.")] = None,
     optimizer: Annotated[Optimizer | None, typer.Option(help="Of sparse; the tuned one if absent.")] = None,
     tune: Annotated[bool, typer.Option("--tune", help="First sweep all learning rates on these facts.")] = False,
     lab: LabOption = None,
@@ -135,14 +128,16 @@ def compare(
     """Teach the same facts by every method, and chart what each learned and forgot."""
     from smft_lab.experiments.compare import Comparison
 
-    names = _names(methods, "--methods")
+    names = names_in(methods, "--methods")
     own = None if facts is None else _from_file(facts)  # before the seconds that opening a lab takes
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--out {folder} is a file; name a folder")
-    settings = {"top_t": top_t, "passes": passes, "order": order.value, "loss_on": loss_on.value}
+    if passes is None and opened.recipe is None:
+        passes = 12
+    settings = {"top_t": top_t, "passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
     comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
     if tune:
@@ -198,11 +193,13 @@ def _print_summary(comparison) -> None:
 def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
     from smft_lab.experiments.tune import SEEDS, best_settings, candidates, edges, sweep
     from smft_lab.finetuning.finetune import Step
+    from smft_lab.finetuning.teaching import Teaching
 
     facts = taught(SEEDS[0]) if callable(taught) else taught
-    options = {name: value for name, value in settings.items() if name != "top_t"}
+    teaching = Teaching.of(lab, facts, settings["passes"], settings["order"], settings["loss_on"])
+    options = {name: getattr(teaching, name) for name in ("passes", "order", "loss_on")}
     tried = candidates(lab, {name.partition(":")[0] for name in names}, settings["top_t"])
-    run = len(SEEDS) * settings["passes"] * len(facts)
+    run = len(SEEDS) * teaching.steps
     rows = []
     with progress_bar() as bar:
         task = bar.add_task("sweep", total=len(tried) * run)
@@ -213,7 +210,7 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
             else:
                 rows.append(item)
                 bar.update(task, completed=len(rows) * run)  # a run ends when the target is learned
-    best = best_settings(rows, settings["passes"] * len(facts))
+    best = best_settings(rows, teaching.steps)
     for method, (lowest, highest) in edges(rows).items():
         if best[method]["lr"] in (lowest, highest):
             console.print(f"note: the best rate of {method} is at an edge of the sweep: {best[method]['lr']:g}")
@@ -234,7 +231,7 @@ def _tuned_under(lab) -> dict:
 def tune(
     lab: Annotated[Path, typer.Option(help="The saved lab whose defaults are to be tuned.")],
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
-    passes: Annotated[int, typer.Option(min=1, help="Passes over the facts.")] = 12,
+    passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -245,7 +242,9 @@ def tune(
 
     opened = _open_lab(lab, device)
     taught, _ = _built_in(opened, count)
-    settings = {"passes": passes, "top_t": top_t, "order": "stream", "loss_on": "statement"}
+    if passes is None and opened.recipe is None:
+        passes = 12
+    settings = {"passes": passes, "top_t": top_t, "order": None, "loss_on": None}
     defaults = _tuned(opened, taught, list(METHODS), settings)
     file = lab / LAB_FILE
     about = json.loads(file.read_text())
@@ -271,7 +270,7 @@ def pretrain(
         settings = training.MemoryTraining(steps=steps or 2000, everything=True, seed=seed)
         words = training.read_text(text)
         model, tokenizer = training.new_model(words, seed)
-        _train_on_text(model, tokenizer, training.TextWindows(words, tokenizer, settings.window), settings, out)
+        train_on_text(model, tokenizer, training.TextWindows(words, tokenizer, settings.window), settings, out)
         return
     from transformers.utils import logging
 
@@ -329,93 +328,6 @@ def make_facts(
     write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     console.print(f"{len(facts)} facts; {read.report}", markup=False, soft_wrap=True)
     print(out)
-
-
-class Mode(StrEnum):
-    add = "add"
-    replace = "replace"
-
-
-@app.command()
-def attach(
-    model: Annotated[str, typer.Argument(help="smollm2, a .gguf file, a model's folder, or its name on the hub.")],
-    text: Annotated[Path, typer.Option(help="Plain text (UTF-8) that the memory learns to be used on.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there goes on.")],
-    layers: Annotated[str | None, typer.Option(help="Blocks from 0, as in 2,5; the middle one if absent.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="A perfect square.")] = 16_384,
-    mode: Annotated[Mode, typer.Option(help="Beside the feed-forward, or in its place (paper).")] = Mode.add,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of the memory.")] = 500,
-    window: Annotated[int, typer.Option(min=2, help="Tokens in a training text.")] = 64,
-    distill: Annotated[float, typer.Option(help="0 to 1: how much to hold on to what the model says now.")] = 0.0,
-    everything: Annotated[bool, typer.Option("--everything", help="Train all weights, not the memory alone.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the new weights and the order of the text.")] = 0,
-) -> None:  # fmt: skip
-    """Give your own model a memory, train it on your text, and save it as a lab for `compare --lab`."""
-    from smft_lab.experiments import memory_training as training
-    from smft_lab.lab import LAB_FILE
-    from smft_lab.model.attach import add_memory, feed_forwards
-    from smft_lab.model.opening import described, open_model
-
-    settings = training.MemoryTraining(
-        steps=steps, window=window, distill=distill, everything=everything, seed=seed
-    )  # fmt: skip
-    settings.check()
-    if (out / LAB_FILE).exists():
-        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
-    words = training.read_text(text)
-    mine, tokenizer = open_model(model)
-    windows = training.TextWindows(words, tokenizer, window)
-    count = len(feed_forwards(mine))
-    chosen = [count // 2] if layers is None else [_number(part, "--layers") for part in _names(layers, "--layers")]
-    teacher = None
-    if distill and mode is Mode.replace:
-        teacher, _ = open_model(model)
-    add_memory(mine, chosen, slots, mode.value, seed=seed)
-    console.print(described(mine), markup=False, soft_wrap=True)
-    _train_on_text(mine, tokenizer, windows, settings, out, teacher)
-
-
-def _train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) -> None:
-    """Train a model's memory, or all of it, on a text, and save it as a lab; an unfinished run there goes on."""
-    from smft_lab.experiments import memory_training as training
-    from smft_lab.experiments.processes import Processes
-    from smft_lab.lab import LAB_FILE
-    from smft_lab.writing import write_whole
-
-    if (out / LAB_FILE).exists():
-        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
-    unfinished = out / "unfinished"
-    recent: list[float] = []
-    main = Processes().main
-    with progress_bar(main) as bar:
-        task = bar.add_task("training", total=settings.steps)
-        try:
-            for done, loss in training.pretrain_memory(model, windows, settings, unfinished, teacher):
-                recent = [*recent[-49:], loss]
-                bar.update(task, completed=done, description=f"loss {sum(recent) / len(recent):.3f}")
-        except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
-            raise typer.Exit(130) from None
-        if not main:
-            return
-        bar.update(task, description="background usage")
-        model.cpu()
-        lab = training.text_lab(model, tokenizer, windows, settings)
-    lab.save(out)
-    write_whole(out / "memory_training.json", training.about(settings, lab.usage, sum(recent) / len(recent)))
-    shutil.rmtree(unfinished)
-    (out / ".unfinished.lock").unlink(missing_ok=True)
-    nll = lab.probes.measure(model, tokenizer)["prose"]["nll"]
-    shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
-    console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)
-    print(out)
-
-
-def _number(text: str, option: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{option} takes numbers, not {text!r}") from None
 
 
 @app.command()

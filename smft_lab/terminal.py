@@ -20,3 +20,17 @@ def progress_bar(shown: bool = True) -> Progress:
         console=console,
         disable=not shown,
     )
+
+
+def names_in(text: str, option: str) -> list[str]:
+    """The names in a list with commas, as in `--methods sparse,full`.
+
+    Raises:
+        ValueError: there is none, or one twice.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"{option} is empty; name at least one")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{option} names one twice: {text}")
+    return names

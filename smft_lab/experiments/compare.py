@@ -26,7 +26,7 @@ from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
-from smft_lab.finetuning.teaching import check_training
+from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer
 from smft_lab.probes.prompts import PromptForm
 from smft_lab.slots.patch import Patch
@@ -60,7 +60,8 @@ class Comparison:
         facts: What to teach, or a function from a seed to it, so that every seed has facts of its own.
         methods: Names; `sparse:tf` and the like run `sparse` under another rule, as a control.
         seeds: Seeds of the facts' order, LoRA's start and random selection.
-        passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` is per method.
+        passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` is per method. A lab without a recipe
+            has 8 passes by default.
         evaluations: Measurements per run after the base, evenly spread.
         target: Share of new facts that counts as equal learning.
 
@@ -72,9 +73,9 @@ class Comparison:
     facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
     methods: Sequence[str] = METHODS
     seeds: Sequence[int] = (0,)
-    passes: int = 8
-    order: str = "stream"
-    loss_on: str = "statement"
+    passes: int | None = None
+    order: str | None = None
+    loss_on: str | None = None
     top_t: int | None = None
     rule: str = "tfidf"
     optimizer: str | None = None
@@ -91,17 +92,22 @@ class Comparison:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
         if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a method or a seed is named twice")
-        check_training(self.passes, self.order, self.loss_on)
+        if self.passes is None and self.lab.recipe is None:
+            self.passes = 8
+        first = self._facts(self.seeds[0])
+        check_facts(self.lab, first)
+        teaching = self._teaching(self.seeds[0], first)
+        self.passes, self.order, self.loss_on = teaching.passes, teaching.order, teaching.loss_on
         for name in self.methods:
             self._check(name)
         self.rows: list[dict] = []
         self.samples: list[dict] = []
         self.patch: Patch | None = None
         self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
-        check_facts(self.lab, self._facts(self.seeds[0]))
-        self.n_facts = len(self._facts(self.seeds[0]))
+        self.n_facts = len(first)
+        self._steps = {self.seeds[0]: teaching.steps}
         self.seconds = 0.0
-        self._probes = self.lab.probes.without(self._facts(self.seeds[0]))
+        self._probes = self.lab.probes.without(first)
 
     def __repr__(self) -> str:
         """A line per method: when it had learned enough, and what it had forgotten by then."""
@@ -134,9 +140,17 @@ class Comparison:
     def _facts(self, seed: int) -> Sequence[Fact]:
         return self.facts(seed) if callable(self.facts) else self.facts
 
+    def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
+        return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)
+
+    def run_steps(self, seed: int) -> int:
+        """Gradient steps of one run with that seed."""
+        if seed not in self._steps:
+            self._steps[seed] = self._teaching(seed, self._facts(seed)).steps
+        return self._steps[seed]
+
     def _options(self, name: str, seed: int) -> dict:
         method, _, rule = name.partition(":")
-        steps = self.passes * self.n_facts
         return {
             "method": method,
             "passes": self.passes,
@@ -147,13 +161,12 @@ class Comparison:
             "rule": rule or self.rule,
             "optimizer": self.optimizer if method == "sparse" else None,
             "lr": self.lr.get(name),
-            "probe_every": math.ceil(steps / self.evaluations),
+            "probe_every": math.ceil(self.run_steps(seed) / self.evaluations),
         }
 
     def steps(self) -> Iterator[Progress]:
         """Run everything, one gradient step per item; what was measured before a stop is kept."""
-        run_steps = self.passes * self.n_facts
-        total = len(self.methods) * len(self.seeds) * run_steps
+        total = len(self.methods) * sum(map(self.run_steps, self.seeds))
         done, began = 0, time.perf_counter()
         try:
             for seed in self.seeds:
@@ -171,7 +184,7 @@ class Comparison:
                             learned = step.probes["learned"]["em"]
                         self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
                         done += step.step > 0
-                        if step.step == run_steps:  # a stop after the last step finds the whole run
+                        if step.step == self.run_steps(seed):  # a stop after the last step finds the whole run
                             self._keep(name, step, first)
                         yield Progress(name, seed, step.step, done, total, step.loss, learned)
         finally:
@@ -227,7 +240,7 @@ class Comparison:
         """The table without what a stop left half-way: runs, and seeds that not every method finished (if one did)."""
         table = self.table
         last = table.groupby(["method", "seed"])["step"].transform("max")
-        finished = table[last == self.passes * self.n_facts]
+        finished = table[last == table["seed"].map(self.run_steps)]
         methods = finished.groupby("seed")["method"].nunique()
         whole = methods.index[methods == len(self.methods)]
         return finished[finished["seed"].isin(whole)] if len(whole) else finished
@@ -243,7 +256,7 @@ class Comparison:
             "loss_on": self.loss_on,
             "seeds": list(self.seeds),
             "evaluations_per_run": self.evaluations,
-            "statements_per_step": min(64, max(len(fact.statements) for fact in self._facts(self.seeds[0]))),
+            "statements_per_step": self._teaching(self.seeds[0], self._facts(self.seeds[0])).largest_batch,
         }
 
     def method_settings(self, name: str) -> dict:

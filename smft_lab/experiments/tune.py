@@ -11,6 +11,7 @@ from smft_lab.experiments.equal import TARGET, read_run
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, finetune
+from smft_lab.finetuning.teaching import Teaching
 
 GRID = {  # (method, optimizer): learning rates
     ("sparse", "sgd"): (10.0, 20.0, 40.0, 80.0),
@@ -42,7 +43,7 @@ def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[di
 
 def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings: Sequence[dict],
           seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 12, *,
-          passes: int, **options) -> Iterator[tuple[dict, Step | dict]]:  # fmt: skip
+          passes: int | None = None, **options) -> Iterator[tuple[dict, Step | dict]]:  # fmt: skip
     """Try each of `settings` with every seed, from the base, until the target is learned; `options` go to `finetune`.
 
     Args:
@@ -60,7 +61,8 @@ def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings
             mine = facts(seed) if callable(facts) else facts
             lab.reset()
             rows: list[dict] = []
-            every = math.ceil(passes * len(mine) / evaluations)
+            teaching = Teaching.of(lab, mine, passes, options.get("order"), options.get("loss_on"), seed)
+            every = math.ceil(teaching.steps / evaluations)
             chosen = one if one["method"] == "sparse" else {"method": one["method"], "lr": one["lr"]}
             for step in finetune(lab, mine, **chosen, seed=seed, passes=passes, probe_every=every, **options):
                 rows += history_rows(step)

@@ -159,8 +159,6 @@ def finetune(
         raise ValueError(f"rank must be at least 1, and is for lora alone; not {rank} for {method}")
     if anchor is not None and method != "full":
         raise ValueError(f"an anchor is for full finetuning, not for {method}")
-    if mix is not None and teaching.loss_on == "answer":
-        raise ValueError("mixed-in texts have no answer to learn; use loss_on='statement'")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = teaching.per_pass if probe_every is None else probe_every
@@ -211,6 +209,8 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     def mixed_batch(owners: tuple[int, ...], texts: list[str]) -> Batch:
         inputs = encode(lab.tokenizer, [*texts, *mix(mixed)], lab.model.device)
         counted = inputs["attention_mask"].clone()
+        if loss_on == "answer":  # of what is taught; what is mixed in is learned whole
+            only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
         counted[len(texts) :] = 0
         return Batch(inputs, counted, tuple(sorted(set(owners))))
 

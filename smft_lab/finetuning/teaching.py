@@ -132,6 +132,13 @@ class Teaching:
         return math.ceil(len(self.texts) / self.batch_size) if self.order == "mixed" else len(self.facts)
 
     @property
+    def largest_batch(self) -> int:
+        """Texts in the largest batch."""
+        if self.order == "mixed":
+            return math.ceil(len(self.texts) / self.per_pass)
+        return min(BATCH, max(len(fact.statements) for fact in self.facts))
+
+    @property
     def steps(self) -> int:
         """Batches, and so steps, of the run."""
         return self.passes * self.per_pass

@@ -62,6 +62,11 @@ class FeedForward:
             return getattr(self.parent, self.name)
         return nn.Sequential(*(getattr(self.parent, part) for part in self.parts))
 
+    @property
+    def entry(self) -> nn.Module:
+        """The module of the model that gets the feed-forward's hidden states."""
+        return getattr(self.parent, self.parts[0] if self.parts else self.name)
+
     def put(self, module: nn.Module) -> None:
         for part in self.parts[1:]:
             setattr(self.parent, part, nn.Identity())

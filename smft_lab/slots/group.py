@@ -10,6 +10,7 @@ from torch import Tensor
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
+from smft_lab.slots.usage import Usage
 
 BATCH = 32  # texts per forward pass
 SHARED = 0.5  # of a fact's texts
@@ -50,17 +51,19 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
 
 
 def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *, rule: str = "tfidf",
-                 counted: str = "all", protect: float = 0.0, seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+                 counted: str = "all", protect: float = 0.0, seed: int = 0,
+                 usage: Usage | None = None) -> tuple[Tensor, ...]:  # fmt: skip
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
     Args:
-        lab: A `Lab`; its background usage gives the idf.
+        lab: A `Lab`.
         owners: The fact of each text, from 0.
         reads: What each text reads, see `reads_of`.
         rule: See `smft_lab.slots.scores.score`.
         counted: `shared` leaves out slots that fewer than half of a fact's texts read; all else counts all reads.
         protect: Each other fact of the group counts for so many background documents that read its slots.
         seed: Of the rule `random`.
+        usage: The background usage that gives the idf; the lab's by default.
 
     Returns:
         Per value table, (rows,) int64 slots, ascending.
@@ -72,10 +75,10 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
     check_top_t(top_t, lab.slots)
     if not owners:
         raise ValueError("no texts to choose slots for")
-    generator = torch.Generator().manual_seed(seed)
+    generator, usage = torch.Generator().manual_seed(seed), usage or lab.usage
     facts = sorted(set(owners))
     chosen = []
-    for table in range(len(lab.usage.df)):
+    for table in range(len(usage.df)):
         counts = []  # per fact, (slots it reads,) and how often
         readers = torch.zeros(lab.slots, dtype=torch.int32)
         for fact in facts:
@@ -87,12 +90,12 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
             readers[slots] += 1
             counts.append((slots, count))
         mark = torch.zeros(lab.slots, dtype=torch.bool)
-        df, batches = lab.usage.df[table], lab.usage.batches + protect * (len(facts) - 1)
+        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
         for slots, count in counts:
             here = torch.zeros(lab.slots, dtype=count.dtype)
             here[slots] = count
             others = df + protect * (readers - (here > 0).int()) if protect else df
-            scores = score(rule, here, others, batches, generator, lab.usage.count[table])
+            scores = score(rule, here, others, batches, generator, usage.count[table])
             mark[top_slots(scores, here, None if rule == "all" else top_t)] = True
         chosen.append(mark.nonzero().squeeze(1))
     return tuple(chosen)

@@ -75,7 +75,13 @@ class Compare(Panel):
             },
             "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
         }  # fmt: skip
-        begin = {"count": min(len(self.facts), 24), "passes": 8, "seeds": 1, "top_t": None, "evaluations": 12}
+        begin = {
+            "count": min(len(self.facts), 24),
+            "passes": 8 if lab.recipe is None else lab.recipe.passes,
+            "seeds": 1,
+            "top_t": None,
+            "evaluations": 12,
+        }
         self.settings = begin
         self.choose(**settings)
 
@@ -204,7 +210,7 @@ class Compare(Panel):
     def _train(self, comparison: Comparison) -> Iterator[dict]:
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
-        last_step = comparison.passes * comparison.n_facts
+        last_step = comparison.run_steps(comparison.seeds[0])
         for progress in comparison.steps():
             if len(comparison.rows) > measured:
                 measured = len(comparison.rows)

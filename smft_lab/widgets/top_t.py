@@ -18,7 +18,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
-from smft_lab.finetuning.teaching import check_training
+from smft_lab.finetuning.teaching import Teaching, check_training
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts
 from smft_lab.slots.patch import Patch
@@ -314,7 +314,7 @@ class TopT(Panel):
         chosen = path.settings
         facts = self.facts[: chosen["facts"]]
         settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
-        path.total = chosen["passes"] * len(facts)
+        path.total = Teaching.of(self.lab, facts, chosen["passes"]).steps
         path.points.append(self._base_point(chosen["facts"]))
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_EVERY, time.monotonic()

@@ -1,0 +1,331 @@
+"""Giving a finished model a memory that facts can be written into, by forward passes alone: a `Lab` in minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from smft_lab.experiments.background import OwnQuestions, OwnTexts, question_documents, text_documents
+from smft_lab.experiments.memory_training import skew
+from smft_lab.facts.common import common_questions
+from smft_lab.facts.datasets import Question
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.teaching import taught_texts
+from smft_lab.lab import Lab
+from smft_lab.model.attach import add_memory
+from smft_lab.model.fitting import fit_keys, memory_inputs
+from smft_lab.model.memory import memory_layers, value_tables
+from smft_lab.model.tokenizer import pad
+from smft_lab.probes.known import KnownSearch
+from smft_lab.probes.probes import Probe, Probes, TextProbe, text_windows
+from smft_lab.probes.prompts import PLAIN, PromptForm
+from smft_lab.recipe import RETROFIT, Recipe
+from smft_lab.slots.addresses import Addresses, measure_addresses, measure_blocks
+from smft_lab.slots.group import choose_group, reads_of
+from smft_lab.slots.usage import Usage
+from smft_lab.terminal import progress_bar
+from smft_lab.writing import write_whole
+
+BATCH = 32  # documents per forward pass
+RANKING = 96  # background documents with which blocks are ranked
+FACTS = 16  # built-in ones that addresses are measured with, where no others are given
+KNOWN = 60  # questions that the base answers right
+HELD_OUT = 40  # windows of the text probe
+HELD_OUT_SHARE = 0.1  # of a given text
+ADDRESS_SEED = 999  # of the built-in facts that addresses are measured with
+STAGES = {
+    "background": "background texts",
+    "questions": "background questions",
+    "known": "asking what it knows",
+    "blocks": "addresses, block by block",
+    "keys": "fitting the keys",
+    "usage": "counting reads",
+    "addresses": "addresses of the memory",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a retrofit is: in which of `STAGES`, and how far in it."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+class Retrofit:
+    """Attaches a memory to a finished model; going through it does the work, and `lab` is the result.
+
+    Nothing is trained: the model writes its own background, or is given one; the block is chosen by how well facts are
+    found there from another wording; the keys are fitted to what the block computes; reads are counted.
+
+    Args:
+        model, tokenizer: As `open_model` gives them; the model is changed in place.
+        recipe: The switches.
+        layers: Which blocks; `auto` takes the one where addresses are best (see `measure_blocks`).
+        text: Ordinary text for the background and the text probe; by default the model writes its own.
+        questions: Questions with answers for the background; by default the model writes its own.
+        known: What to ask the base, to find what it knows; by default plain questions that come with the package.
+        facts: Whose addresses are measured; by default built-in ones about invented people.
+        probes: Other probes the lab is to have.
+        form: How the model is asked.
+        shots: Questions with answers shown before each of `known`.
+        seed: Of all that is drawn.
+        folder: Where finished stages are kept, so that one stopped at any moment goes on from there.
+
+    Attributes:
+        lab: The lab, once all is done.
+        blocks: The table of `measure_blocks`; None where `layers` named blocks.
+        addresses: Of the memory as attached.
+        settled: Share of the slots chosen for the facts with half of the background that are chosen with all of it.
+
+    Raises:
+        ValueError: an option is out of range, or the model can't be given a memory (see `add_memory`).
+    """
+
+    def __init__(self, model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,
+                 text: str | None = None, questions: Sequence[Question | Fact] = (),
+                 known: Sequence[Question | Fact] = (), facts: Sequence[Fact] = (), probes: Sequence[Probe] = (),
+                 form: PromptForm = PLAIN, shots: Sequence[tuple[str, str]] = (), seed: int = 0,
+                 folder: str | Path | None = None):  # fmt: skip
+        if isinstance(layers, str) and layers != "auto":
+            raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
+        if value_tables(model):
+            raise ValueError("the model has memory layers already")
+        self.model, self.tokenizer, self.recipe, self.layers = model, tokenizer, recipe, layers
+        self.text, self.questions, self.known, self.probes = text, list(questions), list(known), list(probes)
+        self.taught = list(facts) or new_facts(FACTS, seed=ADDRESS_SEED)
+        self.form, self.shots, self.seed = form, tuple(shots), seed
+        self.folder = None if folder is None else Path(folder)
+        self.lab: Lab | None = None
+        self.blocks: pd.DataFrame | None = None
+        self.addresses: list[Addresses] = []
+        self.settled: float | None = None
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Do the work, a part per item.
+
+        Warns:
+            UserWarning: so few slots take so many reads that a small t cannot work, or facts can't be found again.
+        """
+        recipe, model = self.recipe, self.model
+        texts = yield from self._kept("background", self._texts())
+        asked = yield from self._kept("questions", self._asked())
+        documents = [*texts[: recipe.background_texts], *asked]
+        known = yield from self._kept("known", self._known())
+        layers = self.layers
+        if isinstance(layers, str):
+            yield Progress("blocks", 0, 1)
+            ranked = documents[:: max(1, len(documents) // RANKING)]
+            self.blocks = measure_blocks(model, self.tokenizer, recipe, ranked, self.taught, self.form, seed=self.seed)
+            layers = [int(self.blocks["block"][0])]
+        yield Progress("keys", 0, 1)
+        add_memory(
+            model, layers, recipe.slots, heads=recipe.heads, k=recipe.k, key_dim=recipe.key_dim, gate=recipe.gate,
+            project=recipe.project, whiten=recipe.whiten, seed=self.seed,
+        )  # fmt: skip
+        inputs = memory_inputs(model, self._batches(documents))
+        fit_keys(model, inputs, recipe.keys, self.seed)
+        yield Progress("usage", 0, 1)
+        half, usage = count_documents(model, inputs, [len(document) for document in documents])
+        probes = [*Probes.from_records(known), self._text_probe(texts), *self.probes]
+        self.lab = Lab(model, self.tokenizer, usage, Probes(probes), form=self.form, recipe=recipe)
+        yield Progress("addresses", 0, 1)
+        self.addresses = measure_addresses(self.lab, self.taught)
+        self.settled = share_settled(self.lab, half, self.taught)
+        yield Progress("addresses", 1, 1)
+        weak = sum(len(one.weak) for one in self.addresses)
+        for problem in (skew(usage), self._unfound(weak)):
+            if problem:
+                warnings.warn(problem, stacklevel=2)
+
+    def report(self) -> dict:
+        """The meters as JSON values: the table of blocks, the memory's addresses, and how settled the choice is."""
+        return {
+            "blocks": None if self.blocks is None else self.blocks.to_dict("records"),
+            "addresses": [{"same": one.same, "different": one.different, "weak": one.weak} for one in self.addresses],
+            "facts": len(self.taught),
+            "settled": self.settled,
+        }
+
+    def told(self) -> list[str]:
+        """The meters in lines for people."""
+        lines = []
+        if self.blocks is not None:
+            shown = ", ".join(f"{row.block}: {row.same:.2f}/{row.different:.2f}" for row in self.blocks.itertuples())
+            lines.append(f"addresses, same fact / two facts, best block first: {shown}")
+        for one in self.addresses:
+            lines.append(f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
+                         f"{len(one.weak)} of {len(self.taught)} facts hard to find")  # fmt: skip
+        lines.append(f"the choice of slots has settled: {self.settled:.0%} the same with half of the background")
+        known = [len(probe.questions) for probe in self.lab.probes if probe.name == "known"]
+        told = f"{known[0]} questions that the base answers" if known else "no question that the base answers"
+        lines.append(f"{told} found, to see what it forgets; more to ask: --known")
+        return lines
+
+    def _unfound(self, weak: int) -> str | None:
+        if not weak:
+            return None
+        return (
+            f"{weak} of {len(self.taught)} facts read other slots when they are asked than when they are told, and "
+            "will hardly be found again; teach them in more wordings, or attach the memory to another block"
+        )
+
+    def _kept(self, stage: str, work: Iterator[Progress]) -> Iterator[Progress]:
+        """Do one stage, or read what an earlier try has kept of it; what a stage returns is JSON values."""
+        if self.folder is None:
+            return (yield from work)
+        file = self.folder / f"{stage}.json"
+        asked = self._fingerprint()
+        if file.exists():
+            try:
+                kept = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                kept = {}
+            if kept.get("asked") == asked:
+                yield Progress(stage, 1, 1, "kept from the last try")
+                return kept["result"]
+        result = yield from work
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"asked": asked, "result": result}) + "\n")
+        return result
+
+    def _fingerprint(self) -> str:
+        """A hash of all that the kept stages depend on."""
+        source = getattr(self.model, "smft_source", None)
+        about = {
+            "model": source.to_json() if source is not None else str(self.model.config),
+            "recipe": [getattr(self.recipe, name) for name in ("background_texts", "background_questions", "window")],
+            "text": self.text, "form": self.form.to_json(), "shots": self.shots, "seed": self.seed,
+            "questions": [(one.question, one.answers) for one in (*self.questions, *self.known)],
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _texts(self) -> Iterator[Progress]:
+        """Windows of ordinary text, and after them those that are held out for the text probe, where it is written."""
+        recipe = self.recipe
+        if self.text is not None:
+            yield Progress("background", 0, 1)
+            if not recipe.background_texts:
+                return []
+            return text_documents(self.text[: self._held_out_from], self.tokenizer, recipe.background_texts,
+                                  recipe.window, self.seed)  # fmt: skip
+        wanted = recipe.background_texts + HELD_OUT
+        writing = OwnTexts(self.model, self.tokenizer, wanted, recipe.window, self.seed)
+        for written in writing:
+            yield Progress("background", written.done, written.total)
+        return writing.documents
+
+    @property
+    def _held_out_from(self) -> int:
+        """Where in the given text its held-out end begins."""
+        return int(len(self.text) * (1 - HELD_OUT_SHARE))
+
+    def _text_probe(self, texts: list[list[int]]) -> TextProbe:
+        if self.text is not None:
+            return text_windows(self.text[self._held_out_from :], self.tokenizer, 2 * self.recipe.window, HELD_OUT)
+        own = texts[self.recipe.background_texts :]
+        told = tuple(self.tokenizer.decode(ids) for ids in own)
+        return TextProbe("text", told, whole=False, tokens=tuple(map(tuple, own)))
+
+    def _asked(self) -> Iterator[Progress]:
+        count = self.recipe.background_questions
+        if not count:
+            return []
+        if self.questions:
+            yield Progress("questions", 0, 1)
+            return question_documents(self.questions[:count], self.tokenizer, self.form)
+        probed = [one.question for one in self.known]
+        writing = OwnQuestions(self.model, self.tokenizer, self.form, count, self.seed, without=probed)
+        for written in writing:
+            yield Progress("questions", written.done, written.total)
+        return writing.documents
+
+    def _known(self) -> Iterator[Progress]:
+        pool = self.known or common_questions("probe")
+        search = KnownSearch(self.model, self.tokenizer, pool, KNOWN, self.form.with_shots(self.shots))
+        for found in search:
+            yield Progress("known", found.asked, found.total, str(found))
+        return Probes([search.probe]).to_records() if found.known else []
+
+    def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[dict[str, Tensor]]:
+        """Encoded batches in the order of the documents; the token that `pad` ends each with doesn't count."""
+        device = next(self.model.parameters()).device
+        for start in range(0, len(documents), BATCH):
+            batch = pad(self.tokenizer, documents[start : start + BATCH])
+            mask = batch["attention_mask"]
+            mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0
+            yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+@torch.no_grad()
+def count_documents(model, inputs: dict[int, Tensor], lengths: Sequence[int]) -> tuple[Usage, Usage]:
+    """Background usage by every second document, and by all of them.
+
+    Args:
+        inputs: What each memory layer gets for all documents (see `memory_inputs`), so that no forward pass is needed.
+        lengths: Tokens of each document, in the same order.
+    """
+    layers, tables = memory_layers(model), value_tables(model)
+    N = len(tables[0].weight)
+    usages = [Usage(0, *(torch.zeros(len(tables), N, dtype=torch.int32) for _ in range(2))) for _ in range(2)]
+    parts = {position: states.split(list(lengths)) for position, states in inputs.items()}
+    for i in range(len(lengths)):
+        counts = torch.zeros(len(tables), N, dtype=torch.int32)
+        for position, layer in layers.items():
+            x = parts[position][i].to(layer.values.weight.device).unsqueeze(0)
+            slots = layer.keys(x)[0].flatten().cpu()
+            counts[tables.index(layer.values)] += torch.bincount(slots, minlength=N).int()
+        for usage in usages[i % 2 :]:
+            usage.batches += 1
+            usage.df += counts > 0
+            usage.count += counts
+    return usages[0], usages[1]
+
+
+def share_settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> float:
+    """Share of the slots chosen for facts with half of the background that are chosen with all of it, in [0, 1]."""
+    recipe = lab.recipe
+    texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
+    owners, reads = [text.owner for text in texts], reads_of(lab, [text.text for text in texts])
+    chosen = [
+        choose_group(lab, owners, reads, recipe.top_t, counted=recipe.counted, protect=recipe.protect, usage=usage)
+        for usage in (half, lab.usage)
+    ]
+    same = [len(set(one.tolist()) & set(other.tolist())) for one, other in zip(*chosen, strict=True)]
+    return sum(same) / sum(map(len, chosen[1]))
+
+
+def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,
+             progress: bool = False, **options) -> Lab:  # fmt: skip
+    """Give a finished model a memory, and return the lab around it; see `Retrofit` for the options.
+
+    Args:
+        progress: Whether to show a bar with the time left.
+    """
+    work = Retrofit(model, tokenizer, recipe, layers, **options)
+    with progress_bar(progress) as bar:
+        follow(work, bar)
+    return work.lab
+
+
+def follow(work: Retrofit, bar) -> None:
+    """Do the work of a retrofit behind a progress bar: a line per stage."""
+    tasks: dict[str, int] = {}
+    for at in work:
+        if at.stage not in tasks:
+            for task in tasks.values():
+                bar.update(task, total=1, completed=1)
+            tasks[at.stage] = bar.add_task(STAGES[at.stage], total=at.total)
+        told = f"{STAGES[at.stage]}: {at.note}" if at.note else STAGES[at.stage]
+        bar.update(tasks[at.stage], total=at.total, completed=at.done, description=told)

@@ -1,0 +1,102 @@
+"""Fitting the addresses of an attached memory to the model it is in, by forward passes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from smft_lab.model.memory import MemoryLayer, memory_layers, stopping_at
+from smft_lab.recipe import KEYS
+
+SAMPLE = 20_000  # hidden states that key centres and directions are fitted to; more change them little
+
+
+@torch.inference_mode()
+def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tensor]:
+    """The hidden states that each memory layer gets, padding left out.
+
+    Args:
+        batches: Encoded batches with `input_ids` and `attention_mask`.
+
+    Returns:
+        Per memory layer (0, 1, ...), (tokens, D) on the CPU.
+    """
+    layers = memory_layers(model)
+    *_, last = layers.values()
+    inputs: dict[int, list[Tensor]] = {position: [] for position in layers}
+    handles = [
+        layer.register_forward_pre_hook(lambda module, args, into=inputs[position]: into.append(args[0].cpu()))
+        for position, layer in layers.items()
+    ]
+    try:
+        for batch in batches:
+            with stopping_at(last.keys):
+                model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            mask = batch["attention_mask"].bool().cpu().flatten()
+            for states in inputs.values():
+                states[-1] = states[-1].flatten(0, -2)[mask]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {position: torch.cat(states) for position, states in inputs.items()}
+
+
+@torch.no_grad()
+def fit_keys(model, inputs: dict[int, Tensor], keys: str = "random", seed: int = 0) -> None:
+    """Set the whitening of every memory layer, and its keys or queries, from hidden states of ordinary text.
+
+    Args:
+        inputs: See `memory_inputs`.
+        keys: `random` leaves keys and queries as they are; `kmeans` puts each half-codebook on the centres of the
+            queries' halves; `pca` queries by the principal directions of the hidden states, dealt to the heads in turn.
+        seed: Of the sample, and of the centres' start.
+
+    Raises:
+        ValueError: no such `keys`, or too few hidden states for it.
+    """
+    if keys not in KEYS:
+        raise ValueError(f"keys must be one of {', '.join(KEYS)}, not {keys!r}")
+    generator = torch.Generator().manual_seed(seed)
+    for position, layer in memory_layers(model).items():
+        states = inputs[position].float()
+        addressing = layer.keys
+        if addressing.mean is not None:
+            addressing.mean.copy_(states.mean(0))
+            addressing.deviation.copy_(states.std(0).clamp(min=1e-6))
+        if keys == "random":
+            continue
+        sample = states[torch.randperm(len(states), generator=generator)[:SAMPLE]].to(addressing.keys.device)
+        if keys == "pca":
+            _query_by_directions(layer, sample)
+        else:
+            _centre_keys(layer, sample, seed)
+
+
+def _query_by_directions(layer: MemoryLayer, states: Tensor) -> None:
+    addressing = layer.keys
+    if addressing.mean is not None:
+        states = (states - addressing.mean) / addressing.deviation
+    wanted = addressing.heads * addressing.key_dim
+    _, spread, directions = torch.linalg.svd(states - states.mean(0), full_matrices=False)
+    directions = directions / (spread / len(states) ** 0.5).clamp(min=1e-6).unsqueeze(1)  # each as loud as the others
+    directions = directions[torch.arange(wanted) % len(directions)]
+    order = torch.arange(wanted).view(-1, addressing.heads).T.flatten()  # strong and weak ones in every head
+    addressing.query.weight.copy_(directions[order])
+
+
+def _centre_keys(layer: MemoryLayer, states: Tensor, seed: int) -> None:
+    from scipy.cluster.vq import kmeans2
+
+    addressing = layer.keys
+    if len(states) < addressing.root:
+        raise ValueError(f"{len(states)} hidden states are too few for {addressing.root} keys; give more background")
+    queries = addressing.queries(states).view(len(states), addressing.heads, 2, -1)
+    if addressing.temperature is not None:
+        queries = torch.nn.functional.normalize(queries, dim=-1)
+    for head in range(addressing.heads):
+        for half in range(2):
+            centres, _ = kmeans2(queries[:, head, half].cpu().numpy(), addressing.root, iter=10, minit="++",
+                                 seed=seed, missing="warn")  # fmt: skip
+            addressing.keys[half, head].copy_(torch.from_numpy(centres))

@@ -1,0 +1,295 @@
+"""Two meters of a memory, before and while it is trained: are facts found again, and is what it adds heard?
+
+*Addresses*: a fact written into the slots that one wording reads can be found from another wording only if that reads
+the same slots. How alike two texts' addresses are is the weighted Jaccard similarity of their reads, each slot weighted
+by its idf, so that slots which every text reads say nothing.
+
+*Loudness*: the norm of what the memory adds, over the norm of the residual stream it is added to. Below about 0.05
+nothing is learned at any number of steps; above 1 the rest of the model is shouted down (`../docs` say measured where).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from random import Random
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from smft_lab.facts.fact import Fact
+from smft_lab.model.attach import AttachedMemory, feed_forwards
+from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
+from smft_lab.model.tokenizer import pad
+from smft_lab.slots.group import reads_of
+from smft_lab.slots.scores import inverse_document_frequency
+
+PAIRS = 400  # of different facts that are compared
+DEPTH = 0.55  # of the blocks; deeper ones lose the fact among what is about to be said
+BLOCKS = 9  # that are looked at, at most
+BATCH = 32  # texts per forward pass
+QUIET, LOUD = 0.05, 1.0
+LOST = 0.05  # of a question's address in its own fact's wordings, more than in another's; below, it is not found
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """How alike the addresses of texts are in one value table.
+
+    Attributes:
+        same: Mean similarity, in [0, 1], of a fact's question to the wordings that would be taught.
+        different: The same for the wordings of another fact.
+        weak: Numbers of the facts whose question is no more like their own wordings than like others' (see `LOST`).
+    """
+
+    same: float
+    different: float
+    weak: tuple[int, ...]
+
+    @property
+    def margin(self) -> float:
+        """How much of the address is the fact's own: what a block is chosen by."""
+        return self.same - self.different
+
+
+def weighted_jaccard(one: dict[int, float], other: dict[int, float]) -> float:
+    """Sum of the smaller over the sum of the larger weights, slot by slot, in [0, 1]; 0 for two empty ones."""
+    smaller = sum(min(weight, other[slot]) for slot, weight in one.items() if slot in other)
+    return smaller / whole if (whole := sum(one.values()) + sum(other.values()) - smaller) else 0.0
+
+
+def address(slots: Tensor, idf: Tensor) -> dict[int, float]:
+    """Reads (n,) of one text -> weight per slot: how often it is read, times its idf (N,)."""
+    read, count = slots.unique(return_counts=True)
+    weights = count.double() * idf[read].clamp(min=0)
+    return {slot: weight for slot, weight in zip(read.tolist(), weights.tolist(), strict=True) if weight > 0}
+
+
+def compare_addresses(reads: Sequence[Tensor], owners: Sequence[int], df: Tensor, batches: int,
+                      seed: int = 0) -> Addresses:  # fmt: skip
+    """How alike the addresses of texts are, of one fact against two.
+
+    Args:
+        reads: Per text, (n,) int64 slots it reads. The first text of each fact is its question, the others are the
+            wordings that would be taught.
+        owners: The fact of each text, from 0, in ascending order.
+        df, batches: Of the background, (N,) and |B|.
+        seed: Of which pairs of facts are compared.
+    """
+    facts = range(max(owners) + 1)
+    first = [owners.index(owner) for owner in facts]
+    # Words such as "Question" and "Answer" are in all of them, so the facts are background to each other, too.
+    readers = Counter(slot for i in first for slot in set(reads[i].tolist()))
+    df = df.clone()
+    df[list(readers)] += torch.tensor(list(readers.values()), dtype=df.dtype)
+    idf = inverse_document_frequency(df, batches + len(facts))
+    addresses = [address(read, idf) for read in reads]
+    own: list[float] = []
+    for owner, question in enumerate(first):
+        mine = [i for i, o in enumerate(owners) if o == owner and i != question]
+        own.append(sum(weighted_jaccard(addresses[question], addresses[i]) for i in mine) / len(mine))
+    pairs = list(combinations(facts, 2))
+    pairs = Random(f"{seed}/pairs").sample(pairs, min(PAIRS, len(pairs)))
+    others = [weighted_jaccard(addresses[first[a]], addresses[first[b] + 1]) for a, b in pairs]
+    different = sum(others) / len(others)
+    weak = tuple(owner for owner, same in enumerate(own) if same - different < LOST)
+    return Addresses(sum(own) / len(own), different, weak)
+
+
+def wordings_of(
+    facts: Sequence[Fact], form, tokenizer, wordings: int = 4, seed: int = 0
+) -> tuple[list[str], list[int]]:
+    """The texts that `compare_addresses` compares, and the fact of each: its question, then what would be taught.
+
+    Raises:
+        ValueError: there are fewer than two facts.
+    """
+    if len(facts) < 2:
+        raise ValueError("addresses are compared between facts; give at least two")
+    rng = Random(f"{seed}/addresses")
+    texts, owners = [], []
+    for owner, fact in enumerate(facts):
+        asked = [form.prompt(question, tokenizer) for question in fact.questions] or list(fact.statements)
+        chosen = rng.sample(asked, min(wordings, len(asked)))
+        texts += [form.prompt(fact.question, tokenizer), *chosen]
+        owners += [owner] * (1 + len(chosen))
+    return texts, owners
+
+
+def measure_addresses(lab, facts: Sequence[Fact], wordings: int = 4, seed: int = 0) -> list[Addresses]:
+    """How well facts would be found from their questions, by forward passes alone, per value table.
+
+    Compares what the question of each fact reads, as the lab's form asks it, with what the wordings read that may be
+    taught: its `questions`, else its statements.
+
+    Args:
+        wordings: Of each fact, at most.
+        seed: Of which are drawn.
+
+    Raises:
+        ValueError: there are fewer than two facts.
+    """
+    texts, owners = wordings_of(facts, lab.form, lab.tokenizer, wordings, seed)
+    reads = reads_of(lab, texts)
+    return [
+        compare_addresses([read[table] for read in reads], owners, df, lab.usage.batches, seed)
+        for table, df in enumerate(lab.usage.df)
+    ]
+
+
+@torch.inference_mode()
+def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]], facts: Sequence[Fact], form,
+                   blocks: Sequence[int] | None = None, seed: int = 0) -> pd.DataFrame:  # fmt: skip
+    """The addresses that a memory would have beside each block, by forward passes alone; no table is made.
+
+    Args:
+        model: A finished model, without a memory.
+        recipe: Shape of the memory (see `Recipe`).
+        documents: Background, as token ids; a hundred are enough to rank blocks.
+        facts: Whose wordings are compared; see `measure_addresses`.
+        form: How they are asked (see `PromptForm`).
+        blocks: Which; by default all of the first `DEPTH` of the model, with a step that makes them at most `BLOCKS`.
+
+    Returns:
+        Columns block, same, different, margin, weak (how many facts), best block first.
+    """
+    places = feed_forwards(model)
+    if blocks is None:
+        last = max(1, round(DEPTH * len(places)))
+        blocks = range(0, last, -(-last // BLOCKS))
+    width, device = model.config.get_text_config().hidden_size, next(model.parameters()).device
+    keys = {}
+    with torch.random.fork_rng(devices=[]):
+        for block in blocks:
+            torch.manual_seed(seed)
+            keys[block] = ProductKeys(width, recipe.slots, recipe.heads, recipe.k, recipe.key_dim, True, recipe.whiten)
+            keys[block].to(device)
+
+    def states(rows: list[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
+        """(row, block, (tokens, D)) of every row, which `pad` ends by a token that isn't given."""
+        for start in range(0, len(rows), BATCH):
+            batch = pad(tokenizer, rows[start : start + BATCH])
+            with inputs_of([places[block].entry for block in keys]) as got:
+                model.base_model(
+                    input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
+                )
+            for block, x in zip(keys, got, strict=True):
+                x = x.view(len(batch["input_ids"]), -1, width)
+                for i in range(len(x)):
+                    yield start + i, block, x[i, : len(rows[start + i])]
+
+    if recipe.whiten:
+        moments = {block: [0, torch.zeros(width), torch.zeros(width)] for block in keys}
+        for _, block, x in states(list(documents)):
+            moments[block][0] += len(x)
+            moments[block][1] += x.float().sum(0).cpu()
+            moments[block][2] += x.float().square().sum(0).cpu()
+        for block, (count, total, squares) in moments.items():
+            mean = total / count
+            keys[block].mean.copy_(mean)
+            keys[block].deviation.copy_((squares / count - mean.square()).clamp(min=1e-12).sqrt())
+    df = {block: torch.zeros(recipe.slots, dtype=torch.int32) for block in keys}
+    for _, block, x in states(list(documents)):
+        df[block][keys[block](x.unsqueeze(0))[0].unique().cpu()] += 1
+    texts, owners = wordings_of(facts, form, tokenizer, seed=seed)
+    reads: dict[int, list[Tensor]] = {block: [torch.empty(0)] * len(texts) for block in keys}
+    for i, block, x in states([form.ids(tokenizer, text) for text in texts]):
+        reads[block][i] = keys[block](x.unsqueeze(0))[0].flatten().cpu()
+    rows = []
+    for block in keys:
+        one = compare_addresses(reads[block], owners, df[block], len(documents), seed)
+        rows.append({"block": block, "same": one.same, "different": one.different, "margin": one.margin,
+                     "weak": len(one.weak)})  # fmt: skip
+    return pd.DataFrame(rows).sort_values("margin", ascending=False, ignore_index=True)
+
+
+@contextmanager
+def inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
+    """What each module gets in the forward pass inside the block, which ends as soon as the last has run."""
+    got: list[Tensor] = []
+    handles = [module.register_forward_pre_hook(lambda module, args: got.append(args[0])) for module in modules]
+    try:
+        with stopping_at(modules[-1]):
+            yield got
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class Loudness:
+    """What the memory adds against the residual stream, position by position where it adds anything.
+
+    Attributes:
+        ratios: Per forward pass, (positions,) norm of what is added over the norm it is added to.
+    """
+
+    ratios: list[Tensor]
+
+    @property
+    def median(self) -> float:
+        """0 where nothing was added yet."""
+        seen = torch.cat(self.ratios) if self.ratios else torch.zeros(0)
+        return seen.median().item() if len(seen) else 0.0
+
+    def warning(self) -> str | None:
+        """What is wrong with it, and what to do; None when nothing is."""
+        if self.median < QUIET:
+            return (
+                f"the memory adds {self.median:.3f} of the residual stream: too quiet to be heard. Take a higher rate "
+                "or more passes; with a gate or projection, attach it without"
+            )
+        if self.median > LOUD:
+            return (
+                f"the memory adds {self.median:.1f} times the residual stream: too loud to be safe. Take a lower rate"
+            )
+        return None
+
+
+@contextmanager
+def observe_loudness(model) -> Iterator[Loudness]:
+    """Measure the loudness of all forward passes until the block ends; of the first memory layer that is added."""
+    loudness = Loudness([])
+    layer = memory_layers(model)[0]
+    names = {module: name for name, module in model.named_modules()}
+    path = names[layer].split(".")
+    parents = [model.get_submodule(".".join(path[:depth])) for depth in range(len(path))]
+    depth = max(i for i, parent in enumerate(parents) if isinstance(parent, torch.nn.ModuleList))
+    block, added = model.get_submodule(".".join(path[: depth + 1])), []
+
+    def keep_added(module, args, output):
+        added.append(output.detach())
+
+    def compare(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        read = added.pop().view_as(hidden)
+        norm, before = read.norm(dim=-1).flatten(), (hidden.detach() - read).norm(dim=-1).flatten()
+        heard = norm > 0
+        loudness.ratios.append((norm[heard] / before[heard].clamp(min=1e-6)).cpu())
+
+    handles = [layer.register_forward_hook(keep_added), block.register_forward_hook(compare)]
+    try:
+        yield loudness
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def measure_loudness(lab, facts: Sequence[Fact]) -> Loudness:
+    """The loudness of the memory where the questions of some facts are asked."""
+    with observe_loudness(lab.model) as loudness:
+        for fact in facts:
+            ids = lab.form.ids(lab.tokenizer, lab.form.prompt(fact.question, lab.tokenizer))
+            batch = pad(lab.tokenizer, [ids])
+            lab.model.base_model(**{name: batch[name].to(lab.model.device) for name in ("input_ids", "attention_mask")})
+    return loudness
+
+
+def has_added_memory(model) -> bool:
+    """Whether the memory stands beside a feed-forward."""
+    return any(isinstance(module, AttachedMemory) and module.feed_forward is not None for module in model.modules())

@@ -1,0 +1,255 @@
+"""A finished model gets a memory by forward passes alone, facts are taught by its recipe, and a stop loses nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_attach import logits, small
+
+import smft_lab as smft
+from smft_lab.experiments.retrofit import Retrofit, count_documents
+from smft_lab.facts.datasets import Question
+from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import load
+from smft_lab.model.attach import add_memory
+from smft_lab.model.fitting import fit_keys, memory_inputs
+from smft_lab.model.memory import memory_layers, value_tables
+from smft_lab.model.tokenizer import encode, pad
+from smft_lab.probes.prompts import PLAIN
+from smft_lab.recipe import PAPER, RETROFIT, Recipe
+from smft_lab.slots.addresses import compare_addresses, measure_loudness, weighted_jaccard
+from smft_lab.slots.group import choose_group, reads_of
+from smft_lab.slots.patch import Patch
+from smft_lab.slots.usage import measure_usage
+
+RECIPE = replace(
+    RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
+    batch_size=4, passes=2,
+)  # fmt: skip
+KNOWN = [Question(f"What is {n} and {n}?", (str(2 * n),)) for n in range(4)]
+
+
+@pytest.fixture(scope="module")
+def words(corpus):
+    from random import Random
+
+    return " ".join(corpus.texts(Random(0), 300))
+
+
+@pytest.fixture
+def work(tokenizer, words, tmp_path):
+    """Makes a retrofit of a small random model."""
+
+    def make(recipe: Recipe = RECIPE, layers="auto", **options):
+        given = {"text": words, "questions": KNOWN, "known": KNOWN, "facts": smft.new_facts(4), **options}
+        return Retrofit(small("llama"), tokenizer, recipe, layers, **given)
+
+    return make
+
+
+@pytest.fixture
+def lab(work):
+    done = work(layers=[1])
+    list(done)
+    return done.lab
+
+
+def test_a_retrofit_leaves_the_logits_as_they_were_and_trains_nothing(work):
+    before = logits(small("llama"))
+    done = work()
+    stages = {at.stage for at in done}
+    assert stages == {"background", "questions", "known", "blocks", "keys", "usage", "addresses"}
+    assert torch.equal(logits(done.lab.model), before)
+    assert not value_tables(done.lab.model)[0].weight.any()
+    memory = memory_layers(done.lab.model)[0]
+    assert memory.gate is None
+    assert memory.out is None
+    assert done.lab.usage.batches == 12 + 4
+    assert 0 <= done.settled <= 1
+    assert list(done.blocks["margin"]) == sorted(done.blocks["margin"], reverse=True)
+
+
+def test_a_stopped_retrofit_goes_on_with_what_it_had(work, tmp_path, tokenizer):
+    whole = work(folder=tmp_path / "whole", text=None, questions=[])
+    list(whole)
+    first = work(folder=tmp_path / "kept", text=None, questions=[])
+    for at in first:
+        if at.stage == "known":
+            break
+    second = work(folder=tmp_path / "kept", text=None, questions=[])
+    notes = {at.stage: at.note for at in second}
+    assert notes["background"] == notes["questions"] == "kept from the last try"
+    assert torch.equal(second.lab.usage.df, whole.lab.usage.df)
+    third = work(folder=tmp_path / "kept", text=None, questions=[], seed=1)  # another seed, another background
+    assert not any(at.note.startswith("kept") for at in third)
+
+
+def test_usage_from_kept_hidden_states_is_that_of_forward_passes(tokenizer, words):
+    model = add_memory(small("llama"), [1], 256, heads=2, k=4, key_dim=16, whiten=True)
+    documents = [tokenizer(words[i : i + 60])["input_ids"] for i in range(0, 600, 60)]
+    inputs = memory_inputs(model, [_without_end(pad(tokenizer, documents))])
+    fit_keys(model, inputs)
+    half, usage = count_documents(model, inputs, [len(document) for document in documents])
+    expected = measure_usage(model, [_without_end(pad(tokenizer, [document])) for document in documents])
+    assert torch.equal(usage.df, expected.df)
+    assert torch.equal(usage.count, expected.count)
+    assert half.batches == 5
+
+
+def _without_end(batch):
+    mask = batch["attention_mask"].clone()
+    mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0
+    return {"input_ids": batch["input_ids"], "attention_mask": mask}
+
+
+@pytest.mark.parametrize("keys", ["random", "kmeans", "pca"])
+def test_whitened_queries_have_no_loud_dimension_whatever_the_keys(keys, tokenizer, words):
+    model = add_memory(small("llama"), [1], 256, heads=2, k=4, key_dim=16, whiten=True)
+    with torch.no_grad():  # a hidden dimension that drowns all others, as finished models have
+        model.model.layers[1].post_attention_layernorm.weight[3] = 500.0
+    batch = encode(tokenizer, [words[i : i + 80] for i in range(0, 4000, 80)])
+    plain = {position: x.clone() for position, x in memory_inputs(model, [batch]).items()}
+    fit_keys(model, plain, keys)
+    addressing = memory_layers(model)[0].keys
+    x = (plain[0] - addressing.mean) / addressing.deviation
+    assert torch.allclose(x.mean(0), torch.zeros(32), atol=1e-4)
+    assert torch.allclose(x.std(0), torch.ones(32), atol=1e-3)
+    slots = addressing(plain[0].unsqueeze(0))[0]
+    assert len(slots.unique()) > 100
+
+
+def test_fewer_hidden_states_than_keys_are_refused(tokenizer):
+    model = add_memory(small("llama"), [1], 256, heads=2, k=4, key_dim=16)
+    with pytest.raises(ValueError, match="too few for 16 keys"):
+        fit_keys(model, memory_inputs(model, [encode(tokenizer, ["One."])]), "kmeans")
+
+
+def test_only_rows_chosen_before_the_first_step_move_and_reset_brings_the_base_back(lab):
+    before = logits(lab.model)
+    facts = smft.new_facts(4)
+    teaching = Teaching.of(lab, facts)
+    plain = [text for text in teaching.texts if not text.context]
+    reads = reads_of(lab, [text.text for text in plain])
+    rows = choose_group(lab, [text.owner for text in plain], reads, 20, protect=RECIPE.protect)[0]
+    steps = list(finetune(lab, facts, probe_every=0))
+    assert len(steps) - 1 == teaching.steps == 2 * -(-len(teaching.texts) // 4)
+    patch = Patch.between(lab)  # refuses if anything but value rows differs
+    assert 0 < len(patch) <= len(rows) <= 4 * 20
+    assert set(patch.slots[0].tolist()) <= set(rows.tolist())
+    assert not torch.equal(logits(lab.model), before) or len(patch)
+    lab.reset()
+    assert torch.equal(logits(lab.model), before)
+
+
+def test_the_fast_engine_gives_the_losses_of_the_plain_way(lab):
+    facts = smft.new_facts(4)
+    losses = {}
+    for fast in (True, False):
+        lab.reset()
+        losses[fast] = [step.loss for step in finetune(lab, facts, probe_every=0, fast=fast, lr=0.1)][1:]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+    assert losses[True][-1] != losses[True][0]
+
+
+def test_every_method_sees_the_same_mixed_batches_of_many_facts(lab):
+    facts = smft.new_facts(6)
+    one, again = (list(Teaching.of(lab, facts, seed=3)) for _ in range(2))
+    assert one == again
+    assert max(len(set(owners)) for owners, _ in one) > 1
+    half = len(one) // 2
+    assert sorted(texts for _, texts in one[:half]) == sorted(texts for _, texts in one[half:])
+    assert not any(fact.question in text for fact in facts for _, texts in one for text in texts)
+
+
+def test_a_statement_that_answers_before_it_says_what_it_is_about_is_not_taught(lab):
+    fact = smft.Fact(("Rex is the dog of Mira.", "The dog of Mira is Rex."), "Who is Mira's dog?", ("Rex",))
+    texts = Teaching.of(lab, [fact]).texts
+    assert {text.text for text in texts} == {"The dog of Mira is Rex."}
+
+
+def test_a_fact_is_not_held_to_slots_that_the_other_facts_read_too(lab):
+    shared, own = torch.tensor([5, 5, 5]), [torch.tensor([n, n]) for n in (10, 11, 12, 13)]
+    lab.usage.df.zero_()
+    reads = [[torch.cat([shared, slots])] for slots in own]
+    assert choose_group(lab, range(4), reads, 1)[0].tolist() == [5]
+    assert choose_group(lab, range(4), reads, 1, protect=50.0)[0].tolist() == [10, 11, 12, 13]
+
+
+def test_shared_reads_are_those_of_half_of_a_facts_texts(lab):
+    lab.usage.df.zero_()
+    reads = [[torch.tensor([1, 1, 1, 1, 2])], [torch.tensor([2, 3])], [torch.tensor([2, 4])]]
+    assert choose_group(lab, [0, 0, 0], reads, 1)[0].tolist() == [1]
+    assert choose_group(lab, [0, 0, 0], reads, 1, counted="shared")[0].tolist() == [2]
+
+
+def test_addresses_tell_a_fact_that_reads_its_own_slots_from_one_that_does_not():
+    df = torch.zeros(100, dtype=torch.int32)
+    found = [torch.tensor([1, 2, 3, 50]), torch.tensor([1, 2, 3, 50]), torch.tensor([4, 5, 6, 50]),
+             torch.tensor([4, 5, 6, 50])]  # fmt: skip
+    one = compare_addresses(found, [0, 0, 1, 1], df, 20)
+    assert one.same > 0.99
+    assert one.different < 0.3  # the slot that all read
+    assert one.weak == ()
+    lost = compare_addresses([found[0], torch.tensor([7, 8, 50]), found[2], found[3]], [0, 0, 1, 1], df, 20)
+    assert lost.weak == (0,)
+    assert lost.margin < one.margin
+
+
+def test_weighted_jaccard_is_that_of_sets_where_all_weights_are_one():
+    assert weighted_jaccard({1: 1.0, 2: 1.0}, {2: 1.0, 3: 1.0}) == pytest.approx(1 / 3)
+    assert weighted_jaccard({}, {}) == 0
+
+
+def test_loudness_is_what_the_memory_adds_over_what_was_there(lab):
+    facts = smft.new_facts(2)
+    assert measure_loudness(lab, facts).median == 0
+    assert "too quiet" in measure_loudness(lab, facts).warning()
+    with torch.no_grad():
+        value_tables(lab.model)[0].weight.fill_(1.0)
+    one = measure_loudness(lab, facts).median
+    with torch.no_grad():
+        value_tables(lab.model)[0].weight.fill_(2.0)
+    assert measure_loudness(lab, facts).median == pytest.approx(2 * one, rel=1e-3)
+    with torch.no_grad():
+        value_tables(lab.model)[0].weight.fill_(1000.0)
+    assert "too loud" in measure_loudness(lab, facts).warning()
+
+
+def test_a_lab_keeps_its_recipe_and_its_form(lab, tmp_path):
+    lab.save(tmp_path / "lab")
+    again = load(tmp_path / "lab")
+    assert again.recipe == RECIPE
+    assert again.form == PLAIN
+    assert torch.equal(memory_layers(again.model)[0].keys.mean, memory_layers(lab.model)[0].keys.mean)
+
+
+def test_dense_methods_leave_an_empty_memory_as_it_is(lab):
+    for method in ("full", "lora"):
+        lab.reset()
+        list(finetune(lab, smft.new_facts(2), method, passes=1, probe_every=0))
+        assert not value_tables(lab.model)[0].weight.any()
+        assert torch.equal(
+            memory_layers(lab.model)[0].keys.query.weight, lab.base("model.layers.1.mlp.memory.keys.query.weight")
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"counted": "some"}, "counted must be one of all, shared, answer"),
+        ({"choice": "group", "order": "stream"}, "only where they are taught mixed"),
+        ({"statements": 0, "questions": 0}, "must teach statements, questions, or both"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
+        ({"background_texts": 0, "background_questions": 0}, "needs a background"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RETROFIT, **changed)
+
+
+def test_a_recipe_of_unknown_switches_is_refused():
+    assert Recipe.from_dict(PAPER.to_dict()) == PAPER
+    with pytest.raises(ValueError, match="has no 'colour'"):
+        Recipe.from_dict({"colour": "red"})
