@@ -7,10 +7,12 @@ needs no data and works in any language: what a model samples is like what it wa
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import torch
@@ -25,9 +27,12 @@ from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import _ends
 from smft_lab.probes.text import normalise
 
-BATCH = 64  # texts that are written side by side
+BATCH = 96  # texts that are written side by side
 TOP_P = 0.95  # the likeliest tokens that together have this probability; the unlikely rest makes texts wander off
+QUESTION_TOP_P = 0.8  # with more, small models ask what nobody would
+STRAGGLERS = 1 / 8  # of a batch of questions: rows that are still being written when all others have ended are given up
 CANDIDATES = 1024  # of these likeliest tokens one is drawn, so that no whole vocabulary is sorted
+USEFUL = 0.9  # of the first texts, it is thought
 TRIES = 3  # at most so many times the texts that are wanted are written
 EVERY = 8  # tokens between two reports of progress
 DISTINCT, COMMONEST, LETTERS = 0.3, 0.25, 0.6  # of the tokens, of the tokens, of the characters of a text that counts
@@ -60,6 +65,8 @@ class Written:
 class _Writing:
     """Batch after batch of sampled texts, until enough of them are of use. Going through it writes them."""
 
+    _give_up = 0.0  # see `_sample`
+
     def __init__(self, model, tokenizer, count: int, seed: int, top_p: float, batch: int):
         for name, value in (("count", count), ("batch", batch)):
             if value < 1:
@@ -78,12 +85,14 @@ class _Writing:
         self.model.eval()
         try:
             while self._kept() < self.count and tried < TRIES * self.count:
-                useful = self._kept() / tried if tried else 1.0
-                missing = (self.count - self._kept()) / max(useful, 1 / TRIES)
-                rows = [[] for _ in range(min(self.batch, round(missing) + 1))]
+                useful = self._kept() / tried if tried else USEFUL
+                missing = math.ceil((self.count - self._kept()) / max(useful, 1 / TRIES))
+                rows = [
+                    [] for _ in range(math.ceil(missing / math.ceil(missing / self.batch)))
+                ]  # batches of like sizes
                 prompt, most, ended, first = self._next(tried)
                 draw = _Draw(generator, self.top_p, first)
-                for step in _sample(self.model, prompt, rows, most, ended, draw):
+                for step in _sample(self.model, prompt, rows, most, ended, draw, self._give_up):
                     if step % EVERY == 0:
                         so_far = self._kept() + int(useful * len(rows) * step / most)
                         shown = min(max(shown, so_far), self.count)
@@ -97,7 +106,7 @@ class _Writing:
         finally:
             self.model.train(training)
         self._finish()
-        yield Written(self._kept(), self.count, tokens, time.perf_counter() - began, 0.0)
+        yield Written(min(self._kept(), self.count), self.count, tokens, time.perf_counter() - began, 0.0)
 
     def _begin(self) -> None:
         raise NotImplementedError
@@ -204,9 +213,11 @@ class OwnQuestions(_Writing):
         ValueError: an option is out of range, there are no examples, or see `PromptForm.prompt`.
     """
 
+    _give_up = STRAGGLERS
+
     def __init__(self, model, tokenizer, form: PromptForm = PLAIN, count: int = 400, seed: int = 0,
                  examples: Sequence[Question | Fact] | None = None, without: Iterable[str] = (),
-                 top_p: float = TOP_P, batch: int = BATCH):  # fmt: skip
+                 top_p: float = QUESTION_TOP_P, batch: int = BATCH):  # fmt: skip
         super().__init__(model, tokenizer, count, seed, top_p, batch)
         self.form = form
         self._examples = common_questions("background") if examples is None else list(examples)
@@ -260,15 +271,14 @@ class OwnQuestions(_Writing):
     def _take(self, row: list[int]) -> None:
         _, between, after = self._parts
         asked, found, said = self.tokenizer.decode(row).partition(between)
-        answer, ended = (said.partition(after)[::2]) if after else (said, "")
+        answer = said.partition(after)[0] if after else said
         for token in self.tokenizer.all_special_tokens:
             answer = answer.removesuffix(token)
-        ended = ended or len(row) < LONGEST or (after and said.endswith(after))
         asked, answer = asked.strip(), answer.partition("\n")[0].strip().removesuffix(".")
         name = normalise(asked)
-        if found and ended and _well_formed(asked, answer, self.tokenizer.all_special_tokens):
-            if name not in self._without and name not in self._found and self._kept() < self.count:
-                self._found[name] = Question(asked, (answer,))
+        fresh = name not in self._without and name not in self._found and len(self._found) < self.count
+        if fresh and found and self._ended(row) and _well_formed(asked, answer, self.tokenizer.all_special_tokens):
+            self._found[name] = Question(asked, (answer,))
 
     def _finish(self) -> None:
         self.written = len(self._found)
@@ -303,7 +313,7 @@ def text_documents(text: str, tokenizer, count: int = 200, window: int = 64, see
         raise ValueError(f"the text has {len(ids)} tokens, and a window takes {width}; give a longer text")
     count, rng = min(count, len(ids) // width), Random(f"{seed}/windows")
     edges = [i * len(ids) // count for i in range(count + 1)]
-    starts = [rng.randint(low, high - width) for low, high in zip(edges, edges[1:], strict=False)]
+    starts = [rng.randint(low, high - width) for low, high in pairwise(edges)]
     return [[*first, *ids[start : start + width]] for start in starts]
 
 
@@ -349,8 +359,11 @@ class _Draw:
 
 @torch.inference_mode()
 def _sample(model, prompt: list[int], rows: list[list[int]], most: int, ended: Callable[[list[int]], bool],
-            draw: _Draw) -> Iterator[int]:  # fmt: skip
+            draw: _Draw, give_up: float = 0.0) -> Iterator[int]:  # fmt: skip
     """Write `rows`, empty lists of token ids, side by side after one prompt. A row that has ended costs nothing more.
+
+    Args:
+        give_up: Stop when no more than this share of the rows has not ended: few rows cost as much as many.
 
     Yields:
         The tokens written of the longest row, after each step.
@@ -380,7 +393,7 @@ def _sample(model, prompt: list[int], rows: list[list[int]], most: int, ended: C
             rows[i].append(token)
         left = [row for row, i in enumerate(live) if not ended(rows[i])]
         yield step
-        if not left:
+        if len(left) <= give_up * len(rows):
             return
         if len(left) < len(live):
             if past is not None and step < most:
