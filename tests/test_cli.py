@@ -377,7 +377,9 @@ def test_a_model_becomes_a_lab_and_a_report_by_the_command_line_alone(smft, toke
     ("arguments", "message"),
     [
         (["--text", "none.txt"], "no such text file"),
-        (["--distill", "2"], "distill must be between 0 and 1"),
+        (["--steps", "3", "--distill", "2"], "distill must be between 0 and 1"),
+        (["--distill", "0.5"], "needs the memory to be trained"),
+        (["--mode", "replace"], "needs the memory to be trained"),
         (["--layers", "two"], "takes numbers"),
     ],
 )
