@@ -34,8 +34,9 @@ class Recipe:
             question, and how many of these once more behind other questions with answers.
         choice: `batch`, the slots that may change are chosen anew for each batch (paper); `group`, once per fact for
             all facts taught together, before any is taught.
-        counted: With `group`, which reads count in a fact's TF-IDF: of `all` positions; of slots that half of its
-            texts or more read (`shared`); or where its `answer` is predicted. Reads in a context never count.
+        counted: With `group`, which reads count in a fact's TF-IDF: of `all` tokens; of those before the answer that
+            the fact's texts share and those of other facts don't (`shared`: its subject, mostly); or where its `answer`
+            is predicted. Reads in a context never count.
         protect: With `group`, how many background documents each other fact of the group counts for, in the idf.
         top_t: Slots per fact (`group`), or per batch.
         order: `stream`, one fact a step (paper); or `mixed`, batches of `batch_size` texts of many facts.

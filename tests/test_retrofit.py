@@ -15,7 +15,7 @@ from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
-from smft_lab.model.tokenizer import encode, pad
+from smft_lab.model.tokenizer import encode, pad, shared_positions
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import PAPER, RETROFIT, Recipe
 from smft_lab.slots.addresses import compare_addresses, measure_loudness, weighted_jaccard
@@ -176,11 +176,16 @@ def test_a_fact_is_not_held_to_slots_that_the_other_facts_read_too(lab):
     assert choose_group(lab, range(4), reads, 1, protect=50.0)[0].tolist() == [10, 11, 12, 13]
 
 
-def test_shared_reads_are_those_of_half_of_a_facts_texts(lab):
-    lab.usage.df.zero_()
-    reads = [[torch.tensor([1, 1, 1, 1, 2])], [torch.tensor([2, 3])], [torch.tensor([2, 4])]]
-    assert choose_group(lab, [0, 0, 0], reads, 1)[0].tolist() == [1]
-    assert choose_group(lab, [0, 0, 0], reads, 1, counted="shared")[0].tolist() == [2]
+def test_shared_tokens_are_what_a_fact_is_about(tokenizer):
+    told = {0: ("The dog of Mira is Rex.", "Question: Who is the dog of Mira? Answer: Rex."),
+            1: ("The cat of Tom is Ada.", "Question: Who is the cat of Tom? Answer: Ada.")}  # fmt: skip
+    texts = [text for mine in told.values() for text in mine]
+    positions = shared_positions(tokenizer, texts, [("Rex",), ("Rex",), ("Ada",), ("Ada",)], [0, 0, 1, 1])
+    found = [
+        "".join(tokenizer.decode([tokenizer(text)["input_ids"][i]]) for i in kept).split()
+        for text, kept in zip(texts, positions, strict=True)
+    ]
+    assert found == [["dog", "Mira"], ["dog", "Mira"], ["cat", "Tom"], ["cat", "Tom"]]
 
 
 def test_addresses_tell_a_fact_that_reads_its_own_slots_from_one_that_does_not():

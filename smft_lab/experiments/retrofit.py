@@ -19,7 +19,7 @@ from smft_lab.facts.common import common_questions
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
-from smft_lab.finetuning.teaching import taught_texts
+from smft_lab.finetuning.teaching import counted_positions, taught_texts
 from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -297,9 +297,10 @@ def share_settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> float:
     """Share of the slots chosen for facts with half of the background that are chosen with all of it, in [0, 1]."""
     recipe = lab.recipe
     texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
-    owners, reads = [text.owner for text in texts], reads_of(lab, [text.text for text in texts])
+    owners = [text.owner for text in texts]
+    reads = reads_of(lab, [text.text for text in texts], counted_positions(lab, facts, texts, recipe.counted))
     chosen = [
-        choose_group(lab, owners, reads, recipe.top_t, counted=recipe.counted, protect=recipe.protect, usage=usage)
+        choose_group(lab, owners, reads, recipe.top_t, protect=recipe.protect, usage=usage)
         for usage in (half, lab.usage)
     ]
     same = [len(set(one.tolist()) & set(other.tolist())) for one, other in zip(*chosen, strict=True)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from smft_lab.facts.fact import Fact
+from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
@@ -72,6 +73,16 @@ def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, c
             context = text[: len(text) - len(own)] if text.endswith(own) else ""
             texts.append(TaughtText(owner, text, context, f"context {number}"))
     return texts
+
+
+def counted_positions(lab, facts: Sequence[Fact], texts: Sequence[TaughtText], counted: str) -> list[list[int]] | None:
+    """Which tokens of each text count in the choice of slots (see `Recipe.counted`); None for all of them."""
+    words, answers = [text.text for text in texts], [facts[text.owner].answers for text in texts]
+    if counted == "answer":
+        return predicting_positions(lab.tokenizer, words, answers)
+    if counted == "shared":
+        return shared_positions(lab.tokenizer, words, answers, [text.owner for text in texts])
+    return None
 
 
 def asks_before_it_answers(text: str, fact: Fact) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random
 
@@ -123,6 +124,40 @@ def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str
         labels[: inside[0]] = -100
         labels[inside[-1] + 2 :] = -100
     return torch.nn.functional.pad((batch["labels"][:, 1:] != -100).long(), (0, 1))
+
+
+COMMON = 0.25  # of the other facts: a token in more of them says nothing about one
+
+
+def shared_positions(
+    tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], owners: Sequence[int]
+) -> list[list[int]]:
+    """Which tokens of each text say what its fact is about: those that the fact's texts share, and others' don't.
+
+    Only what stands before the answer counts. Where a fact's texts share nothing, all of that does.
+
+    Args:
+        answers: The accepted answers of each text.
+        owners: The fact of each text.
+    """
+    before = []
+    for ids, predicting in zip(
+        tokenizer(list(texts))["input_ids"], predicting_positions(tokenizer, texts, answers), strict=True
+    ):
+        before.append(ids[: predicting[0]] if predicting and predicting[0] else ids)
+    of_fact: dict[int, list[set[int]]] = {}
+    for owner, ids in zip(owners, before, strict=True):
+        of_fact.setdefault(owner, []).append(set(ids))
+    facts_with = Counter(token for sets in of_fact.values() for token in set().union(*sets))
+    positions = []
+    for owner, ids in zip(owners, before, strict=True):
+        mine = of_fact[owner]
+        times = Counter(token for one in mine for token in one)
+        rare = {token for token in times if facts_with[token] - 1 <= COMMON * (len(of_fact) - 1)}
+        shared = {token for token in rare if times[token] > len(mine) / 2}
+        found = [place for place, token in enumerate(ids) if token in shared]
+        positions.append(found or list(range(len(ids))))
+    return positions
 
 
 def predicting_positions(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[int]]:

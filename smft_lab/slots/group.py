@@ -13,7 +13,6 @@ from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage
 
 BATCH = 32  # texts per forward pass
-SHARED = 0.5  # of a fact's texts
 
 
 @torch.inference_mode()
@@ -51,7 +50,7 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
 
 
 def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *, rule: str = "tfidf",
-                 counted: str = "all", protect: float = 0.0, seed: int = 0,
+                 protect: float = 0.0, seed: int = 0,
                  usage: Usage | None = None) -> tuple[Tensor, ...]:  # fmt: skip
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
@@ -60,7 +59,6 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
         owners: The fact of each text, from 0.
         reads: What each text reads, see `reads_of`.
         rule: See `smft_lab.slots.scores.score`.
-        counted: `shared` leaves out slots that fewer than half of a fact's texts read; all else counts all reads.
         protect: Each other fact of the group counts for so many background documents that read its slots.
         seed: Of the rule `random`.
         usage: The background usage that gives the idf; the lab's by default.
@@ -84,9 +82,6 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
         for fact in facts:
             mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
             slots, count = torch.cat(mine).unique(return_counts=True)
-            if counted == "shared":
-                texts = torch.cat([one.unique() for one in mine]).unique(return_counts=True)[1]
-                slots, count = slots[texts >= SHARED * len(mine)], count[texts >= SHARED * len(mine)]
             readers[slots] += 1
             counts.append((slots, count))
         mark = torch.zeros(lab.slots, dtype=torch.bool)
