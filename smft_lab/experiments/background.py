@@ -243,8 +243,10 @@ class OwnQuestions(_Writing):
         """What stands before a question, between it and its answer, and after that."""
         form = self.form.with_shots((one.question, one.answers[0]) for one in shots)
         question, answer = "Qqqq", "Aaaa"  # marks that no example holds
-        before, _, rest = form.answered(question, answer, self.tokenizer).rpartition(question)
-        between, _, after = rest.partition(answer)
+        whole = form.answered(question, answer, self.tokenizer)
+        before, _, _ = whole.rpartition(question)
+        said = self.tokenizer.decode(form.ids(self.tokenizer, whole))  # what is written is decoded too
+        between, _, after = said.rpartition(question)[2].partition(answer)
         return before, between, after
 
     def _begin(self) -> None:

@@ -1,8 +1,8 @@
 """General knowledge that many finished models have a part of: plain questions with short answers, in English.
 
 They stand in where a person gives no questions: to find what a model knew before it was taught, and beside ordinary
-text in the background. All of a subject's questions are in one part, so that what is probed is never background. No question stands
-among those that are shown beside taught ones (`CONTEXTS` in `teaching`, `NEUTRAL_SHOTS` in `prompts`).
+text in the background. All of a subject's questions are in one part, so that what is probed is never background. None
+is among those that are shown beside taught ones (`CONTEXTS` in `teaching`, `NEUTRAL_SHOTS` in `prompts`).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from torch import Tensor
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
+from smft_lab.slots.usage import Usage
 
 BATCH = 32  # texts per forward pass
 SHARED = 0.5  # of a fact's texts
@@ -68,16 +69,24 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
     Raises:
         ValueError: no such rule, `top_t` is out of range, or there are no texts.
     """
+    return choose_slots(lab.usage, owners, reads, top_t, rule=rule, counted=counted, protect=protect, seed=seed)
+
+
+def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *,
+                 rule: str = "tfidf", counted: str = "all", protect: float = 0.0,
+                 seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+    """`choose_group` with the idf of any background usage."""
+    total = usage.df.shape[1]
     check_rule(rule)
-    check_top_t(top_t, lab.slots)
+    check_top_t(top_t, total)
     if not owners:
         raise ValueError("no texts to choose slots for")
     generator = torch.Generator().manual_seed(seed)
     facts = sorted(set(owners))
     chosen = []
-    for table in range(len(lab.usage.df)):
+    for table in range(len(usage.df)):
         counts = []  # per fact, (slots it reads,) and how often
-        readers = torch.zeros(lab.slots, dtype=torch.int32)
+        readers = torch.zeros(total, dtype=torch.int32)
         for fact in facts:
             mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
             slots, count = torch.cat(mine).unique(return_counts=True)
@@ -86,13 +95,13 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
                 slots, count = slots[texts >= SHARED * len(mine)], count[texts >= SHARED * len(mine)]
             readers[slots] += 1
             counts.append((slots, count))
-        mark = torch.zeros(lab.slots, dtype=torch.bool)
-        df, batches = lab.usage.df[table], lab.usage.batches + protect * (len(facts) - 1)
+        mark = torch.zeros(total, dtype=torch.bool)
+        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
         for slots, count in counts:
-            here = torch.zeros(lab.slots, dtype=count.dtype)
+            here = torch.zeros(total, dtype=count.dtype)
             here[slots] = count
             others = df + protect * (readers - (here > 0).int()) if protect else df
-            scores = score(rule, here, others, batches, generator, lab.usage.count[table])
+            scores = score(rule, here, others, batches, generator, usage.count[table])
             mark[top_slots(scores, here, None if rule == "all" else top_t)] = True
         chosen.append(mark.nonzero().squeeze(1))
     return tuple(chosen)
