@@ -172,6 +172,21 @@ def test_a_model_that_can_ask_nothing_still_gives_a_background(tiny_model, token
     assert not probed & {normalise(one.question) for one in own.questions}
 
 
+def test_rows_go_on_from_their_own_past_when_others_have_ended(tiny_model, tokenizer, monkeypatch):
+    model = tiny_model()
+    model.base_model.embed_tokens.weight.data.mul_(20)  # the tied head is then sure, and one's past tells
+
+    def sampled() -> list[list[int]]:
+        rows, draw = [[] for _ in range(8)], background._Draw(torch.Generator().manual_seed(1), 0.9)
+        list(background._sample(model, [1, 7], rows, 12, lambda row: row[-1] % 5 == 0, draw))
+        return rows
+
+    with_cache = sampled()
+    assert len(set(map(len, with_cache))) > 2
+    monkeypatch.setattr(background, "DynamicLayer", tuple)
+    assert sampled() == with_cache
+
+
 def test_rows_that_are_left_over_are_given_up(tiny_model, tokenizer):
     rows, model = [[] for _ in range(8)], tiny_model()
     draw = background._Draw(torch.Generator().manual_seed(0), 0.9)
