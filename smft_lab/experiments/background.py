@@ -95,7 +95,7 @@ class _Writing:
                 for step in _sample(self.model, prompt, rows, most, ended, draw, self._give_up):
                     if step % EVERY == 0:
                         so_far = self._kept() + int(useful * len(rows) * step / most)
-                        shown = min(max(shown, so_far), self.count)
+                        shown = min(max(shown, so_far), self.count - 1)  # the last is done when all are
                         seconds = time.perf_counter() - began
                         left = seconds / max(shown, 1) * (self.count - shown)
                         yield Written(shown, self.count, tokens + sum(map(len, rows)), seconds, left)
