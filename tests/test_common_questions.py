@@ -16,7 +16,14 @@ def test_there_are_some_hundreds_each_asked_once_and_in_a_fixed_order():
     questions = [one.question for one in common_questions()]
     assert len({normalise(question) for question in questions}) == len(questions) > 400
     assert questions == [one.question for one in common_questions()]
-    assert questions[:2] == ["What is the capital of France?", "In which city is the Eiffel Tower?"]
+    assert questions[0] == "What is the capital of France?"
+
+
+def test_the_first_questions_differ_in_kind_and_answer_since_they_are_shown_before_the_others():
+    for part in (None, "probe", "background"):
+        first, second = common_questions(part)[:2]
+        assert first.question.split()[-2] != second.question.split()[-2]
+        assert not set(first.answers) & set(second.answers)
 
 
 def test_every_question_is_one_plain_line_with_short_answers_that_it_does_not_give_away():

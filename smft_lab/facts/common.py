@@ -320,8 +320,8 @@ What colour do black and white paint make? grey | gray
 """
 
 PLACES = """
-In which city is the Eiffel Tower? Paris
 What is the highest mountain in the world? Mount Everest | Everest | Mt. Everest | Mt Everest
+In which city is the Eiffel Tower? Paris
 In which country is the Great Wall? China
 In which country is the city of Venice? Italy
 What is the largest country in the world by area? Russia | Russian Federation
