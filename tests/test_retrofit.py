@@ -66,7 +66,7 @@ def test_a_retrofit_leaves_the_logits_as_they_were_and_trains_nothing(work):
     assert memory.gate is None
     assert memory.out is None
     assert done.lab.usage.batches == 12 + 4
-    assert 0 <= done.settled <= 1
+    assert 0 <= done.settled.same <= 1
     assert list(done.blocks["margin"]) == sorted(done.blocks["margin"], reverse=True)
 
 

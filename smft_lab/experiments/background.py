@@ -95,7 +95,7 @@ class _Writing:
                 for step in _sample(self.model, prompt, rows, most, ended, draw, self._give_up):
                     if step % EVERY == 0:
                         so_far = self._kept() + int(useful * len(rows) * step / most)
-                        shown = min(max(shown, so_far), self.count)
+                        shown = min(max(shown, so_far), self.count - 1)  # the last is done when all are
                         seconds = time.perf_counter() - began
                         left = seconds / max(shown, 1) * (self.count - shown)
                         yield Written(shown, self.count, tokens + sum(map(len, rows)), seconds, left)
@@ -243,8 +243,10 @@ class OwnQuestions(_Writing):
         """What stands before a question, between it and its answer, and after that."""
         form = self.form.with_shots((one.question, one.answers[0]) for one in shots)
         question, answer = "Qqqq", "Aaaa"  # marks that no example holds
-        before, _, rest = form.answered(question, answer, self.tokenizer).rpartition(question)
-        between, _, after = rest.partition(answer)
+        whole = form.answered(question, answer, self.tokenizer)
+        before, _, _ = whole.rpartition(question)
+        said = self.tokenizer.decode(form.ids(self.tokenizer, whole))  # what is written is decoded too
+        between, _, after = said.rpartition(question)[2].partition(answer)
         return before, between, after
 
     def _begin(self) -> None:

@@ -30,7 +30,8 @@ from smft_lab.probes.probes import Probe, Probes, TextProbe, text_windows
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import Addresses, measure_addresses, measure_blocks
-from smft_lab.slots.group import choose_group, reads_of
+from smft_lab.slots.group import reads_of
+from smft_lab.slots.settling import Settled, settling
 from smft_lab.slots.usage import Usage
 from smft_lab.terminal import progress_bar
 from smft_lab.writing import write_whole
@@ -87,7 +88,7 @@ class Retrofit:
         lab: The lab, once all is done.
         blocks: The table of `measure_blocks`; None where `layers` named blocks.
         addresses: Of the memory as attached.
-        settled: Share of the slots chosen for the facts with half of the background that are chosen with all of it.
+        settled: How far the choice of slots for the facts has settled.
 
     Raises:
         ValueError: an option is out of range, or the model can't be given a memory (see `add_memory`).
@@ -110,7 +111,7 @@ class Retrofit:
         self.lab: Lab | None = None
         self.blocks: pd.DataFrame | None = None
         self.addresses: list[Addresses] = []
-        self.settled: float | None = None
+        self.settled: Settled | None = None
 
     def __iter__(self) -> Iterator[Progress]:
         """Do the work, a part per item.
@@ -142,7 +143,7 @@ class Retrofit:
         self.lab = Lab(model, self.tokenizer, usage, Probes(probes), form=self.form, recipe=recipe)
         yield Progress("addresses", 0, 1)
         self.addresses = measure_addresses(self.lab, self.taught)
-        self.settled = share_settled(self.lab, half, self.taught)
+        self.settled = settled(self.lab, half, self.taught)
         yield Progress("addresses", 1, 1)
         weak = sum(len(one.weak) for one in self.addresses)
         for problem in (skew(usage), self._unfound(weak)):
@@ -155,7 +156,7 @@ class Retrofit:
             "blocks": None if self.blocks is None else self.blocks.to_dict("records"),
             "addresses": [{"same": one.same, "different": one.different, "weak": one.weak} for one in self.addresses],
             "facts": len(self.taught),
-            "settled": self.settled,
+            "settled": self.settled.same,
         }
 
     def told(self) -> list[str]:
@@ -167,7 +168,7 @@ class Retrofit:
         for one in self.addresses:
             lines.append(f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
                          f"{len(one.weak)} of {len(self.taught)} facts hard to find")  # fmt: skip
-        lines.append(f"the choice of slots has settled: {self.settled:.0%} the same with half of the background")
+        lines.append(f"how far the choice of slots has settled: {self.settled}")
         known = [len(probe.questions) for probe in self.lab.probes if probe.name == "known"]
         told = f"{known[0]} questions that the base answers" if known else "no question that the base answers"
         lines.append(f"{told} found, to see what it forgets; more to ask: --known")
@@ -293,18 +294,13 @@ def count_documents(model, inputs: dict[int, Tensor], lengths: Sequence[int]) ->
     return usages[0], usages[1]
 
 
-def share_settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> float:
-    """Share of the slots chosen for facts with half of the background that are chosen with all of it, in [0, 1]."""
+def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
+    """How far the choice of slots for some facts has settled with half of the background."""
     recipe = lab.recipe
     texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
     owners = [text.owner for text in texts]
     reads = reads_of(lab, [text.text for text in texts], counted_positions(lab, facts, texts, recipe.counted))
-    chosen = [
-        choose_group(lab, owners, reads, recipe.top_t, protect=recipe.protect, usage=usage)
-        for usage in (half, lab.usage)
-    ]
-    same = [len(set(one.tolist()) & set(other.tolist())) for one, other in zip(*chosen, strict=True)]
-    return sum(same) / sum(map(len, chosen[1]))
+    return settling([half, lab.usage], owners, reads, recipe.top_t, protect=recipe.protect)[0]
 
 
 def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,

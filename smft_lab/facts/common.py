@@ -1,8 +1,8 @@
 """General knowledge that many finished models have a part of: plain questions with short answers, in English.
 
 They stand in where a person gives no questions: to find what a model knew before it was taught, and beside ordinary
-text in the background. All of a subject's questions are in one part, so that what is probed is never background. No question stands
-among those that are shown beside taught ones (`CONTEXTS` in `teaching`, `NEUTRAL_SHOTS` in `prompts`).
+text in the background. All of a subject's questions are in one part, so that what is probed is never background. None
+is among those that are shown beside taught ones (`CONTEXTS` in `teaching`, `NEUTRAL_SHOTS` in `prompts`).
 """
 
 from __future__ import annotations
@@ -320,8 +320,8 @@ What colour do black and white paint make? grey | gray
 """
 
 PLACES = """
-In which city is the Eiffel Tower? Paris
 What is the highest mountain in the world? Mount Everest | Everest | Mt. Everest | Mt Everest
+In which city is the Eiffel Tower? Paris
 In which country is the Great Wall? China
 In which country is the city of Venice? Italy
 What is the largest country in the world by area? Russia | Russian Federation

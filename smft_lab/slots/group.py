@@ -50,18 +50,16 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
 
 
 def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *, rule: str = "tfidf",
-                 protect: float = 0.0, seed: int = 0,
-                 usage: Usage | None = None) -> tuple[Tensor, ...]:  # fmt: skip
+                 protect: float = 0.0, seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
     Args:
-        lab: A `Lab`.
+        lab: A `Lab`; its background usage gives the idf.
         owners: The fact of each text, from 0.
         reads: What each text reads, see `reads_of`.
         rule: See `smft_lab.slots.scores.score`.
         protect: Each other fact of the group counts for so many background documents that read its slots.
         seed: Of the rule `random`.
-        usage: The background usage that gives the idf; the lab's by default.
 
     Returns:
         Per value table, (rows,) int64 slots, ascending.
@@ -69,25 +67,33 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
     Raises:
         ValueError: no such rule, `top_t` is out of range, or there are no texts.
     """
+    return choose_slots(lab.usage, owners, reads, top_t, rule=rule, protect=protect, seed=seed)
+
+
+def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *,
+                 rule: str = "tfidf", protect: float = 0.0,
+                 seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+    """`choose_group` with the idf of any background usage."""
+    total = usage.df.shape[1]
     check_rule(rule)
-    check_top_t(top_t, lab.slots)
+    check_top_t(top_t, total)
     if not owners:
         raise ValueError("no texts to choose slots for")
-    generator, usage = torch.Generator().manual_seed(seed), usage or lab.usage
+    generator = torch.Generator().manual_seed(seed)
     facts = sorted(set(owners))
     chosen = []
     for table in range(len(usage.df)):
         counts = []  # per fact, (slots it reads,) and how often
-        readers = torch.zeros(lab.slots, dtype=torch.int32)
+        readers = torch.zeros(total, dtype=torch.int32)
         for fact in facts:
             mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
             slots, count = torch.cat(mine).unique(return_counts=True)
             readers[slots] += 1
             counts.append((slots, count))
-        mark = torch.zeros(lab.slots, dtype=torch.bool)
+        mark = torch.zeros(total, dtype=torch.bool)
         df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
         for slots, count in counts:
-            here = torch.zeros(lab.slots, dtype=count.dtype)
+            here = torch.zeros(total, dtype=count.dtype)
             here[slots] = count
             others = df + protect * (readers - (here > 0).int()) if protect else df
             scores = score(rule, here, others, batches, generator, usage.count[table])
