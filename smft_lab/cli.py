@@ -1,4 +1,4 @@
-"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | patch | reproduce | bench`."""
+"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | patch | reproduce | study | bench`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import typer
 from smft_lab.attach_cli import attach, train_on_text
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
+from smft_lab.study_cli import study
 from smft_lab.terminal import console, names_in, progress_bar
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -23,6 +24,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(patches, name="patch")
 app.command()(attach)
 app.command()(reproduce)
+app.command()(study)
 
 
 STANDARD = "sparse,full,lora"

@@ -93,6 +93,10 @@ class Job:
         said = {name: value for name, value in asdict(self).items() if name != "lab"}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
+    def run(self, device: str = "cpu") -> dict:
+        """See `run_job`."""
+        return run_job(self, device)
+
 
 def with_defaults(job: Job, lab: Lab) -> Job:
     """The job with the lab's tuned rate, optimizer and t where it names none (0 or ""), and the lab's fingerprint.

@@ -15,7 +15,7 @@ from random import SystemRandom
 
 import pandas as pd
 
-from smft_lab.reproduce.jobs import Job, run_job
+from smft_lab.reproduce.jobs import Job
 from smft_lab.writing import write_whole
 
 BACKENDS = ("local", "dask", "ray")
@@ -95,7 +95,7 @@ def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int, 
 
 def _keep(folder: Path, job: Job, device: str) -> str:
     if not result_file(folder, job).exists():  # another machine may have been here
-        write_whole(result_file(folder, job), json.dumps(run_job(job, device)) + "\n")
+        write_whole(result_file(folder, job), json.dumps(job.run(device)) + "\n")
     return job.key
 
 

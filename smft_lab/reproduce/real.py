@@ -1,0 +1,159 @@
+"""What a real model learns and forgets: one setting of the study of `smft-lab study`, and the settings there are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from smft_lab.experiments.retrofit import Retrofit
+from smft_lab.experiments.run import history_rows
+from smft_lab.facts.datasets import Question, read_dataset
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
+from smft_lab.model.opening import open_model
+from smft_lab.probes.choices import ChoiceProbe
+from smft_lab.probes.probes import answer
+from smft_lab.recipe import RETROFIT, Recipe
+from smft_lab.slots.addresses import measure_addresses, measure_loudness
+from smft_lab.slots.patch import Patch
+
+FORMAT = 1
+TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
+ASKED = 1000  # of the questions: the base is asked these; the others are background
+SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
+SHAPE = ("slots", "heads", "k", "key_dim", "gate", "project", "whiten", "keys", "background_texts",
+         "background_questions", "window")  # fmt: skip
+ADDRESS_FACTS = 16
+
+
+@dataclass(frozen=True)
+class RetrofitJob:
+    """A setting. Two jobs that are equal have the same result, up to rounding.
+
+    Attributes:
+        model: As `open_model` takes it.
+        block: Where the memory is.
+        facts, seed: How many facts about invented people, and which.
+        method, rule, lr, passes: As in `finetune`; an lr or passes of 0 are the recipe's.
+        replay: Questions with the base's own answers that are mixed into each batch.
+        switches: Of the recipe, what differs from `RETROFIT`, as sorted (name, value) pairs.
+        evaluations: Measurements in a run, the base not counted.
+        choices: Rows of HellaSwag asked before and after.
+        data: Folder of the text and questions.
+    """
+
+    model: str = "smollm2"
+    block: int = 2
+    facts: int = 32
+    seed: int = 0
+    method: str = "sparse"
+    rule: str = "tfidf"
+    lr: float = 0.0
+    passes: int = 0
+    replay: int = 0
+    switches: tuple[tuple[str, object], ...] = ()
+    evaluations: int = 1
+    choices: int = 0
+    data: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        return replace(RETROFIT, name="retrofit", **dict(self.switches))
+
+    @property
+    def key(self) -> str:
+        """Name of its result: a hash of all it says, the whole recipe included, but for where the data lie."""
+        said = {name: value for name, value in asdict(self).items() if name != "data"}
+        said["recipe"] = self.recipe.to_dict()
+        return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
+
+    def run(self, device: str = "cpu") -> dict:
+        """Do what the job says: `config`, `rows` (step, probe, metric, value), `found` and `seconds`; all JSON."""
+        began = time.perf_counter()
+        shape = tuple((name, value) for name, value in self.switches if name in SHAPE)
+        lab = _opened(self.model, self.block, shape, self.data)
+        lab.recipe = self.recipe
+        lab.reset()
+        try:
+            rows, found = _run(lab, self)
+        finally:
+            lab.reset()
+        config = {**asdict(self), "data": "", "recipe": self.recipe.to_dict()}
+        return {"config": config, "rows": rows, "found": found, "seconds": time.perf_counter() - began}
+
+
+@lru_cache(1)
+def _opened(model: str, block: int, shape: tuple[tuple[str, object], ...], data: str) -> Lab:
+    """The lab of a job: a retrofit of the model with background, known questions and text from the data."""
+    asked, others = _questions(data)
+    opened, tokenizer = open_model(model)
+    text = (Path(data) / TEXT).read_text(encoding="utf-8")
+    work = Retrofit(opened, tokenizer, replace(RETROFIT, **dict(shape)), [block], text=text, questions=others,
+                    known=asked, shots=SHOTS, folder=_cache(model))  # fmt: skip
+    for _ in work:
+        pass
+    return work.lab
+
+
+def _cache(model: str) -> Path:
+    """Where what all labs of a model have in common is kept from one process to the next."""
+    from tempfile import gettempdir
+
+    return Path(gettempdir()) / f"smft-lab-study-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+def _questions(data: str) -> tuple[list[Question], list[Question]]:
+    """Questions that the base is asked, and those of the background."""
+    facts = read_dataset(Path(data) / QUESTIONS).facts
+    questions = [Question(fact.question, fact.answers) for fact in facts]
+    return questions[:ASKED], questions[ASKED:]
+
+
+def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
+    facts = new_facts(job.facts, seed=job.seed)
+    teaching = Teaching.of(lab, facts, job.passes or None, seed=job.seed)
+    options = {"lr": job.lr or None, "passes": job.passes or None, "seed": job.seed}
+    if job.method == "sparse":
+        options["rule"] = job.rule
+    if job.replay:
+        options["mix"] = _replay(lab, job)
+    every = math.ceil(teaching.steps / job.evaluations)
+    rows, last = [], None
+    for last in finetune(lab, facts, job.method, probe_every=every, **options):
+        rows += history_rows(last)
+    found = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
+    if job.method == "sparse":
+        found["rows_changed"] = len(Patch.between(lab))
+        found["loudness"] = measure_loudness(lab, facts).median
+        found["addresses"] = _addresses(lab)
+    if job.choices:
+        choices = read_dataset(Path(job.data) / CHOICES).choices[: job.choices]
+        probe = ChoiceProbe.of("hellaswag", choices, "hellaswag")
+        after = probe.measure(lab.model, lab.tokenizer)
+        lab.reset()
+        for step, measured in ((0, probe.measure(lab.model, lab.tokenizer)), (last.step, after)):
+            rows += [{"step": step, "probe": "hellaswag", "metric": name, "value": value}
+                     for name, value in measured.items()]  # fmt: skip
+    return rows, found
+
+
+def _addresses(lab: Lab) -> dict:
+    """Of facts that no job teaches, so that it is the same for every seed."""
+    one = measure_addresses(lab, new_facts(ADDRESS_FACTS, seed=999))[0]
+    return {"same": one.same, "different": one.different}
+
+
+def _replay(lab: Lab, job: RetrofitJob):
+    """Background questions with what the base itself answers."""
+    _, others = _questions(job.data)
+    asked = [one.question for one in others[:150]]
+    said = answer(lab.model, lab.tokenizer, asked, form=lab.form)
+    texts = [lab.form.answered(question, reply) for question, reply in zip(asked, said, strict=True)]
+    return lambda rng: rng.sample(texts, job.replay)

@@ -1,0 +1,193 @@
+"""The study of retrofits: which settings are run on a real model, and the tables that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from smft_lab.experiments.equal import TARGET, mean_interval, read_run
+from smft_lab.reproduce.real import RetrofitJob
+from smft_lab.reproduce.sweep import read_result
+
+BLOCKS = (0, 1, 2, 5, 8, 12, 16, 22)
+RATES = {"full": (1e-5, 3e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3)}
+SWITCHES: dict[str, dict] = {
+    "the recipe": {},
+    "with a gate and projection, untrained": {"gate": True, "project": True},
+    "with a projection, untrained": {"project": True},
+    "queries not whitened": {"whiten": False},
+    "keys by k-means": {"keys": "kmeans"},
+    "queries by PCA": {"keys": "pca"},
+    "65,536 slots": {"slots": 65_536},
+    "k = 4": {"k": 4},
+    "all tokens counted": {"counted": "all"},
+    "only where the answer is predicted": {"counted": "answer"},
+    "half of t": {"top_t": 0.5},
+    "twice t": {"top_t": 2.0},
+    "slots chosen batch by batch": {"choice": "batch"},
+    "no momentum": {"momentum": 0.0},
+    "SGD": {"optimizer": "sgd", "lr": 30.0},
+    "a third of the rate": {"lr": 1 / 3},
+    "loss on every token": {"loss_on": "statement"},
+    "no contexts": {"contexts": 0},
+    "background of text alone": {"background_questions": 0, "background_texts": 600},
+    "background of questions alone": {"background_texts": 0},
+    "facts are no background to each other": {"protect": 0.0},
+}
+LEARNED = ("learned", "taught", "prefixed")
+
+
+def block_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
+    """The same facts taught beside each block."""
+    return {f"block {block}": [replace(draft, block=block, facts=16)] for block in BLOCKS}
+
+
+def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]]:
+    """Each switch of the recipe alone, turned away from it."""
+    jobs = {}
+    for name, changed in SWITCHES.items():
+        values = {key: _relative(draft, key, value) for key, value in changed.items()}
+        switches = tuple(sorted({**dict(draft.switches), **values}.items()))
+        jobs[name] = [replace(draft, facts=16, seed=seed, switches=switches) for seed in range(seeds)]
+    jobs["random slots"] = [replace(draft, facts=16, seed=seed, rule="random") for seed in range(seeds)]
+    return jobs
+
+
+def _relative(draft: RetrofitJob, name: str, value):
+    """A fraction of t or of the rate is one of the recipe's."""
+    if name == "top_t" or (name == "lr" and value < 1):
+        own = getattr(draft.recipe, name) * value
+        return round(own) if name == "top_t" else own
+    return value
+
+
+def sweep_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
+    """The rates of the baselines, on facts that no comparison teaches."""
+    return {
+        f"{method}, {lr:g}": [replace(draft, method=method, lr=lr, seed=1000, evaluations=6)]
+        for method, rates in RATES.items()
+        for lr in rates
+    }
+
+
+def comparison_jobs(
+    draft: RetrofitJob, seeds: int, rates: dict[str, float], choices: int = 0
+) -> dict[str, list[RetrofitJob]]:
+    """Every method on the same facts, the baselines at their best rates; and controls.
+
+    Raises:
+        ValueError: a baseline has no rate yet.
+    """
+    if missing := set(RATES) - set(rates):
+        raise ValueError(f"no rate of {', '.join(sorted(missing))} was tried yet; run the part sweep first")
+    many = [replace(draft, seed=seed, evaluations=6, choices=choices) for seed in range(seeds)]
+    return {
+        "sparse": many,
+        "full": [replace(job, method="full", lr=rates["full"]) for job in many],
+        "LoRA": [replace(job, method="lora", lr=rates["lora"]) for job in many],
+        "full with replay": [replace(job, method="full", lr=rates["full"], replay=4) for job in many],
+        "sparse, random slots": [replace(job, rule="random") for job in many],
+    }
+
+
+def best_rates(jobs: dict[str, list[RetrofitJob]], folder: Path) -> dict[str, float]:
+    """Of each baseline's rates that reach the target, the one that keeps most known answers; else that learns most."""
+    best: dict[str, tuple[tuple, float]] = {}
+    for (job,) in jobs.values():
+        result = read_result(folder, job)
+        if result is None:
+            continue
+        reached, values = read_run(pd.DataFrame(result["rows"]), TARGET)
+        rank = (bool(reached), values["known", "em"] if reached else values["learned", "em"])
+        if job.method not in best or rank > best[job.method][0]:
+            best[job.method] = rank, job.lr
+    return {method: lr for method, (_, lr) in best.items()}
+
+
+def readings(jobs: dict[str, list[RetrofitJob]], folder: Path, equal: bool = False) -> pd.DataFrame:
+    """One row per setting and seed: what was learned, known and lost, at the end or where the target was reached.
+
+    Args:
+        equal: Read where the target was first reached, where it was.
+    """
+    rows = []
+    for name, mine in jobs.items():
+        for job in mine:
+            result = read_result(folder, job)
+            if result is None:
+                continue
+            run = pd.DataFrame(result["rows"])
+            wide = run.pivot_table(index="step", columns=["probe", "metric"], values="value")
+            reached, values = read_run(run[run["probe"] != "hellaswag"], TARGET)
+            if not equal:
+                values = wide.loc[wide["learned", "em"].dropna().index[-1]]
+            row = {"setting": name, "seed": job.seed, "reached": bool(reached), **result["found"]}
+            for probe in LEARNED:
+                row[probe] = 100 * values[probe, "em"]
+            base = wide.loc[0]
+            row["known lost"] = 100 * (base["known", "em"] - values["known", "em"])
+            row["text, nats"] = values["text", "nll"] - base["text", "nll"]
+            if ("hellaswag", "acc_norm") in wide:
+                asked = wide["hellaswag", "acc_norm"].dropna()
+                row["HellaSwag lost"] = 100 * (asked.iloc[0] - asked.iloc[-1])
+            share = 1.0 if not equal or not reached else values["steps", ""] / wide.index[-1]
+            row["seconds"] = share * result["found"]["seconds"]
+            row["steps"] = share * result["found"]["steps"]
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def written(value: pd.Series, digits: int) -> str:
+    """Mean and 95% interval over seeds."""
+    mean, low, high = mean_interval(value)
+    told = f"{mean:.{digits}f}"
+    return told if low is None else f"{told} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
+    """A table with a line per setting, in the order of the settings.
+
+    Args:
+        columns: Which columns, and digits after the point of each.
+    """
+    shown = [name for name in columns if name in table]
+    lines = ["| setting | runs | " + " | ".join(shown) + " |", "| --- | --- |" + " --- |" * len(shown)]
+    for name in dict.fromkeys(table["setting"]):
+        mine = table[table["setting"] == name]
+        cells = [written(mine[column].dropna(), columns[column]) for column in shown]
+        lines.append(f"| {name} | {len(mine)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def address_agreement(table: pd.DataFrame) -> tuple[float, float]:
+    """Spearman's rank correlation of the address margin and of what is learned, over blocks, and its p-value."""
+    margin = [one["same"] - one["different"] for one in table["addresses"]]
+    found = stats.spearmanr(margin, table["learned"])
+    return float(found.statistic), float(found.pvalue)
+
+
+def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Sequence[str]) -> str:
+    """The study as one page of Markdown: what was run, and a table per part."""
+    usual = {"learned": 0, "taught": 0, "prefixed": 0, "known lost": 1, "text, nats": 3, "HellaSwag lost": 1,
+             "seconds": 0, "steps": 0, "loudness": 2}  # fmt: skip
+    lines = ["# A real model: what each switch is worth, and what is learned and lost", "", *about, ""]
+    for name, jobs in parts.items():
+        equal = name == "comparison"
+        table = readings(jobs, folder, equal)
+        if table.empty:
+            continue
+        read = f"where {TARGET:.0%} were learned, or at the best" if equal else "at the end"
+        lines += [f"## {name.capitalize()}", "", f"Read {read}; mean and 95% interval over seeds.", ""]
+        if name == "blocks":
+            table["same"] = [one["same"] for one in table["addresses"]]
+            table["different"] = [one["different"] for one in table["addresses"]]
+        lines += [markdown(table, {**usual, "same": 2, "different": 2}), ""]
+        if name == "blocks" and len(table) > 5:
+            rho, p = address_agreement(table)
+            lines += [f"Rank correlation of the address margin and what is learned, {len(table)} blocks: "
+                      f"{rho:.2f} (p = {p:.2g}).", ""]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""`smft-lab study`: what a real model learns and forgets, as one resumable sweep and one page."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smft_lab.terminal import console, progress_bar
+
+
+class Part(StrEnum):
+    blocks = "blocks"
+    ablation = "ablation"
+    sweep = "sweep"
+    comparison = "comparison"
+
+
+def study(
+    data: Annotated[Path, typer.Option(help="Folder with wikitext2_test.txt and triviaqa_test_1500.jsonl.")],
+    parts: Annotated[list[Part] | None, typer.Argument(help="Some of its parts; else all.")] = None,
+    model: Annotated[str, typer.Option(help="As of attach.")] = "smollm2",
+    facts: Annotated[int, typer.Option(min=2, help="Facts of the comparison.")] = 32,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of facts per setting.")] = 3,
+    block: Annotated[int, typer.Option(min=0, help="Where the memory is, but for the part blocks.")] = 2,
+    choices: Annotated[int, typer.Option(min=0, help="Rows of hellaswag_500.jsonl asked before and after.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results and the page.")] = Path("docs/retrofit"),
+    workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
+    read: Annotated[bool, typer.Option("--read", help="Run nothing; make the page of what is there.")] = False,
+) -> None:  # fmt: skip
+    """Measure a retrofit: blocks, switches, and sparse against full finetuning and LoRA. Killed, it goes on."""
+    from smft_lab.reproduce.real import CHOICES, QUESTIONS, TEXT, RetrofitJob
+    from smft_lab.reproduce.study import ablation_jobs, best_rates, block_jobs, comparison_jobs, page, sweep_jobs
+    from smft_lab.reproduce.sweep import sweep
+    from smft_lab.writing import write_whole
+
+    for name in (TEXT, QUESTIONS, *([CHOICES] if choices else [])):
+        if not read and not (data / name).is_file():
+            raise ValueError(f"{data} has no {name}; the study needs it for its background and its probes")
+    draft = RetrofitJob(model=model, block=block, facts=facts, data=str(data.resolve()))
+    results = out / "runs"
+    chosen = list(parts or Part)
+    jobs = {
+        Part.blocks: lambda: block_jobs(draft),
+        Part.ablation: lambda: ablation_jobs(draft, seeds),
+        Part.sweep: lambda: sweep_jobs(draft),
+        Part.comparison: lambda: comparison_jobs(draft, seeds, best_rates(sweep_jobs(draft), results), choices),
+    }
+    try:
+        for part in [] if read else chosen:
+            mine = [job for several in jobs[part]().values() for job in several]
+            with progress_bar() as bar:
+                task = bar.add_task(part.value, total=None)
+                for done, total, job in sweep(mine, results, workers=workers):
+                    told = part.value if job is None else f"{part.value}: {job.method} seed {job.seed}"
+                    bar.update(task, completed=done, total=total, description=told)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on, with what there is in {out}")
+        raise typer.Exit(130) from None
+    made = {}
+    for part in Part:
+        try:
+            made[part.value] = jobs[part]()
+        except ValueError:  # the comparison before its sweep
+            continue
+    command = f"smft-lab study --model {model} --facts {facts} --seeds {seeds} --block {block}"
+    about = [f"`{command} --data ...`; a file per run in `runs`.",
+             "", "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
+             "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
+             "points of the questions that the base answered; *text*: change in nats per token."]  # fmt: skip
+    write_whole(out / "README.md", page(made, results, about) + "\n")
+    print(out / "README.md")
