@@ -241,22 +241,26 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
     """
 
     def draw(axes: Axes) -> None:
-        shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
+        kept = style.kept_of(table["probe"])
+        shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept.key])]
         wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
+        if kept.key not in wide:
+            wide[kept.key] = float("nan")
         looks = style.looks([*wide["method"], *among])
         for method in style.ordered(wide["method"]):
             look, mine = looks[method], wide[wide["method"] == method]
             whole = mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()
             if mine["seed"].nunique() > 1:
                 for _, run in mine.groupby("seed"):
-                    axes.plot(run["learned"], run["old_facts"], color=look.light, lw=0.8, alpha=0.35)
-            mean = mine[whole].groupby("step")[["learned", "old_facts"]].mean()
-            axes.plot(mean["learned"], mean["old_facts"], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
+                    axes.plot(run["learned"], run[kept.key], color=look.light, lw=0.8, alpha=0.35)
+            mean = mine[whole].groupby("step")[["learned", kept.key]].mean()
+            axes.plot(mean["learned"], mean[kept.key], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
                       marker=MARKERS[look.symbol], label=style.short_name(method), clip_on=False)  # fmt: skip
+        how = "exact match" if kept.key == "old_facts" else "right"
         axes.axvline(0.95, color=MUTED, ls="--", lw=1)
-        axes.set(xlabel="new facts learned (exact match)", ylabel="old facts kept (exact match)", title=title)
+        axes.set(xlabel="new facts learned (exact match)", ylabel=f"{kept.facts} kept ({how})", title=title)
         axes.set_xlim(-0.03, 1.03)
-        low = wide["old_facts"].min() if len(wide) else 1.0
+        low = wide[kept.key].min() if wide[kept.key].notna().any() else 1.0
         axes.set_ylim(min(low - 0.03, 0.87), 1.015)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
