@@ -128,6 +128,60 @@ def _measure(kept: style.Kept) -> str:
     return "exact match" if kept.key == "old_facts" else "right"
 
 
+def addresses(table: pd.DataFrame) -> go.Figure:
+    """How alike addresses are: a line per row, from two facts to one fact in another wording; a long line is good.
+
+    Args:
+        table: Columns name (or block), different and same, shares in [0, 1], such as `measure_blocks` gives.
+    """
+    look = style.LOOKS["sparse"]
+    names = table["name"] if "name" in table else [f"block {block}" for block in table["block"]]
+    names = [escape(str(name)) for name in names]
+    figure = go.Figure()
+    for name, low, high in zip(names, table["different"], table["same"], strict=True):
+        figure.add_scatter(x=[low, high], y=[name, name], mode="lines", line={"color": AXIS, "width": 4},
+                           hoverinfo="skip", showlegend=False, meta={"role": "gap"})  # fmt: skip
+    ends_of = (("different", "two facts", MUTED), ("same", "same fact, other wording", look.light))
+    for column, called, colour in ends_of:
+        hover = f"%{{y}}, {called}: %{{x:.2f}}<extra></extra>"
+        figure.add_scatter(x=table[column].tolist(), y=names, mode="markers", name=called, hovertemplate=hover,
+                           marker={"color": colour, "size": 11}, meta={"role": column})  # fmt: skip
+    figure.update_xaxes(title_text="How alike their addresses are", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed", type="category")
+    _finish(figure, height=110 + 30 * max(1, len(names)), margin={"l": 90, "r": 20, "t": 40, "b": 56})
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}, meta={"kind": "addresses"})
+    return figure
+
+
+def loudness(table: pd.DataFrame, quiet: float, loud: float) -> go.Figure:
+    """How loud a memory is, a row each, over the bands quiet, good and loud, on a log scale.
+
+    Args:
+        table: Columns name, low, median and high: what is added over what it is added to; 0 where nothing was.
+        quiet, loud: Where the band of the good ones begins and ends.
+    """
+    least, most = min(0.005, quiet / 10), max(20.0, 10 * loud)
+    figure = go.Figure()
+    colours = {"quiet": style.LOOKS["full"].light, "good": style.LOOKS["lora"].light, "loud": "#B3122F"}
+    for (name, colour), start, end in zip(colours.items(), (least, quiet, loud), (quiet, loud, most), strict=True):
+        figure.add_vrect(x0=start, x1=end, fillcolor=colour, opacity=0.16, line_width=0, layer="below", name=name)
+        _note(figure, name, x=(math.log10(start) + math.log10(end)) / 2, xanchor="center", y=1, yref="paper")
+    heard = table[table["median"] > 0]
+    names = [escape(str(name)) for name in heard["name"]]
+    spread = {"array": heard["high"] - heard["median"], "arrayminus": heard["median"] - heard["low"]}
+    figure.add_scatter(
+        x=heard["median"].tolist(), y=names, mode="markers", marker={"color": INK, "size": 12, "symbol": "diamond"},
+        error_x={"type": "data", "symmetric": False, "color": INK, **{k: v.tolist() for k, v in spread.items()}},
+        hovertemplate="%{y}: %{x:.2f}<extra></extra>", meta={"role": "heard"},
+    )  # fmt: skip
+    figure.update_xaxes(title_text="What the memory adds, over what it is added to", type="log",
+                        range=[math.log10(least), math.log10(most)])  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    _finish(figure, height=120 + 40 * max(1, len(names)), margin={"l": 90, "r": 20, "t": 34, "b": 56})
+    figure.update_layout(showlegend=False, meta={"kind": "loudness"})
+    return figure
+
+
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Where each mean path ends: columns method, step, learned, kept (shares), n (seeds)."""
     return _mean_paths(table).groupby("method", as_index=False).last()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
-from smft_lab.model.tokenizer import encode
+from smft_lab.model.tokenizer import encode, predicting_positions
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage
 
@@ -50,6 +50,65 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
     return reads
 
 
+def counted_reads(lab, facts, texts, counted: str = "all") -> tuple[list[int], list[list[Tensor]]]:
+    """The reads by which slots are chosen for facts that are taught together: of the texts without a context.
+
+    Args:
+        facts: A sequence of `Fact`.
+        texts: What is taught of them, as of `Teaching.texts`.
+        counted: With `answer`, only reads where an answer is predicted.
+
+    Returns:
+        The fact of each text, and its reads (see `reads_of`).
+    """
+    plain = [text for text in texts if not text.context]
+    words, positions = [text.text for text in plain], None
+    if counted == "answer":
+        positions = predicting_positions(lab.tokenizer, words, [facts[text.owner].answers for text in plain])
+    return [text.owner for text in plain], reads_of(lab, words, positions)
+
+
+def rank_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], *, rule: str = "tfidf",
+               counted: str = "all", protect: float = 0.0, seed: int = 0,
+               usage: Usage | None = None) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
+    """The slots of each fact of a group, best first; see `choose_group` for the arguments.
+
+    Returns:
+        Per value table, per fact in ascending order: (n,) int64 slots, and how often the fact's texts read each.
+
+    Raises:
+        ValueError: no such rule, or there are no texts.
+    """
+    check_rule(rule)
+    if not owners:
+        raise ValueError("no texts to choose slots for")
+    generator, usage = torch.Generator().manual_seed(seed), usage or lab.usage
+    facts = sorted(set(owners))
+    ranked = []
+    for table in range(len(usage.df)):
+        counts = []  # per fact, (slots it reads,) and how often
+        readers = torch.zeros(lab.slots, dtype=torch.int32)
+        for fact in facts:
+            mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
+            slots, count = torch.cat(mine).unique(return_counts=True)
+            if counted == "shared":
+                texts = torch.cat([one.unique() for one in mine]).unique(return_counts=True)[1]
+                slots, count = slots[texts >= SHARED * len(mine)], count[texts >= SHARED * len(mine)]
+            readers[slots] += 1
+            counts.append((slots, count))
+        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
+        best = []
+        for slots, count in counts:
+            here = torch.zeros(lab.slots, dtype=count.dtype)
+            here[slots] = count
+            others = df + protect * (readers - (here > 0).int()) if protect else df
+            scores = score(rule, here, others, batches, generator, usage.count[table])
+            order = top_slots(scores, here, None)
+            best.append((order, here[order]))
+        ranked.append(best)
+    return ranked
+
+
 def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *, rule: str = "tfidf",
                  counted: str = "all", protect: float = 0.0, seed: int = 0,
                  usage: Usage | None = None) -> tuple[Tensor, ...]:  # fmt: skip
@@ -73,29 +132,12 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
     """
     check_rule(rule)
     check_top_t(top_t, lab.slots)
-    if not owners:
-        raise ValueError("no texts to choose slots for")
-    generator, usage = torch.Generator().manual_seed(seed), usage or lab.usage
-    facts = sorted(set(owners))
+    most = None if rule == "all" else top_t
+    ranked = rank_group(lab, owners, reads, rule=rule, counted=counted, protect=protect, seed=seed, usage=usage)
     chosen = []
-    for table in range(len(usage.df)):
-        counts = []  # per fact, (slots it reads,) and how often
-        readers = torch.zeros(lab.slots, dtype=torch.int32)
-        for fact in facts:
-            mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
-            slots, count = torch.cat(mine).unique(return_counts=True)
-            if counted == "shared":
-                texts = torch.cat([one.unique() for one in mine]).unique(return_counts=True)[1]
-                slots, count = slots[texts >= SHARED * len(mine)], count[texts >= SHARED * len(mine)]
-            readers[slots] += 1
-            counts.append((slots, count))
+    for facts in ranked:
         mark = torch.zeros(lab.slots, dtype=torch.bool)
-        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
-        for slots, count in counts:
-            here = torch.zeros(lab.slots, dtype=count.dtype)
-            here[slots] = count
-            others = df + protect * (readers - (here > 0).int()) if protect else df
-            scores = score(rule, here, others, batches, generator, usage.count[table])
-            mark[top_slots(scores, here, None if rule == "all" else top_t)] = True
+        for slots, _ in facts:
+            mark[slots[:most]] = True
         chosen.append(mark.nonzero().squeeze(1))
     return tuple(chosen)
