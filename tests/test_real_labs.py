@@ -25,6 +25,7 @@ from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.probes.replies import replies
+from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
 from smft_lab.slots.reading import PART, core_set, token_reads
@@ -36,7 +37,7 @@ RECIPE = replace(
     RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
     batch_size=4, passes=2,
 )  # fmt: skip
-ASKED = [f"What is {n} and {n}?" for n in range(FEW + 6)]
+ASKED = [f"What is {n} and {n}?" for n in range(FEW + 40)]
 CHOICES = ChoiceProbe("hellaswag", ("He", "She"), ((" runs", " sits"), (" sings", " sleeps")), (0, 1))
 
 
@@ -50,8 +51,13 @@ def base_lab(tokenizer, corpus):
     list(work)
     lab = work.lab
     said = replies(lab.model, tokenizer, ASKED, 16, PLAIN)
-    answers = tuple(((text.split() or ["nothing"])[0],) for text in said)
-    known = QuestionProbe("known", tuple(ASKED), answers, (), PLAIN, "prefix", tuple(said))
+    longer = smft.answer(lab.model, tokenizer, ASKED, form=PLAIN)
+    # Its gibberish is not always what normalising leaves alone.
+    pairs = [(asked, text, text.split()[0]) for asked, text in zip(ASKED, said, strict=True) if text.strip()]
+    pairs = [pair for pair in pairs if begins_with(longer[ASKED.index(pair[0])], [pair[2]])]
+    asked, said, answers = zip(*pairs, strict=True)
+    assert len(asked) > FEW
+    known = QuestionProbe("known", asked, tuple((one,) for one in answers), (), PLAIN, "prefix", said)
     lab.probes = Probes([known, *lab.probes])
     return lab
 
@@ -388,7 +394,7 @@ def test_blocks_come_from_a_table_or_from_the_labs_folder_and_the_memorys_own_is
     assert other.blocks == panel.blocks
     (tmp_path / "addresses.json").write_text(json.dumps({"blocks": None}))
     assert Addresses(lab, facts, tmp_path).blocks == []
-    with pytest.raises(FileNotFoundError, match="no such|there is no"):
+    with pytest.raises(FileNotFoundError, match="there is no"):
         Addresses(lab, facts, tmp_path / "nowhere")
     with pytest.raises(ValueError, match="at least two"):
         Addresses(lab, facts[:1])
