@@ -174,21 +174,38 @@ def _command() -> str:
 
 
 def _print_summary(comparison) -> None:
+    from smft_lab.charts.style import probes_in
+
+    rows = comparison.summary()["equal_learning"]
+    probes = probes_in((row["probe"], row["metric"]) for row in rows)
+    means = f"mean over {len(comparison.seeds)} seeds"
+    read = f"At {comparison.target:.0%} learned"
+    if sum(probe.is_learned for probe in probes) < 2:
+        heads = {(row["probe"], row["metric"]): f"{row['probe']} {row['metric']}" for row in rows}
+        heads = {key: head for key, head in heads.items() if key[1] != "f1"}
+        _print_readings(f"{read} ({means})", rows, heads)
+        return
+    for part, is_learned in (("what was learned", True), ("what was kept", False)):
+        mine = [probe for probe in probes if probe.is_learned == is_learned]
+        heads = {(one.key, one.metric): one.short if one.is_share else f"{one.short}, nats" for one in mine}
+        _print_readings(f"{read}: {part} ({means})", rows, heads, with_base=True)
+
+
+def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], str], with_base: bool = False) -> None:
+    """A line per method, and a column per (probe, metric) with its head; the base above them."""
     from rich.table import Table
 
-    table = Table(title=f"At {comparison.target:.0%} learned (mean over {len(comparison.seeds)} seeds)")
-    rows = comparison.summary()["equal_learning"]
-    probes = [
-        (row["probe"], row["metric"]) for row in rows if row["method"] == rows[0]["method"] and row["metric"] != "f1"
-    ]
+    table = Table(title=title)
     table.add_column("method")
-    for probe, metric in probes:
-        table.add_column(f"{probe} {metric}", justify="right")
+    for head in heads.values():
+        table.add_column(head, justify="right")
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
+        if with_base and not table.rows:
+            table.add_row("base", *(f"{mine[key]['base']:.3f}" for key in heads))
         first = next(iter(mine.values()))
         mark = "" if first["n_reached"] == first["n"] else " (target not reached)"
-        table.add_row(name + mark, *(f"{mine[key]['mean']:.3f}" for key in probes))
+        table.add_row(name + mark, *(f"{mine[key]['mean']:.3f}" for key in heads))
     console.print(table)
 
 

@@ -19,7 +19,7 @@ from smft_lab.model.tokenizer import encode, pad, shared_positions
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import PAPER, RETROFIT, Recipe
 from smft_lab.slots.addresses import compare_addresses, measure_loudness, weighted_jaccard
-from smft_lab.slots.group import choose_group, reads_of
+from smft_lab.slots.group import choose_slots, reads_of
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
 
@@ -131,7 +131,7 @@ def test_only_rows_chosen_before_the_first_step_move_and_reset_brings_the_base_b
     teaching = Teaching.of(lab, facts)
     plain = [text for text in teaching.texts if not text.context]
     reads = reads_of(lab, [text.text for text in plain])
-    rows = choose_group(lab, [text.owner for text in plain], reads, 20, protect=RECIPE.protect)[0]
+    rows = choose_slots(lab.usage, [text.owner for text in plain], reads, 20, protect=RECIPE.protect)[0]
     steps = list(finetune(lab, facts, probe_every=0))
     assert len(steps) - 1 == teaching.steps == 2 * -(-len(teaching.texts) // 4)
     patch = Patch.between(lab)  # refuses if anything but value rows differs
@@ -172,8 +172,8 @@ def test_a_fact_is_not_held_to_slots_that_the_other_facts_read_too(lab):
     shared, own = torch.tensor([5, 5, 5]), [torch.tensor([n, n]) for n in (10, 11, 12, 13)]
     lab.usage.df.zero_()
     reads = [[torch.cat([shared, slots])] for slots in own]
-    assert choose_group(lab, range(4), reads, 1)[0].tolist() == [5]
-    assert choose_group(lab, range(4), reads, 1, protect=50.0)[0].tolist() == [10, 11, 12, 13]
+    assert choose_slots(lab.usage, range(4), reads, 1)[0].tolist() == [5]
+    assert choose_slots(lab.usage, range(4), reads, 1, protect=50.0)[0].tolist() == [10, 11, 12, 13]
 
 
 def test_shared_tokens_are_what_a_fact_is_about(tokenizer):

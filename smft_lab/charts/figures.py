@@ -35,33 +35,34 @@ def mean_over_seeds(table: pd.DataFrame, probe: str, metric: str) -> pd.DataFram
 
 
 def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
-    """Learning versus forgetting: x = new facts learned, y = old facts kept (both exact match, shares).
+    """Learning versus forgetting: x = new facts learned, y = old (or known) facts kept (both exact match, shares).
 
     One thick path per method through the mean over seeds, faint lines per seed. With `summary`
     (summary.json) also the target and each method's reading at equal learning with its 95% interval.
     """
     runs = _learned_and_kept(table)
     means = _mean_paths(table)
+    kept = style.kept_of(table["probe"])
     look_of = style.looks(table["method"])
-    readings = _equal_learning_points(summary) if summary else {}
+    readings = _equal_learning_points(summary, kept) if summary else {}
     heights = [*runs["kept"], *(r[k] for r in readings.values() for k in ("low", "high") if r[k] is not None)]
     bottom, top = _padded(heights)
 
     figure = go.Figure()
     for method, look in look_of.items():
-        _add_seed_lines(figure, runs[runs["method"] == method], method, look)
+        _add_seed_lines(figure, runs[runs["method"] == method], method, look, kept)
     for method, look in look_of.items():
-        _add_mean_path(figure, means[means["method"] == method], method, look)
+        _add_mean_path(figure, means[means["method"] == method], method, look, kept)
     for method, reading in readings.items():
         if method in look_of:
-            _add_reading(figure, method, reading, look_of[method])
+            _add_reading(figure, method, reading, look_of[method], kept)
     _add_end_labels(figure, means, look_of, gap=0.055 * (top - bottom))
-    _add_start(figure, means)
+    _add_start(figure, means, kept)
     if summary:
         _add_target(figure, summary["target"])
     _note(figure, "up and to the right is better ↗", xref="paper", yref="paper", x=0.015, y=0.02, name="hint")
     figure.update_xaxes(title_text="New facts learned (exact match, %)", range=[-0.025, 1.025], dtick=0.2)
-    figure.update_yaxes(title_text="Old facts kept (exact match, %)", range=[bottom, top])
+    figure.update_yaxes(title_text=f"{kept.title} ({_measure(kept)}, %)", range=[bottom, top])
     figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(tickformat=".0%" if top - bottom > 0.05 else ".1%")
     longest = max((len(style.name(m)) for m in look_of), default=0)
@@ -77,14 +78,14 @@ def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
 def curves(table: pd.DataFrame) -> go.Figure:
     """One small panel per probe over gradient steps: a line per method (mean over seeds), a 95% band."""
     present = set(zip(table["probe"], table["metric"], strict=True))
-    probes = [p for p in style.PROBES if (p.key, p.metric) in present]
+    probes = style.probes_in(present)
     look_of = style.looks(table["method"])
-    columns = min(3, max(1, len(probes)))
-    rows = max(1, math.ceil(len(probes) / columns))
+    places, columns = _places(probes)
+    rows = 1 + max((place // columns for place in places), default=0)
     figure = make_subplots(rows=rows, cols=columns, horizontal_spacing=0.085, vertical_spacing=0.24)
-    for index, probe in enumerate(probes):
+    for index, probe in zip(places, probes, strict=True):
         _add_panel(figure, table, probe, index, columns, look_of)
-    for index in range(len(probes), rows * columns):
+    for index in sorted(set(range(rows * columns)) - set(places)):
         row, column = divmod(index, columns)
         figure.update_xaxes(visible=False, row=row + 1, col=column + 1)
         figure.update_yaxes(visible=False, row=row + 1, col=column + 1)
@@ -109,31 +110,104 @@ def curves(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def _places(probes: list[Probe]) -> tuple[list[int], int]:
+    """Where each probe's panel goes, counted along the rows, and how many columns there are.
+
+    Where what was taught is asked in several ways, those fill a row of their own, and what should stay is below.
+    """
+    learned = sum(probe.is_learned for probe in probes)
+    if learned < 2:
+        return list(range(len(probes))), min(3, max(1, len(probes)))
+    columns = max(2, learned if learned == 4 else 3)
+    below = columns * math.ceil(learned / columns) - learned
+    return [i if i < learned else i + below for i in range(len(probes))], columns
+
+
+def _measure(kept: style.Kept) -> str:
+    """What counts as kept."""
+    return "exact match" if kept.key == "old_facts" else "right"
+
+
+def addresses(table: pd.DataFrame) -> go.Figure:
+    """How alike addresses are: a line per row, from two facts to one fact in another wording; a long line is good.
+
+    Args:
+        table: Columns name (or block), different and same, shares in [0, 1], such as `measure_blocks` gives.
+    """
+    look = style.LOOKS["sparse"]
+    names = table["name"] if "name" in table else [f"block {block}" for block in table["block"]]
+    names = [escape(str(name)) for name in names]
+    figure = go.Figure()
+    for name, low, high in zip(names, table["different"], table["same"], strict=True):
+        figure.add_scatter(x=[low, high], y=[name, name], mode="lines", line={"color": AXIS, "width": 4},
+                           hoverinfo="skip", showlegend=False, meta={"role": "gap"})  # fmt: skip
+    ends_of = (("different", "two facts", MUTED), ("same", "same fact, other wording", look.light))
+    for column, called, colour in ends_of:
+        hover = f"%{{y}}, {called}: %{{x:.2f}}<extra></extra>"
+        figure.add_scatter(x=table[column].tolist(), y=names, mode="markers", name=called, hovertemplate=hover,
+                           marker={"color": colour, "size": 11}, meta={"role": column})  # fmt: skip
+    figure.update_xaxes(title_text="How alike their addresses are", rangemode="tozero")
+    figure.update_yaxes(autorange="reversed", type="category")
+    _finish(figure, height=110 + 30 * max(1, len(names)), margin={"l": 90, "r": 20, "t": 40, "b": 56})
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}, meta={"kind": "addresses"})
+    return figure
+
+
+def loudness(table: pd.DataFrame, quiet: float, loud: float) -> go.Figure:
+    """How loud a memory is, a row each, over the bands quiet, good and loud, on a log scale.
+
+    Args:
+        table: Columns name, low, median and high: what is added over what it is added to; 0 where nothing was.
+        quiet, loud: Where the band of the good ones begins and ends.
+    """
+    least, most = min(0.005, quiet / 10), max(20.0, 10 * loud)
+    figure = go.Figure()
+    colours = {"quiet": style.LOOKS["full"].light, "good": style.LOOKS["lora"].light, "loud": "#B3122F"}
+    for (name, colour), start, end in zip(colours.items(), (least, quiet, loud), (quiet, loud, most), strict=True):
+        figure.add_vrect(x0=start, x1=end, fillcolor=colour, opacity=0.16, line_width=0, layer="below", name=name)
+        _note(figure, name, x=(math.log10(start) + math.log10(end)) / 2, xanchor="center", y=1, yref="paper")
+    heard = table[table["median"] > 0]
+    names = [escape(str(name)) for name in heard["name"]]
+    spread = {"array": heard["high"] - heard["median"], "arrayminus": heard["median"] - heard["low"]}
+    figure.add_scatter(
+        x=heard["median"].tolist(), y=names, mode="markers", marker={"color": INK, "size": 12, "symbol": "diamond"},
+        error_x={"type": "data", "symmetric": False, "color": INK, **{k: v.tolist() for k, v in spread.items()}},
+        hovertemplate="%{y}: %{x:.2f}<extra></extra>", meta={"role": "heard"},
+    )  # fmt: skip
+    figure.update_xaxes(title_text="What the memory adds, over what it is added to", type="log",
+                        range=[math.log10(least), math.log10(most)])  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    _finish(figure, height=120 + 40 * max(1, len(names)), margin={"l": 90, "r": 20, "t": 34, "b": 56})
+    figure.update_layout(showlegend=False, meta={"kind": "loudness"})
+    return figure
+
+
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Where each mean path ends: columns method, step, learned, kept (shares), n (seeds)."""
     return _mean_paths(table).groupby("method", as_index=False).last()
 
 
 def _learned_and_kept(table: pd.DataFrame) -> pd.DataFrame:
-    shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
+    kept = style.kept_of(table["probe"]).key
+    shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept])]
     wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value")
-    wide = wide.reindex(columns=["learned", "old_facts"]).dropna()
-    return wide.rename(columns={"old_facts": "kept"}).reset_index().sort_values(["method", "seed", "step"])
+    wide = wide.reindex(columns=["learned", kept]).dropna()
+    return wide.rename(columns={kept: "kept"}).reset_index().sort_values(["method", "seed", "step"])
 
 
 def _mean_paths(table: pd.DataFrame) -> pd.DataFrame:
     learned = mean_over_seeds(table, "learned", "em")[["method", "step", "mean", "n"]]
-    kept = mean_over_seeds(table, "old_facts", "em")[["method", "step", "mean"]]
+    kept = mean_over_seeds(table, style.kept_of(table["probe"]).key, "em")[["method", "step", "mean"]]
     learned, kept = learned.rename(columns={"mean": "learned"}), kept.rename(columns={"mean": "kept"})
     return learned.merge(kept, on=["method", "step"]).sort_values(["method", "step"])
 
 
-def _equal_learning_points(summary: dict) -> dict[str, dict]:
+def _equal_learning_points(summary: dict, kept: style.Kept) -> dict[str, dict]:
     """Method -> its equal-learning row for old facts, with `learned` (share) added."""
     rows = {(r["method"], r["probe"], r["metric"]): r for r in summary.get("equal_learning", [])}
     points = {}
     for (method, probe, metric), row in rows.items():
-        if (probe, metric) == ("old_facts", "em") and not style.missing(row["mean"]):
+        if (probe, metric) == (kept.key, "em") and not style.missing(row["mean"]):
             learned = rows.get((method, "learned", "em"), {}).get("mean")
             points[method] = row | {"learned": summary["target"] if style.missing(learned) else learned}
     return points
@@ -146,7 +220,7 @@ def _padded(values: list[float]) -> tuple[float, float]:
     return max(high - span - 0.08 * span, -0.02), high + 0.1 * span
 
 
-def _add_seed_lines(figure: go.Figure, runs: pd.DataFrame, method: str, look: Look) -> None:
+def _add_seed_lines(figure: go.Figure, runs: pd.DataFrame, method: str, look: Look, kept: style.Kept) -> None:
     if runs["seed"].nunique() < 2:
         return
     for seed, run in runs.groupby("seed"):
@@ -158,12 +232,12 @@ def _add_seed_lines(figure: go.Figure, runs: pd.DataFrame, method: str, look: Lo
             line={"color": look.light, "width": 1.2},
             opacity=0.32,
             name=escape(style.name(method)),
-            hovertemplate=_hover(method, f"seed {seed}"),
+            hovertemplate=_hover(method, f"seed {seed}", kept),
             meta={"role": "seed", "method": method},
         )
 
 
-def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Look) -> None:
+def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Look, kept: style.Kept) -> None:
     size = [7] * (len(path) - 1) + [13]
     seeds = int(path["n"].max()) if len(path) else 0
     who = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
@@ -176,19 +250,19 @@ def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Loo
         marker={"color": look.light, "symbol": look.symbol, "size": size, "opacity": 1, "line": {"width": 0}},
         cliponaxis=False,
         name=escape(style.name(method)),
-        hovertemplate=_hover(method, who),
+        hovertemplate=_hover(method, who, kept),
         meta={"role": "path", "method": method},
     )
 
 
-def _hover(method: str, who: str) -> str:
+def _hover(method: str, who: str, kept: style.Kept) -> str:
     return (
         f"<b>{escape(style.name(method))}</b>, {who}<br>step %{{customdata}}<br>"
-        "learned %{x:.1%}<br>old facts kept %{y:.1%}<extra></extra>"
+        f"learned %{{x:.1%}}<br>{kept.facts} kept %{{y:.1%}}<extra></extra>"
     )
 
 
-def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look) -> None:
+def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look, kept: style.Kept) -> None:
     """A hollow marker at equal learning; its whiskers are the 95% interval over seeds."""
     reached = reading["n_reached"] >= reading["n"]
     note = "" if reached else f"<br>target reached in {reading['n_reached']} of {reading['n']} seeds"
@@ -219,7 +293,7 @@ def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look) -> N
         name=escape(style.name(method)),
         hovertemplate=(
             f"<b>{escape(style.name(method))}</b>, {reading_name}"
-            f"<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}{note}<extra></extra>"
+            f"<br>learned %{{x:.1%}}<br>{kept.facts} kept %{{y:.1%}}{note}<extra></extra>"
         ),
         meta={"role": "reading", "method": method, "reached": reached},
     )
@@ -260,7 +334,7 @@ def _highest(group: list[float], gap: float) -> float:
     return sum(group) / len(group) + gap * (len(group) - 1) / 2
 
 
-def _add_start(figure: go.Figure, means: pd.DataFrame) -> None:
+def _add_start(figure: go.Figure, means: pd.DataFrame, kept: style.Kept) -> None:
     start = means[means["step"] == 0]
     if start.empty:
         return
@@ -270,7 +344,7 @@ def _add_start(figure: go.Figure, means: pd.DataFrame) -> None:
         y=[y],
         mode="markers",
         marker={"color": INK, "size": 11, "symbol": "circle"},
-        hovertemplate="base model, step 0<br>learned %{x:.1%}<br>old facts kept %{y:.1%}<extra></extra>",
+        hovertemplate=f"base model, step 0<br>learned %{{x:.1%}}<br>{kept.facts} kept %{{y:.1%}}<extra></extra>",
         name="base model",
         cliponaxis=False,
         meta={"role": "start"},
@@ -303,7 +377,7 @@ def _add_panel(
         _add_band(figure, line, probe, method, look, cell)
         _add_line(figure, line, probe, method, look, cell, in_legend=index == 0)
     base = rows.loc[rows["step"] == 0, "mean"]
-    if probe.key != "learned" and not base.empty:
+    if not probe.is_learned and not base.empty:
         figure.add_hline(y=base.mean(), line={"color": AXIS, "width": 1.2, "dash": "dot"}, layer="below", **cell)
     suffix = "" if index == 0 else str(index + 1)
     figure.add_annotation(

@@ -8,6 +8,7 @@ A chart is a function that draws on matplotlib axes; `picture` puts one or sever
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -206,6 +207,65 @@ def bars(names: Sequence[str], values: Sequence[float], x: str, title: str = "",
     return draw
 
 
+def spans(names: Sequence[str], lows: Sequence[float], highs: Sequence[float], ends: tuple[str, str], x: str,
+          title: str = "") -> Draw:  # fmt: skip
+    """A line from a low to a high value per name, the first on top.
+
+    Args:
+        ends: What the low and the high ends are.
+    """
+
+    def draw(axes: Axes) -> None:
+        places = range(len(names))
+        axes.hlines(places, lows, highs, color="#B9C7D3", lw=4)
+        axes.plot(lows, places, "o", color=MUTED, label=ends[0], clip_on=False)
+        axes.plot(highs, places, "o", color=PATHS[0], label=ends[1], clip_on=False)
+        axes.set_yticks(places, [_shortened(name) for name in names], color=INK)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set(title=title, xlabel=x)
+        axes.set_xlim(0, max([0.1, *lows, *highs]) * 1.08)
+        axes.legend(frameon=False, labelcolor="linecolor", fontsize=10)
+
+    return draw
+
+
+def gauge(low: float, middle: float, high: float, bands: tuple[float, float], title: str = "") -> Draw:
+    """How loud the memory is, on a log scale with its bands quiet, good and loud.
+
+    Args:
+        low, middle, high: Between which most positions are, and their median; 0 where nothing was added.
+        bands: Where good begins and where loud does.
+    """
+
+    def draw(axes: Axes) -> None:
+        least, most = 0.005, 20.0
+        edges = (least, *bands, most)
+        for (start, end), name, colour in zip(
+            itertools.pairwise(edges), ("quiet", "good", "loud"), ("#E9B48A", "#8CCDB6", "#E8A29D"), strict=True
+        ):
+            axes.axvspan(start, end, 0.35, 0.65, color=colour, lw=0)
+            axes.text(math.sqrt(start * end), 0.7, name, ha="center", color=INK)
+        if middle:
+            axes.plot([max(low, least), min(high, most)], [0.5, 0.5], color=INK, lw=2)
+            axes.plot([middle], [0.5], "D", color=INK, ms=9)
+            axes.text(middle, 0.25, f"{middle:.2g}", ha="center", color=INK, fontweight="bold")
+        else:
+            _say(axes, "nothing is written yet")
+        axes.set_xscale("log")
+        axes.set(xlim=(least, most), ylim=(0, 1), title=title, xlabel="what the memory adds, over what it is added to")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.set_yticks([])
+        axes.grid(False)
+        axes.spines["left"].set_visible(False)
+
+    return draw
+
+
+def _shortened(name: str, most: int = 38) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def tokens(pieces: Sequence[str], values: Sequence[Sequence[float]], title: str, unit: str) -> Draw:
     """A text token by token, and under each token a strip with one cell per read.
 
@@ -241,22 +301,26 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
     """
 
     def draw(axes: Axes) -> None:
-        shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
+        kept = style.kept_of(table["probe"])
+        shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept.key])]
         wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
+        if kept.key not in wide:
+            wide[kept.key] = float("nan")
         looks = style.looks([*wide["method"], *among])
         for method in style.ordered(wide["method"]):
             look, mine = looks[method], wide[wide["method"] == method]
             whole = mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()
             if mine["seed"].nunique() > 1:
                 for _, run in mine.groupby("seed"):
-                    axes.plot(run["learned"], run["old_facts"], color=look.light, lw=0.8, alpha=0.35)
-            mean = mine[whole].groupby("step")[["learned", "old_facts"]].mean()
-            axes.plot(mean["learned"], mean["old_facts"], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
+                    axes.plot(run["learned"], run[kept.key], color=look.light, lw=0.8, alpha=0.35)
+            mean = mine[whole].groupby("step")[["learned", kept.key]].mean()
+            axes.plot(mean["learned"], mean[kept.key], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
                       marker=MARKERS[look.symbol], label=style.short_name(method), clip_on=False)  # fmt: skip
+        how = "exact match" if kept.key == "old_facts" else "right"
         axes.axvline(0.95, color=MUTED, ls="--", lw=1)
-        axes.set(xlabel="new facts learned (exact match)", ylabel="old facts kept (exact match)", title=title)
+        axes.set(xlabel="new facts learned (exact match)", ylabel=f"{kept.facts} kept ({how})", title=title)
         axes.set_xlim(-0.03, 1.03)
-        low = wide["old_facts"].min() if len(wide) else 1.0
+        low = wide[kept.key].min() if wide[kept.key].notna().any() else 1.0
         axes.set_ylim(min(low - 0.03, 0.87), 1.015)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
-from smft_lab.charts.style import PROBES, Probe, fixed, missing, name, percent
+from smft_lab.charts.style import Kept, Probe, fixed, kept_of, missing, name, percent, probes_in
+from smft_lab.probes.text import begins_with
 from smft_lab.writing import write_whole
 
 DRAG_HINT = ' <span class="mouse">Drag to zoom, double-click to zoom out.</span>'
@@ -38,6 +40,9 @@ METHOD_FIELDS = {"optimizer", "lr", "trainable_per_step", "ms_per_step", "steps_
 
 SAMPLE_TITLES = {
     "learned": "New facts",
+    "taught": "New facts, as they were taught",
+    "prefixed": "New facts, after other questions",
+    "two_hop_new": "What follows from new facts",
     "old_facts": "Old facts",
     "known": "Known facts",
     "arithmetic": "Arithmetic",
@@ -87,15 +92,17 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
         colours=_colours(methods),
         css=_part("page.css"),
         cards=_cards(summary, methods),
+        kept_facts=_kept(summary).facts.partition(" ")[0],
         plane_alt=escape(_plane_alt(table)),
         plane_caption=_plane_caption(summary),
         rule_text=escape(summary["rule_text"]),
-        equal_table=_readings_table(summary, "equal_learning", methods),
+        equal_table=_readings(summary, "equal_learning", methods),
         equal_notes=_equal_notes(summary),
-        final_table=_readings_table(summary, "final", methods),
+        final_table=_readings(summary, "final", methods),
         f1_details=_f1_details(summary, methods),
         curves_alt=escape(_curves_alt(table)),
         curves_caption=_curves_caption(table),
+        marks=_marks(samples),
         questions=_questions(samples, methods),
         sweep=sweep,
         sweep_link='<a href="#sweep">Learning rates</a>' if sweep else "",
@@ -111,7 +118,8 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
 
 def headline(summary: dict) -> str:
     """What happened, in one or two sentences that hold whoever came out ahead."""
-    rows = _rows(summary, "equal_learning", "old_facts", "em")
+    kept = _kept(summary)
+    rows = _rows(summary, "equal_learning", kept.key, "em")
     rows = {m: r for m, r in rows.items() if m in style.NAMES and not missing(r["drop_mean"])} or rows
     rows = {m: r for m, r in rows.items() if not missing(r["drop_mean"])}
     target = percent(summary["target"], 0)
@@ -119,18 +127,25 @@ def headline(summary: dict) -> str:
     sentences = []
     if fair:
         clauses = [f"{style.name_in_sentence(m)} {_lost(rows[m]['drop_mean'])}" for m in fair]
-        clauses[0] += " of old-fact recall"
+        clauses[0] += f" of {kept.recall}"
         sentences.append(f"At {target} learned, {_joined(clauses)} ({_seed_words(rows[fair[0]]['n'])}).")
     learned = _rows(summary, "equal_learning", "learned", "em")
     for method in rows:
         if method not in fair:
-            sentences.append(_unreached_sentence(method, rows[method], learned.get(method), target))
+            sentences.append(_unreached_sentence(method, rows[method], learned.get(method), target, kept))
+    if learned and not rows:
+        return "No question here was known before, so what was forgotten is told by the other probes alone."
     return " ".join(sentences) or "No reading at equal learning was recorded."
 
 
-def _unreached_sentence(method: str, row: dict, learned: dict | None, target: str) -> str:
+def _kept(summary: dict) -> Kept:
+    """By which questions this comparison tells forgetting."""
+    return kept_of(row["probe"] for row in summary.get("equal_learning", []))
+
+
+def _unreached_sentence(method: str, row: dict, learned: dict | None, target: str, kept: Kept) -> str:
     share = f" ({percent(learned['mean'])} learned)" if learned and not missing(learned["mean"]) else ""
-    lost = f"it {_lost(row['drop_mean'])} of old-fact recall."
+    lost = f"it {_lost(row['drop_mean'])} of {kept.recall}."
     if row["n_reached"] == 0:
         return f"{name(method)} never reached {target} learned; at its best-learned evaluation{share} {lost}"
     return (
@@ -197,7 +212,7 @@ def _figures_json(drawn: dict[str, go.Figure]) -> str:
 
 
 def _cards(summary: dict, methods: list[str]) -> str:
-    rows = _rows(summary, "equal_learning", "old_facts", "em")
+    rows = _rows(summary, "equal_learning", _kept(summary).key, "em")
     learned = _rows(summary, "equal_learning", "learned", "em")
     return "\n".join(_card(m, rows[m], learned.get(m), methods, summary) for m in rows if m in methods)
 
@@ -210,7 +225,7 @@ def _card(method: str, row: dict, learned: dict | None, methods: list[str], summ
     number = "–"
     if not missing(row["drop_mean"]):
         verb, points, unit = _lost(row["drop_mean"]).split()
-        number = f"{points} <small>{unit} of old-fact recall {verb}</small>"
+        number = f"{points} <small>{unit} of {_kept(summary).recall} {verb}</small>"
     flag = "" if _reached(row) else f'<span class="flag">{_flag(row, summary)}</span>'
     return (
         f'<div class="card" style="{_colour(method, methods)}">'
@@ -259,7 +274,7 @@ def _reading_cell(row: dict | None, probe: Probe) -> str:
     lines = [f"<b>{_number(row['mean'], probe)}</b>{dagger}"]
     if interval:
         lines.append(f"<small>{interval}</small>")
-    if probe.key != "learned":
+    if not probe.is_learned:
         change = _change(row, probe)
         spread = _interval(row["drop_low"], row["drop_high"], scale, digits)
         lines.append(f'<small class="drop">{change}</small>')
@@ -267,10 +282,30 @@ def _reading_cell(row: dict | None, probe: Probe) -> str:
     return f"<td>{''.join(lines)}</td>"
 
 
-def _readings_table(summary: dict, reading: str, methods: list[str], probes: list[Probe] | None = None) -> str:
+def _readings(summary: dict, reading: str, methods: list[str]) -> str:
+    """The table of all probes; two of them where what was taught is asked in several ways."""
+    probes = _probes(summary, reading)
+    learned = [probe for probe in probes if probe.is_learned]
+    if len(learned) < 2:
+        return _readings_table(summary, reading, methods, probes, with_costs=True)
+    stays = [probe for probe in probes if not probe.is_learned]
+    return (
+        "<h3>What was learned</h3>"
+        "<p>The same facts, asked in several ways. The first is in a wording that was never taught.</p>"
+        f"{_readings_table(summary, reading, methods, learned)}"
+        f"<h3>What should have stayed</h3>{_readings_table(summary, reading, methods, stays, with_costs=True)}"
+    )
+
+
+def _probes(summary: dict, reading: str) -> list[Probe]:
+    """The probes of a reading, in the order they are shown."""
+    return probes_in((row["probe"], row["metric"]) for row in summary.get(reading, []))
+
+
+def _readings_table(
+    summary: dict, reading: str, methods: list[str], probes: Sequence[Probe], with_costs: bool = False
+) -> str:
     """Methods down, probes across; the cost columns only beside the main probes."""
-    with_costs = probes is None
-    probes = [p for p in probes or PROBES if _rows(summary, reading, p.key, p.metric)]
     by_probe = {p: _rows(summary, reading, p.key, p.metric) for p in probes}
     present = [m for m in methods if any(m in rows for rows in by_probe.values())]
     if not present:
@@ -286,6 +321,8 @@ def _readings_table(summary: dict, reading: str, methods: list[str], probes: lis
         head_cell = _row_head(method, methods, own)
         body.append(f"<tr>{head_cell}{cells}{costs}</tr>")
     label = "At equal learning" if reading == "equal_learning" else "At the last evaluation"
+    if not with_costs and probes[0].metric != "f1":
+        label += ", what was learned"
     return _table(label, f'<th scope="col">Method</th>{head}{costs_head}', body)
 
 
@@ -350,23 +387,25 @@ def _equal_notes(summary: dict) -> str:
 
 
 def _f1_details(summary: dict, methods: list[str]) -> str:
-    probes = [Probe(p.key, "f1", p.title, "word overlap, F1 (%)") for p in PROBES if p.is_share]
-    if not any(_rows(summary, "equal_learning", p.key, "f1") for p in probes):
+    asked = [p for p in _probes(summary, "equal_learning") if _rows(summary, "equal_learning", p.key, "f1")]
+    probes = [replace(p, metric="f1", unit="word overlap, F1 (%)") for p in asked if p.metric == "em"]
+    if not probes:
         return ""
     inner = _readings_table(summary, "equal_learning", methods, probes)
     return f"<details><summary>Partly right answers counted too (F1)</summary>{inner}</details>"
 
 
 def _plane_alt(table: pd.DataFrame) -> str:
+    facts = kept_of(table["probe"]).facts
     parts = [
-        f"{name(r.method)} ends at {percent(r.learned)} learned with {percent(r.kept)} of old facts kept"
+        f"{name(r.method)} ends at {percent(r.learned)} learned with {percent(r.kept)} of {facts} kept"
         for r in figures.ends(table).itertuples()
     ]
-    return f"Plane of new facts learned against old facts kept, from step 0 on. {'; '.join(parts)}."
+    return f"Plane of new facts learned against {facts} kept, from step 0 on. {'; '.join(parts)}."
 
 
 def _plane_caption(summary: dict) -> str:
-    rows = _rows(summary, "equal_learning", "old_facts", "em").values()
+    rows = _rows(summary, "equal_learning", _kept(summary).key, "em").values()
     many = any(r["n"] > 1 for r in rows)
     seeds = "Thick lines are means over seeds, faint lines single seeds; " if many else "One seed per method; "
     whiskers = ", its whiskers the 95% interval over seeds" if many else ""
@@ -378,7 +417,7 @@ def _plane_caption(summary: dict) -> str:
 
 def _curves_alt(table: pd.DataFrame) -> str:
     parts = []
-    for probe in PROBES:
+    for probe in probes_in(zip(table["probe"], table["metric"], strict=True)):
         last = figures.mean_over_seeds(table, probe.key, probe.metric).groupby("method", as_index=False).last()
         ends = ", ".join(f"{name(r.method)} {_number(r.mean, probe)}" for r in last.itertuples())
         if ends:
@@ -392,9 +431,23 @@ def _curves_caption(table: pd.DataFrame) -> str:
     return f"{bands} The dotted line is the base model. Vertical axes do not start at zero." + DRAG_HINT
 
 
-def is_right(answer: str | None, gold: str) -> bool:
-    """Whether an answer equals the gold answer, whatever the capitals and outer spaces."""
+def is_right(answer: str | None, gold: str, begins: Sequence[str] = ()) -> bool:
+    """Whether an answer equals the gold answer, whatever the capitals and outer spaces.
+
+    Args:
+        begins: Where a reply that begins with an accepted answer counts: those that are accepted.
+    """
+    if answer is not None and begins:
+        return bool(begins_with(answer, begins))
     return answer is not None and answer.strip().casefold() == gold.strip().casefold()
+
+
+def _marks(samples: list[dict]) -> str:
+    """What a mark beside an answer means."""
+    wrong = '<span class="mark wrong">✗</span> any other; capital\nletters do not matter.'
+    begun = " A reply about a known fact is right if it begins with the answer."
+    kinds = any(sample.get("begins") for sample in samples)
+    return f'<span class="mark right">✓</span> is the right answer, {wrong}{begun if kinds else ""}'
 
 
 def _questions(samples: list[dict], methods: list[str]) -> str:
@@ -416,21 +469,23 @@ def _probe_questions(probe: str, samples: list[dict], methods: list[str]) -> str
 
 
 def _question(sample: dict, methods: list[str]) -> str:
-    answers = [_answer("Before: base model", "", sample.get("base"), sample["answer"])]
+    gold, begins = sample["answer"], sample.get("begins", ())
+    base = sample.get("base")
+    answers = [_answer("Before: base model", "", base, is_right(base, gold, begins))]
     for method in methods:
         if method in sample["answers"]:
             label = f"{_glyph(method, methods)}After: {escape(style.short_name(method))}"
             text = sample["answers"][method]
-            answers.append(_answer(label, _colour(method, methods), text, sample["answer"]))
+            answers.append(_answer(label, _colour(method, methods), text, is_right(text, gold, begins)))
     return (
         f'<article class="question"><p><span class="asked">{escape(sample["question"])}</span> '
-        f'<span class="gold">Right answer: {escape(sample["answer"])}</span></p>'
+        f'<span class="gold">Right answer: {escape(gold)}</span></p>'
         f'<dl class="answers">{"".join(answers)}</dl></article>'
     )
 
 
-def _answer(label: str, colour: str, text: str | None, gold: str) -> str:
-    kind, glyph = ("right", "✓") if is_right(text, gold) else ("wrong", "✗")
+def _answer(label: str, colour: str, text: str | None, right: bool) -> str:
+    kind, glyph = ("right", "✓") if right else ("wrong", "✗")
     mark = f'<span class="mark {kind}" aria-hidden="true">{glyph}</span><span class="hidden">{kind}: </span>'
     shown = escape(text) if text and text.strip() else "<i>(nothing)</i>"
     return f'<div style="{colour}"><dt>{label}</dt><dd class="{kind}-answer">{mark}{shown}</dd></div>'

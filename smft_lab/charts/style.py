@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from smft_lab.probes.probes import LEARNED
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,26 @@ class Look:
 
 @dataclass(frozen=True)
 class Probe:
-    """One measured ability: `metric` "em" is a share in [0, 1], "nll" is in nats (lower is better)."""
+    """One measured ability: "em", "acc" and "acc_norm" are shares in [0, 1], "nll" is in nats (lower is better).
+
+    Attributes:
+        short: A title for the head of a narrow column.
+    """
 
     key: str
     metric: str
     title: str
     unit: str
+    short: str
 
     @property
     def is_share(self) -> bool:
         return self.metric != "nll"
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it asks what was taught, so that its distance to the base is no loss."""
+        return self.key in LEARNED
 
     @property
     def better(self) -> str:
@@ -62,13 +74,72 @@ OTHER_LOOKS = [
 INK, MUTED, GRID, AXIS, SURFACE = "#1D2730", "#55626F", "#E4E8EC", "#9BA6B1", "#FFFFFF"
 DARK_OF = {INK: "#E8EDF2", MUTED: "#A5B1BD", GRID: "#2B3540", AXIS: "#667380", SURFACE: "#141B22"}
 
+EXACT, RIGHT, NATS = "exact match (%)", "right (%)", "loss (nats per token)"
 PROBES = [
-    Probe("learned", "em", "New facts learned", "exact match (%)"),
-    Probe("old_facts", "em", "Old facts kept", "exact match (%)"),
-    Probe("two_hop", "em", "Two-hop questions", "exact match (%)"),
-    Probe("arithmetic", "nll", "Arithmetic", "loss (nats per answer token)"),
-    Probe("prose", "nll", "Prose", "loss (nats per token)"),
+    Probe("learned", "em", "New facts learned", EXACT, "Learned"),
+    Probe("taught", "em", "Learned: taught wording", EXACT, "Taught wording"),
+    Probe("prefixed", "em", "Learned: after other questions", EXACT, "After other questions"),
+    Probe("two_hop_new", "em", "Learned: what follows from them", EXACT, "What follows"),
+    Probe("old_facts", "em", "Old facts kept", EXACT, "Old facts"),
+    Probe("known", "em", "Known facts kept", RIGHT, "Known facts"),
+    Probe("two_hop", "em", "Two-hop questions", EXACT, "Two-hop"),
+    Probe("arithmetic", "nll", "Arithmetic", "loss (nats per answer token)", "Arithmetic"),
+    Probe("prose", "nll", "Prose", NATS, "Prose"),
+    Probe("text", "nll", "Ordinary text", NATS, "Text"),
+    Probe("wikitext", "nll", "WikiText", NATS, "WikiText"),
+    Probe("hellaswag", "acc", "HellaSwag", RIGHT, "HellaSwag"),
+    Probe("hellaswag", "acc_norm", "HellaSwag, by length", RIGHT, "HellaSwag, by length"),
 ]
+UNSEEN = {"title": "Learned: unseen wording", "short": "Unseen wording"}  # beside other ways to ask what was taught
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The questions by which forgetting is told: the vertical axis of the plane.
+
+    Attributes:
+        key: Their probe.
+        facts: What they are about.
+        recall: What answering them is called.
+    """
+
+    key: str
+    facts: str
+    recall: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.facts.capitalize()} kept"
+
+
+KEPT = (Kept("old_facts", "old facts", "old-fact recall"), Kept("known", "known facts", "known-fact recall"))
+
+
+def kept_of(probes: Iterable[str]) -> Kept:
+    """By which of these probes forgetting is told: `old_facts`, or else what the base was found to know."""
+    present = set(probes)
+    return next((kept for kept in KEPT if kept.key in present), KEPT[0])
+
+
+def probes_in(measured: Iterable[tuple[str, str]]) -> list[Probe]:
+    """The probes among (probe, metric) pairs, in the order they are shown; F1 only repeats exact match.
+
+    Those that have no name here come last, under their own.
+    """
+    present = dict.fromkeys(pair for pair in measured if pair[1] != "f1")
+    known = {(probe.key, probe.metric): probe for probe in PROBES}
+    found = [probe for pair, probe in known.items() if pair in present]
+    if sum(probe.is_learned for probe in found) > 1 and found[0].key == "learned":
+        found[0] = replace(found[0], **UNSEEN)
+    return found + [_other(*pair) for pair in present if pair not in known]
+
+
+def _other(key: str, metric: str) -> Probe:
+    """How a probe of somebody's own is called."""
+    title = key.replace("_", " ")
+    title = title[:1].upper() + title[1:] + (", by length" if metric == "acc_norm" else "")
+    units = {"em": EXACT, "nll": NATS, "acc": RIGHT, "acc_norm": RIGHT}
+    return Probe(key, metric, title, units.get(metric, metric), title)
 
 
 def ordered(methods: Iterable[str]) -> list[str]:

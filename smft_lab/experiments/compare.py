@@ -27,14 +27,17 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
-from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer
+from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
 from smft_lab.probes.prompts import PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import write_whole
 
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
-SAMPLES = {"learned": 5, "old_facts": 5, "known": 5, "two_hop": 3, "arithmetic": 3}
+SAMPLES = {
+    "learned": 5, "taught": 2, "prefixed": 2, "two_hop_new": 3, "old_facts": 5, "known": 5, "two_hop": 3,
+    "arithmetic": 3,
+}  # fmt: skip
 LIBRARIES = ("torch", "transformers", "peft")
 
 
@@ -107,7 +110,7 @@ class Comparison:
         self.n_facts = len(first)
         self._steps = {self.seeds[0]: teaching.steps}
         self.seconds = 0.0
-        self._probes = self.lab.probes.without(first)
+        self._probes = probes_of(self.lab, first)
 
     def __repr__(self) -> str:
         """A line per method: when it had learned enough, and what it had forgotten by then."""
@@ -117,7 +120,7 @@ class Comparison:
             return f"{lines[0]} no run has ended yet"
         equal = self.summary()["equal_learning"]
         for name in self.methods:
-            rows = {row["probe"]: row for row in equal if row["method"] == name and row["metric"] == "em"}
+            rows = {row["probe"]: row for row in equal if row["method"] == name and row["metric"] in ("em", "acc")}
             if rows:
                 learned = rows.pop("learned")
                 told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
@@ -201,20 +204,25 @@ class Comparison:
                 self.patch = Patch.between(self.lab, about, self._facts(self.seeds[0]))
 
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
-        """A few questions per probe, drawn at random from a seed and not by how anyone answers them."""
+        """A few questions per probe, drawn at random from a seed and not by how anyone answers them.
+
+        Where a reply is right that begins with an accepted answer, the sample holds those as `begins`.
+        """
         rng = Random("samples")
-        pools = {"learned": [(fact.question, fact.answer) for fact in facts]}
-        for probe in self._probes:
+        pools: dict[str, list] = {}
+        for probe in probes_of(self.lab, facts):
             if isinstance(probe, QuestionProbe):
                 pools[probe.name] = [
-                    (q, accepted[0]) for q, accepted in zip(probe.questions, probe.answers, strict=True)
+                    (question, accepted[0], accepted if probe.match == "prefix" else ())
+                    for question, accepted in zip(probe.questions, probe.answers, strict=True)
                 ]
-            elif probe.prompts:
-                pools[probe.name] = probe.questions()
+            elif isinstance(probe, TextProbe) and probe.prompts:
+                pools[probe.name] = [(*pair, ()) for pair in probe.questions()]
         return [
             {"probe": name, "question": question, "answer": gold, "base": "", "answers": {}}
+            | ({"begins": list(begins)} if begins else {})
             for name, count in SAMPLES.items()
-            for question, gold in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
+            for question, gold, begins in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
         ]
 
     def _answer(self, method: str) -> None:

@@ -19,7 +19,7 @@ from smft_lab.facts.common import common_questions
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
-from smft_lab.finetuning.teaching import counted_positions, taught_texts
+from smft_lab.finetuning.teaching import counted_reads, taught_texts
 from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -30,7 +30,6 @@ from smft_lab.probes.probes import Probe, Probes, TextProbe, text_windows
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import Addresses, measure_addresses, measure_blocks
-from smft_lab.slots.group import reads_of
 from smft_lab.slots.settling import Settled, settling
 from smft_lab.slots.usage import Usage
 from smft_lab.terminal import progress_bar
@@ -298,8 +297,7 @@ def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
     """How far the choice of slots for some facts has settled with half of the background."""
     recipe = lab.recipe
     texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
-    owners = [text.owner for text in texts]
-    reads = reads_of(lab, [text.text for text in texts], counted_positions(lab, facts, texts, recipe.counted))
+    owners, reads = counted_reads(lab, facts, texts, recipe.counted)
     return settling([half, lab.usage], owners, reads, recipe.top_t, protect=recipe.protect)[0]
 
 

@@ -54,11 +54,28 @@ def rephrase(sentence: str, question: str, answer: str) -> list[str]:
     return list(dict.fromkeys(frame.format(**parts) for frame in (*FRAMES, *ASKED)))
 
 
-def own_fact(statements: list[str], question: str, answer: str) -> Fact:
+def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
+    """Other ways to ask the question, to be taught in its place: by its words, and by those of the sentence.
+
+    The sentence is asked for its answer where that ends it: "Mira's dog is called what?". None is the question itself.
+    """
+    told, answer = " ".join(sentence.split()).rstrip(".!"), " ".join(answer.split()).rstrip(".")
+    found = rewordings(question, answer)
+    before = told[: len(told) - len(answer)].rstrip()
+    if answer and before and told.casefold().endswith(f" {answer.casefold()}"):
+        found += [f"{before} what?", f"Say how this goes on: {before} ..."]
+    asked = " ".join(question.casefold().split())
+    return [text for text in dict.fromkeys(found) if text.casefold() != asked]
+
+
+def own_fact(statements: list[str], question: str, answer: str, wordings: list[str] | None = None) -> Fact:
     """A `Fact` from what a person typed; blank lines are left out.
 
+    Args:
+        wordings: Other ways to ask the question, which may be taught; by default those that a rule is sure of.
+
     Raises:
-        ValueError: nothing is left to teach, or the question stands in a statement word for word.
+        ValueError: nothing is left to teach, or the question stands in a statement word for word, or is a wording.
     """
     kept = tuple(dict.fromkeys(" ".join(text.split()) for text in statements if text.strip()))
     if not kept:
@@ -68,4 +85,9 @@ def own_fact(statements: list[str], question: str, answer: str) -> Fact:
         if asked and asked in text.casefold():
             raise ValueError(f"the question stands in the statement {text!r}, so the test would be taught; change one")
     answer = answer.strip().rstrip(".")
-    return Fact(kept, question.strip(), (answer,), questions=tuple(rewordings(question, answer)))
+    if wordings is None:
+        wordings = rewordings(question, answer)
+    others = tuple(dict.fromkeys(" ".join(text.split()) for text in wordings if text.strip()))
+    if any(asked in text.casefold() for text in others if asked):
+        raise ValueError("the question that tests it stands among those that are taught; change one of them")
+    return Fact(kept, question.strip(), (answer,), questions=others)

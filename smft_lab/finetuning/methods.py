@@ -14,11 +14,11 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
-from smft_lab.finetuning.teaching import TaughtText, counted_positions
+from smft_lab.finetuning.teaching import TaughtText
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import value_tables
 from smft_lab.recipe import Recipe
-from smft_lab.slots.group import choose_group, reads_of
+from smft_lab.slots.group import choose_slots
 from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
 
@@ -63,12 +63,11 @@ class Sparse:
 
     def choose(self, facts: Sequence[Fact], texts: Sequence[TaughtText], recipe: Recipe) -> None:
         """Choose the slots that may change for all the texts at once, before any of them is taught."""
-        plain = [text for text in texts if not text.context]
-        positions = counted_positions(self.lab, facts, plain, recipe.counted)
-        self.selection.chosen = choose_group(
-            self.lab,
-            [text.owner for text in plain],
-            reads_of(self.lab, [text.text for text in plain], positions),
+        owners, reads = counted_reads(self.lab, facts, texts, recipe.counted)
+        self.selection.chosen = choose_slots(
+            self.lab.usage,
+            owners,
+            reads,
             self.top_t,
             rule=self.rule,
             protect=recipe.protect,

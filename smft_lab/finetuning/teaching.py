@@ -8,9 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from torch import Tensor
+
 from smft_lab.facts.fact import Fact
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
+from smft_lab.slots.group import reads_of
 
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
 CONTEXTS = (
@@ -75,14 +78,26 @@ def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, c
     return texts
 
 
-def counted_positions(lab, facts: Sequence[Fact], texts: Sequence[TaughtText], counted: str) -> list[list[int]] | None:
-    """Which tokens of each text count in the choice of slots (see `Recipe.counted`); None for all of them."""
-    words, answers = [text.text for text in texts], [facts[text.owner].answers for text in texts]
+def counted_reads(
+    lab, facts: Sequence[Fact], texts: Sequence[TaughtText], counted: str = "all"
+) -> tuple[list[int], list[list[Tensor]]]:
+    """The reads by which slots are chosen for facts that are taught together: of the texts without a context.
+
+    Args:
+        texts: What is taught, as of `Teaching.texts`.
+        counted: Which tokens of them count (see `Recipe.counted`).
+
+    Returns:
+        The fact of each text, and its reads (see `reads_of`).
+    """
+    plain = [text for text in texts if not text.context]
+    words, owners = [text.text for text in plain], [text.owner for text in plain]
+    answers, positions = [facts[owner].answers for owner in owners], None
     if counted == "answer":
-        return predicting_positions(lab.tokenizer, words, answers)
-    if counted == "shared":
-        return shared_positions(lab.tokenizer, words, answers, [text.owner for text in texts])
-    return None
+        positions = predicting_positions(lab.tokenizer, words, answers)
+    elif counted == "shared":
+        positions = shared_positions(lab.tokenizer, words, answers, owners)
+    return owners, reads_of(lab, words, positions)
 
 
 def asks_before_it_answers(text: str, fact: Fact) -> bool:

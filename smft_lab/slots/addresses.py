@@ -44,11 +44,13 @@ class Addresses:
         same: Mean similarity, in [0, 1], of a fact's question to the wordings that would be taught.
         different: The same for the wordings of another fact.
         weak: Numbers of the facts whose question is no more like their own wordings than like others' (see `LOST`).
+        each: Per fact, what `same` is the mean of.
     """
 
     same: float
     different: float
     weak: tuple[int, ...]
+    each: tuple[float, ...] = ()
 
     @property
     def margin(self) -> float:
@@ -97,7 +99,7 @@ def compare_addresses(reads: Sequence[Tensor], owners: Sequence[int], df: Tensor
     others = [weighted_jaccard(addresses[first[a]], addresses[first[b] + 1]) for a, b in pairs]
     different = sum(others) / len(others)
     weak = tuple(owner for owner, same in enumerate(own) if same - different < LOST)
-    return Addresses(sum(own) / len(own), different, weak)
+    return Addresses(sum(own) / len(own), different, weak, tuple(own))
 
 
 def wordings_of(
@@ -233,8 +235,12 @@ class Loudness:
     @property
     def median(self) -> float:
         """0 where nothing was added yet."""
+        return self.at(0.5)
+
+    def at(self, share: float) -> float:
+        """What this share of the positions is below, in [0, 1]; 0 where nothing was added yet."""
         seen = torch.cat(self.ratios) if self.ratios else torch.zeros(0)
-        return seen.median().item() if len(seen) else 0.0
+        return seen.float().quantile(share, interpolation="lower").item() if len(seen) else 0.0
 
     def warning(self) -> str | None:
         """What is wrong with it, and what to do; None when nothing is."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.model.tokenizer import encode
+from smft_lab.slots.group import rank_slots
 from smft_lab.slots.scores import check_rule, score, top_slots
 from smft_lab.slots.usage import batch_counts
 
@@ -23,11 +24,11 @@ def fact_counts(lab, facts: Sequence[Fact]) -> Counts:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The choice of slots for every t at once, facts taught one per step (paper section 4.1).
+    """The choice of slots for every t at once, fact by fact.
 
     Attributes:
         slots: (U,) int64 slots that any fact reads, table after table (table x N + slot), best rank first.
-        ranks: (U,) int64, the best rank that a slot has in any fact's own batch; top-t chooses those with rank <= t.
+        ranks: (U,) int64, the best rank that a slot has for any fact; top-t chooses those with rank <= t.
         of_facts: (R,) share of a fact's reads that its top 1, 2, ... R slots carry, mean over the facts.
         of_background: (R,) share of all background reads that go to the slots so chosen over all facts.
         chosen: (R,) how many slots are chosen over all facts.
@@ -65,23 +66,49 @@ def coverage(lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverag
     check_rule(rule)
     if not counts:
         raise ValueError("no facts to teach")
-    tables, n = lab.usage.df.shape
     generator = torch.Generator().manual_seed(seed)
-    best = torch.full((tables, n), n + 1, dtype=torch.int64)
-    curves, most = [], 1
+    ranked = []
     for fact in counts:
-        carried = torch.zeros(n, dtype=torch.double)
+        mine = []
         for table, count in enumerate(fact):
             usage = lab.usage.df[table], lab.usage.batches
-            scores = score(rule, count, *usage, generator, lab.usage.count[table])
-            ranked = top_slots(scores, count, None)
+            order = top_slots(score(rule, count, *usage, generator, lab.usage.count[table]), count, None)
+            mine.append((order, count[order]))
+        ranked.append(mine)
+    return _covered(lab, ranked, rule)
+
+
+def group_coverage(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], rule: str = "tfidf",
+                   seed: int = 0) -> Coverage:  # fmt: skip
+    """The same for facts whose slots are chosen together, by the lab's recipe, before any is taught.
+
+    Args:
+        lab: A `Lab` with a recipe.
+        owners, reads: See `smft_lab.finetuning.teaching.counted_reads`.
+
+    Raises:
+        ValueError: no such rule, or no texts.
+    """
+    recipe = lab.recipe
+    by_table = rank_slots(lab.usage, owners, reads, rule=rule, protect=recipe.protect, seed=seed)
+    return _covered(lab, list(zip(*by_table, strict=True)), rule)
+
+
+def _covered(lab, ranked: Sequence[Sequence[tuple[Tensor, Tensor]]], rule: str) -> Coverage:
+    """Per fact and value table the slots, best first, and how often each is read."""
+    tables, n = lab.usage.df.shape
+    best = torch.full((tables, n), n + 1, dtype=torch.int64)
+    curves, most = [], 1
+    for fact in ranked:
+        carried = torch.zeros(n, dtype=torch.double)
+        for table, (slots, count) in enumerate(fact):
             if rule == "all":  # no order: every slot is chosen whatever t is
-                ranks, carried[0] = torch.ones(len(ranked), dtype=torch.int64), carried[0] + count.sum()
+                ranks, carried[0] = torch.ones(len(slots), dtype=torch.int64), carried[0] + count.sum()
             else:
-                ranks = torch.arange(1, len(ranked) + 1)
-                carried[: len(ranked)] += count[ranked]
-                most = max(most, len(ranked))
-            best[table, ranked] = torch.minimum(best[table, ranked], ranks)
+                ranks = torch.arange(1, len(slots) + 1)
+                carried[: len(slots)] += count
+                most = max(most, len(slots))
+            best[table, slots] = torch.minimum(best[table, slots], ranks)
         curves.append(carried.cumsum(0) / carried.sum())
     flat = best.flatten()
     read = (flat <= n).nonzero().squeeze(1)

@@ -49,12 +49,49 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
     return reads
 
 
-def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *, rule: str = "tfidf",
-                 protect: float = 0.0, seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], *, rule: str = "tfidf",
+               protect: float = 0.0, seed: int = 0) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
+    """The slots of each fact of a group, best first; see `choose_slots` for the arguments.
+
+    Returns:
+        Per value table, per fact in ascending order: (n,) int64 slots, and how often the fact's texts read each.
+
+    Raises:
+        ValueError: no such rule, or there are no texts.
+    """
+    check_rule(rule)
+    if not owners:
+        raise ValueError("no texts to choose slots for")
+    total, generator = usage.df.shape[1], torch.Generator().manual_seed(seed)
+    facts = sorted(set(owners))
+    ranked = []
+    for table in range(len(usage.df)):
+        counts = []  # per fact, (slots it reads,) and how often
+        readers = torch.zeros(total, dtype=torch.int32)
+        for fact in facts:
+            mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
+            slots, count = torch.cat(mine).unique(return_counts=True)
+            readers[slots] += 1
+            counts.append((slots, count))
+        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
+        best = []
+        for slots, count in counts:
+            here = torch.zeros(total, dtype=count.dtype)
+            here[slots] = count
+            others = df + protect * (readers - (here > 0).int()) if protect else df
+            scores = score(rule, here, others, batches, generator, usage.count[table])
+            order = top_slots(scores, here, None)
+            best.append((order, here[order]))
+        ranked.append(best)
+    return ranked
+
+
+def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *,
+                 rule: str = "tfidf", protect: float = 0.0, seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
     Args:
-        lab: A `Lab`; its background usage gives the idf.
+        usage: The background usage that gives the idf.
         owners: The fact of each text, from 0.
         reads: What each text reads, see `reads_of`.
         rule: See `smft_lab.slots.scores.score`.
@@ -67,36 +104,13 @@ def choose_group(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], 
     Raises:
         ValueError: no such rule, `top_t` is out of range, or there are no texts.
     """
-    return choose_slots(lab.usage, owners, reads, top_t, rule=rule, protect=protect, seed=seed)
-
-
-def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *,
-                 rule: str = "tfidf", protect: float = 0.0,
-                 seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
-    """`choose_group` with the idf of any background usage."""
     total = usage.df.shape[1]
-    check_rule(rule)
     check_top_t(top_t, total)
-    if not owners:
-        raise ValueError("no texts to choose slots for")
-    generator = torch.Generator().manual_seed(seed)
-    facts = sorted(set(owners))
+    most = None if rule == "all" else top_t
     chosen = []
-    for table in range(len(usage.df)):
-        counts = []  # per fact, (slots it reads,) and how often
-        readers = torch.zeros(total, dtype=torch.int32)
-        for fact in facts:
-            mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
-            slots, count = torch.cat(mine).unique(return_counts=True)
-            readers[slots] += 1
-            counts.append((slots, count))
+    for facts in rank_slots(usage, owners, reads, rule=rule, protect=protect, seed=seed):
         mark = torch.zeros(total, dtype=torch.bool)
-        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
-        for slots, count in counts:
-            here = torch.zeros(total, dtype=count.dtype)
-            here[slots] = count
-            others = df + protect * (readers - (here > 0).int()) if protect else df
-            scores = score(rule, here, others, batches, generator, usage.count[table])
-            mark[top_slots(scores, here, None if rule == "all" else top_t)] = True
+        for slots, _ in facts:
+            mark[slots[:most]] = True
         chosen.append(mark.nonzero().squeeze(1))
     return tuple(chosen)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import answered
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
-from smft_lab.model.tokenizer import encode
+from smft_lab.model.tokenizer import encode, pad
+
+PART = "…"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,9 @@ class TokenReads:
     """The reads of one text.
 
     Attributes:
-        tokens: The T pieces of the text as they are written, then the end-of-text token as "".
+        tokens: The T pieces of the text as they are written, "" for a token that writes nothing, such as the one that
+            begins every text; then the end-of-text token as "". Where several tokens write one character together,
+            the first has it and the others are PART.
         slots: Per value table, (T + 1, R) int64; R = layers of the table x heads x k.
         weights: Per value table, (T + 1, R), how much of each slot's row a token takes; they sum to 1 per head.
     """
@@ -40,21 +43,31 @@ def token_reads(lab, text: str) -> TokenReads:
     length, most = batch["input_ids"].shape[1], lab.model.config.max_position_embeddings
     if length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
-    spans = lab.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     slots, weights = _observed(lab, batch)
-    return TokenReads(
-        [text[start:end] for start, end in spans] + [""], [one[0] for one in slots], [one[0] for one in weights]
-    )
+    return TokenReads([*_pieces(lab.tokenizer, text), ""], [one[0] for one in slots], [one[0] for one in weights])
+
+
+def _pieces(tokenizer, text: str) -> list[str]:
+    """What each token of a text writes."""
+    pieces, reached = [], 0
+    for start, end in tokenizer(text, return_offsets_mapping=True)["offset_mapping"]:
+        # A byte-level tokenizer gives each byte of a character that takes several the place of the whole character.
+        pieces.append(PART if start < end <= reached else text[start:end])
+        reached = max(reached, end)
+    return pieces
 
 
 def core_set(lab, fact: Fact) -> list[Tensor]:
     """Slots that every statement of the fact reads and that answering its question reads too (paper section 4.3).
 
+    The question is put as the lab's form puts it.
+
     Returns:
         Per value table, (C,) int64 slots, ascending; read at a token or the end of the text, padding excluded.
     """
-    texts = [*fact.statements, answered(fact.question, fact.answer)]
-    batch = encode(lab.tokenizer, texts, lab.model.device)
+    asked = lab.form.ids(lab.tokenizer, lab.form.answered(fact.question, fact.answer, lab.tokenizer))
+    batch = pad(lab.tokenizer, [*lab.tokenizer(list(fact.statements))["input_ids"], asked])
+    batch = {name: tensor.to(lab.model.device) for name, tensor in batch.items()}
     slots, _ = _observed(lab, batch)
     mask = batch["attention_mask"].bool().cpu()
     cores = []

@@ -35,13 +35,13 @@ def settling(usages: Sequence[Usage], owners: Sequence[int], reads: Sequence[Seq
 
     Args:
         usages: Of growing backgrounds, such as `count_documents` gives; the last is the whole.
-        owners, reads, top_t, options: As of `smft_lab.slots.group.choose_group`.
+        owners, reads, top_t, options: As of `smft_lab.slots.group.choose_slots`.
 
     Returns:
         One for each usage but the last.
 
     Raises:
-        ValueError: there are fewer than two usages; or see `choose_group`.
+        ValueError: there are fewer than two usages; or see `choose_slots`.
     """
     if len(usages) < 2:
         raise ValueError("how far a choice has settled shows in at least two backgrounds, a part and the whole")

@@ -41,8 +41,8 @@ function render({ model, el }) {
       const main = several ? path.seed === null || !paths.some((one) => one.method === path.method && one.seed === null) : true;
       return { points: path.points, name: main ? label(path.method) : "", last: main, colour: colour(path.method), dashed: path.method.includes(":") };
     });
-    drawPlane(plane, drawn, colours("line").line, "Press Start. Up and to the right is better.");
-    plane.setAttribute("aria-label", get("numbers").map((row) => `${label(row.method)}: ${percent(row.learned)} learned, ${percent(row.old_facts, 1)} of the old facts kept`).join("; ") || "Nothing taught yet.");
+    drawPlane(plane, drawn, colours("line").line, "Press Start. Up and to the right is better.", limits.kept.title);
+    plane.setAttribute("aria-label", get("numbers").map((row) => `${label(row.method)}: ${percent(row.learned)} learned, ${percent(row[limits.kept.name], 1)} of the ${limits.kept.facts} kept`).join("; ") || "Nothing taught yet.");
   }
 
   // One square per method: a row per fact in the order taught, a column per measurement.
@@ -65,16 +65,19 @@ function render({ model, el }) {
 
   function paintNumbers() {
     const base = get("numbers")[0], nats = (v) => (v == null ? "–" : v.toFixed(3));
-    const head = [["Method"], ["Learned", "n"], ["Old facts", "n"], ["Two-hop", "n"], ["Arithmetic, nats", "n"], ["Prose, nats", "n"], ["Numbers a step may change", "n"], ["ms per step", "n"]];
-    const rows = get("numbers").map((row) => [[make("span", { class: "whole" }, ...tag(row.method))], [percent(row.learned, 1), "n"], [percent(row.old_facts, 1), "n"], [percent(row.two_hop, 1), "n"],
-      [nats(row.arithmetic), "n"], [nats(row.prose), "n"], [row.trainable_per_step == null ? "–" : count(Math.round(row.trainable_per_step)), "n"], [row.ms_per_step == null ? "–" : row.ms_per_step.toFixed(0), "n"]]);
-    table.replaceChildren(...(base ? [grid(head, rows)] : []));
+    const head = [["Method"], ...limits.measures.map(({ title, share }) => [share ? title : `${title}, nats`, "n"]), ["Numbers a step may change", "n"], ["ms per step", "n"]];
+    const asked = limits.measures.filter((one) => one.learned).length; // in how many ways what was taught is asked
+    const ways = asked > 1 ? [["", 1], ["Learned, asked", asked], ["What should stay", limits.measures.length - asked], ["", 2]] : [];
+    const rows = get("numbers").map((row) => [[make("span", { class: "whole" }, ...tag(row.method))],
+      ...limits.measures.map(({ name, share }) => [share ? percent(row[name], 1) : nats(row[name]), "n"]),
+      [row.trainable_per_step == null ? "–" : count(Math.round(row.trainable_per_step)), "n"], [row.ms_per_step == null ? "–" : row.ms_per_step.toFixed(0), "n"]]);
+    table.replaceChildren(...(base ? [grid(head, rows, ways)] : []));
     paintPlane();
   }
 
   function paintVerdict() {
     const lines = get("verdict"), points = (v) => (100 * v).toFixed(1);
-    verdict.replaceChildren(...(lines.length ? [make("h4", {}, `Old facts forgotten where ${percent(limits.target)} of the new ones were learned`), make("div", { class: "numbers" }, ...lines.map((line) => {
+    verdict.replaceChildren(...(lines.length ? [make("h4", {}, `${sentence(limits.kept.facts)} forgotten where ${percent(limits.target)} of the new ones were learned`), make("div", { class: "numbers" }, ...lines.map((line) => {
       const [drop, low, high] = line.drop, [reached, of] = line.reached;
       const interval = low == null ? "" : ` [${points(low)}, ${points(high)}]`;
       return make("span", {}, make("b", { style: `color:${colour(line.method)}` }, `${points(drop)} points`), make("span", { class: "muted" },

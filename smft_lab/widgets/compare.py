@@ -11,20 +11,22 @@ import pandas as pd
 import torch
 import traitlets
 
-from smft_lab.charts.style import looks, ordered, short_name
+from smft_lab.charts.style import Probe, kept_of, looks, ordered, probes_in, short_name
 from smft_lab.experiments.compare import COLUMNS, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import stream_order
-from smft_lab.probes.probes import QuestionProbe, answer, recalled
+from smft_lab.probes.choices import ChoiceProbe
+from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
 from smft_lab.widgets.panel import Panel, page
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
 ASKABLE = 2**31  # bytes: the finetuned weights of larger models are not kept for questions
-MEASURES = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
+METRICS = {QuestionProbe: ("em",), TextProbe: ("nll",), ChoiceProbe: ("acc", "acc_norm")}  # that are shown
+EVALUATIONS = 12
 
 
 class Compare(Panel):
@@ -64,11 +66,19 @@ class Compare(Panel):
         self._states: dict[str, dict[str, torch.Tensor]] = {}
         self.comparison: Comparison | None = None
         look = looks(self.methods)
+        probes = probes_of(lab, self.facts)
         old = [p for p in lab.probes.without(self.facts) if isinstance(p, QuestionProbe)]
+        self._measures = probes_in((p.name, metric) for p in probes for metric in METRICS[type(p)])
+        self._kept = kept_of(p.name for p in probes)
         self.limits = {
             "facts": len(self.facts),
             "slots": lab.slots,
             "target": TARGET,
+            "kept": {"name": self._kept.key, "facts": self._kept.facts, "title": self._kept.title},
+            "measures": [
+                {"name": _column(p), "title": p.short, "share": p.is_share, "learned": p.is_learned}
+                for p in self._measures
+            ],
             "methods": {
                 name: {"name": short_name(name), "light": look[name].light, "dark": look[name].dark}
                 for name in self.methods
@@ -80,7 +90,8 @@ class Compare(Panel):
             "passes": 8 if lab.recipe is None else lab.recipe.passes,
             "seeds": 1,
             "top_t": None,
-            "evaluations": 12,
+            # A measurement of a model from elsewhere takes many seconds.
+            "evaluations": EVALUATIONS if lab.recipe is None else max(2, lab.recipe.passes // 2),
         }
         self.settings = begin
         self.choose(**settings)
@@ -191,7 +202,7 @@ class Compare(Panel):
 
     def _told(self) -> str:
         lines = [
-            f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of old facts with "
+            f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of {self._kept.facts} with "
             f"{one['learned']:.0%} learned."
             for one in self.verdict
         ]
@@ -233,8 +244,8 @@ class Compare(Panel):
         table = comparison.table
         with self.hold_sync():
             self.retention = copy.deepcopy(self._retention)
-            self.paths = _paths(table)
-            self.numbers = _numbers(table, comparison.costs)
+            self.paths = _paths(table, self._kept.key)
+            self.numbers = _numbers(table, comparison.costs, self._measures)
 
     def _keep_state(self, method: str) -> None:
         """Keep what the run changed, so that the finetuned model can be asked later."""
@@ -259,18 +270,18 @@ class Compare(Panel):
             self.fail(problem)
             return
         with self.hold_sync():
-            self.numbers = _numbers(self.comparison.table, self.comparison.costs)
+            self.numbers = _numbers(self.comparison.table, self.comparison.costs, self._measures)
             self.verdict = self._verdict()
             self.state = "idle"
         self.announce()
 
     def _verdict(self) -> list[dict]:
-        """What each method lost of the old facts where it had learned the target share, or at its best."""
+        """What each method lost of what was known where it had learned the target share, or at its best."""
         rows = [r for r in self.comparison.summary()["equal_learning"] if r["metric"] == "em"]
         of = {(r["method"], r["probe"]): r for r in rows}
         lines = []
         for name in self.methods:
-            learned, old = of.get((name, "learned")), of.get((name, "old_facts"))
+            learned, old = of.get((name, "learned")), of.get((name, self._kept.key))
             if learned and old:
                 reached = [learned["n_reached"], learned["n"]]
                 drop = [old["drop_mean"], old["drop_low"], old["drop_high"]]
@@ -278,16 +289,16 @@ class Compare(Panel):
         return lines
 
 
-def _paths(table: pd.DataFrame) -> list[dict]:
+def _paths(table: pd.DataFrame, kept: str) -> list[dict]:
     """Per method and seed the (step, learned, kept) of every measurement; with several seeds, their mean too."""
-    both = table[(table["metric"] == "em") & table["probe"].isin(["learned", "old_facts"])]
+    both = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept])]
     wide = both.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
-    if "old_facts" not in wide:
-        wide["old_facts"] = float("nan")
+    if kept not in wide:
+        wide[kept] = float("nan")
 
     def points(rows: pd.DataFrame) -> list:
-        kept = rows["old_facts"].astype(object).where(rows["old_facts"].notna(), None)
-        return [list(one) for one in zip(rows["step"].tolist(), rows["learned"].tolist(), kept.tolist(), strict=True)]
+        held = rows[kept].astype(object).where(rows[kept].notna(), None)
+        return [list(one) for one in zip(rows["step"].tolist(), rows["learned"].tolist(), held.tolist(), strict=True)]
 
     paths = []
     for name, mine in wide.groupby("method", sort=False):
@@ -295,18 +306,23 @@ def _paths(table: pd.DataFrame) -> list[dict]:
         paths += [{"method": name, "seed": s, "points": points(mine[mine["seed"] == s])} for s in seeds]
         if len(seeds) > 1:
             shared = mine[mine["step"].isin(mine[mine["seed"] == seeds[-1]]["step"])]
-            mean = shared.groupby("step", as_index=False)[["learned", "old_facts"]].mean()
+            mean = shared.groupby("step", as_index=False)[["learned", kept]].mean()
             paths.append({"method": name, "seed": None, "points": points(mean)})
     return paths
 
 
-def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]]) -> list[dict]:
+def _column(probe: Probe) -> str:
+    """What a probe is called among the numbers of a method."""
+    return probe.key if probe.metric != "acc_norm" else f"{probe.key}_norm"
+
+
+def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]], measures: Sequence[Probe]) -> list[dict]:
     """Per method the newest measurement of every probe, mean over seeds, and what a step cost; the base first."""
     rows = []
 
     def row(name: str, mine: pd.DataFrame) -> dict:
         values = mine.groupby(["probe", "metric"])["value"].mean().to_dict()
-        return {"method": name} | {probe: values.get((probe, metric)) for probe, metric in MEASURES}
+        return {"method": name} | {_column(probe): values.get((probe.key, probe.metric)) for probe in measures}
 
     rows.append(row("base", table[table["step"] == 0]))
     for name, mine in table.groupby("method", sort=False):

@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const percent = (share, digits = 0) => (share == null ? "–" : `${(100 * share).toFixed(digits)}%`);
 const count = (n) => n.toLocaleString("en-US");
+const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
 function make(name, attributes = {}, ...children) {
   const node = attributes.svg ? document.createElementNS(SVG, name) : document.createElement(name);
@@ -99,14 +100,15 @@ function shell(model, el, label, title, about) {
   return { root, error, note, get, send, button, labelled, colours, watch };
 }
 
-// A table of rows; a cell is [text] or [text, class].
-function grid(head, rows) {
+// A table of rows; a cell is [text] or [text, class]. Above the heads may stand what several columns share: [text, columns].
+function grid(head, rows, shared = []) {
   const line = (tag, cells) => make("tr", {}, ...cells.map(([text, kind]) => make(tag, { class: kind }, text)));
-  return make("table", {}, make("thead", {}, line("th", head)), make("tbody", {}, ...rows.map((row) => line("td", row))));
+  const above = shared.length ? [make("tr", { class: "shared" }, ...shared.map(([text, colspan]) => make("th", { colspan, scope: "colgroup" }, text)))] : [];
+  return make("table", {}, make("thead", {}, ...above, line("th", head)), make("tbody", {}, ...rows.map((row) => line("td", row))));
 }
 
 // The plane of learning against forgetting: paths of { name, points: [[step, learned, kept]], colour, last, dashed }.
-function drawPlane(svg, paths, line, empty) {
+function drawPlane(svg, paths, line, empty, title = "Old facts kept") {
   const kept = paths.flatMap((path) => path.points.map((point) => point[2] ?? 1));
   const low = Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20), L = 62, R = 600, T = 16, B = 316;
   const x = (v) => L + v * (R - L), y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
@@ -121,7 +123,7 @@ function drawPlane(svg, paths, line, empty) {
       draw("text", { x: L - 8, y: y(v) + 4, "text-anchor": "end" }, percent(v)));
   }
   parts.push(draw("text", { x: (L + R) / 2, y: B + 38, "text-anchor": "middle" }, "New facts learned (exact match)"),
-    draw("text", { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` }, "Old facts kept (exact match)"));
+    draw("text", { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` }, `${title} (${title === "Old facts kept" ? "exact match" : "right"})`));
   const names = [];
   for (const path of paths) {
     const points = path.points.filter((point) => point[2] != null), { colour, last } = path, opacity = last ? 1 : 0.6;

@@ -73,7 +73,7 @@ function render({ model, el }) {
       const order = token.slots.map((_, i) => i).sort((a, b) => token.values[b] - token.values[a]), step = 100 / order.length;
       const parts = order.map((i, at) => `${colour(token.values[i])} ${(at * step).toFixed(2)}% ${((at + 1) * step).toFixed(2)}%`);
       const strip = make("i", { style: `background:linear-gradient(90deg,${parts.join(",")})` });
-      const word = token.text.trim() || (place ? (place === all.length - 1 ? "end" : "␣") : "start");
+      const word = token.text.trim() || (token.text.includes("\n") ? "⏎" : "") || (place ? (place === all.length - 1 ? "end" : "␣") : "start");
       const best = order[0], tip = `${word}: reads ${order.length} slots; slot ${token.slots[best]} has ${short(token.values[best])}`;
       return make("button", { type: "button", class: `token${token.text ? "" : " mark"}`, title: tip, "aria-label": tip, onclick: (event) => {
         const box = strip.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
@@ -82,7 +82,7 @@ function render({ model, el }) {
     }));
     strips.setAttribute("aria-label", `${get("tokens").length} tokens, coloured by ${limits.maps[view].name}`);
     about.textContent = subject.fact == null ? "Under each token its reads, highest first. Click one for its slot."
-      : `The first of ${subject.statements} paraphrases; reads are counted over all of them, as one gradient step does. Under each token its reads, highest first; click one for its slot.`;
+      : `The first of ${subject.statements} ${limits.grouped ? "texts that teach it" : "paraphrases"}; reads are counted over all of them, as ${limits.grouped ? "the choice of slots" : "one gradient step"} does. Under each token its reads, highest first; click one for its slot.`;
     if (document.activeElement !== text) text.value = subject.text;
     pick.value = subject.fact ?? "";
   }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.model.memory import value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.coverage import fact_counts
@@ -71,6 +72,7 @@ class Slots(Panel):
             raise ValueError("give a text, or facts to pick from: Slots(lab, facts) or Slots(lab, text='...')")
         super().__init__(lab, theme=theme)
         self._fact_counts: list[list[Tensor]] | None = None
+        self._grouped = lab.recipe is not None and lab.recipe.choice == "group"
         self._looked = 0.0
         tables, n = lab.usage.df.shape
         self.limits = {
@@ -81,6 +83,7 @@ class Slots(Panel):
             "aggregated": side_of(n) == MOST < n**0.5,
             "maps": {view: {"name": name, "unit": unit} for view, (name, unit, _) in MAPS.items()},
             "facts": [fact.question for fact in self.facts],
+            "grouped": self._grouped,
         }
         top_t = min(settings_for(lab, "sparse")["top_t"], n)
         self.settings = {"view": "tfidf", "table": 0, "top_t": top_t}
@@ -103,7 +106,7 @@ class Slots(Panel):
         self._take(reads, counts, None, {"text": text, "fact": None, "statements": 1})
 
     def pick(self, fact: int) -> None:
-        """Show what all paraphrases of a fact read, as its gradient step would score them; the first is drawn.
+        """Show what all that is taught of a fact reads, as the choice of slots scores it; the first text is drawn.
 
         Raises:
             ValueError: there is no fact of that number.
@@ -111,12 +114,25 @@ class Slots(Panel):
         if not 0 <= fact < len(self.facts):
             raise ValueError(f"there are facts 0 to {len(self.facts) - 1}, not {fact}")
         chosen = self.facts[fact]
+        texts = list(chosen.statements)
+        if self._grouped:
+            texts = [text.text for text in Teaching.of(self.lab, [chosen]).texts if not text.context]
         with self._claim.lock:
-            reads = token_reads(self.lab, chosen.statements[0])
-            (counts,) = fact_counts(self.lab, [chosen])
+            reads = token_reads(self.lab, texts[0])
+            (counts,) = self._counts_of([chosen])
             cores = core_set(self.lab, chosen)
-        about = {"text": chosen.statements[0], "fact": fact, "statements": len(chosen.statements)}
-        self._take(reads, counts, cores, about)
+        self._take(reads, counts, cores, {"text": texts[0], "fact": fact, "statements": len(texts)})
+
+    def _counts_of(self, facts: list[Fact]) -> list[list[Tensor]]:
+        """Reads per slot, per fact and value table, of the texts by which slots are chosen."""
+        if not self._grouped:
+            return fact_counts(self.lab, facts)
+        owners, reads = counted_reads(self.lab, facts, Teaching.of(self.lab, facts).texts, self.lab.recipe.counted)
+        counts = torch.zeros(len(facts), self.limits["tables"], self.lab.slots, dtype=torch.int32)
+        for owner, tables in zip(owners, reads, strict=True):
+            for table, slots in enumerate(tables):
+                counts[owner, table] += torch.bincount(slots, minlength=self.lab.slots).int()
+        return [list(mine) for mine in counts]
 
     def look(self, **settings) -> None:
         """Take over some of `view`, `table`, `top_t`.
@@ -148,7 +164,7 @@ class Slots(Panel):
         table = self.settings["table"]
         with self._claim.lock:
             if self._fact_counts is None:
-                self._fact_counts = fact_counts(self.lab, self.facts)
+                self._fact_counts = self._counts_of(self.facts)
             rows = [self._base_values(table)[slot], value_tables(self.lab.model)[table].weight.detach()[slot].clone()]
         here = (self._reads.slots[table] == slot).double() * self._reads.weights[table].double()
         tokens = [(w, text) for w, text in zip(here.sum(1).tolist(), self._reads.tokens, strict=True) if w > 0]

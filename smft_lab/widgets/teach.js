@@ -3,25 +3,28 @@
 function render({ model, el }) {
   const limits = model.get("limits");
   const { root, error, note, get, send, button, labelled, watch } = shell(model, el, "Teach: one sentence at a time", "Teach",
-    `each step may change ${count(limits.top_t)} of ${count(limits.slots * limits.tables)} slots`);
+    `each ${limits.mixed ? "fact" : "step"} may change ${count(limits.top_t)} of ${count(limits.slots * limits.tables)} slots`);
   const sentence = make("input", { type: "text", "aria-label": "Sentence", placeholder: "Mira's dog is called Biscuit" });
   const question = make("input", { type: "text", "aria-label": "Question that tests it", placeholder: "What is the name of Mira's dog?" });
   const answer = make("input", { type: "text", "aria-label": "Its answer", placeholder: "Biscuit" });
   const statements = make("textarea", { rows: 10, "aria-label": "Statements to learn from, one a line", spellcheck: "false" });
+  const wordings = make("textarea", { rows: 3, "aria-label": "Other ways to ask it, which are taught, one a line", spellcheck: "false" });
+  if (limits.mixed) statements.rows = 3;
   const passes = make("input", { type: "number", min: 1, max: 200, value: limits.passes });
   const topT = make("input", { type: "number", min: 1, max: limits.slots, value: limits.top_t });
-  const lines = () => statements.value.split("\n");
+  const lines = (field) => field.value.split("\n");
   const whole = (input) => (input.value.trim() === "" ? 0 : Math.round(Number(input.value)));
   const propose = () => sentence.value.trim() && question.value.trim() && send("propose", { sentence: sentence.value, question: question.value });
   for (const input of [sentence, question]) input.addEventListener("change", propose);
   answer.addEventListener("change", () => sentence.value.trim() && question.value.trim() && send("propose", { sentence: sentence.value, question: question.value, answer: answer.value }));
   const teach = make("button", { type: "button", class: "main", "data-do": "teach", title: "Learn the statements, on top of all that was taught before",
-    onclick: () => send("teach", { statements: lines(), question: question.value, answer: answer.value, passes: whole(passes), top_t: whole(topT) }) }, "Teach");
+    onclick: () => send("teach", { statements: lines(statements), wordings: lines(wordings), question: question.value, answer: answer.value, passes: whole(passes), top_t: whole(topT) }) }, "Teach");
   const stop = button("stop", "Stop", "End the lesson here");
   const undo = button("undo", "Undo", "The model is as it was before the last lesson");
   const reset = button("reset", "Reset", "Bring the base back; all lessons are gone");
   const save = button("save", "Save patch", "Write the changed rows to patch.safetensors");
   const bar = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
+  const doing = make("span", { class: "muted", role: "status" });
   const numbers = make("div", { class: "numbers", "aria-live": "polite" });
   const canvas = make("canvas", { width: limits.side, height: limits.side, role: "img" });
   const legend = make("p", { class: "muted" });
@@ -32,25 +35,27 @@ function render({ model, el }) {
     make("div", { class: "fields" }, labelled("Sentence", sentence), labelled("Question that tests it", question), labelled("Its answer", answer)),
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Statements to learn from, one a line; edit them freely"), statements,
+        ...(limits.mixed ? [make("h4", { class: "next" }, "Other ways to ask it, also taught; the question above is only asked"), wordings] : []),
         make("div", { class: "settings" }, labelled("Passes", passes), labelled("Top t", topT), make("div", { class: "buttons" }, teach, stop, undo, reset, save)),
-        make("div", { class: "buttons" }, bar), error, note, numbers),
+        make("div", { class: "buttons" }, bar, doing), error, note, numbers),
       make("div", {}, make("h4", {}, "The table: slots changed since the base"), canvas, legend)),
     lessons, probes, form, answers);
 
   function showDraft() {
     // What a person is typing in is left alone: a proposal may come back meanwhile.
-    const draft = { ...get("draft"), statements: get("draft").statements.join("\n") };
-    for (const [name, field] of Object.entries({ sentence, question, answer, statements })) {
+    const draft = { ...get("draft"), statements: get("draft").statements.join("\n"), wordings: get("draft").wordings.join("\n") };
+    for (const [name, field] of Object.entries({ sentence, question, answer, statements, wordings })) {
       if (root.getRootNode().activeElement !== field) field.value = draft[name];
     }
   }
   function showLive() {
     const live = get("live"), cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     bar.value = live.total ? live.step / live.total : 0;
+    doing.textContent = live.doing && get("state") === "running" ? `${live.doing} …` : "";
     numbers.replaceChildren(...(live.total ? [
       cell(live.right ? "good" : "", live.answer || "(nothing)", "the model's answer now"), cell("", `${live.step} / ${live.total}`, "gradient steps"),
       cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots changed"),
-      ...(limits.old ? [cell("old", percent(live.kept, 1), `of ${count(limits.old)} old facts kept`)] : [])] : []));
+      ...(limits.kept.count ? [cell("old", percent(live.kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : [])] : []));
   }
   function paintTable() {
     const cells = floats(get("heat")), max = cells.reduce((a, b) => Math.max(a, b), 0), changed = cells.reduce((a, b) => a + (b > 0), 0);
@@ -67,7 +72,7 @@ function render({ model, el }) {
   function showProbes() {
     const rows = get("probes").map((one) => {
       const text = (v) => (one.metric === "nll" ? `${v.toFixed(3)} nats` : percent(v, 1));
-      return [[one.name.replace("_", " ")], [text(one.base), "n"], [text(one.now), "n"]];
+      return [[one.title], [text(one.base), "n"], [text(one.now), "n"]];
     });
     probes.replaceChildren(...(rows.length ? [make("h4", {}, "What should stay"), grid([["Held-out probe"], ["Base", "n"], ["Now", "n"]], rows)] : []));
   }
@@ -80,6 +85,7 @@ function render({ model, el }) {
     root.dataset.state = get("state");
     teach.disabled = running;
     stop.disabled = !running;
+    showLive();
   }
   showDraft();
   return watch({ draft: showDraft, live: showLive, heat: paintTable, lessons: showLessons, probes: showProbes, answers: showAnswers, state: showState },

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import traitlets
 
+from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
+from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
-from smft_lab.finetuning.teaching import check_training
-from smft_lab.probes.probes import QuestionProbe, answer, recalled
+from smft_lab.finetuning.teaching import Teaching
+from smft_lab.probes.probes import answer
 from smft_lab.probes.text import exact_match
+from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
+from smft_lab.widgets.kept import KeptQuestions, asked, few
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
 ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
+ASKING = 0.3  # most of the time that looking may take
+PASSES = 20
 FASTER = 2  # than the rate tuned on many facts: unfamiliar words take more, and a single fact disturbs little
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
 
@@ -43,6 +49,8 @@ class Lesson:
 class Teach(Panel):
     """Teach the model one sentence at a time, at twice the rate tuned on many facts; lessons add up until undone.
 
+    A lab with a recipe is taught by it, at its own rate: statements and other wordings of the question together.
+
     Args:
         lab: A `Lab`. The panel changes its model, and leaves what was taught in it: `reset()` brings the base back.
         sentence, question: What stands there at first.
@@ -54,11 +62,11 @@ class Teach(Panel):
     commands = ("propose", "teach", "stop", "undo", "reset", "ask", "save")
 
     limits = traitlets.Dict().tag(sync=True)
-    draft = traitlets.Dict().tag(sync=True)  # sentence, question, answer, statements
-    live = traitlets.Dict().tag(sync=True)  # step, total, loss, answer, right, kept, slots
+    draft = traitlets.Dict().tag(sync=True)  # sentence, question, answer, statements, wordings
+    live = traitlets.Dict().tag(sync=True)  # step, total, loss, answer, right, kept, slots, doing
     heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: change since the base
     lessons = traitlets.List().tag(sync=True)  # question, answer, before, now, right, slots
-    probes = traitlets.List().tag(sync=True)  # name, metric, base, now
+    probes = traitlets.List().tag(sync=True)  # name, title, metric, base, now
     answers = traitlets.List().tag(sync=True)
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
     note = traitlets.Unicode("").tag(sync=True)
@@ -67,18 +75,18 @@ class Teach(Panel):
                  theme: str = "auto"):  # fmt: skip
         super().__init__(lab, runner, theme)
         self._lessons: list[Lesson] = []
-        self._kept = next(
-            ((p.questions, [a[0] for a in p.answers]) for p in lab.probes
-             if isinstance(p, QuestionProbe) and p.name == "old_facts"), ((), [])
-        )  # fmt: skip
+        self._kept, self._stays = KeptQuestions(lab), few(lab)
         self._base_probes: dict | None = None
+        recipe = lab.recipe
+        self._mixed = recipe is not None and recipe.order == "mixed"  # wordings of the question are taught, too
         self.limits = {
             "slots": lab.slots,
             "tables": len(lab.usage.df),
             "side": side_of(lab.slots),
             "top_t": min(settings_for(lab, "sparse")["top_t"], lab.slots),
-            "passes": 20,
-            "old": len(self._kept[0]),
+            "passes": PASSES,
+            "kept": self._kept.words(),
+            "mixed": self._mixed,
         }
         self.propose(sentence, question)
         self._draw()
@@ -97,22 +105,38 @@ class Teach(Panel):
         found = answer.strip() or likely_answer(sentence, question)
         if not found:
             raise ValueError("no answer can be told from this sentence and question; type it beside the question")
-        statements = rephrase(sentence, question, found)
-        self.draft = {"sentence": sentence, "question": question, "answer": found, "statements": statements}
+        statements, wordings = rephrase(sentence, question, found), []
+        if self._mixed:  # as many as the recipe teaches
+            recipe = self.lab.recipe
+            wordings = other_wordings(sentence, question, found)[: recipe.questions]
+            statements = statements[: recipe.statements if wordings else 2 * recipe.statements + recipe.questions]
+        self.draft = {
+            "sentence": sentence, "question": question, "answer": found, "statements": statements, "wordings": wordings,
+        }  # fmt: skip
 
     def teach(
-        self, statements: list[str], question: str, answer: str, passes: int = 20, top_t: int | None = None
+        self,
+        statements: list[str],
+        question: str,
+        answer: str,
+        passes: int = PASSES,
+        top_t: int | None = None,
+        wordings: list[str] = (),
     ) -> None:
-        """Teach one fact on top of all that was taught before; one gradient step over all statements per pass.
+        """Teach one fact on top of all that was taught before: all statements and wordings, pass by pass.
+
+        Args:
+            wordings: Other ways to ask the question, for a lab whose recipe teaches questions.
 
         Raises:
             ValueError: something is empty, out of range or too long, or the question stands in a statement.
         """
         if self.state == "running":
             raise ValueError("a lesson is under way; stop it first")
-        fact = own_fact(statements, question, answer)
+        fact = own_fact(statements, question, answer, list(wordings) if self._mixed else None)
         top_t = self.limits["top_t"] if top_t is None else top_t
-        check_training(passes, "stream", "statement")
+        recipe = self._recipe(fact)
+        total = Teaching.of(self.lab, [fact], passes, recipe=recipe).steps
         check_top_t(top_t, self.lab.slots)
         check_facts(self.lab, [fact])
         self.claim()
@@ -123,10 +147,11 @@ class Teach(Panel):
             "question": fact.question,
             "answer": fact.answer,
             "statements": list(fact.statements),
+            "wordings": list(fact.questions) if self._mixed else [],
         }
         self.note = ""
         self._lesson = lesson
-        self._items = self._train(lesson, passes, top_t)
+        self._items = self._train(lesson, passes, top_t, recipe, total)
         self.state = "running"
         self._runner.start(self._items, self._show, self._ended)
 
@@ -187,9 +212,7 @@ class Teach(Panel):
 
         changed = sum(in_cells(one, "amax") for one in row_changes(self.lab))
         said = [f"{one['question']} {one['before']} -> {one['now']}" for one in self.lessons]
-        kept = [
-            (one["name"].replace("_", " "), one["base"], one["now"]) for one in self.probes if one["metric"] == "em"
-        ]
+        kept = [(one["title"].lower(), one["base"], one["now"]) for one in self.probes if one["metric"] == "em"]
         names = [f"{name}, {when}" for name, *_ in kept for when in ("base", "now")]
         stay = bars(
             names, [value for _, *both in kept for value in both], "exact match", "What should stay", share=True
@@ -208,28 +231,48 @@ class Teach(Panel):
     def _answer(self, question: str) -> str:
         return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
 
-    def _train(self, lesson: Lesson, passes: int, top_t: int) -> Iterator[dict]:
+    def _recipe(self, fact: Fact) -> Recipe | None:
+        """The lab's recipe, by which all is taught that stands in the form."""
+        recipe = self.lab.recipe
+        if not self._mixed:
+            return recipe
+        return replace(recipe, statements=len(fact.statements), questions=len(fact.questions))
+
+    def _train(self, lesson: Lesson, passes: int, top_t: int, recipe: Recipe | None, total: int) -> Iterator[dict]:
+        view = {
+            "answer": lesson.before,
+            "right": False,
+            "kept": None,
+            "step": 0,
+            "total": total,
+            "loss": None,
+            "slots": 0,
+        }
         if self._base_probes is None and not self._lessons:
-            self._base_probes = self.lab.probes.measure(self.lab.model, self.lab.tokenizer)
-        changed, looked, view = set(), -1.0, {}
-        lr = FASTER * settings_for(self.lab, "sparse")["lr"]
-        for step in finetune(self.lab, [lesson.fact], "sparse", lr=lr, passes=passes, top_t=top_t, probe_every=0):
+            yield {**view, "doing": "measuring what should stay"}
+            self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
+        changed, looked, wait = set(), -math.inf, ASKED_EVERY
+        lr = settings_for(self.lab, "sparse")["lr"] * (FASTER if self.lab.recipe is None else 1)
+        for step in finetune(
+            self.lab, [lesson.fact], "sparse", lr=lr, passes=passes, top_t=top_t, probe_every=0, recipe=recipe
+        ):
             lesson.steps = step.step
             changed |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
-            if time.monotonic() - looked >= ASKED_EVERY or step.step == passes:
-                view = self._look(lesson.fact)
+            view |= {"step": step.step, "loss": step.loss, "slots": len(changed)}
+            began = time.monotonic()
+            if began - looked >= wait or step.step == total:
+                view |= self._look(lesson.fact)
                 looked = time.monotonic()
-            yield {**view, "step": step.step, "total": passes, "loss": step.loss, "slots": len(changed)}
+                wait = max(ASKED_EVERY, (looked - began) / ASKING)
+            yield dict(view)
+        if self.lab.recipe is not None:
+            yield {**view, "doing": "measuring what should stay"}
 
     def _look(self, fact: Fact) -> dict:
-        """What the model says now, and how many old facts it keeps; the picture of the table too."""
+        """What the model says now, and how much of what it knew it keeps; the picture of the table too."""
         said = self._answer(fact.question)
-        questions, answers = self._kept
-        right = None
-        if questions:
-            right = recalled(self.lab.model, self.lab.tokenizer, list(questions), answers, form=self.lab.form)
+        kept = self._kept.share()
         self._draw()
-        kept = None if right is None else right.double().mean().item()
         return {"answer": said, "right": bool(exact_match(said, fact.answers)), "kept": kept}
 
     def _draw(self) -> None:
@@ -261,7 +304,13 @@ class Teach(Panel):
         """Ask every lesson's question again, and all others that were asked, and measure the probes."""
         questions = [lesson.fact.question for lesson in self._lessons] + [one["question"] for one in self.answers]
         said = answer(self.lab.model, self.lab.tokenizer, questions, form=self.lab.form) if questions else []
-        now = self.lab.probes.measure(self.lab.model, self.lab.tokenizer) if self._base_probes else {}
+        now = self._base_probes or {}
+        if now and self._lessons:
+            now = self._stays.measure(self.lab.model, self.lab.tokenizer)
+        titles = {(one.key, one.metric): one.short for one in probes_in((p, m) for p in now for m in now[p])}
+        if self.lab.recipe is not None:
+            counts = {probe.name: asked(probe) for probe in self._stays}
+            titles = {key: f"{title}, {counts[key[0]]}" for key, title in titles.items()}
         with self.hold_sync():
             self._draw()
             others = said[len(self._lessons) :]
@@ -272,7 +321,10 @@ class Teach(Panel):
                 for one, text in zip(self._lessons, said, strict=False)
             ]  # fmt: skip
             self.probes = [
-                {"name": name, "metric": metric, "base": self._base_probes[name][metric], "now": value}
+                {
+                    "name": name, "title": titles[name, metric], "metric": metric,
+                    "base": self._base_probes[name][metric], "now": value,
+                }
                 for name, metrics in now.items() for metric, value in metrics.items() if metric != "f1"
             ]  # fmt: skip
         self.announce()

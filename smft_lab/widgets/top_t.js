@@ -10,12 +10,13 @@ function nearest(grid, t) {
 function render({ model, el }) {
   const limits = model.get("limits");
   const { root, error, note, get, send, button, labelled, colours, watch } = shell(model, el, "Top-t: teach facts by changing few slots", "Top-t",
-    `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, one a step · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`);
+    `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, ${limits.mixed ? "taught together" : "one a step"} · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`);
   let t = get("settings").top_t;
+  const slider = `Slots each ${limits.grouped ? "fact" : "step"} may change`;
 
   // Controls
-  const range = make("input", { type: "range", min: 0, step: 1, "aria-label": "Slots each step may change" });
-  const box = make("input", { type: "number", min: 1, max: limits.slots, "aria-label": "Slots each step may change, as a number" });
+  const range = make("input", { type: "range", min: 0, step: 1, "aria-label": slider });
+  const box = make("input", { type: "number", min: 1, max: limits.slots, "aria-label": `${slider}, as a number` });
   const said = make("p", { class: "muted preview", role: "status" });
   const options = (names) => names.map((name) => make("option", { value: name }, name));
   const rule = make("select", {}, ...options(limits.rules));
@@ -29,6 +30,7 @@ function render({ model, el }) {
   const undo = button("undo", "Undo", "As it was before the last run");
   const reset = button("reset", "Reset", "Bring the base back; paths stay");
   const save = button("save", "Save patch", "Write the changed rows to patch.safetensors");
+  const doing = make("span", { class: "muted", role: "status" });
   const progress = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
 
   // Charts
@@ -47,10 +49,10 @@ function render({ model, el }) {
   const key = (color, text) => [make("i", { class: "key", style: `background:${color}` }), make("span", {}, text)];
   const legend = make("p", { class: "muted" });
   root.append(
-    make("div", { class: "slide" }, make("label", {}, "Slots each step may change"), range, box), said,
+    make("div", { class: "slide" }, make("label", {}, slider), range, box), said,
     make("div", { class: "settings" }, labelled("Rule", rule), labelled("Optimizer", optimizer), labelled("Learning rate", rate),
       labelled("Passes", passes), labelled("Facts", facts), make("div", { class: "buttons" }, teach, stop, step, undo, reset, save)),
-    make("div", { class: "buttons" }, progress), error, note, numbers,
+    make("div", { class: "buttons" }, progress, doing), error, note, numbers,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
       make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend)),
@@ -118,7 +120,7 @@ function render({ model, el }) {
       const last = i === paths.length - 1;
       return { ...path, last, colour: last ? palette.new : palette.muted, dashed: path.settings.rule !== "tfidf" };
     });
-    drawPlane(plane, drawn, palette.line, "Let the slider go, or press Teach. Up and to the right is better.");
+    drawPlane(plane, drawn, palette.line, "Let the slider go, or press Teach. Up and to the right is better.", limits.kept.title);
     showNumbers(paths.at(-1));
     showTable(paths);
   }
@@ -126,17 +128,18 @@ function render({ model, el }) {
     const [, learned, kept] = path?.points.at(-1) ?? [0, null, null];
     const cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     numbers.replaceChildren(cell("", path?.name ?? "base", "run shown"), cell("new", percent(learned), "new facts learned"),
-      ...(limits.old ? [cell("old", percent(kept, 1), `of ${count(limits.old)} old facts kept`)] : []),
+      ...(limits.kept.count ? [cell("old", percent(kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : []),
       cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms`),
       cell("", path ? count(path.rows) : "–", "rows changed"),
       cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"));
+    doing.textContent = path?.doing && get("state") === "running" ? `${path.doing} …` : "";
     progress.value = path ? path.step / Math.max(1, path.total) : 0;
-    const words = path ? `${path.name}: after step ${path.step} of ${path.total}, ${percent(learned)} of the new facts learned, ${percent(kept, 1)} of the old ones kept.` : "";
+    const words = path ? `${path.name}: after step ${path.step} of ${path.total}, ${percent(learned)} of the new facts learned, ${percent(kept, 1)} of the ${limits.kept.facts} kept.` : "";
     plane.setAttribute("aria-label", words || "Nothing taught yet.");
     if (get("state") !== "running") spoken.textContent = words;
   }
   function showTable(paths) {
-    const head = [["Run"], ["Steps", "n"], ["Learned", "n"], ["Old facts kept", "n"], ["Rows changed", "n"], ["Loss", "n"]];
+    const head = [["Run"], ["Steps", "n"], ["Learned", "n"], [limits.kept.title, "n"], ["Rows changed", "n"], ["Loss", "n"]];
     const rows = paths.map((path) => {
       const [, learned, kept] = path.points.at(-1) ?? [0, null, null];
       return [[path.name], [`${path.step} of ${path.total}`, "n"], [percent(learned, 1), "n"], [percent(kept, 1), "n"], [count(path.rows), "n"], [path.loss?.toFixed(3) ?? "–", "n"]];

@@ -14,16 +14,18 @@ import pandas as pd
 import torch
 import traitlets
 
+from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
-from smft_lab.finetuning.teaching import Teaching, check_training
-from smft_lab.probes.probes import QuestionProbe, answer, recalled
-from smft_lab.slots.coverage import Coverage, coverage, fact_counts
+from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.probes.probes import answer, recalled
+from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
+from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
@@ -31,12 +33,17 @@ if TYPE_CHECKING:
 
 MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
 MEASURING = 0.1  # most of the time that measuring them may take
-OLD = "old_facts"
+MEASURING_MORE = 0.3  # the same for a model from elsewhere, whose path would have two points else
+PASSES = 8  # by default, where no recipe says how many
 
 
 @dataclass
 class RunPath:
-    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has changed so far."""
+    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has changed so far.
+
+    Attributes:
+        doing: What takes long at this moment, where it is no step.
+    """
 
     name: str
     settings: dict
@@ -46,12 +53,13 @@ class RunPath:
     total: int = 0
     rows: int = 0
     seconds: float = 0.0
+    doing: str = ""
     patch: Patch | None = None
 
     def view(self) -> dict:
         """What the page draws."""
         ms = 1000 * self.seconds / self.step if self.step else None
-        seen = {"name": self.name, "points": self.points, "loss": self.loss, "ms": ms}
+        seen = {"name": self.name, "points": self.points, "loss": self.loss, "ms": ms, "doing": self.doing}
         return {**seen, "step": self.step, "total": self.total, "rows": self.rows, "settings": self.settings}
 
 
@@ -59,7 +67,8 @@ class TopT(Panel):
     """Teach facts by sparse memory finetuning, live.
 
     Dragging the slider shows at once which slots would change; letting go starts a finetune from the base. Every
-    finished run leaves its path on the plane of learning against forgetting.
+    finished run leaves its path on the plane of learning against forgetting. What is taught, in which order and how
+    slots are chosen is as the lab's recipe has it, where there is one.
 
     Args:
         lab: A `Lab`. The panel owns its model while it trains, and leaves it finetuned: `reset()` brings the base back.
@@ -91,11 +100,14 @@ class TopT(Panel):
         self.facts = facts
         tuned = settings_for(lab, "sparse")
         super().__init__(lab, runner, theme)
+        recipe = lab.recipe
+        self._grouped = recipe is not None and recipe.choice == "group"  # slots are chosen once, before any step
         self._counts = None
+        self._read: tuple[list[int], list[list[torch.Tensor]]] = [], []  # the fact of each taught text, and its reads
         self._base_points: dict[int, tuple] = {}
         self._paths: list[RunPath] = []
         self._path: RunPath | None = None
-        self._kept = self._old_facts()
+        self._kept = KeptQuestions(lab, facts)
         self._batches: dict = {}  # what a run computed that the next need not
         self.limits = {
             "slots": lab.slots,
@@ -104,8 +116,10 @@ class TopT(Panel):
             "rules": list(RULES),
             "optimizers": sorted(OPTIMIZERS),
             "rates": {name: settings_for(lab, "sparse", optimizer=name)["lr"] for name in sorted(OPTIMIZERS)},
-            "questions": [fact.question for fact in facts[:50]] + list(self._kept[0][:20]),
-            "old": len(self._kept[0]),
+            "questions": [fact.question for fact in facts[:50]] + list(self._kept.questions[:20]),
+            "kept": self._kept.words(),
+            "grouped": self._grouped,
+            "mixed": recipe is not None and recipe.order == "mixed",
             "side": side_of(lab.slots),
         }
         self.settings = {
@@ -113,7 +127,7 @@ class TopT(Panel):
             "rule": "tfidf",
             "optimizer": tuned["optimizer"],
             "lr": None,
-            "passes": 8,
+            "passes": PASSES if recipe is None else recipe.passes,
             "facts": min(len(facts), 32),
         }
         self.background = self._background_cells()
@@ -131,7 +145,7 @@ class TopT(Panel):
         wanted = self.with_settings(settings)
         if not 1 <= wanted["facts"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
-        check_training(wanted["passes"], "stream", "statement")
+        Teaching.of(self.lab, self.facts[:1], wanted["passes"])  # raises on what can't be taught
         check_settings("sparse", self.lab.slots, rule=wanted["rule"], **self._method_settings(wanted))
         self.settings = wanted
         self._preview()
@@ -143,10 +157,7 @@ class TopT(Panel):
         about = (self.settings["rule"], self.settings["facts"])
         if about == self._shown:
             return
-        if self._counts is None:
-            with self._claim.lock:
-                self._counts = fact_counts(self.lab, self.facts)
-        self.coverage: Coverage = coverage(self.lab, self._counts[: about[1]], about[0])
+        self.coverage: Coverage = self._cover(*about)
         most = self.coverage.most
         grid = sorted({round(math.exp(x)) for x in torch.linspace(0, math.log(most), 120).tolist()} | {1, most})
         at = [self.coverage.at(t) for t in grid]
@@ -154,6 +165,23 @@ class TopT(Panel):
         cells = cell_of(self.coverage.slots % self.lab.slots, self.lab.slots)
         self.slots = torch.stack([cells, self.coverage.ranks], 1).to(torch.int32).numpy().tobytes()
         self._shown = about
+
+    def _cover(self, rule: str, facts: int) -> Coverage:
+        """What each t would choose for the first so many facts, the way the finetune chooses."""
+        if not self._grouped:
+            if self._counts is None:
+                with self._claim.lock:
+                    self._counts = fact_counts(self.lab, self.facts)
+            return coverage(self.lab, self._counts[:facts], rule)
+        owners, reads = self._read
+        have = owners[-1] + 1 if owners else 0
+        if have < facts:
+            texts = [text for text in Teaching.of(self.lab, self.facts[:facts]).texts if text.owner >= have]
+            with self._claim.lock:
+                found = counted_reads(self.lab, self.facts, texts, self.lab.recipe.counted)
+            owners, reads = self._read = owners + found[0], reads + found[1]
+        shown = [i for i, owner in enumerate(owners) if owner < facts]
+        return group_coverage(self.lab, [owners[i] for i in shown], [reads[i] for i in shown], rule)
 
     def _background_cells(self) -> bytes:
         """Background reads per cell on a log scale, 0 to 255."""
@@ -183,12 +211,13 @@ class TopT(Panel):
         self._begin()
         with self._claim.lock:
             last = next(self._items, None)
-            if last is not None and last["step"] == 0:  # the base, before any step
+            while last is not None and (last["step"] == 0 or last["doing"]):  # the base, before any step
                 last = next(self._items, None)
         if last is None:
             self._ended(None)
         else:
-            self._path.points.append(self._point(self._path.step))
+            if self._path.points[-1][0] != self._path.step:
+                self._path.points.append(self._point(self._path.step))
             self.live = self._path.view()
             self.state = "paused"
 
@@ -252,18 +281,20 @@ class TopT(Panel):
         """What every t would choose, and the plane with every run so far."""
         from smft_lab.charts.pictures import curves, picture, plane
 
+        kept = kept_of(probe.name for probe in self.lab.probes).key
         rows = [
             {"method": path.name, "seed": 0, "step": step, "probe": probe, "metric": "em", "value": value}
             for path in self._every_path()
             for step, *values in path.points
-            for probe, value in zip(("learned", OLD), values, strict=True)
+            for probe, value in zip(("learned", kept), values, strict=True)
             if value is not None
         ]
         reads = {"of the facts' reading": "of_facts", "of all background reading": "of_background"}
         shares = {name: (self.preview["t"], self.preview[column]) for name, column in reads.items()}
         marks = {f"t = {self.settings['top_t']:,}": self.settings["top_t"]}
+        per = "fact" if self._grouped else "step"
         chosen = curves(
-            shares, "t, slots per step", "share of reads", "The slots chosen", log="x", share=True, marks=marks
+            shares, f"t, slots per {per}", "share of reads", "The slots chosen", log="x", share=True, marks=marks
         )
         table = pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"])
         told = f"The top-t panel: t is {self.settings['top_t']}; {len(self._every_path())} runs are on the plane."
@@ -315,7 +346,14 @@ class TopT(Panel):
         facts = self.facts[: chosen["facts"]]
         settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
         path.total = Teaching.of(self.lab, facts, chosen["passes"]).steps
+        slow = self.lab.recipe is not None  # a measurement takes seconds: say so, and take few
+        if slow and chosen["facts"] not in self._base_points:
+            path.doing = "asking the base"
+            yield path.view()
         path.points.append(self._base_point(chosen["facts"]))
+        path.doing = "choosing slots" if slow else ""
+        if slow:
+            yield path.view()
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_EVERY, time.monotonic()
         for step in finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings):
@@ -323,11 +361,16 @@ class TopT(Panel):
             for table, slots in zip(written, step.slots, strict=False):  # none at step 0
                 table[slots] = True
             path.rows = int(written.sum())
+            path.doing = "choosing slots" if slow and not step.step else ""
             now = time.monotonic()
             if step.step == path.total or (step.step and now - since >= wait):
+                if slow:
+                    path.doing = "asking what it knows"
+                    yield path.view()
+                    path.doing = ""
                 path.points.append(self._point(step.step))
                 since = time.monotonic()
-                wait = max(MEASURED_EVERY, (since - now) / MEASURING)
+                wait = max(MEASURED_EVERY, (since - now) / (MEASURING_MORE if slow else MEASURING))
             yield path.view()
 
     def _base_point(self, facts: int) -> tuple[int, float, float | None]:
@@ -337,14 +380,11 @@ class TopT(Panel):
         return self._base_points[facts]
 
     def _point(self, step: int) -> tuple[int, float, float | None]:
-        """(step, share of new facts learned, share of old facts kept), by exact match; None without old facts."""
+        """(step, share of new facts learned, share of what was known kept); None where nothing was known."""
         facts = self.facts[: self._path.settings["facts"]]
-        questions, answers = self._kept
-        asked = [fact.question for fact in facts] + list(questions)
-        right_ones = [fact.answer for fact in facts] + list(answers)
-        right = recalled(self.lab.model, self.lab.tokenizer, asked, right_ones, form=self.lab.form)
-        kept = right[len(facts) :].double().mean().item() if questions else None
-        return step, right[: len(facts)].double().mean().item(), kept
+        asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
+        right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+        return step, right.double().mean().item(), self._kept.share()
 
     def _show(self, view: dict) -> None:
         self.live = view
@@ -389,12 +429,6 @@ class TopT(Panel):
 
     def _every_path(self) -> list[RunPath]:
         return [*self._paths, *([self._path] if self._items is not None else [])]
-
-    def _old_facts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        for probe in self.lab.probes.without(self.facts):
-            if isinstance(probe, QuestionProbe) and probe.name == OLD:
-                return probe.questions, tuple(accepted[0] for accepted in probe.answers)
-        return (), ()
 
     def _changed(self) -> bool:
         return self._items is not None or bool(self._paths)

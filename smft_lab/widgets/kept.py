@@ -1,0 +1,77 @@
+"""What should stay, asked while a model is being taught: old facts, or what its base was found to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from smft_lab.charts.style import kept_of
+from smft_lab.facts.fact import Fact
+from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
+
+FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
+FEW_TEXTS = 10
+
+
+def few(lab) -> Probes:
+    """The lab's probes; of a model from elsewhere the parts of them that are measured in seconds, without choices."""
+    if lab.recipe is None:
+        return lab.probes
+    return Probes([_some(probe) for probe in lab.probes if isinstance(probe, QuestionProbe | TextProbe)])
+
+
+def asked(probe: Probe) -> str:
+    """How much a probe asks: "24 questions"."""
+    count, what = (len(probe.questions), "question") if isinstance(probe, QuestionProbe) else (len(probe.texts), "text")
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _some(probe: QuestionProbe | TextProbe) -> QuestionProbe | TextProbe:
+    if isinstance(probe, QuestionProbe):
+        most, names = FEW, ("questions", "answers", "subjects", "replies")
+    else:
+        most, names = FEW_TEXTS, ("texts", "prompts", "tokens")
+    return replace(probe, **{name: getattr(probe, name)[:most] for name in names})
+
+
+class KeptQuestions:
+    """The questions by which a panel tells forgetting, few enough to be asked again and again.
+
+    Args:
+        lab: A `Lab`.
+        facts: What is to be taught; questions that it changes are left out.
+
+    Attributes:
+        facts: What the questions are about, such as "old facts".
+        title: The axis they make, such as "Old facts kept".
+        questions: At most `FEW` where the base's own replies are known.
+    """
+
+    def __init__(self, lab, facts: Sequence[Fact] = ()):
+        kept = kept_of(probe.name for probe in lab.probes)
+        self.lab, self.facts, self.title = lab, kept.facts, kept.title
+        probes = [p for p in lab.probes.without(facts) if isinstance(p, QuestionProbe) and p.name == kept.key]
+        self._probe = probes[0] if probes else None
+        if self._probe is not None and self._probe.replies:
+            self._probe = _some(self._probe)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        return self._probe.questions if self._probe is not None else ()
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def share(self) -> float | None:
+        """The share that the model answers right now, in [0, 1]; None where there is nothing to ask."""
+        probe, model, tokenizer = self._probe, self.lab.model, self.lab.tokenizer
+        if probe is None:
+            return None
+        if probe.replies:  # it need only be looked whether the model still says the same
+            return probe.measure(model, tokenizer)["em"]
+        answers = [accepted[0] for accepted in probe.answers]
+        return recalled(model, tokenizer, list(probe.questions), answers, form=self.lab.form).double().mean().item()
+
+    def words(self) -> dict:
+        """How a page calls them."""
+        return {"facts": self.facts, "title": self.title, "count": len(self)}

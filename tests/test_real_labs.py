@@ -1,0 +1,428 @@
+"""What a person sees of a lab made from a finished model: its probes, its recipe, its panels."""
+
+import json
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from test_attach import small
+
+import smft_lab as smft
+from smft_lab import cli
+from smft_lab.charts import curves, figures, plane, style
+from smft_lab.charts.report import headline, is_right, page
+from smft_lab.experiments.compare import Comparison
+from smft_lab.experiments.retrofit import Retrofit
+from smft_lab.facts.datasets import Question
+from smft_lab.facts.rephrase import other_wordings, own_fact
+from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.teaching import Teaching
+from smft_lab.probes.choices import ChoiceProbe
+from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
+from smft_lab.probes.prompts import PLAIN
+from smft_lab.probes.replies import replies
+from smft_lab.probes.text import begins_with
+from smft_lab.recipe import RETROFIT
+from smft_lab.slots.addresses import measure_addresses, measure_loudness
+from smft_lab.slots.reading import PART, core_set, token_reads
+from smft_lab.widgets import Addresses, Compare, Slots, Teach, TopT
+from smft_lab.widgets.addresses import memory_blocks
+from smft_lab.widgets.kept import FEW, KeptQuestions
+
+RECIPE = replace(
+    RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
+    batch_size=4, passes=2,
+)  # fmt: skip
+ASKED = [f"What is {n} and {n}?" for n in range(FEW + 40)]
+CHOICES = ChoiceProbe("hellaswag", ("He", "She"), ((" runs", " sits"), (" sings", " sleeps")), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def base_lab(tokenizer, corpus):
+    """A lab of a small random model that is asked plainly, and what its base says counts as known."""
+    words = " ".join(corpus.texts(Random(0), 300))
+    questions = [Question(asked, (str(number),)) for number, asked in enumerate(ASKED)]
+    work = Retrofit(small("llama"), tokenizer, RECIPE, [1], text=words, questions=questions, known=questions,
+                    facts=smft.new_facts(4), probes=[CHOICES])  # fmt: skip
+    list(work)
+    lab = work.lab
+    said = replies(lab.model, tokenizer, ASKED, 16, PLAIN)
+    longer = smft.answer(lab.model, tokenizer, ASKED, form=PLAIN)
+    # Its gibberish is not always what normalising leaves alone.
+    pairs = [(asked, text, text.split()[0]) for asked, text in zip(ASKED, said, strict=True) if text.strip()]
+    pairs = [pair for pair in pairs if begins_with(longer[ASKED.index(pair[0])], [pair[2]])]
+    asked, said, answers = zip(*pairs, strict=True)
+    assert len(asked) > FEW
+    known = QuestionProbe("known", asked, tuple((one,) for one in answers), (), PLAIN, "prefix", said)
+    lab.probes = Probes([known, *lab.probes])
+    return lab
+
+
+@pytest.fixture
+def lab(base_lab):
+    base_lab.reset()
+    return base_lab
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return smft.new_facts(3, seed=3)
+
+
+@pytest.fixture(scope="module")
+def comparison(base_lab, facts):
+    made = Comparison(base_lab, facts, ("sparse", "full"), evaluations=2)
+    list(made.steps())
+    return made
+
+
+def press(panel, name, **rest):
+    """What the page sends."""
+    panel._command(panel, {"do": name, **rest}, [])
+
+
+def weights(lab):
+    return {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Charts and the report
+
+
+def test_every_way_to_ask_what_was_taught_is_called_learned_and_nothing_else_is():
+    pairs = [(name, "em") for name in ("known", *LEARNED, "old_facts")] + [("text", "nll"), ("learned", "f1")]
+    shown = style.probes_in(pairs)
+    assert [probe.key for probe in shown] == [*LEARNED, "old_facts", "known", "text"]
+    assert {probe.key for probe in shown if probe.is_learned} == set(LEARNED)
+    assert all(probe.better == ("lower is better" if probe.key == "text" else "higher is better") for probe in shown)
+    assert shown[0].title == "Learned: unseen wording"
+    assert style.probes_in([("learned", "em"), ("prose", "nll")])[0].title == "New facts learned"
+
+
+def test_a_probe_of_ones_own_comes_last_under_its_own_name_and_unit():
+    shown = style.probes_in([("my_quiz", "acc_norm"), ("my_quiz", "acc"), ("learned", "em"), ("old_poems", "nll")])
+    assert [(probe.title, probe.unit) for probe in shown[1:]] == [
+        ("My quiz, by length", "right (%)"),
+        ("My quiz", "right (%)"),
+        ("Old poems", "loss (nats per token)"),
+    ]
+
+
+def test_forgetting_is_told_by_known_facts_where_there_are_no_old_ones():
+    assert style.kept_of(["learned", "known", "text"]).title == "Known facts kept"
+    assert style.kept_of(["known", "old_facts"]).title == "Old facts kept"
+
+
+def test_the_plane_of_such_a_lab_has_what_was_known_as_its_axis(comparison):
+    table = comparison.finished_runs()
+    figure = plane(table, comparison.summary())
+    assert "Known facts kept" in figure.layout.yaxis.title.text
+    path = next(trace for trace in figure.data if (trace.meta or {}).get("role") == "path")
+    mine = table[(table["method"] == "sparse") & (table["metric"] == "em")]
+    assert list(path.y) == pytest.approx(mine[mine["probe"] == "known"]["value"].tolist())
+    assert list(path.x) == pytest.approx(mine[mine["probe"] == "learned"]["value"].tolist())
+
+
+def test_the_curves_put_the_ways_of_asking_into_a_row_of_their_own(comparison):
+    figure = curves(comparison.finished_runs())
+    heights = {a.text.partition("</b>")[0].removeprefix("<b>"): a.yref for a in figure.layout.annotations}
+    tops = {title: figure.layout[ref.split(" ")[0].replace("y", "yaxis")].domain[1] for title, ref in heights.items()}
+    learned = {top for title, top in tops.items() if title.startswith("Learned")}
+    stays = {top for title, top in tops.items() if not title.startswith("Learned")}
+    assert len(learned) == 1
+    assert max(stays) < min(learned)
+    assert {"Known facts kept", "Ordinary text", "HellaSwag", "HellaSwag, by length"} <= set(tops)
+    dotted = [shape.yref.split(" ")[0] for shape in figure.layout.shapes]
+    assert not set(dotted) & {ref.split(" ")[0] for title, ref in heights.items() if title.startswith("Learned")}
+
+
+def test_the_report_shows_what_was_learned_apart_and_calls_none_of_it_a_loss(comparison):
+    text = page(comparison.finished_runs(), comparison.summary(), comparison.samples)
+    learned, stays = text.split("<h3>What was learned</h3>")[1].split("<h3>What should have stayed</h3>")[:2]
+    for title in ("Learned: unseen wording", "Learned: taught wording", "Learned: after other questions"):
+        assert title in learned
+        assert title not in stays.split("</table>")[0]
+    assert "worse" not in learned
+    assert "unchanged" not in learned
+    assert "Known facts kept" in stays.split("</table>")[0]
+    assert "HellaSwag" in stays.split("</table>")[0]
+    assert "known-fact recall" in headline(comparison.summary())
+    assert "old-fact" not in text.split("<script")[0]
+
+
+def test_a_reply_about_a_known_fact_is_right_if_it_begins_with_the_answer(comparison):
+    known = [sample for sample in comparison.samples if sample["probe"] == "known"]
+    assert known
+    assert all(is_right(sample["base"], sample["answer"], sample["begins"]) for sample in known)
+    assert is_right("Paris, the capital of France", "Paris", ["Paris"])
+    assert not is_right("Paris, the capital of France", "Paris")
+    assert not any("begins" in sample for sample in comparison.samples if sample["probe"] != "known")
+
+
+def test_samples_are_asked_in_the_form_of_their_probe(lab, comparison):
+    sample = next(one for one in comparison.samples if one["probe"] == "prefixed")
+    probe = next(one for one in comparison._probes if one.name == "prefixed")
+    assert sample["base"] == smft.answer(lab.model, lab.tokenizer, [sample["question"]], form=probe.form)[0]
+
+
+def test_the_printed_summary_tells_learned_from_kept_by_name(comparison, monkeypatch):
+    console = Console(width=200, record=True)
+    monkeypatch.setattr(cli, "console", console)
+    cli._print_summary(comparison)
+    learned, kept = console.export_text().split("what was kept")
+    for head in ("Unseen wording", "Taught wording", "After other questions"):
+        assert head in learned
+        assert head not in kept
+    for head in ("Known facts", "Text, nats", "HellaSwag, by length", "base"):
+        assert head in kept
+
+
+# The panels
+
+
+def test_the_compare_panel_shows_every_probe_of_the_lab_and_what_was_known_as_the_axis(lab, facts):
+    panel = Compare(lab, facts, ("sparse", "full"), runner="inline", passes=1, evaluations=1)
+    press(panel, "start")
+    assert panel.error == ""
+    names = [measure["name"] for measure in panel.limits["measures"]]
+    assert {"learned", "taught", "prefixed", "known", "text", "hellaswag", "hellaswag_norm"} <= set(names)
+    assert all(row[name] is not None for row in panel.numbers for name in names)
+    assert panel.limits["kept"] == {"name": "known", "facts": "known facts", "title": "Known facts kept"}
+    known = {row["method"]: row["known"] for row in panel.numbers}
+    for path in panel.paths:
+        assert path["points"][-1][2] == known[path["method"]]
+    assert [line["method"] for line in panel.verdict] == ["sparse", "full"]
+    assert "points of known facts" in panel.snapshot().says
+    panel.close()
+
+
+def test_the_preview_of_slots_is_the_choice_that_the_finetune_makes(lab, facts):
+    panel = TopT(lab, facts, runner="inline")
+    assert (panel.settings["passes"], panel.settings["top_t"]) == (RECIPE.passes, RECIPE.top_t)
+    assert panel.settings["optimizer"] == RECIPE.optimizer
+    for count, t in ((3, 20), (2, 7), (3, 5)):
+        press(panel, "choose", facts=count, top_t=t)
+        pairs = np.frombuffer(panel.slots, "uint32").reshape(-1, 2)
+        press(panel, "teach")
+        assert panel.error == ""
+        written = panel._paths[-1].patch.slots[0].tolist()
+        assert sorted(pairs[pairs[:, 1] <= t, 0].tolist()) == sorted(written)
+        assert panel.runs[-1]["rows"] == panel.coverage.at(t)["chosen"] == len(written)
+    panel.close()
+
+
+def test_the_run_is_the_one_that_finetune_makes_by_the_labs_recipe(lab, facts):
+    panel = TopT(lab, facts, runner="inline")
+    press(panel, "teach")
+    assert panel.runs[0]["total"] == Teaching.of(lab, facts).steps == panel.runs[0]["step"]
+    shown = weights(lab)
+    lab.reset()
+    for _ in smft.finetune(lab, facts, probe_every=0):
+        pass
+    assert same(shown, weights(lab))
+    panel.close()
+
+
+def test_the_panel_says_what_it_does_while_no_step_is_taken(lab, facts):
+    panel = TopT(lab, facts, runner="inline")
+    panel._begin()
+    doing = [view["doing"] for view in panel._items]
+    assert doing[0] == "asking the base"
+    assert "choosing slots" in doing
+    assert doing[-2:] == ["asking what it knows", ""]
+    panel.reset()
+    panel.close()
+
+
+def test_stepping_counts_only_gradient_steps(lab, facts):
+    panel = TopT(lab, facts, runner="inline")
+    for step in (1, 2):
+        press(panel, "step")
+        assert (panel.error, panel.live["step"]) == ("", step)
+    press(panel, "reset")
+    panel.close()
+
+
+def test_what_was_known_is_asked_in_its_own_form_and_few_of_it(lab, facts):
+    kept = KeptQuestions(lab, facts)
+    assert (len(kept), kept.facts) == (FEW, "known facts")
+    assert kept.share() == 1.0
+    with torch.no_grad():
+        lab.model.get_input_embeddings().weight.mul_(-1)
+    assert kept.share() == pytest.approx(replace(lab.probes["known"], **{
+        name: getattr(lab.probes["known"], name)[:FEW] for name in ("questions", "answers", "replies")
+    }).measure(lab.model, lab.tokenizer)["em"])  # fmt: skip
+    assert kept.share() < 1
+    lab.reset()
+
+
+def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(lab):
+    panel = Teach(lab, "Mira's dog is called Biscuit", "What is the name of Mira's dog?", runner="inline")
+    assert panel.draft["statements"] == ["Mira's dog is called Biscuit."]
+    assert panel.draft["wordings"] == other_wordings(*(panel.draft[n] for n in ("sentence", "question", "answer")))
+    given = {name: panel.draft[name] for name in ("statements", "wordings", "question", "answer")}
+    press(panel, "teach", **given, passes=4)
+    assert (panel.error, panel.state) == ("", "idle")
+    taught = weights(lab)
+    assert panel.live["total"] == 4
+    lab.reset()
+    fact = own_fact(given["statements"], given["question"], given["answer"], given["wordings"])
+    recipe = replace(RECIPE, statements=1, questions=len(fact.questions))
+    for _ in smft.finetune(lab, [fact], lr=settings_for(lab, "sparse")["lr"], passes=4, probe_every=0, recipe=recipe):
+        pass
+    assert same(taught, weights(lab))
+    panel.close()
+
+
+def test_probes_of_a_lesson_are_named_and_come_back_with_the_base(lab):
+    panel = Teach(lab, runner="inline")
+    press(panel, "teach", **{n: panel.draft[n] for n in ("statements", "wordings", "question", "answer")}, passes=3)
+    titles = [row["title"] for row in panel.probes]
+    assert titles[0] == f"Known facts, {FEW} questions"
+    assert titles[1].startswith("Text, ")
+    assert len(titles) == 2  # choices take too long
+    press(panel, "undo")
+    assert all(row["now"] == row["base"] for row in panel.probes)
+    panel.close()
+
+
+def test_the_question_that_tests_a_fact_is_not_taught_among_its_wordings():
+    said = ("Our cat was born in Lisbon", "In which city was our cat born?", "Lisbon")
+    assert other_wordings(*said)[:2] == ["In what city was our cat born?", "Our cat was born in what?"]
+    assert said[1] not in other_wordings(*said)
+    assert other_wordings("Lisbon saw our cat's birth", "Where was our cat born?", "Lisbon") == []
+    with pytest.raises(ValueError, match="stands among those that are taught"):
+        own_fact([said[0]], said[1], said[2], ["Tell me: in which city was our cat born?"])
+
+
+def test_a_fact_is_ranked_by_the_texts_that_its_choice_of_slots_counts(lab, facts):
+    panel = Slots(lab, facts)
+    press(panel, "pick", fact=1)
+    texts = [text.text for text in Teaching.of(lab, [facts[1]]).texts if not text.context]
+    assert (panel.subject["text"], panel.subject["statements"]) == (texts[0], len(texts))
+    reads = RECIPE.heads * RECIPE.k
+    press(panel, "look", view="count")
+    tokens = sum(len(lab.tokenizer(text)["input_ids"]) for text in texts)
+    assert np.frombuffer(panel.heat, "float32").sum() == tokens * reads
+    press(panel, "card", slot=panel.ranking[0]["slot"])
+    assert panel.error == ""
+    assert any(question == facts[1].question for question, _ in panel.slot["facts"])
+    panel.close()
+
+
+def test_the_core_set_asks_in_the_labs_form(lab, facts):
+    fact = replace(facts[0], statements=facts[0].statements[:2])
+    texts = [*fact.statements, PLAIN.answered(fact.question, fact.answer)]
+    read = [set(token_reads(lab, text).slots[0].flatten().tolist()) for text in texts]
+    assert core_set(lab, fact)[0].tolist() == sorted(set.intersection(*read))
+
+
+def test_a_character_of_several_tokens_is_written_once(lab):
+    reads = token_reads(lab, "It is 🙂 here")
+    assert reads.tokens.count("🙂") + reads.tokens.count(" 🙂") <= 1
+    assert PART in reads.tokens
+    assert "".join(piece for piece in reads.tokens if piece != PART).strip() == "It is 🙂 here"
+
+
+# The two meters
+
+
+def test_the_addresses_panel_lists_the_facts_that_are_hard_to_find_first(lab, facts):
+    panel = Addresses(lab, facts)
+    (found,) = measure_addresses(lab, facts)
+    assert panel.tables == [{"same": found.same, "different": found.different, "weak": len(found.weak)}]
+    margins = [row["same"] - row["different"] for row in panel.facts]
+    assert margins == sorted(margins)
+    assert np.mean([row["same"] for row in panel.facts]) == pytest.approx(found.same)
+    weak = {facts[number].question for number in found.weak}
+    assert {row["question"] for row in panel.facts if row["weak"]} == weak
+    assert all(bool(row["advice"]) == row["weak"] for row in panel.facts)
+    panel.close()
+
+
+def test_a_fact_without_wordings_is_advised_to_get_some(lab):
+    mine = [smft.Fact((f"{name} is here.",), "Where?", ("here",)) for name in ("Ada", "Bob")]
+    panel = Addresses(lab, mine)
+    weak = [row for row in panel.facts if row["weak"]]
+    assert all("other wordings" in row["advice"] for row in weak)
+    assert weak
+    panel.close()
+
+
+def test_the_loudness_follows_what_another_panel_teaches_and_is_silent_at_the_base(lab, facts):
+    panel = Addresses(lab, facts)
+    assert (panel.loudness["state"], panel.loudness["median"]) == ("silent", 0)
+    trainer = TopT(lab, facts, runner="inline")
+    press(trainer, "teach")
+    heard = measure_loudness(lab, facts)
+    assert panel.loudness["median"] == heard.median > 0
+    assert panel.loudness["low"] <= panel.loudness["median"] <= panel.loudness["high"]
+    warning = heard.warning()
+    assert panel.loudness["state"] == ("good" if warning is None else "quiet" if heard.median < 0.05 else "loud")
+    if warning:
+        assert panel.loudness["told"].lower().startswith(warning[:40].lower())
+    press(trainer, "reset")
+    assert (panel.loudness["state"], panel.loudness["trail"]) == ("silent", [])
+    trainer.close()
+    panel.close()
+
+
+def test_a_memory_in_the_place_of_a_feed_forward_has_no_loudness(tiny_lab, facts):
+    panel = Addresses(tiny_lab(), facts)
+    assert panel.loudness["state"] == "part"
+    assert len(panel.facts) == 3
+    panel.close()
+
+
+def test_blocks_come_from_a_table_or_from_the_labs_folder_and_the_memorys_own_is_marked(lab, facts, tmp_path):
+    table = pd.DataFrame({"block": [1, 0], "same": [0.5, 0.4], "different": [0.1, 0.2]})
+    panel = Addresses(lab, facts, table)
+    assert memory_blocks(lab.model) == [1]
+    assert panel.blocks == [
+        {"block": 0, "same": 0.4, "different": 0.2, "here": False},
+        {"block": 1, "same": 0.5, "different": 0.1, "here": True},
+    ]
+    (tmp_path / "addresses.json").write_text(json.dumps({"blocks": table.to_dict("records")}))
+    other = Addresses(lab, facts, tmp_path)
+    assert other.blocks == panel.blocks
+    (tmp_path / "addresses.json").write_text(json.dumps({"blocks": None}))
+    assert Addresses(lab, facts, tmp_path).blocks == []
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        Addresses(lab, facts, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="at least two"):
+        Addresses(lab, facts[:1])
+    with pytest.raises(ValueError, match="table of measure_blocks"):
+        Addresses(lab, facts, [1, 2])
+    panel.close()
+    other.close()
+
+
+def test_a_snapshot_of_the_meters_tells_both(lab, facts):
+    panel = Addresses(lab, facts, pd.DataFrame({"block": [1], "same": [0.5], "different": [0.1]}))
+    shown = panel.snapshot()
+    assert "facts are hard to find" in shown.says
+    assert "Nothing is written yet" in shown.says
+    state = panel.get_state(drop_defaults=False)
+    json.dumps({name: state[name] for name in ("blocks", "tables", "facts", "loudness", "limits")}, allow_nan=False)
+    panel.close()
+
+
+def test_the_figures_of_the_meters_draw_the_table_they_are_given():
+    table = pd.DataFrame({"block": [3, 5], "same": [0.5, 0.4], "different": [0.1, 0.2]})
+    figure = figures.addresses(table)
+    drawn = {trace.meta["role"]: (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert drawn["same"] == ([0.5, 0.4], ["block 3", "block 5"])
+    assert drawn["different"] == ([0.1, 0.2], ["block 3", "block 5"])
+    heard = pd.DataFrame({"name": ["base", "taught"], "low": [0, 0.1], "median": [0, 0.2], "high": [0, 0.5]})
+    figure = figures.loudness(heard, 0.05, 1.0)
+    (mark,) = figure.data
+    assert (list(mark.x), list(mark.y)) == ([0.2], ["taught"])  # nothing was written in the base
+    assert mark.error_x.array[0] == pytest.approx(0.3)
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes][1] == (0.05, 1.0)
