@@ -43,6 +43,7 @@ class Recipe:
         batch_size: Texts in a mixed batch.
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
+        decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
         passes: Passes over the facts.
     """
 
@@ -71,6 +72,7 @@ class Recipe:
     optimizer: str = "adam"
     momentum: float = 0.9
     lr: float = 0.3
+    decay: bool = False
     passes: int = 6
 
     def __post_init__(self):

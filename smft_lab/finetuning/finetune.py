@@ -182,6 +182,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     yield Step(0, 0, (), None, 0, probes=measured(0))
     began = time.perf_counter()
     momentum = recipe.momentum if recipe is not None else 0.0
+    decays = method == "sparse" and recipe is not None and recipe.decay
     training = start(lab, method, seed=seed, momentum=momentum, **settings)
     if grouped:
         training.choose(facts, teaching.texts, recipe)
@@ -218,6 +219,8 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         for step, (owners, texts) in enumerate(teaching, start=1):
             began = time.perf_counter()
             batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
+            if decays:
+                training.slow_down(1 - (step - 1) / teaching.steps)
             update = training.update(batch)
             seconds += time.perf_counter() - began
             epoch = (step - 1) // teaching.per_pass + 1

@@ -14,7 +14,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
-from smft_lab.finetuning.teaching import TaughtText
+from smft_lab.finetuning.teaching import TaughtText, counted_reads
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import value_tables
 from smft_lab.recipe import Recipe
@@ -51,7 +51,7 @@ class Sparse:
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
                  protect: float = 0.0, momentum: float = 0.0):  # fmt: skip
         self.lab, self.fast = lab, fast
-        self.top_t, self.rule, self.seed = top_t, rule, seed
+        self.top_t, self.rule, self.seed, self.lr = top_t, rule, seed, lr
         self.tables = value_tables(lab.model)
         options = {"momentum": momentum} if optimizer == "adam" else {}
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr, **options) for table in self.tables]
@@ -73,6 +73,11 @@ class Sparse:
             protect=recipe.protect,
             seed=self.seed,
         )
+
+    def slow_down(self, rate: float) -> None:
+        """Take steps of so much of the learning rate from now on."""
+        for optimizer in self.optimizers:
+            optimizer.lr = rate * self.lr
 
     def update(self, batch: Batch) -> Update:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
