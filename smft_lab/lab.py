@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -74,7 +74,7 @@ class Lab:
         self.world_seed, self.world_scale = world_seed, world_scale
         self.form, self.recipe = form, recipe
         self.source: Source | None = getattr(model, "smft_source", None)
-        self._base = _cloned(model.state_dict())
+        self._base = _cloned(model.state_dict(), _zero_tables(model))
         self._run: Generator | None = None
 
     @property
@@ -193,9 +193,9 @@ class Lab:
         if self.world_scale != 1.0:
             about["world_scale"] = self.world_scale
         if self.form != BUILT_IN:
-            about["form"] = self.form.to_json()
+            about |= {"format": FORMAT, "form": self.form.to_json()}
         if self.recipe is not None:
-            about["recipe"] = self.recipe.to_dict()
+            about |= {"format": FORMAT, "recipe": self.recipe.to_dict()}
         if self.world_seed is None:  # else they come from the seed
             (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
         (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
@@ -209,9 +209,17 @@ def _distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: entries[name] for name in first.values()}
 
 
-def _cloned(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A copy of a state dict in which what was shared is shared again."""
-    clones = {storage(tensor): tensor.clone() for tensor in _distinct(entries).values()}
+def _cloned(entries: dict[str, torch.Tensor], zeros: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """A copy of a state dict in which what was shared is shared again.
+
+    Args:
+        zeros: Names of entries that are zero; the copy is one number of them, seen everywhere: an empty table of a
+            real model is as large as the model.
+    """
+    clones = {
+        storage(tensor): tensor.new_zeros(1).expand(tensor.shape) if name in zeros else tensor.clone()
+        for name, tensor in _distinct(entries).items()
+    }
     return {name: clones[storage(tensor)] for name, tensor in entries.items()}
 
 

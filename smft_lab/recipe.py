@@ -48,7 +48,7 @@ class Recipe:
     """
 
     name: str = "custom"
-    slots: int = 65_536
+    slots: int = 262_144
     heads: int = 4
     k: int = 8
     key_dim: int = 128
@@ -60,20 +60,20 @@ class Recipe:
     background_questions: int = 400
     window: int = 64
     statements: int = 1
-    questions: int = 2
-    contexts: int = 1
+    questions: int = 4
+    contexts: int = 2
     choice: str = "group"
-    counted: str = "all"
+    counted: str = "shared"
     protect: float = 1.0
-    top_t: int = 60
+    top_t: int = 160
     order: str = "mixed"
-    batch_size: int = 16
+    batch_size: int = 8
     loss_on: str = "answer"
     optimizer: str = "adam"
     momentum: float = 0.9
-    lr: float = 0.3
-    decay: bool = False
-    passes: int = 6
+    lr: float = 0.2
+    decay: bool = True
+    passes: int = 3
 
     def __post_init__(self):
         for name, known in (("keys", KEYS), ("choice", CHOICES), ("counted", COUNTED), ("order", ORDERS),
@@ -119,7 +119,7 @@ GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
     "paper", gate=True, project=True, whiten=False, key_dim=64, statements=64, questions=0, contexts=0,
     background_questions=0, choice="batch", protect=0.0, top_t=500, order="stream", loss_on="statement",
-    optimizer="sgd", momentum=0.0, lr=20.0, passes=12,
+    optimizer="sgd", momentum=0.0, lr=20.0, decay=False, passes=12, counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}
 

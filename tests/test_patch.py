@@ -450,7 +450,7 @@ def test_a_saved_lab_has_no_pickle_in_it(lab, tmp_path):
 def test_a_lab_of_a_newer_format_is_refused(lab, tmp_path):
     lab.save(tmp_path)
     about = json.loads((tmp_path / LAB_FILE).read_text())
-    assert about["format"] == FORMAT
+    assert about["format"] == 1  # it has nothing that a reader of 1 would miss
     (tmp_path / LAB_FILE).write_text(json.dumps({**about, "format": FORMAT + 1}))
     with pytest.raises(ValueError, match=rf"format {FORMAT + 1} is newer than this version reads \({FORMAT}\)"):
         load(tmp_path)

@@ -10,7 +10,7 @@ import smft_lab as smft
 from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.datasets import Question
 from smft_lab.finetuning.finetune import finetune
-from smft_lab.finetuning.teaching import Teaching
+from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -19,7 +19,7 @@ from smft_lab.model.tokenizer import encode, pad, shared_positions
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import PAPER, RETROFIT, Recipe
 from smft_lab.slots.addresses import compare_addresses, measure_loudness, weighted_jaccard
-from smft_lab.slots.group import choose_slots, reads_of
+from smft_lab.slots.group import choose_slots
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
 
@@ -129,9 +129,8 @@ def test_only_rows_chosen_before_the_first_step_move_and_reset_brings_the_base_b
     before = logits(lab.model)
     facts = smft.new_facts(4)
     teaching = Teaching.of(lab, facts)
-    plain = [text for text in teaching.texts if not text.context]
-    reads = reads_of(lab, [text.text for text in plain])
-    rows = choose_slots(lab.usage, [text.owner for text in plain], reads, 20, protect=RECIPE.protect)[0]
+    owners, reads = counted_reads(lab, facts, teaching.texts, RECIPE.counted)
+    rows = choose_slots(lab.usage, owners, reads, 20, protect=RECIPE.protect)[0]
     steps = list(finetune(lab, facts, probe_every=0))
     assert len(steps) - 1 == teaching.steps == 2 * -(-len(teaching.texts) // 4)
     patch = Patch.between(lab)  # refuses if anything but value rows differs
