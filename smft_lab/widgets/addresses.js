@@ -11,7 +11,7 @@ function render({ model, el }) {
   root.append(error, note,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Will a fact be found?"), verdict, ...(get("blocks").length ? [found] : []), tables),
-      make("div", {}, make("h4", {}, "Is it heard?"), told, gauge, make("div", { class: "buttons" }, again))),
+      make("div", {}, make("h4", {}, "Is it heard?"), told, gauge, make("div", { class: "buttons after" }, again))),
     make("div", { class: "below" }, make("h4", {}, "Fact by fact, the hardest to find first"), list));
 
   const two = (value) => value.toFixed(2);

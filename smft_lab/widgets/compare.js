@@ -88,7 +88,7 @@ function render({ model, el }) {
   function paintAnswers() {
     const asked = get("answers"), names = ["base", ...methods];
     const head = [["Question"], ...names.map((name) => [label(name)])];
-    answers.replaceChildren(...(asked.length ? [grid(head, asked.map((one) => [[one.question], ...names.map((name) => [one[name] ?? "–"])]))] : []));
+    answers.replaceChildren(...(asked.length ? [grid(head, asked.map((one) => [[one.question], ...names.map((name) => [spokenAs(one[name])])]))] : []));
   }
 
   const time = (seconds) => (seconds >= 90 ? `${Math.round(seconds / 60)} min` : `${Math.ceil(seconds)} s`);

@@ -19,6 +19,7 @@ from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import stream_order
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
+from smft_lab.widgets.kept import asking_form
 from smft_lab.widgets.panel import Panel, page
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Compare(Panel):
         self.answers = [found, *(one for one in self.answers if one["question"] != question)][:8]
 
     def _answer(self, question: str) -> str:
-        return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
+        return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
 
     def _changes(self) -> dict[str, torch.Tensor]:
         """What of the model differs from the base."""
@@ -222,6 +223,10 @@ class Compare(Panel):
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
         last_step = comparison.run_steps(comparison.seeds[0])
+        if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
+            total = len(comparison.methods) * sum(map(comparison.run_steps, comparison.seeds))
+            yield {"method": comparison.methods[0], "seed": comparison.seeds[0], "done": 0, "total": total,
+                   "loss": None, "left": None}  # fmt: skip
         for progress in comparison.steps():
             if len(comparison.rows) > measured:
                 measured = len(comparison.rows)

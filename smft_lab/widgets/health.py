@@ -6,8 +6,11 @@ import importlib
 import importlib.metadata
 import platform
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import joblib
+import psutil
 import torch
 
 from smft_lab import __version__
@@ -49,3 +52,20 @@ def troubles() -> list[str]:
     if "ipykernel" in sys.modules and importlib.metadata.version("ipykernel").startswith("7.0."):
         found.append("ipykernel 7.0 ends every live training at once; run  pip install -U ipykernel  and restart")
     return found
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, of its container (Binder) and of its own limit."""
+    free = [psutil.virtual_memory().available]
+    with suppress(OSError, ValueError):  # no container, or "max"
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    with suppress(ImportError, OSError):  # not on Windows
+        import resource
+
+        used = psutil.Process().memory_info()
+        for limit, taken in (("RLIMIT_DATA", getattr(used, "data", used.rss)), ("RLIMIT_AS", used.vms)):
+            most = resource.getrlimit(getattr(resource, limit))[0]
+            if most != resource.RLIM_INFINITY:
+                free.append(most - taken)
+    return max(0, min(free))

@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const percent = (share, digits = 0) => (share == null ? "–" : `${(100 * share).toFixed(digits)}%`);
 const count = (n) => n.toLocaleString("en-US");
+const spokenAs = (text) => (text == null ? "–" : text.trim() || "(nothing)");
 const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
 function make(name, attributes = {}, ...children) {

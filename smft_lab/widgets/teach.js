@@ -53,7 +53,7 @@ function render({ model, el }) {
     bar.value = live.total ? live.step / live.total : 0;
     doing.textContent = live.doing && get("state") === "running" ? `${live.doing} …` : "";
     numbers.replaceChildren(...(live.total ? [
-      cell(live.right ? "good" : "", live.answer || "(nothing)", "the model's answer now"), cell("", `${live.step} / ${live.total}`, "gradient steps"),
+      cell(live.right ? "good" : "", spokenAs(live.answer), "the model's answer now"), cell("", `${live.step} / ${live.total}`, "gradient steps"),
       cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots changed"),
       ...(limits.kept.count ? [cell("old", percent(live.kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : [])] : []));
   }
@@ -65,7 +65,7 @@ function render({ model, el }) {
   }
   function showLessons() {
     const taught = get("lessons");
-    const rows = taught.map((one) => [[one.question], [one.before], [one.now, one.right ? "right" : "wrong"], [one.answer], [count(one.slots), "n"]]);
+    const rows = taught.map((one) => [[one.question], [spokenAs(one.before)], [spokenAs(one.now), one.right ? "right" : "wrong"], [one.answer], [count(one.slots), "n"]]);
     lessons.replaceChildren(...(taught.length ? [make("h4", {}, "Taught so far"), grid([["Question"], ["Before"], ["Now"], ["Taught"], ["Slots changed so far", "n"]], rows)] : []));
     undo.disabled = save.disabled = !taught.length;
   }
@@ -77,7 +77,7 @@ function render({ model, el }) {
     probes.replaceChildren(...(rows.length ? [make("h4", {}, "What should stay"), grid([["Held-out probe"], ["Base", "n"], ["Now", "n"]], rows)] : []));
   }
   function showAnswers() {
-    const rows = get("answers").map((one) => [[one.question], [one.now]]);
+    const rows = get("answers").map((one) => [[one.question], [spokenAs(one.now)]]);
     answers.replaceChildren(...(rows.length ? [grid([["Question"], ["Answer now"]], rows)] : []));
   }
   function showState() {

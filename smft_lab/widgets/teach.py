@@ -23,7 +23,7 @@ from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asked, few
+from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, few
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ class Teach(Panel):
         if not question:
             raise ValueError("type a question first")
         with self._claim.lock:
-            found = {"question": question, "now": self._answer(question)}
+            said = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
+        found = {"question": question, "now": said}
         self.answers = [found, *(one for one in self.answers if one["question"] != question)][:6]
 
     def save(self, path: str | Path = "patch.safetensors") -> None:
@@ -302,8 +303,13 @@ class Teach(Panel):
 
     def _after(self) -> None:
         """Ask every lesson's question again, and all others that were asked, and measure the probes."""
-        questions = [lesson.fact.question for lesson in self._lessons] + [one["question"] for one in self.answers]
-        said = answer(self.lab.model, self.lab.tokenizer, questions, form=self.lab.form) if questions else []
+        said, others = (
+            answer(self.lab.model, self.lab.tokenizer, questions, form=form) if questions else []
+            for questions, form in (
+                ([lesson.fact.question for lesson in self._lessons], self.lab.form),
+                ([one["question"] for one in self.answers], asking_form(self.lab)),
+            )
+        )
         now = self._base_probes or {}
         if now and self._lessons:
             now = self._stays.measure(self.lab.model, self.lab.tokenizer)
@@ -313,12 +319,11 @@ class Teach(Panel):
             titles = {key: f"{title}, {counts[key[0]]}" for key, title in titles.items()}
         with self.hold_sync():
             self._draw()
-            others = said[len(self._lessons) :]
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, others, strict=True)]
             self.lessons = [
                 {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
                  "right": bool(exact_match(text, one.fact.answers)), "slots": len(one.patch)}
-                for one, text in zip(self._lessons, said, strict=False)
+                for one, text in zip(self._lessons, said, strict=True)
             ]  # fmt: skip
             self.probes = [
                 {

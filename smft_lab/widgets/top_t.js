@@ -148,7 +148,7 @@ function render({ model, el }) {
   }
   function showAnswers() {
     const asked = get("answers");
-    const rows = asked.map((one) => [[one.question], [one.base], [one.now]]);
+    const rows = asked.map((one) => [[one.question], [spokenAs(one.base)], [spokenAs(one.now)]]);
     answers.replaceChildren(...(asked.length ? [grid([["Question"], ["Base"], ["Now"]], rows)] : []));
   }
 

@@ -25,13 +25,14 @@ from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_cover
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions
+from smft_lab.widgets.kept import KeptQuestions, asking_form
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
 MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
+MEASURED_AT_FIRST = 5.0  # the same for a model from elsewhere, until a measurement was timed
 MEASURING = 0.1  # most of the time that measuring them may take
 MEASURING_MORE = 0.3  # the same for a model from elsewhere, whose path would have two points else
 PASSES = 8  # by default, where no recipe says how many
@@ -130,6 +131,7 @@ class TopT(Panel):
             "passes": PASSES if recipe is None else recipe.passes,
             "facts": min(len(facts), 32),
         }
+        self._usual_t = self.settings["top_t"]  # told exactly, wherever the slider's other places are
         self.background = self._background_cells()
         self._shown: tuple | None = None
         self._preview()
@@ -159,7 +161,10 @@ class TopT(Panel):
             return
         self.coverage: Coverage = self._cover(*about)
         most = self.coverage.most
-        grid = sorted({round(math.exp(x)) for x in torch.linspace(0, math.log(most), 120).tolist()} | {1, most})
+        grid = sorted(
+            {round(math.exp(x)) for x in torch.linspace(0, math.log(most), 120).tolist()}
+            | {1, min(self._usual_t, most), most}
+        )
         at = [self.coverage.at(t) for t in grid]
         self.preview = {"t": grid, **{name: [round(one[name], 5) for one in at] for name in at[0]}}
         cells = cell_of(self.coverage.slots % self.lab.slots, self.lab.slots)
@@ -253,7 +258,7 @@ class TopT(Panel):
         if not question:
             raise ValueError("type a question first")
         with self._claim.lock:
-            now = answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
+            now = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
             base = self._base_answer(question) if self._changed() else now
         rest = [one for one in self.answers if one["question"] != question]
         self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
@@ -263,7 +268,7 @@ class TopT(Panel):
         if self.answers:
             with self._claim.lock:
                 asked = [one["question"] for one in self.answers]
-                said = answer(self.lab.model, self.lab.tokenizer, asked, form=self.lab.form)
+                said = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, said, strict=True)]
 
     def save(self, path: str | Path = "patch.safetensors") -> None:
@@ -355,7 +360,7 @@ class TopT(Panel):
         if slow:
             yield path.view()
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
-        wait, since = MEASURED_EVERY, time.monotonic()
+        wait, since = MEASURED_AT_FIRST if slow else MEASURED_EVERY, time.monotonic()
         for step in finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings):
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
             for table, slots in zip(written, step.slots, strict=False):  # none at step 0
@@ -443,7 +448,7 @@ class TopT(Panel):
                     changed[name] = tensor.clone()
                     tensor.copy_(base)
             try:
-                return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
+                return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
             finally:
                 for name, tensor in self.lab.model.state_dict().items():
                     if name in changed:

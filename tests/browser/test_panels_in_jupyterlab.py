@@ -12,6 +12,22 @@ PANELS = {
     "compare.ipynb": "panel = smft.widgets.Compare(lab, facts, passes=1, evaluations=1)\npanel",
     "teach.ipynb": "panel = smft.widgets.Teach(lab)\npanel",
 }
+REAL = """from dataclasses import replace
+from random import Random
+from transformers import LlamaConfig, LlamaForCausalLM
+from smft_lab.experiments.retrofit import Retrofit
+from smft_lab.facts.corpus import Corpus
+from smft_lab.facts.datasets import Question
+from smft_lab.recipe import RETROFIT
+torch.manual_seed(0)
+sizes = {"vocab_size": len(lab.tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
+model = LlamaForCausalLM(LlamaConfig(num_attention_heads=4, eos_token_id=lab.tokenizer.eos_token_id, **sizes)).eval()
+few = replace(RETROFIT, slots=1024, key_dim=16, background_texts=20, background_questions=4, window=16, top_t=20)
+asked = [Question(f"What is {n} and {n}?", (str(2 * n),)) for n in range(6)]
+words = " ".join(Corpus(lab.world).texts(Random(0), 300))
+work = Retrofit(model, lab.tokenizer, few, text=words, questions=asked, known=asked, facts=facts)
+for _ in work: pass
+lab = work.lab"""
 LONG = "print('\\n'.join(map(str, range(80))))"
 IS_BASE = "print(all(torch.equal(v, lab.base(k)) for k, v in lab.model.state_dict().items()))"
 
@@ -19,7 +35,16 @@ IS_BASE = "print(all(torch.equal(v, lab.base(k)) for k, v in lab.model.state_dic
 @pytest.fixture(scope="module")
 def server(browser):
     below = [SETUP, *[LONG] * 12, "smft.widgets.TopT(lab, facts)"]
-    started = Server({"below.ipynb": below, **{name: [SETUP, cell] for name, cell in PANELS.items()}})
+    meters = [SETUP, REAL, "panel = smft.widgets.Addresses(lab, facts, work.blocks)\npanel"]
+    lesson = [SETUP, REAL, "panel = smft.widgets.Teach(lab)\npanel"]
+    started = Server(
+        {
+            "below.ipynb": below,
+            "meters.ipynb": meters,
+            "lesson.ipynb": lesson,
+            **{name: [SETUP, cell] for name, cell in PANELS.items()},
+        }
+    )
     yield started
     started.stop()
 
@@ -124,3 +149,33 @@ def test_a_typed_sentence_is_taught_answered_and_undone(opened):
     panel.get_by_role("alert").filter(has_text="there is no statement to teach").wait_for()
     notebook.shot("teach-error")
     assert (notebook.foreign, notebook.errors) == ([], [])
+
+
+def test_the_two_meters_show_blocks_facts_and_how_loud_a_lesson_is(opened):
+    notebook, panel = opened("meters.ipynb")
+    assert panel.locator("svg").first.locator("circle").count() == 2 * 2 + 2  # two blocks and the key
+    assert panel.locator(".bars tbody tr").count() == 3
+    panel.get_by_text("Nothing is written yet").wait_for()
+    notebook.kernel("smft.widgets.TopT(lab, facts, runner='inline').teach()")
+    panel.get_by_text("Nothing is written yet").wait_for(state="detached")
+    heard = notebook.kernel("print(panel.loudness['state'])")
+    assert panel.locator("svg text.name", has_text=heard).count() == 1
+    panel.get_by_role("button", name="Measure again").click()
+    notebook.shot("addresses")
+    assert notebook.errors == []
+
+
+def test_a_lesson_for_a_finished_model_teaches_the_wordings_that_are_typed(opened):
+    notebook, panel = opened("lesson.ipynb")
+    wordings = panel.get_by_role("textbox", name="Other ways to ask it, which are taught, one a line")
+    assert "Mira's dog is called what?" in wordings.input_value()
+    wordings.fill("Say the name of Mira's dog!\nWhat do they call the dog of Mira?")
+    panel.get_by_role("button", name="Teach", exact=True).click()
+    panel.get_by_text("Taught so far").wait_for()
+    assert notebook.kernel("print(panel._lessons[0].fact.questions[1])") == "What do they call the dog of Mira?"
+    panel.get_by_text("What should stay").wait_for()
+    notebook.shot("teach-finished-model")
+    panel.get_by_role("button", name="Undo").click()
+    panel.get_by_text("Taught so far").wait_for(state="detached")
+    assert notebook.kernel(IS_BASE) == "True"
+    assert notebook.errors == []
