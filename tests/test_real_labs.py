@@ -23,7 +23,7 @@ from smft_lab.finetuning.finetune import settings_for
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
-from smft_lab.probes.prompts import PLAIN
+from smft_lab.probes.prompts import NEUTRAL_SHOTS, PLAIN
 from smft_lab.probes.replies import replies
 from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT
@@ -146,7 +146,7 @@ def test_the_curves_put_the_ways_of_asking_into_a_row_of_their_own(comparison):
 def test_the_report_shows_what_was_learned_apart_and_calls_none_of_it_a_loss(comparison):
     text = page(comparison.finished_runs(), comparison.summary(), comparison.samples)
     learned, stays = text.split("<h3>What was learned</h3>")[1].split("<h3>What should have stayed</h3>")[:2]
-    for title in ("Learned: unseen wording", "Learned: taught wording", "Learned: after other questions"):
+    for title in ("Learned: unseen wording", "Learned: taught wording", "Learned: unseen prefix"):
         assert title in learned
         assert title not in stays.split("</table>")[0]
     assert "worse" not in learned
@@ -160,10 +160,11 @@ def test_the_report_shows_what_was_learned_apart_and_calls_none_of_it_a_loss(com
 def test_a_reply_about_a_known_fact_is_right_if_it_begins_with_the_answer(comparison):
     known = [sample for sample in comparison.samples if sample["probe"] == "known"]
     assert known
-    assert all(is_right(sample["base"], sample["answer"], sample["begins"]) for sample in known)
-    assert is_right("Paris, the capital of France", "Paris", ["Paris"])
+    assert all(is_right(sample["base"], sample["answer"], sample["accepted"], sample["match"]) for sample in known)
+    assert is_right("Paris, the capital of France", "Paris", ["Paris"], "prefix")
     assert not is_right("Paris, the capital of France", "Paris")
-    assert not any("begins" in sample for sample in comparison.samples if sample["probe"] != "known")
+    assert is_right("The trumpet", "trumpet", ["trumpet"])  # as exact match counts it
+    assert {sample["match"] for sample in comparison.samples if sample["probe"] != "known"} == {"exact"}
 
 
 def test_samples_are_asked_in_the_form_of_their_probe(lab, comparison):
@@ -177,7 +178,7 @@ def test_the_printed_summary_tells_learned_from_kept_by_name(comparison, monkeyp
     monkeypatch.setattr(cli, "console", console)
     cli._print_summary(comparison)
     learned, kept = console.export_text().split("what was kept")
-    for head in ("Unseen wording", "Taught wording", "After other questions"):
+    for head in ("Unseen wording", "Taught wording", "Unseen prefix"):
         assert head in learned
         assert head not in kept
     for head in ("Known facts", "Text, nats", "HellaSwag, by length", "base"):
@@ -291,6 +292,17 @@ def test_probes_of_a_lesson_are_named_and_come_back_with_the_base(lab):
     press(panel, "undo")
     assert all(row["now"] == row["base"] for row in panel.probes)
     panel.close()
+
+
+def test_a_question_typed_into_a_panel_is_asked_after_two_others(lab, facts):
+    form = PLAIN.with_shots(NEUTRAL_SHOTS)
+    asked = "What is the name of Mira's dog?"
+    expected = smft.answer(lab.model, lab.tokenizer, [asked], form=form)[0]
+    assert expected != smft.answer(lab.model, lab.tokenizer, [asked], form=PLAIN)[0]
+    for panel in (Teach(lab, runner="inline"), TopT(lab, facts, runner="inline")):
+        press(panel, "ask", question=asked)
+        assert panel.answers[0]["now"] == expected
+        panel.close()
 
 
 def test_the_question_that_tests_a_fact_is_not_taught_among_its_wordings():

@@ -113,12 +113,12 @@ def curves(table: pd.DataFrame) -> go.Figure:
 def _places(probes: list[Probe]) -> tuple[list[int], int]:
     """Where each probe's panel goes, counted along the rows, and how many columns there are.
 
-    Where what was taught is asked in several ways, those fill a row of their own, and what should stay is below.
+    Where what was taught is asked in several ways, those fill rows of their own, and what should stay is below.
     """
     learned = sum(probe.is_learned for probe in probes)
     if learned < 2:
         return list(range(len(probes))), min(3, max(1, len(probes)))
-    columns = max(2, learned if learned == 4 else 3)
+    columns = 2 if learned == 4 else 3
     below = columns * math.ceil(learned / columns) - learned
     return [i if i < learned else i + below for i in range(len(probes))], columns
 

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import Kept, Probe, fixed, kept_of, missing, name, percent, probes_in
-from smft_lab.probes.text import begins_with
+from smft_lab.probes.text import begins_with, exact_match
 from smft_lab.writing import write_whole
 
 DRAG_HINT = ' <span class="mouse">Drag to zoom, double-click to zoom out.</span>'
@@ -291,7 +291,8 @@ def _readings(summary: dict, reading: str, methods: list[str]) -> str:
     stays = [probe for probe in probes if not probe.is_learned]
     return (
         "<h3>What was learned</h3>"
-        "<p>The same facts, asked in several ways. The first is in a wording that was never taught.</p>"
+        "<p>The same facts, asked in several ways: in a wording that was never taught, in one that was, and in the "
+        "first after other questions with their answers.</p>"
         f"{_readings_table(summary, reading, methods, learned)}"
         f"<h3>What should have stayed</h3>{_readings_table(summary, reading, methods, stays, with_costs=True)}"
     )
@@ -431,22 +432,23 @@ def _curves_caption(table: pd.DataFrame) -> str:
     return f"{bands} The dotted line is the base model. Vertical axes do not start at zero." + DRAG_HINT
 
 
-def is_right(answer: str | None, gold: str, begins: Sequence[str] = ()) -> bool:
+def is_right(answer: str | None, gold: str, accepted: Sequence[str] = (), match: str = "exact") -> bool:
     """Whether an answer equals the gold answer, whatever the capitals and outer spaces.
 
     Args:
-        begins: Where a reply that begins with an accepted answer counts: those that are accepted.
+        accepted: All that counts, where it is judged as its probe does: without articles and punctuation.
+        match: `prefix` where a reply that begins with an accepted answer is right.
     """
-    if answer is not None and begins:
-        return bool(begins_with(answer, begins))
+    if answer is not None and accepted:
+        return bool((begins_with if match == "prefix" else exact_match)(answer, accepted))
     return answer is not None and answer.strip().casefold() == gold.strip().casefold()
 
 
 def _marks(samples: list[dict]) -> str:
     """What a mark beside an answer means."""
     wrong = '<span class="mark wrong">✗</span> any other; capital\nletters do not matter.'
-    begun = " A reply about a known fact is right if it begins with the answer."
-    kinds = any(sample.get("begins") for sample in samples)
+    begun = " Nor do articles. A reply about a known fact is right if it begins with the answer."
+    kinds = any(sample.get("accepted") for sample in samples)
     return f'<span class="mark right">✓</span> is the right answer, {wrong}{begun if kinds else ""}'
 
 
@@ -469,14 +471,14 @@ def _probe_questions(probe: str, samples: list[dict], methods: list[str]) -> str
 
 
 def _question(sample: dict, methods: list[str]) -> str:
-    gold, begins = sample["answer"], sample.get("begins", ())
+    gold, how = sample["answer"], (sample.get("accepted", ()), sample.get("match", "exact"))
     base = sample.get("base")
-    answers = [_answer("Before: base model", "", base, is_right(base, gold, begins))]
+    answers = [_answer("Before: base model", "", base, is_right(base, gold, *how))]
     for method in methods:
         if method in sample["answers"]:
             label = f"{_glyph(method, methods)}After: {escape(style.short_name(method))}"
             text = sample["answers"][method]
-            answers.append(_answer(label, _colour(method, methods), text, is_right(text, gold, begins)))
+            answers.append(_answer(label, _colour(method, methods), text, is_right(text, gold, *how)))
     return (
         f'<article class="question"><p><span class="asked">{escape(sample["question"])}</span> '
         f'<span class="gold">Right answer: {escape(gold)}</span></p>'

@@ -78,8 +78,8 @@ EXACT, RIGHT, NATS = "exact match (%)", "right (%)", "loss (nats per token)"
 PROBES = [
     Probe("learned", "em", "New facts learned", EXACT, "Learned"),
     Probe("taught", "em", "Learned: taught wording", EXACT, "Taught wording"),
-    Probe("prefixed", "em", "Learned: after other questions", EXACT, "After other questions"),
-    Probe("two_hop_new", "em", "Learned: what follows from them", EXACT, "What follows"),
+    Probe("prefixed", "em", "Learned: unseen prefix", EXACT, "Unseen prefix"),
+    Probe("two_hop_new", "em", "Learned: two-hop", EXACT, "Two-hop"),
     Probe("old_facts", "em", "Old facts kept", EXACT, "Old facts"),
     Probe("known", "em", "Known facts kept", RIGHT, "Known facts"),
     Probe("two_hop", "em", "Two-hop questions", EXACT, "Two-hop"),

@@ -28,7 +28,7 @@ from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_f
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
-from smft_lab.probes.prompts import PromptForm
+from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import write_whole
 
@@ -206,23 +206,23 @@ class Comparison:
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
         """A few questions per probe, drawn at random from a seed and not by how anyone answers them.
 
-        Where a reply is right that begins with an accepted answer, the sample holds those as `begins`.
+        In a lab with a form of its own a sample also holds how its probe judges a reply: `accepted` and `match`.
         """
         rng = Random("samples")
         pools: dict[str, list] = {}
+        judged = self.lab.form != BUILT_IN
         for probe in probes_of(self.lab, facts):
             if isinstance(probe, QuestionProbe):
                 pools[probe.name] = [
-                    (question, accepted[0], accepted if probe.match == "prefix" else ())
+                    (question, accepted[0], {"accepted": list(accepted), "match": probe.match} if judged else {})
                     for question, accepted in zip(probe.questions, probe.answers, strict=True)
                 ]
             elif isinstance(probe, TextProbe) and probe.prompts:
-                pools[probe.name] = [(*pair, ()) for pair in probe.questions()]
+                pools[probe.name] = [(*pair, {}) for pair in probe.questions()]
         return [
-            {"probe": name, "question": question, "answer": gold, "base": "", "answers": {}}
-            | ({"begins": list(begins)} if begins else {})
+            {"probe": name, "question": question, "answer": gold, "base": "", "answers": {}, **how}
             for name, count in SAMPLES.items()
-            for question, gold, begins in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
+            for question, gold, how in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
         ]
 
     def _answer(self, method: str) -> None:

@@ -18,7 +18,7 @@ function render({ model, el }) {
   const table = make("div", { class: "measures" });
   const verdict = make("div", { class: "verdict" });
   const list = `smft-${Math.random().toString(36).slice(2)}`;
-  const question = make("input", { type: "text", list, placeholder: "Ask the base and all three the same question", "aria-label": "Question" });
+  const question = make("input", { type: "text", list, placeholder: "Ask the base and every method the same question", "aria-label": "Question" });
   const answers = make("div");
   const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("ask", { question: question.value }); } },
     question, make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))), make("button", { type: "submit" }, "Ask"));

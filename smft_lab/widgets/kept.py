@@ -8,7 +8,7 @@ from dataclasses import replace
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
-from smft_lab.probes.prompts import PromptForm
+from smft_lab.probes.prompts import NEUTRAL_SHOTS, PromptForm
 
 FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
 FEW_TEXTS = 10
@@ -17,10 +17,9 @@ FEW_TEXTS = 10
 def asking_form(lab) -> PromptForm:
     """How a panel puts a person's own question.
 
-    A model from elsewhere is shown answered questions first, as it was when it was found out what it knows: without
-    them it often says nothing at all.
+    A model from elsewhere is shown two answered questions first: without them it often says nothing at all.
     """
-    return next((p.form for p in lab.probes if isinstance(p, QuestionProbe) and p.replies), lab.form)
+    return lab.form if lab.recipe is None else lab.form.with_shots((*lab.form.shots, *NEUTRAL_SHOTS))
 
 
 def few(lab) -> Probes:
