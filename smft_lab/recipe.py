@@ -44,7 +44,7 @@ class Recipe:
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
-        passes: Passes over the facts.
+        passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
     """
 
     name: str = "custom"
@@ -74,13 +74,15 @@ class Recipe:
     lr: float = 0.2
     decay: bool = True
     passes: int = 3
+    least_steps: int = 96
 
     def __post_init__(self):
         for name, known in (("keys", KEYS), ("choice", CHOICES), ("counted", COUNTED), ("order", ORDERS),
                             ("loss_on", LOSSES)):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        for name in ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes"):
+        for name in ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes",
+                     "least_steps"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect"):
@@ -119,7 +121,7 @@ GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
     "paper", gate=True, project=True, whiten=False, key_dim=64, statements=64, questions=0, contexts=0,
     background_questions=0, choice="batch", protect=0.0, top_t=500, order="stream", loss_on="statement",
-    optimizer="sgd", momentum=0.0, lr=20.0, decay=False, passes=12, counted="all",
+    optimizer="sgd", momentum=0.0, lr=20.0, decay=False, passes=12, least_steps=1, counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}
 

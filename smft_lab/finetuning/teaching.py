@@ -140,16 +140,18 @@ class Teaching:
         Raises:
             ValueError: an option is out of range.
         """
-        recipe = recipe or lab.recipe
+        recipe, given = recipe or lab.recipe, passes
         usual = (5, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
         passes, order, loss_on = (
-            given if given is not None else one for given, one in zip((passes, order, loss_on), usual, strict=True)
+            own if own is not None else one for own, one in zip((passes, order, loss_on), usual, strict=True)
         )
         check_training(passes, order, loss_on)
         if order != "mixed":
             return cls(tuple(facts), passes, order, loss_on, seed)
         recipe = recipe or RETROFIT
         texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, recipe.contexts, seed)
+        if given is None:
+            passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         return cls(tuple(facts), passes, order, loss_on, seed, tuple(texts), recipe.batch_size)
 
     @property
