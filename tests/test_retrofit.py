@@ -10,6 +10,7 @@ import smft_lab as smft
 from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.datasets import Question
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.rows import RowAdam
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
@@ -25,7 +26,7 @@ from smft_lab.slots.usage import measure_usage
 
 RECIPE = replace(
     RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
-    batch_size=4, passes=2,
+    batch_size=4, passes=2, least_steps=1,
 )  # fmt: skip
 KNOWN = [Question(f"What is {n} and {n}?", (str(2 * n),)) for n in range(4)]
 
@@ -159,6 +160,45 @@ def test_every_method_sees_the_same_mixed_batches_of_many_facts(lab):
     half = len(one) // 2
     assert sorted(texts for _, texts in one[:half]) == sorted(texts for _, texts in one[half:])
     assert not any(fact.question in text for fact in facts for _, texts in one for text in texts)
+
+
+def test_few_facts_get_more_passes_unless_it_is_said_how_many(lab):
+    recipe = replace(RECIPE, least_steps=30)
+    few, many = (Teaching.of(lab, smft.new_facts(count), recipe=recipe) for count in (1, 20))
+    assert 30 <= few.steps < 30 + few.per_pass
+    assert many.passes == recipe.passes
+    assert Teaching.of(lab, smft.new_facts(1), passes=1, recipe=recipe).passes == 1
+
+
+def test_the_rate_falls_to_zero_where_the_recipe_says_so(lab):
+    rates = []
+    step = RowAdam.step
+
+    def watched(self, rows, grads):
+        rates.append(self.lr)
+        return step(self, rows, grads)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowAdam, "step", watched)
+        list(finetune(lab, smft.new_facts(4), probe_every=0, lr=0.4, recipe=replace(RECIPE, decay=True)))
+    assert rates == pytest.approx([0.4 * (1 - i / len(rates)) for i in range(len(rates))])
+
+
+def test_momentum_moves_a_row_on_the_way_it_went():
+    table = torch.zeros(3, 2)
+    plain, heavy = RowAdam(table.clone(), 0.1), RowAdam(table.clone(), 0.1, momentum=0.9)
+    rows, one = torch.tensor([1]), torch.ones(1, 2)
+    for optimizer in (plain, heavy):
+        optimizer.step(rows, one)
+        optimizer.step(rows, -0.1 * one)
+    assert plain.table[1, 0] < 0  # the second gradient points the other way
+    reference = torch.zeros(1, 2, requires_grad=True)
+    adam = torch.optim.Adam([reference], lr=0.1, betas=(0.9, 0.999))
+    for grad in (one, -0.1 * one):
+        reference.grad = grad
+        adam.step()
+    assert torch.allclose(heavy.table[1], reference[0], atol=1e-6)
+    assert not heavy.table[[0, 2]].any()
 
 
 def test_a_statement_that_answers_before_it_says_what_it_is_about_is_not_taught(lab):
