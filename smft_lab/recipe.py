@@ -42,6 +42,7 @@ class Recipe:
         order: `stream`, one fact a step (paper); or `mixed`, batches of `batch_size` texts of many facts.
         batch_size: Texts in a mixed batch.
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
+        full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
@@ -72,9 +73,11 @@ class Recipe:
     optimizer: str = "adam"
     momentum: float = 0.9
     lr: float = 0.2
-    decay: bool = True
-    passes: int = 3
+    decay: bool = False
+    passes: int = 4
     least_steps: int = 96
+    full_lr: float = 3e-5
+    lora_lr: float = 5e-4
 
     def __post_init__(self):
         for name, known in (("keys", KEYS), ("choice", CHOICES), ("counted", COUNTED), ("order", ORDERS),

@@ -65,7 +65,8 @@ class Comparison:
         seeds: Seeds of the facts' order, LoRA's start and random selection.
         passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` is per method. A lab without a recipe
             has 8 passes by default.
-        evaluations: Measurements per run after the base, evenly spread.
+        evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
+            recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
 
     Raises:
@@ -83,13 +84,13 @@ class Comparison:
     rule: str = "tfidf"
     optimizer: str | None = None
     lr: dict[str, float] = field(default_factory=dict)
-    evaluations: int = 12
+    evaluations: int | None = None
     target: float = TARGET
 
     def __post_init__(self):
         if not self.methods or not self.seeds:
             raise ValueError("a comparison needs at least one method and one seed")
-        if self.evaluations < 1:
+        if self.evaluations is not None and self.evaluations < 1:
             raise ValueError(f"evaluations must be at least 1, not {self.evaluations}")
         if not 0 < self.target <= 1:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
@@ -101,6 +102,8 @@ class Comparison:
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
         self.passes, self.order, self.loss_on = teaching.passes, teaching.order, teaching.loss_on
+        if self.evaluations is None:
+            self.evaluations = 12 if self.lab.recipe is None else self.passes
         for name in self.methods:
             self._check(name)
         self.rows: list[dict] = []

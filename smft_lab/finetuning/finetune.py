@@ -72,7 +72,7 @@ def settings_for(lab, method: str, **given) -> dict:
 def recipe_settings(recipe: Recipe, method: str) -> dict:
     """The settings that a recipe gives a method."""
     if method != "sparse":
-        return {"top_t": recipe.top_t}
+        return {"top_t": recipe.top_t, "lr": recipe.full_lr if method == "full" else recipe.lora_lr}
     return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": {}}
 
 
