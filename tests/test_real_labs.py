@@ -20,7 +20,7 @@ from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.rephrase import other_wordings, own_fact
 from smft_lab.finetuning.finetune import settings_for
-from smft_lab.finetuning.teaching import Teaching
+from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
 from smft_lab.probes.prompts import NEUTRAL_SHOTS, PLAIN
@@ -35,7 +35,7 @@ from smft_lab.widgets.kept import FEW, KeptQuestions
 
 RECIPE = replace(
     RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
-    batch_size=4, passes=2,
+    statements=1, questions=2, contexts=1, batch_size=4, passes=2, least_steps=1,
 )  # fmt: skip
 ASKED = [f"What is {n} and {n}?" for n in range(FEW + 40)]
 CHOICES = ChoiceProbe("hellaswag", ("He", "She"), ((" runs", " sits"), (" sings", " sleeps")), (0, 1))
@@ -321,8 +321,9 @@ def test_a_fact_is_ranked_by_the_texts_that_its_choice_of_slots_counts(lab, fact
     assert (panel.subject["text"], panel.subject["statements"]) == (texts[0], len(texts))
     reads = RECIPE.heads * RECIPE.k
     press(panel, "look", view="count")
-    tokens = sum(len(lab.tokenizer(text)["input_ids"]) for text in texts)
-    assert np.frombuffer(panel.heat, "float32").sum() == tokens * reads
+    _, counted = counted_reads(lab, [facts[1]], Teaching.of(lab, [facts[1]]).texts, RECIPE.counted)
+    assert np.frombuffer(panel.heat, "float32").sum() == sum(len(slots) for (slots,) in counted)
+    assert all(len(slots) % reads == 0 for (slots,) in counted)
     press(panel, "card", slot=panel.ranking[0]["slot"])
     assert panel.error == ""
     assert any(question == facts[1].question for question, _ in panel.slot["facts"])

@@ -104,7 +104,8 @@ class TopT(Panel):
         recipe = lab.recipe
         self._grouped = recipe is not None and recipe.choice == "group"  # slots are chosen once, before any step
         self._counts = None
-        self._read: tuple[list[int], list[list[torch.Tensor]]] = [], []  # the fact of each taught text, and its reads
+        # Per number of facts: the fact of each taught text, and its reads.
+        self._read: dict[int, tuple[list[int], list[list[torch.Tensor]]]] = {}
         self._base_points: dict[int, tuple] = {}
         self._paths: list[RunPath] = []
         self._path: RunPath | None = None
@@ -178,15 +179,12 @@ class TopT(Panel):
                 with self._claim.lock:
                     self._counts = fact_counts(self.lab, self.facts)
             return coverage(self.lab, self._counts[:facts], rule)
-        owners, reads = self._read
-        have = owners[-1] + 1 if owners else 0
-        if have < facts:
-            texts = [text for text in Teaching.of(self.lab, self.facts[:facts]).texts if text.owner >= have]
+        if facts not in self._read:  # which tokens count depends on all the facts of a group
+            group = self.facts[:facts]
             with self._claim.lock:
-                found = counted_reads(self.lab, self.facts, texts, self.lab.recipe.counted)
-            owners, reads = self._read = owners + found[0], reads + found[1]
-        shown = [i for i, owner in enumerate(owners) if owner < facts]
-        return group_coverage(self.lab, [owners[i] for i in shown], [reads[i] for i in shown], rule)
+                texts = Teaching.of(self.lab, group).texts
+                self._read[facts] = counted_reads(self.lab, group, texts, self.lab.recipe.counted)
+        return group_coverage(self.lab, *self._read[facts], rule)
 
     def _background_cells(self) -> bytes:
         """Background reads per cell on a log scale, 0 to 255."""
