@@ -373,6 +373,28 @@ def test_a_model_becomes_a_lab_and_a_report_by_the_command_line_alone(smft, toke
     assert (out / "report.html").exists()
 
 
+def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, tokenizer, tmp_path):
+    from test_attach import small
+
+    small("llama").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    lab, out = tmp_path / "lab", tmp_path / "report"
+    code, printed, err = smft("attach", str(tmp_path / "model"), "--slots", "256", "--out", str(lab))
+    assert code == 0, " ".join(err)
+    told = " ".join(err)
+    assert "addresses, same fact / two facts, best block first: " in told
+    assert "of the slots are the same with" in told
+    assert printed == [str(lab)]
+    assert not (lab / "unfinished").exists()
+    assert not (lab / "model.safetensors").exists()  # the base is named, not copied
+    assert {"blocks", "addresses", "settled"} <= set(json.loads((lab / "addresses.json").read_text()))
+    options = ["--lab", str(lab), "--count", "2", "--passes", "1", "--seeds", "1", "--methods", "sparse,full"]
+    code, _, err = smft("compare", *options, "--out", str(out))
+    assert code == 0, " ".join(err)
+    rows = csv.DictReader((out / "metrics.csv").read_text().splitlines())
+    assert {"taught", "prefixed", "text"} <= {row["probe"] for row in rows}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
