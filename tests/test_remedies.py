@@ -101,6 +101,23 @@ def test_mixed_in_texts_are_trained_on_but_do_not_choose_slots(lab):
         assert [set(slots.tolist()) for slots in one.slots] == [set(slots.tolist()) for slots in other.slots]
 
 
+def test_mixed_in_texts_are_learned_whole_where_of_the_taught_only_the_answer_is(lab, monkeypatch):
+    labels = []
+    forward = lab.model.forward
+
+    def watched(*args, **inputs):
+        labels.append(inputs["labels"])
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(lab.model, "forward", watched)
+    old = "It was never said."
+    train(lab, "full", passes=1, loss_on="answer", mix=lambda rng: [old])
+    whole = len(lab.tokenizer(old)["input_ids"]) + 1  # the end of the text, too
+    for one in labels:
+        assert int((one[-1] != -100).sum()) == whole
+        assert all(0 < int((row != -100).sum()) < 12 for row in one[:-1])
+
+
 def test_what_one_fact_wrote_is_left_alone_by_the_next(lab):
     inputs = [encode(lab.tokenizer, list(fact.statements[:4])) for fact in FACTS[:2]]
     selection = Selection(lab.model, lab.usage, 20, protect=1e6)
@@ -136,7 +153,6 @@ def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
         ("full", {"rank": 8}, "rank must be at least 1, and is for lora alone; not 8 for full"),
         ("lora", {"rank": 0}, "rank must be at least 1"),
         ("full", {"optimizer": "adam"}, "no optimizer 'adam' for full; there are adamw, sgd"),
-        ("full", {"mix": lambda rng: [], "loss_on": "answer"}, "mixed-in texts have no answer"),
     ],
 )
 def test_a_remedy_where_it_does_not_belong_is_refused(lab, method, options, message):
