@@ -1,0 +1,100 @@
+"""The study of a real model: which settings there are, how results are read, and what the page says."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from smft_lab.reproduce.real import RetrofitJob
+from smft_lab.reproduce.study import (
+    ablation_jobs,
+    best_rates,
+    block_jobs,
+    comparison_jobs,
+    markdown,
+    page,
+    readings,
+    sweep_jobs,
+)
+
+DRAFT = RetrofitJob(data="data")
+
+
+def keep(folder, job, learned, known, text=0.0, found=None):
+    """A result as a job leaves it: measurements at steps 0, 50 and 100."""
+    rows = []
+    for step, one, other in zip((0, 50, 100), (0.0, *learned), (1.0, *known), strict=True):
+        rows += [{"step": step, "probe": probe, "metric": "em", "value": value}
+                 for probe, value in (("learned", one), ("taught", one), ("prefixed", one), ("known", other))]  # fmt: skip
+        rows.append({"step": step, "probe": "text", "metric": "nll", "value": 3.0 + text * step / 100})
+    found = {"seconds": 60.0, "steps": 100, "texts": 8, **(found or {})}
+    folder.mkdir(exist_ok=True)
+    result = {"config": {}, "rows": rows, "found": found, "seconds": 70.0}
+    (folder / f"{job.key}.json").write_text(json.dumps(result))
+
+
+def test_a_result_is_named_by_the_whole_recipe_and_not_by_where_the_data_lie():
+    assert DRAFT.key == replace(DRAFT, data="elsewhere").key
+    assert DRAFT.key != replace(DRAFT, block=5).key
+    assert DRAFT.key != replace(DRAFT, switches=(("top_t", 5),)).key
+    assert replace(DRAFT, switches=(("top_t", 5),)).recipe.top_t == 5
+
+
+def test_every_switch_of_the_ablation_differs_from_the_recipe():
+    jobs = ablation_jobs(DRAFT, 1)
+    keys = [job.key for mine in jobs.values() for job in mine]
+    assert len(set(keys)) == len(keys)
+    assert jobs["half of t"][0].recipe.top_t == round(DRAFT.recipe.top_t / 2)
+    assert jobs["a third of the rate"][0].recipe.lr == pytest.approx(DRAFT.recipe.lr / 3)
+    assert jobs["with a gate and projection, untrained"][0].recipe.gate
+
+
+def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path):
+    jobs = sweep_jobs(DRAFT)
+    for name, (job,) in jobs.items():
+        rate = float(name.split(", ")[1])
+        # The higher the rate, the more is lost; the lowest learns too little.
+        reached = rate > min(one.lr for (one,) in jobs.values() if one.method == job.method)
+        keep(tmp_path, job, (0.5, 1.0 if reached else 0.6), (0.9, 0.9 - 100 * rate))
+    best = best_rates(jobs, tmp_path)
+    assert best == {"full": 3e-5, "lora": 3e-4}
+    compared = comparison_jobs(DRAFT, 2, best)
+    assert {job.lr for job in compared["full"]} == {3e-5}
+    assert all(len(mine) == 2 for mine in compared.values())
+    with pytest.raises(ValueError, match="run the part sweep first"):
+        comparison_jobs(DRAFT, 2, {"full": 3e-5})
+
+
+def test_what_is_lost_is_read_where_enough_was_learned(tmp_path):
+    (job,) = block_jobs(DRAFT)["block 2"]
+    keep(tmp_path, job, (0.9, 1.0), (0.8, 0.6), text=0.1)
+    at_the_end = readings({"one": [job]}, tmp_path).iloc[0]
+    assert at_the_end["learned"] == 100
+    assert at_the_end["known lost"] == pytest.approx(40)
+    assert at_the_end["text, nats"] == pytest.approx(0.1)
+    at_target = readings({"one": [job]}, tmp_path, equal=True).iloc[0]
+    assert at_target["learned"] == pytest.approx(95)
+    assert at_target["known lost"] == pytest.approx(30)
+    assert at_target["steps"] == pytest.approx(75)
+    assert at_target["seconds"] == pytest.approx(45)
+
+
+def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the_meter(tmp_path):
+    blocks = block_jobs(DRAFT)
+    for i, (job,) in enumerate(blocks.values()):
+        keep(tmp_path, job, (0.1, 1 - i / 10), (1.0, 1.0), found={"addresses": {"same": 0.5 - i / 100, "different": 0}})
+    ablation = {name: mine for name, mine in ablation_jobs(DRAFT, 2).items() if name in ("SGD", "k = 4")}
+    for i, job in enumerate(ablation["SGD"]):
+        keep(tmp_path, job, (0.0, i / 2), (1.0, 1.0))
+    text = page({"blocks": blocks, "ablation": ablation}, tmp_path, ["About."])
+    assert "Rank correlation of the address margin and what is learned, 8 blocks: 1.00" in text
+    assert "| SGD | 2 | 25 [" in text
+    assert "k = 4" not in text  # it has not been run
+    assert "| block 0 | 1 | 100 |" in text
+
+
+def test_a_table_without_a_column_is_drawn_without_it(tmp_path):
+    (job,) = block_jobs(DRAFT)["block 0"]
+    keep(tmp_path, job, (0.0, 1.0), (1.0, 1.0))
+    table = markdown(readings({"one": [job]}, tmp_path), {"learned": 0, "HellaSwag lost": 1})
+    assert table.splitlines()[0] == "| setting | runs | learned |"
