@@ -24,8 +24,8 @@ def keep(folder, job, learned, known, text=0.0, found=None):
     """A result as a job leaves it: measurements at steps 0, 50 and 100."""
     rows = []
     for step, one, other in zip((0, 50, 100), (0.0, *learned), (1.0, *known), strict=True):
-        rows += [{"step": step, "probe": probe, "metric": "em", "value": value}
-                 for probe, value in (("learned", one), ("taught", one), ("prefixed", one), ("known", other))]  # fmt: skip
+        told = {"learned": one, "taught": one, "prefixed": one, "known": other}
+        rows += [{"step": step, "probe": probe, "metric": "em", "value": value} for probe, value in told.items()]
         rows.append({"step": step, "probe": "text", "metric": "nll", "value": 3.0 + text * step / 100})
     found = {"seconds": 60.0, "steps": 100, "texts": 8, **(found or {})}
     folder.mkdir(exist_ok=True)
