@@ -432,7 +432,9 @@ def test_a_comparison_asks_its_samples_in_the_labs_form(tiny_lab, monkeypatch):
     comparison = Comparison(lab, [DOG], methods=["sparse"], passes=1)
     for _ in comparison.steps():
         pass
-    assert forms == [(FEW, 1), (PLAIN, 1)] * 2
+    prefixed = FEW.with_shots((*FEW.shots, *NEUTRAL_SHOTS))
+    # What is learned, in a taught wording, and what follows; behind two others; and the probe's own form.
+    assert forms == [(FEW, 3), (prefixed, 1), (PLAIN, 1)] * 2
     assert "taught" not in repr(comparison)
 
 
