@@ -104,7 +104,7 @@ def test_what_has_a_result_does_not_run_again(saved, tmp_path, monkeypatch):
     jobs = grid(saved)
     assert [done for done, _, _ in drain(jobs[:2], tmp_path)] == [0, 1, 2]
     ran = []
-    monkeypatch.setattr("smft_lab.reproduce.sweep.run_job", lambda job, _: ran.append(job) or run_job(job))
+    monkeypatch.setattr("smft_lab.reproduce.jobs.run_job", lambda job, _: ran.append(job) or run_job(job))
     assert [done for done, _, _ in drain([*jobs[:3], jobs[2]], tmp_path)] == [2, 3]
     assert ran == [jobs[2]]
 
