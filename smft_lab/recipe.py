@@ -1,6 +1,6 @@
 """A recipe: how a memory is given to a finished model, and how facts are then written into it.
 
-Every field is a switch of its own; `smft-lab reproduce retrofit` says what each is worth on a real model. `PAPER` is
+Every field is a switch of its own; `smft-lab study` measures what each is worth on a real model. `PAPER` is
 what Lin et al. 2025 (arXiv 2510.15103) describe, for a model that was pretrained with its memory, as the built-in one
 was; `RETROFIT` is what makes a model learn that was finished without one.
 """
@@ -127,14 +127,3 @@ PAPER = Recipe(
     optimizer="sgd", momentum=0.0, lr=20.0, decay=False, passes=12, least_steps=1, counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}
-
-
-def recipe_named(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]

@@ -4,8 +4,8 @@
 the same slots. How alike two texts' addresses are is the weighted Jaccard similarity of their reads, each slot weighted
 by its idf, so that slots which every text reads say nothing.
 
-*Loudness*: the norm of what the memory adds, over the norm of the residual stream it is added to. Below about 0.05
-nothing is learned at any number of steps; above 1 the rest of the model is shouted down (`../docs` say measured where).
+*Loudness*: the norm of what the memory adds, over the norm of the residual stream it is added to. Below `QUIET` little
+is heard of what was written; above `LOUD` the rest of the model is shouted down.
 """
 
 from __future__ import annotations
