@@ -8,19 +8,23 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import replay
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.live import PastKeys
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
 from smft_lab.model.tokenizer import encode, only_answers
+from smft_lab.slots.selection import Selection
+from smft_lab.slots.usage import Usage
 
 FACTS = new_facts(3)
 
 
-def batch_of(tokenizer, fact: Fact, loss_on: str = "statement") -> Batch:
+def batch_of(tokenizer, fact: Fact, loss_on: str = "statement", everywhere: bool = False) -> Batch:
     texts = sorted(fact.statements)[:8]  # neighbours begin alike
     inputs = encode(tokenizer, texts)
     if loss_on == "answer":
-        return Batch(inputs, only_answers(tokenizer, texts, [fact.answers] * len(texts), inputs))
+        predicting = only_answers(tokenizer, texts, [fact.answers] * len(texts), inputs)
+        return Batch(inputs, inputs["attention_mask"] if everywhere else predicting)
     return Batch(inputs, inputs["attention_mask"])
 
 
@@ -192,18 +196,25 @@ FAMILIES = {  # model type: where its blocks are, and what its feed-forward is c
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_hugging_face_families_are_replayed_too(family, tokenizer):
+def with_memory(family: str, slots: int = 64):
+    """A small random model of a family, with a memory in its second block of which only the values are trained."""
     from transformers import AutoConfig
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{k: v for k, v in SMALL.items() if (family, k) != ("falcon", "head_dim")})
     model = AutoModelForCausalLM.from_config(config).eval()
     blocks, name = FAMILIES[family]
-    setattr(model.get_submodule(blocks)[1], name, MemoryLayer(32, slots=64, heads=2, k=4, key_dim=8))
+    setattr(model.get_submodule(blocks)[1], name, MemoryLayer(32, slots=slots, heads=2, k=4, key_dim=8))
     model.requires_grad_(False)
     (table,) = value_tables(model)
     table.weight.requires_grad_(True)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hugging_face_families_are_replayed_too(family, tokenizer):
+    model, blocks = with_memory(family), FAMILIES[family][0]
+    (table,) = value_tables(model)
     batch = batch_of(tokenizer, FACTS[0])
     rows = torch.arange(0, 64, 3)
     ran = []
@@ -216,6 +227,64 @@ def test_hugging_face_families_are_replayed_too(family, tokenizer):
         ran.clear()
         prefix.loss(batch, form)
     assert not ran
+
+
+def read_late(model, batch: Batch) -> torch.Tensor:
+    """The slots that tokens with a label read and no token at the beginning does."""
+    with torch.no_grad(), observe_reads(model) as reads:
+        model(input_ids=batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"])
+    slots, labelled = reads[0].slots[0], batch.inputs["labels"] != -100
+    early = slots[:, : int(labelled.int().argmax(1).min())]
+    late = slots[labelled].unique()
+    return late[~torch.isin(late, early)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_that_no_chosen_slot_reaches_are_run_once_in_hugging_face_families(family, tokenizer):
+    model = with_memory(family, slots=1024)
+    table = value_tables(model)[0]
+    batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
+    usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
+    selection = Selection(model, usage, 8)
+    selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
+    lengths = []
+    last = model.get_submodule(FAMILIES[family][0])[2]
+    last.register_forward_hook(lambda module, args, output: lengths.append(args[0].shape[:2].numel()))
+    with selection.active():
+        form = form_of(model, batch)
+        prefix = prefix_of(model, batch, form, selection)
+        assert prefix is not None
+        assert prefix.live
+        losses = []
+        for _ in range(3):  # with what it has learned: the kept keys must not depend on it
+            plain = model(**batch.inputs).loss
+            lengths.clear()
+            loss = prefix.loss(batch, form)
+            loss.backward()
+            losses.append((plain.item(), loss.item()))
+            assert lengths == [batch.live.form.inputs["input_ids"].numel()]
+            assert lengths[0] < form.inputs["input_ids"].numel()
+            rows = table.weight.grad.coalesce()
+            with torch.no_grad():
+                table.weight[rows.indices()[0]] -= 9 * torch.nn.functional.normalize(rows.values())
+            table.weight.grad = None
+    assert [loss for _, loss in losses] == pytest.approx([plain for plain, _ in losses], rel=1e-4)
+    assert abs(losses[2][0] - losses[0][0]) > 1e-3
+
+
+def test_a_model_that_makes_no_use_of_known_keys_is_run_whole(tokenizer, monkeypatch):
+    monkeypatch.setattr(PastKeys, "update", lambda self, keys, values, *args: (keys, values))
+    model = with_memory("llama", slots=1024)
+    batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
+    usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
+    selection = Selection(model, usage, 8)
+    selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
+    with selection.active():
+        form = form_of(model, batch)
+        prefix = prefix_of(model, batch, form, selection)
+        assert prefix.live is False
+        assert batch.live is None
+        assert prefix.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 
@@ -194,7 +194,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
         key = (owners, texts, loss_on, everywhere)
         if kept and key in kept:
-            return replace(kept[key], memo={})  # the choice of slots is each run's own
+            return kept[key].for_another_run()
         inputs, which = encode(lab.tokenizer, list(texts), lab.model.device), tuple(sorted(set(owners)))
         counted = inputs["attention_mask"]
         if loss_on == "answer":

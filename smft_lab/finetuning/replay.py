@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from threading import Lock
@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from smft_lab.finetuning.live import KeptKeys, PastKeys, live_part, live_positions
 from smft_lab.finetuning.packing import Form, Targets, as_rows, as_trees
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
@@ -44,6 +45,7 @@ class Batch:
         owner: The facts it is about.
         memo: See `Selection`.
         frozen: What `Prefix` computed.
+        live: The same of the positions alone that this run can change, where that is fewer.
     """
 
     inputs: dict[str, Tensor]
@@ -51,6 +53,11 @@ class Batch:
     owner: tuple[int, ...] = ()
     memo: dict = field(default_factory=dict)
     frozen: Frozen | None = None
+    live: Frozen | None = None
+
+    def for_another_run(self) -> Batch:
+        """The same batch without what depends on the slots that a run has chosen."""
+        return replace(self, memo={}, live=None)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ class Frozen:
         gate: silu's argument, (B, T, Vd), of the first memory layer; None where it has no gate.
         feed_forward: Output of the feed-forward beside the first memory layer; None where there is none.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
+        past: By layer, keys and values of positions that are not run at all (see `Live`).
+        memo: Where these are live positions, what takes the place of the batch's `memo`, which is of all positions.
     """
 
     form: Form
@@ -72,6 +81,8 @@ class Frozen:
     gate: Tensor | None
     feed_forward: Tensor | None
     reads: tuple[Tensor, Tensor]
+    past: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    memo: dict = field(default_factory=dict)
 
     def size(self) -> int:
         """Bytes held."""
@@ -214,12 +225,18 @@ class Prefix:
             logits.
         trees: Whether batches are packed; wrong for a model that takes no mask of its own for every pair of tokens.
 
+    Attributes:
+        live: Whether packed batches are run at their live positions alone (see `smft_lab.finetuning.live`): where slots
+            were chosen beforehand, and the model gives the same loss and gradients so; None until that was tried.
+
     Raises:
         ValueError: the first memory layer isn't in a stack of blocks, or the model names no output embeddings.
     """
 
     def __init__(self, model: nn.Module, selection: Selection | None = None, fused: bool = True, trees: bool = True):
         self.model, self.selection, self.fused, self.trees = model, selection, fused, trees
+        grouped = selection is not None and selection.chosen is not None
+        self.live = None if trees and grouped and len(memory_layers(model)) == 1 else False
         names = {module: name for name, module in model.named_modules()}
         head = model.get_output_embeddings()
         if head is None:
@@ -251,7 +268,25 @@ class Prefix:
         Args:
             form: The batch as it is to be run (see `form_of`).
         """
+        if batch.live is not None:
+            return self._replay(batch.live, batch.live.memo, PastKeys(batch.live.past))
         frozen = batch.frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
+        if self.live is False or batch.frozen is None or not frozen.form.packed:
+            return self._replay(frozen, batch.memo)
+        try:
+            cache = KeptKeys()
+            loss = self._replay(frozen, batch.memo, cache)
+            self._keep_live(batch, loss, cache)
+            return loss
+        except Exception:  # whatever a foreign architecture does with a cache, training goes on without
+            if self.live:
+                raise
+            self.live, batch.live = False, None
+            return self._replay(frozen, batch.memo)
+
+    def _replay(self, frozen: Frozen, memo: dict, cache=None) -> Tensor:
+        if self.selection is not None:
+            self.selection.memo = memo
         targets = frozen.form.targets
         places = [*self._linear]
         places += [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
@@ -268,16 +303,51 @@ class Prefix:
         self.layer.keys.known = frozen.reads
         try:
             with _replaced(places):
-                out = self._run(frozen.form).logits
+                out = self._run(frozen.form, cache).logits
         finally:
             self.layer.keys.known = None
         return out.squeeze() if self.fused else targets.loss(out)
 
-    def _run(self, form: Form):
+    def _run(self, form: Form, cache=None):
         """Call the model on a batch; the selection then counts the reads of that form."""
         if self.selection is not None:
             self.selection.counted = form.counted
-        return self.model(**form.inputs, use_cache=False)
+        return self.model(**form.inputs, use_cache=False, past_key_values=cache)
+
+    def _keep_live(self, batch: Batch, loss: Tensor, cache: KeptKeys) -> None:
+        """Leave the live positions in the batch, for the next time it comes, if they are fewer and there is room.
+
+        Args:
+            loss: Of all positions.
+            cache: What the model made for it.
+
+        Raises:
+            ValueError: it was not tried before, and gives another loss or gradient.
+        """
+        frozen = batch.frozen
+        live = live_positions(frozen.form, frozen.reads[0], self.selection.chosen[0])
+        if live.sum(1).max() == live.shape[1]:
+            return
+        part = live_part(frozen.form, live, cache)
+        kept = Frozen(
+            form=part.form,
+            below=part.of(frozen.below),
+            beside={name: part.of(output) for name, output in frozen.beside.items()},
+            gate=part.of(frozen.gate),
+            feed_forward=part.of(frozen.feed_forward),
+            reads=part.of(frozen.reads),
+            past=part.past,
+        )
+        if self._held + kept.size() > CACHE_BYTES:
+            return
+        if self.live is None:
+            whole = _loss_and_gradients(self.model, loss, retain_graph=True)
+            replayed = self._replay(kept, kept.memo, PastKeys(kept.past))
+            check_alike(whole, _loss_and_gradients(self.model, replayed))
+            self.live = True
+            self.selection.memo = batch.memo
+        self._held += kept.size()
+        batch.live = kept
 
     @torch.no_grad()
     def _freeze(self, batch: Batch, form: Form) -> Frozen:
@@ -344,14 +414,11 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
         try:
             prefix = Prefix(model, selection, fused, trees)
             for _ in range(2):  # twice: a model that changes what it was given in place would show the second time
-                replayed = _loss_and_gradients(model, prefix.loss(batch, form))
-                for one, other in zip(plain, replayed, strict=False):
-                    if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item()):
-                        raise ValueError("the replayed part gives another loss or gradient")
+                check_alike(plain, _loss_and_gradients(model, prefix.loss(batch, form)))
             proven[made] = fused, trees
             return prefix
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
-            problem, batch.frozen = raised, None
+            problem, batch.frozen, batch.live = raised, None, None
     batch.memo.clear()
     name = type(model).__name__
     warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
@@ -365,8 +432,15 @@ def _made(module: nn.Module) -> tuple:
     return type(module), module.training, hooks, module.__dict__.get("forward"), settings
 
 
-def _loss_and_gradients(model, loss: Tensor) -> list[Tensor]:
-    loss.backward()
+def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
+    """Raise ValueError unless a loss and gradients are the same, up to rounding; what only the second has is left out."""
+    for one, other in zip(plain, replayed, strict=False):
+        if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item()):
+            raise ValueError("the replayed part gives another loss or gradient")
+
+
+def _loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list[Tensor]:
+    loss.backward(retain_graph=retain_graph)
     found = [loss.detach()]
     for table in value_tables(model):
         found.append(table.weight.grad.coalesce().values())

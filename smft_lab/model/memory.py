@@ -123,8 +123,11 @@ class RowHits:
     def find(cls, rows: Tensor, slots: Tensor, weights: Tensor) -> RowHits:
         """The hits of `rows` (t,), ascending, among slots and weights (M, reads): one sort of the hits alone."""
         flat = slots.flatten()
-        place = torch.searchsorted(rows, flat).clamp_(max=len(rows) - 1)
-        hits = (rows[place] == flat).nonzero().squeeze(1)
+        if len(rows):
+            place = torch.searchsorted(rows, flat).clamp_(max=len(rows) - 1)
+            hits = (rows[place] == flat).nonzero().squeeze(1)
+        else:
+            place, hits = flat, flat.new_empty(0)
         place, order = place[hits].sort(stable=True)
         hits = hits[order]
         offsets = torch.searchsorted(place, torch.arange(len(rows), device=rows.device))
@@ -132,6 +135,8 @@ class RowHits:
 
     def gradients(self, grad: Tensor) -> Tensor:
         """Gradient of the lookups (M, Vd) -> of each chosen row (t, Vd): the sum of weight * grad over its hits."""
+        if not len(self.rows):
+            return grad.new_zeros(0, grad.shape[1])
         return F.embedding_bag(self.tokens, grad, self.offsets, per_sample_weights=self.weights, mode="sum")
 
 
