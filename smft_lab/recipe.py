@@ -45,6 +45,8 @@ class Recipe:
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
+        learned_at: A batch whose loss was below that many nats per token when it came last is left out of later passes;
+            it is learned, and more of it would only write louder.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
     """
 
@@ -74,6 +76,7 @@ class Recipe:
     momentum: float = 0.9
     lr: float = 0.2
     decay: bool = False
+    learned_at: float = 0.0
     passes: int = 4
     least_steps: int = 96
     full_lr: float = 3e-5
@@ -88,7 +91,8 @@ class Recipe:
                      "least_steps"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect"):
+        for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect",
+                     "learned_at"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.statements + self.questions:

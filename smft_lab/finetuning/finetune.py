@@ -175,8 +175,8 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     everywhere = recipe is not None and (recipe.choice == "group" or recipe.counted != "answer")
     grouped = method == "sparse" and recipe is not None and recipe.choice == "group" and teaching.order == "mixed"
 
-    def measured(step: int):
-        wanted = probe_every and (step % probe_every == 0 or step == teaching.steps)
+    def measured(step: int, last: bool = False):
+        wanted = probe_every and (step % probe_every == 0 or last)
         return probes.measure(lab.model, lab.tokenizer) if wanted else None
 
     yield Step(0, 0, (), None, 0, probes=measured(0))
@@ -215,15 +215,29 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         counted[len(texts) :] = 0
         return Batch(inputs, counted, tuple(sorted(set(owners))))
 
+    learned_at = recipe.learned_at if recipe is not None else 0.0
+    losses: dict[tuple[str, ...], float] = {}
+
+    def to_train(batches) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Those that were not learned yet when they came last."""
+        every = [(owners, tuple(texts)) for owners, texts in batches]
+        return [one for one in every if losses.get(one[1], learned_at) >= learned_at]
+
+    passes, step = list(teaching.by_pass()), 0
     try:
-        for step, (owners, texts) in enumerate(teaching, start=1):
-            began = time.perf_counter()
-            batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
-            if decays:
-                training.slow_down(1 - (step - 1) / teaching.steps)
-            update = training.update(batch)
-            seconds += time.perf_counter() - began
-            epoch = (step - 1) // teaching.per_pass + 1
-            yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, measured(step), seconds)
+        for epoch, part in enumerate(passes, start=1):
+            part = to_train(part)
+            for place, (owners, texts) in enumerate(part, start=1):
+                step += 1
+                began = time.perf_counter()
+                batch = batch_of(owners, texts) if mix is None else mixed_batch(owners, list(texts))
+                if decays:
+                    training.slow_down(1 - (step - 1) / teaching.steps)
+                update = training.update(batch)
+                losses[texts] = update.loss
+                seconds += time.perf_counter() - began
+                last = place == len(part) and not any(map(to_train, passes[epoch:]))
+                probed = measured(step, last)
+                yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, probed, seconds)
     finally:
         training.finish()

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from random import Random
 
 from torch import Tensor
@@ -172,11 +173,16 @@ class Teaching:
         return self.passes * self.per_pass
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+        return chain.from_iterable(self.by_pass())
+
+    def by_pass(self) -> Iterator[list[tuple[tuple[int, ...], list[str]]]]:
+        """The batches of each pass in turn."""
         if self.order == "mixed":
             return self._mixed()
-        return batches(self.facts, self.passes, self.order, self.seed)
+        every = batches(self.facts, self.passes, self.order, self.seed)
+        return (list(islice(every, self.per_pass)) for _ in range(self.passes))
 
-    def _mixed(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:
+    def _mixed(self) -> Iterator[list[tuple[tuple[int, ...], list[str]]]]:
         """Texts of many facts, of one kind where it can be; the same batches every pass, in a new order.
 
         That a batch comes back whole lets `sparse` keep what it has computed of it.
@@ -188,8 +194,9 @@ class Teaching:
             line += rng.sample(mine, len(mine))
         parts = [line[n * len(line) // count : (n + 1) * len(line) // count] for n in range(count)]
         for _ in range(self.passes):
-            for part in rng.sample(parts, count):
-                yield tuple(text.owner for text in part), [text.text for text in part]
+            yield [
+                (tuple(text.owner for text in part), [text.text for text in part]) for part in rng.sample(parts, count)
+            ]
 
 
 def check_training(passes: int, order: str, loss_on: str) -> None:
