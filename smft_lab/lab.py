@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -21,7 +21,7 @@ import smft_lab.model.language_model  # noqa: F401  (registers the model with tr
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
-from smft_lab.model.memory import value_tables
+from smft_lab.model.memory import differing_rows, empty_table, named_tables, value_tables
 from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
@@ -30,6 +30,7 @@ from smft_lab.slots.usage import Usage
 
 FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
+ROWS, VALUES = ".rows", ".values"  # after a table's name in a weights file: which of its rows are not zero, and those
 MEMORY_FILE = "memory.safetensors"  # in place of WEIGHTS_FILE, where the base is named instead of copied
 BASES = ("copy", "reference")
 UNFINISHED = ".unfinished"
@@ -74,7 +75,7 @@ class Lab:
         self.world_seed, self.world_scale = world_seed, world_scale
         self.form, self.recipe = form, recipe
         self.source: Source | None = getattr(model, "smft_source", None)
-        self._base = _cloned(model.state_dict(), _zero_tables(model))
+        self._base = _cloned(model.state_dict(), _few_rows(model))
         self._run: Generator | None = None
 
     @property
@@ -113,8 +114,14 @@ class Lab:
         """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way."""
         self.end()
         with torch.no_grad():
+            tables = set(named_tables(self.model)[0])
             for name, tensor in self.model.state_dict().items():
-                tensor.copy_(self._base[name])
+                base = self._base[name]
+                if name in tables and (tensor.dtype, tensor.device) == (base.dtype, base.device):
+                    rows = differing_rows(tensor, base)  # few, of a large table
+                    tensor[rows] = base[rows]
+                else:
+                    tensor.copy_(base)
 
     def base(self, name: str) -> torch.Tensor:
         """The base value of one entry of the model's state dict; not to be changed."""
@@ -124,7 +131,8 @@ class Lab:
         """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, probes, defaults.
 
         A finetune under way ends first: what is saved is the model as it left it. A lab already there is replaced only
-        when the new one is whole; other files beside it stay. A value table of zeros takes no room.
+        when the new one is whole; other files beside it stay. Of a value table that is mostly zeros, only the other
+        rows are written.
 
         Args:
             base: `copy`, with all weights; or `reference`, the memory layers alone and a record of the file or the
@@ -176,12 +184,14 @@ class Lab:
             if self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(folder)
             outside = set(outside_memory(self.model)) if reference else set()
-            zeros = _zero_tables(self.model)
+            rows = _few_rows(self.model)
             kept = {name: tensor for name, tensor in _distinct(self.model.state_dict()).items() if name not in outside}
-            kept = {name: tensor.contiguous() for name, tensor in kept.items() if name not in zeros}
+            kept = {name: tensor.contiguous() for name, tensor in kept.items() if name not in rows}
+            for name, places in rows.items():
+                kept |= {name + ROWS: places, name + VALUES: self.model.state_dict()[name][places].contiguous()}
             save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
-            if zeros:
-                about |= {"format": FORMAT, "zero_tables": zeros}
+            if rows:
+                about |= {"format": FORMAT, "tables_by_rows": list(rows)}
             if reference:
                 own_tokenizer = tokenizer_hash(self.tokenizer) != self.source.tokenizer
                 about |= {"format": FORMAT, "source": self.source.to_json(), "own_tokenizer": own_tokenizer}
@@ -209,24 +219,42 @@ def _distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: entries[name] for name in first.values()}
 
 
-def _cloned(entries: dict[str, torch.Tensor], zeros: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def _cloned(entries: dict[str, torch.Tensor], rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A copy of a state dict in which what was shared is shared again.
 
     Args:
-        zeros: Names of entries that are zero; the copy is one number of them, seen everywhere: an empty table of a
-            real model is as large as the model.
+        rows: Of entries that are mostly zeros, the rows that are not: the table of a real model is as large as the
+            model, and a copy of it takes little.
     """
     clones = {
-        storage(tensor): tensor.new_zeros(1).expand(tensor.shape) if name in zeros else tensor.clone()
+        storage(tensor): _copy_of_rows(tensor, rows[name]) if name in rows else tensor.clone()
         for name, tensor in _distinct(entries).items()
     }
     return {name: clones[storage(tensor)] for name, tensor in entries.items()}
 
 
-def _zero_tables(model) -> list[str]:
-    """State-dict names of the value tables in which every bit is 0."""
-    zero = {table for table in value_tables(model) if not (table.weight.any() or table.weight.signbit().any())}
-    return [f"{name}.weight" for name, module in model.named_modules() if module in zero]
+def _copy_of_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    if not len(rows):
+        return _zeros_like(table)
+    if table.dtype != torch.float32 or table.is_cuda:
+        return table.clone()
+    copy = empty_table(*table.shape)
+    copy[rows] = table[rows]
+    return copy
+
+
+def _few_rows(model) -> dict[str, torch.Tensor]:
+    """Of the value tables of which most rows are zero, state-dict names and the rows that are not."""
+    rows = {
+        name: differing_rows(table.weight, _zeros_like(table.weight))
+        for name, table in zip(*named_tables(model), strict=True)
+    }
+    return {name: mine for name, mine in rows.items() if 2 * len(mine) < len(model.state_dict()[name])}
+
+
+def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
+    """One zero, seen everywhere."""
+    return tensor.new_zeros(1).expand(tensor.shape)
 
 
 @contextmanager
@@ -342,7 +370,7 @@ def _read(path: Path, device: str | torch.device) -> Lab:
             kind = FileNotFoundError if isinstance(problem, FileNotFoundError) else ValueError
             raise kind(f"{path}: {problem}") from None
     with quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path, about.get("zero_tables", []), base)
+        model = _read_model(path, about.get("tables_by_rows", []), base)
     model.to(device)
     if tokenizer is None or about.get("own_tokenizer"):
         with _reading(path, "the tokenizer's files"):
@@ -378,11 +406,11 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
-def _read_model(path: Path, zeros: list[str], base=None):
+def _read_model(path: Path, by_rows: list[str], base=None):
     """The model of a saved lab.
 
     Args:
-        zeros: State-dict names of value tables that the file leaves out.
+        by_rows: State-dict names of value tables of which the file has some rows; all others are zero.
         base: The opened model that a lab names whose base was not copied; it is given its memory here.
     """
     options = {"local_files_only": True, "trust_remote_code": False}
@@ -399,13 +427,18 @@ def _read_model(path: Path, zeros: list[str], base=None):
         return model
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval() if base is None else base
     add_memory(model, **asked)
-    missing, unexpected = load_model(model, str(path / (WEIGHTS_FILE if base is None else MEMORY_FILE)), strict=False)
+    file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
+    missing, unexpected = load_model(model, str(file), strict=False)
     entries = model.state_dict()
-    left_out = {storage(entries[name]) for name in (*zeros, *(() if base is None else outside_memory(model)))}
-    if strangers := sorted(name for name in missing if storage(entries[name]) not in left_out) + sorted(unexpected):
+    left_out = {storage(entries[name]) for name in (*by_rows, *(() if base is None else outside_memory(model)))}
+    strangers = sorted(set(unexpected) - {name + part for name in by_rows for part in (ROWS, VALUES)})
+    if strangers := sorted(name for name in missing if storage(entries[name]) not in left_out) + strangers:
         raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
-    for name in zeros:
-        entries[name].zero_()
+    with safe_open(file, "pt") as stored:
+        for name in by_rows:
+            if entries[name].any():  # to write zeros over zeros would take memory
+                entries[name].zero_()
+            entries[name][stored.get_tensor(name + ROWS)] = stored.get_tensor(name + VALUES)
     return model
 
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
+import psutil
 import pytest
 import torch
 from test_attach import MEMORY, logits, small
@@ -20,7 +21,7 @@ from smft_lab.facts.world import new_facts
 from smft_lab.lab import LAB_FILE, MEMORY_FILE, WEIGHTS_FILE, Lab, load
 from smft_lab.model import opening
 from smft_lab.model.attach import add_memory
-from smft_lab.model.memory import value_tables
+from smft_lab.model.memory import ValueTable, differing_rows, value_tables
 from smft_lab.model.opening import Source, described, open_model
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.usage import Usage, measure_usage
@@ -393,38 +394,44 @@ def test_a_source_is_the_same_after_json(opened):
 
 
 @pytest.mark.parametrize("mode", ["add", "replace"])
-def test_value_tables_of_zeros_take_no_room_and_come_back(mode, tokenizer, tmp_path):
+def test_rows_of_zeros_take_no_room_and_come_back(mode, tokenizer, tmp_path):
     options = {**MEMORY, "slots": 4096}
     model = add_memory(small("llama", num_hidden_layers=12), [2, 10], mode=mode, **options)
     table = value_tables(model)[0].weight
     usage = Usage(20, torch.ones(1, 4096, dtype=torch.int32), torch.ones(1, 4096))
     nn.init.zeros_(table)
-    Lab(model, tokenizer, usage).save(tmp_path / "zero")
-    table.data[5, 5] = -0.0  # not the same bits
-    Lab(model, tokenizer, usage).save(tmp_path / "other")
-    sizes = [(tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("zero", "other")]
-    assert sizes[1] - sizes[0] >= table.nbytes
-    formats = [json.loads((tmp_path / name / LAB_FILE).read_text())["format"] for name in ("zero", "other")]
-    assert formats == [2, 1]
-    again = value_tables(load(tmp_path / "zero").model)
-    assert len(again) == 1
-    assert not again[0].weight.any()
-    assert value_tables(load(tmp_path / "other").model)[0].weight[5, 5].signbit()
+    sizes, formats = {}, {}
+    for name in ("zero", "row", "full"):
+        if name == "row":
+            table.data[5, 5] = -0.0  # not the same bits
+        if name == "full":
+            nn.init.ones_(table)
+        Lab(model, tokenizer, usage).save(tmp_path / name)
+        sizes[name] = (tmp_path / name / WEIGHTS_FILE).stat().st_size
+        formats[name] = json.loads((tmp_path / name / LAB_FILE).read_text())["format"]
+        lab = load(tmp_path / name)
+        again = value_tables(lab.model)
+        assert len(again) == 1
+        assert torch.equal(again[0].weight.view(torch.int32), table.view(torch.int32))
+        again[0].weight.data[[5, 7]] = 3.0
+        lab.reset()
+        assert torch.equal(again[0].weight.view(torch.int32), table.view(torch.int32))
+    assert 0 < sizes["row"] - sizes["zero"] < 1000
+    assert sizes["full"] - sizes["zero"] >= table.nbytes - 1000
+    assert formats == {"zero": 2, "row": 2, "full": 1}
 
 
-def test_a_lab_copies_what_is_tied_once_and_brings_it_back(tokenizer):
-    model = add_memory(small("llama", tie_word_embeddings=True), 1, **MEMORY)
-    lab = lab_around(model, tokenizer)
-    first, last = "model.embed_tokens.weight", "lm_head.weight"
-    assert lab.base(first) is lab.base(last)
-    assert lab.base(first) is not model.lm_head.weight
-    before = logits(model)
+def test_an_empty_table_takes_memory_only_where_it_is_written():
+    def held() -> int:
+        return psutil.Process().memory_info().rss
+
+    before = held()
+    table = ValueTable(100_000, 500, empty=True)
+    assert len(differing_rows(table.weight, torch.zeros(1, 1).expand(100_000, 500))) == 0
     with torch.no_grad():
-        model.lm_head.weight += 1
-    assert not torch.equal(lab.base(last), model.lm_head.weight)
-    lab.reset()
-    assert torch.equal(logits(model), before)
-    assert model.lm_head.weight is model.model.embed_tokens.weight
+        table.weight[70_000] = 1.0
+    assert differing_rows(table.weight, torch.zeros(1, 1).expand(100_000, 500)).tolist() == [70_000]
+    assert held() - before < table.weight.nbytes / 2
 
 
 FROM_HUB = """

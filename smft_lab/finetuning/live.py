@@ -7,7 +7,6 @@ layer; live positions only need to attend to them. In a few-shot prompt that is 
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -158,5 +157,3 @@ def _taken(x: Tensor, places: Tensor) -> Tensor:
 def _columns(rows: Tensor, places: Tensor) -> Tensor:
     """rows (G, L, U), places (G, M) -> (G, L, M)."""
     return rows.gather(2, places.unsqueeze(1).expand(-1, rows.shape[1], -1))
-
-

@@ -433,7 +433,7 @@ def _made(module: nn.Module) -> tuple:
 
 
 def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
-    """Raise ValueError unless a loss and gradients are the same, up to rounding; what only the second has is left out."""
+    """Raise ValueError unless a loss and gradients agree, up to rounding; what only the second has is left out."""
     for one, other in zip(plain, replayed, strict=False):
         if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item()):
             raise ValueError("the replayed part gives another loss or gradient")

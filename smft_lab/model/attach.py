@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smft_lab.model.memory import MemoryLayer, memory_layers
+from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
 MODES = ("replace", "add")
 CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
@@ -122,9 +122,9 @@ def add_memory(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for number, feed_forward, parameter in zip(chosen, old, like, strict=True):
+            if mode == "add" and values is None:
+                values = ValueTable(slots, value_dim or width, empty=True)
             memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten)
-            if mode == "add":
-                nn.init.zeros_(memory.values.weight)
             memory.to(device=parameter.device, dtype=parameter.dtype).train(feed_forward.training)
             values = memory.values if shared else None
             places[number].put(AttachedMemory(memory, feed_forward if mode == "add" else None))

@@ -25,9 +25,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+CHUNK = 8192  # rows that are compared together
 
 
 class ProductKeys(nn.Module):
@@ -165,13 +168,20 @@ class RowLookup(torch.autograd.Function):
 
 
 class ValueTable(nn.Module):
-    """N value rows, looked up as one weighted sum per token; may be shared by several memory layers."""
+    """N value rows, looked up as one weighted sum per token; may be shared by several memory layers.
 
-    def __init__(self, slots: int, value_dim: int):
+    Args:
+        empty: Whether all rows are zero. On a CPU such a table takes no memory but for the rows that are written.
+    """
+
+    def __init__(self, slots: int, value_dim: int, empty: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(slots, value_dim))
         self._hits: Callable[[Tensor, Tensor], RowHits] | None = None
-        self.reset_parameters()
+        if empty:
+            self.weight = nn.Parameter(empty_table(slots, value_dim))
+        else:
+            self.weight = nn.Parameter(torch.empty(slots, value_dim))
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
@@ -200,6 +210,25 @@ class ValueTable(nn.Module):
             yield
         finally:
             self._hits = None
+
+
+def empty_table(slots: int, value_dim: int) -> Tensor:
+    """(N, Vd) float32 zeros that take no memory until they are written to."""
+    return torch.from_numpy(np.zeros((slots, value_dim), dtype=np.float32))  # torch.zeros writes its zeros at once
+
+
+def differing_rows(one: Tensor, other: Tensor) -> Tensor:
+    """Which rows of two tables (N, Vd) of one type differ in a bit: (rows,) int64, ascending, on the CPU.
+
+    Goes through the tables part by part, so that nothing of their size is made.
+    """
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    parts = []
+    for first in range(0, len(one), CHUNK):
+        mine, its = (table.detach()[first : first + CHUNK].contiguous().view(whole) for table in (one, other))
+        if not torch.equal(mine, its):
+            parts.append((mine != its).any(1).nonzero().squeeze(1).cpu() + first)
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 
 class MemoryLayer(nn.Module):
@@ -275,6 +304,13 @@ def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:
 def value_tables(model: nn.Module) -> list[ValueTable]:
     """The distinct value tables of a model, first to last; layers that share one count once."""
     return list(dict.fromkeys(layer.values for layer in memory_layers(model).values()))
+
+
+def named_tables(model) -> tuple[list[str], list]:
+    """State-dict names of the distinct value tables, and the tables."""
+    tables = value_tables(model)
+    names = {module: f"{name}.weight" for name, module in model.named_modules()}
+    return [names[table] for table in tables], tables
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from smft_lab.slots.patch import Patch, as_bytes, check_rows, named_tables
+from smft_lab.model.memory import named_tables
+from smft_lab.slots.patch import Patch, as_bytes, check_rows
 
 OnConflict = Literal["refuse", "last", "mean", "sum"]
 RULES = ("refuse", "last", "mean", "sum")

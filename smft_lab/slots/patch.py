@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.model.memory import value_tables
+from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
 from smft_lab.writing import whole
 
 FORMAT = "1"
@@ -61,8 +61,8 @@ class Patch:
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
         slots, values = [], []
         for name, table in zip(names, tables, strict=True):
-            changed = (as_bytes(table.weight.detach()) != as_bytes(lab.base(name))).any(dim=1).nonzero().squeeze(1)
-            slots.append(changed.cpu())
+            changed = differing_rows(table.weight, lab.base(name))
+            slots.append(changed)
             values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
         told = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
@@ -245,7 +245,8 @@ def fingerprint(lab) -> str:
         digest = hashlib.sha256()
         for name in sorted(lab.model.state_dict()):
             digest.update(name.encode())
-            digest.update(lab.base(name).contiguous().view(torch.uint8).cpu().numpy())
+            for part in lab.base(name).flatten(0, -2).split(CHUNK) if lab.base(name).ndim > 1 else [lab.base(name)]:
+                digest.update(part.contiguous().view(torch.uint8).cpu().numpy())
         _FINGERPRINTS[lab] = digest.hexdigest()[:16]
     return _FINGERPRINTS[lab]
 
@@ -253,13 +254,9 @@ def fingerprint(lab) -> str:
 @torch.no_grad()
 def row_changes(lab) -> list[Tensor]:
     """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed."""
-    return [
-        (table.weight - lab.base(name)).norm(dim=1).cpu() for name, table in zip(*named_tables(lab.model), strict=True)
-    ]
-
-
-def named_tables(model) -> tuple[list[str], list]:
-    """State-dict names of the distinct value tables, and the tables."""
-    tables = value_tables(model)
-    names = {module: f"{name}.weight" for name, module in model.named_modules()}
-    return [names[table] for table in tables], tables
+    changes = []
+    for name, table in zip(*named_tables(lab.model), strict=True):
+        rows, norms = differing_rows(table.weight, lab.base(name)), torch.zeros(len(table.weight))
+        norms[rows] = (table.weight[rows] - lab.base(name)[rows]).norm(dim=1).float().cpu()
+        changes.append(norms)
+    return changes

@@ -13,10 +13,10 @@ from torch import Tensor
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import settings_for
 from smft_lab.finetuning.teaching import Teaching, counted_reads
-from smft_lab.model.memory import value_tables
+from smft_lab.model.memory import named_tables, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.coverage import fact_counts
-from smft_lab.slots.patch import named_tables, row_changes
+from smft_lab.slots.patch import row_changes
 from smft_lab.slots.reading import TokenReads, core_set, token_reads
 from smft_lab.slots.scores import check_top_t, inverse_document_frequency, score, term_frequency, top_slots
 from smft_lab.slots.usage import batch_counts
