@@ -42,6 +42,8 @@ class Recipe:
         order: `stream`, one fact a step (paper); or `mixed`, batches of `batch_size` texts of many facts.
         batch_size: Texts in a mixed batch.
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
+        kl_anchor: Weight of the KL divergence from the model without its memory, in nats a token, at all positions that
+            predict nothing taught; `sparse` then computes every batch whole, and without the memory besides.
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
@@ -72,6 +74,7 @@ class Recipe:
     order: str = "mixed"
     batch_size: int = 8
     loss_on: str = "answer"
+    kl_anchor: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
     lr: float = 0.2
@@ -92,7 +95,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect",
-                     "learned_at"):  # fmt: skip
+                     "learned_at", "kl_anchor"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.statements + self.questions:

@@ -152,6 +152,43 @@ def test_the_fast_engine_gives_the_losses_of_the_plain_way(lab):
     assert losses[True][-1] != losses[True][0]
 
 
+def test_an_anchor_keeps_the_predictions_of_what_is_not_taught(lab):
+    facts = smft.new_facts(4)
+    asked = [f"Question: {fact.questions[0]}" for fact in facts]
+    batch = encode(lab.tokenizer, asked)
+    inputs, mask = {name: batch[name] for name in ("input_ids", "attention_mask")}, batch["attention_mask"].bool()
+
+    def predictions() -> torch.Tensor:
+        with torch.no_grad():
+            return lab.model(**inputs).logits[mask].log_softmax(-1)
+
+    base, moved = predictions(), {}
+    for weight in (0.0, 30.0):
+        lab.reset()
+        steps = list(finetune(lab, facts, probe_every=0, recipe=replace(RECIPE, kl_anchor=weight), lr=0.5, passes=4))
+        assert steps[-1].loss < steps[1].loss
+        moved[weight] = torch.nn.functional.kl_div(predictions(), base, log_target=True, reduction="batchmean")
+    assert moved[30.0] < 0.75 * moved[0.0]
+
+
+def test_a_batch_that_is_learned_is_left_out_of_later_passes(lab):
+    facts = smft.new_facts(4)
+    whole = list(finetune(lab, facts, probe_every=0, lr=0.5, passes=6))[1:]
+    lab.reset()
+    level = sorted(step.loss for step in whole)[len(whole) // 3]
+    recipe = replace(RECIPE, learned_at=level)
+    short = list(finetune(lab, facts, probe_every=10_000, recipe=recipe, lr=0.5, passes=6))[1:]
+    assert len(short) < len(whole)
+    assert [step.step for step in short] == list(range(1, len(short) + 1))
+    assert [step.probes is not None for step in short] == [False] * (len(short) - 1) + [True]
+    first = whole[0].epoch * Teaching.of(lab, facts).per_pass
+    assert [step.loss for step in short[:first]] == pytest.approx([step.loss for step in whole[:first]], rel=1e-4)
+    last: dict[tuple, float] = {}
+    for step in short:
+        assert last.get(step.facts, level) >= level or sum(s.facts == step.facts for s in short[:first]) > 1
+        last[step.facts] = step.loss
+
+
 def test_every_method_sees_the_same_mixed_batches_of_many_facts(lab):
     facts = smft.new_facts(6)
     one, again = (list(Teaching.of(lab, facts, seed=3)) for _ in range(2))

@@ -183,7 +183,8 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     began = time.perf_counter()
     momentum = recipe.momentum if recipe is not None else 0.0
     decays = method == "sparse" and recipe is not None and recipe.decay
-    training = start(lab, method, seed=seed, momentum=momentum, **settings)
+    kl_anchor = recipe.kl_anchor if recipe is not None else 0.0
+    training = start(lab, method, seed=seed, momentum=momentum, kl_anchor=kl_anchor, **settings)
     if grouped:
         training.choose(facts, teaching.texts, recipe)
     seconds = time.perf_counter() - began

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, counted_reads
-from smft_lab.model.attach import AttachedMemory
+from smft_lab.model.attach import AttachedMemory, without_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.recipe import Recipe
 from smft_lab.slots.group import choose_slots
@@ -46,11 +47,18 @@ class Sparse:
         protect: See `Selection`.
         fast: Whether to compute what doesn't depend on the values once per batch (see `smft_lab.finetuning.replay`).
         momentum: beta1 of `adam`.
+        kl_anchor: See `smft_lab.recipe.Recipe`.
+
+    Raises:
+        ValueError: `kl_anchor` is above 0, and a memory layer stands in place of a feed-forward.
     """
 
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
-                 protect: float = 0.0, momentum: float = 0.0):  # fmt: skip
-        self.lab, self.fast = lab, fast
+                 protect: float = 0.0, momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
+        self.lab, self.fast, self.kl_anchor = lab, fast and not kl_anchor, kl_anchor
+        if kl_anchor:
+            with without_memory(lab.model):
+                pass  # refuses where it can't be done
         self.top_t, self.rule, self.seed, self.lr = top_t, rule, seed, lr
         self.tables = value_tables(lab.model)
         options = {"momentum": momentum} if optimizer == "adam" else {}
@@ -82,8 +90,15 @@ class Sparse:
     def update(self, batch: Batch) -> Update:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
         loss = self._replayed(batch) if self.fast else None
-        loss = self.lab.model(**batch.inputs).loss if loss is None else loss
-        loss.backward()
+        drift = 0.0
+        if loss is None:
+            before = self._before(batch) if self.kl_anchor else None  # first: the selection counts the last reads
+            outputs = self.lab.model(**batch.inputs)
+            loss = outputs.loss
+            if before is not None:
+                after = outputs.logits[_unlabelled(batch)].float().log_softmax(-1)
+                drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
+        (loss + self.kl_anchor * drift).backward()
         slots = self.selection.slots
         for table, optimizer in zip(self.tables, self.optimizers, strict=True):
             grad = table.weight.grad.coalesce()
@@ -92,6 +107,13 @@ class Sparse:
         self.selection.log_writes()
         width = self.tables[0].weight.shape[1]
         return Update(loss.item(), sum(map(len, slots)) * width, slots)
+
+    @torch.no_grad()
+    def _before(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the model without its memory where nothing taught is predicted, (positions, V)."""
+        inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
+        with without_memory(self.lab.model):
+            return self.lab.model(**inputs).logits[_unlabelled(batch)].float().log_softmax(-1)
 
     def _replayed(self, batch: Batch) -> Tensor | None:
         """The loss, without computing what is known; None for a model that can't be run so."""
@@ -107,6 +129,12 @@ class Sparse:
     def finish(self) -> None:
         self._stack.close()
         self.lab.model.requires_grad_(True)
+
+
+def _unlabelled(batch: Batch) -> Tensor:
+    """(B, T) bool: positions of texts that predict no label."""
+    following = functional.pad(batch.inputs["labels"][:, 1:], (0, 1), value=-100)
+    return (following == -100) & batch.inputs["attention_mask"].bool()
 
 
 class _Dense:
@@ -224,9 +252,9 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
 
 def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
           protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK,
-          momentum: float = 0.0):  # fmt: skip
+          momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
     """The method of that name, ready for its first batch."""
     lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
-        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect, momentum)
+        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect, momentum, kl_anchor)
     return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer, rank)
