@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from smft_lab.model.memory import MemoryLayer, memory_layers, stopping_at
+from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
 SAMPLE = 20_000  # hidden states that key centres and directions are fitted to; more change them little
@@ -45,10 +45,21 @@ def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tens
 
 @torch.no_grad()
 def fit_keys(model, inputs: dict[int, Tensor], keys: str = "random", seed: int = 0) -> None:
-    """Set the whitening of every memory layer, and its keys or queries, from hidden states of ordinary text.
+    """Fit the addressing of every memory layer; see `fit_addressing`.
 
     Args:
         inputs: See `memory_inputs`.
+    """
+    for position, layer in memory_layers(model).items():
+        fit_addressing(layer.keys, inputs[position], keys, seed)
+
+
+@torch.no_grad()
+def fit_addressing(addressing: ProductKeys, states: Tensor, keys: str = "random", seed: int = 0) -> None:
+    """Set the whitening, and the keys or queries, from hidden states of ordinary text.
+
+    Args:
+        states: (tokens, D).
         keys: `random` leaves keys and queries as they are; `kmeans` puts each half-codebook on the centres of the
             queries' halves; `pca` queries by the principal directions of the hidden states, dealt to the heads in turn.
         seed: Of the sample, and of the centres' start.
@@ -58,24 +69,21 @@ def fit_keys(model, inputs: dict[int, Tensor], keys: str = "random", seed: int =
     """
     if keys not in KEYS:
         raise ValueError(f"keys must be one of {', '.join(KEYS)}, not {keys!r}")
+    states = states.float()
+    if addressing.mean is not None:
+        addressing.mean.copy_(states.mean(0))
+        addressing.deviation.copy_(states.std(0).clamp(min=1e-6))
+    if keys == "random":
+        return
     generator = torch.Generator().manual_seed(seed)
-    for position, layer in memory_layers(model).items():
-        states = inputs[position].float()
-        addressing = layer.keys
-        if addressing.mean is not None:
-            addressing.mean.copy_(states.mean(0))
-            addressing.deviation.copy_(states.std(0).clamp(min=1e-6))
-        if keys == "random":
-            continue
-        sample = states[torch.randperm(len(states), generator=generator)[:SAMPLE]].to(addressing.keys.device)
-        if keys == "pca":
-            _query_by_directions(layer, sample)
-        else:
-            _centre_keys(layer, sample, seed)
+    sample = states[torch.randperm(len(states), generator=generator)[:SAMPLE]].to(addressing.keys.device)
+    if keys == "pca":
+        _query_by_directions(addressing, sample)
+    else:
+        _centre_keys(addressing, sample, seed)
 
 
-def _query_by_directions(layer: MemoryLayer, states: Tensor) -> None:
-    addressing = layer.keys
+def _query_by_directions(addressing: ProductKeys, states: Tensor) -> None:
     if addressing.mean is not None:
         states = (states - addressing.mean) / addressing.deviation
     wanted = addressing.heads * addressing.key_dim
@@ -86,10 +94,9 @@ def _query_by_directions(layer: MemoryLayer, states: Tensor) -> None:
     addressing.query.weight.copy_(directions[order])
 
 
-def _centre_keys(layer: MemoryLayer, states: Tensor, seed: int) -> None:
+def _centre_keys(addressing: ProductKeys, states: Tensor, seed: int) -> None:
     from scipy.cluster.vq import kmeans2
 
-    addressing = layer.keys
     if len(states) < addressing.root:
         raise ValueError(f"{len(states)} hidden states are too few for {addressing.root} keys; give more background")
     queries = addressing.queries(states).view(len(states), addressing.heads, 2, -1)

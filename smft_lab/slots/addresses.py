@@ -23,6 +23,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.model.attach import AttachedMemory, feed_forwards
+from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
 from smft_lab.slots.group import reads_of
@@ -184,19 +185,14 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
                 for i in range(len(x)):
                     yield start + i, block, x[i, : len(rows[start + i])]
 
-    if recipe.whiten:
-        moments = {block: [0, torch.zeros(width), torch.zeros(width)] for block in keys}
-        for _, block, x in states(list(documents)):
-            moments[block][0] += len(x)
-            moments[block][1] += x.float().sum(0).cpu()
-            moments[block][2] += x.float().square().sum(0).cpu()
-        for block, (count, total, squares) in moments.items():
-            mean = total / count
-            keys[block].mean.copy_(mean)
-            keys[block].deviation.copy_((squares / count - mean.square()).clamp(min=1e-12).sqrt())
-    df = {block: torch.zeros(recipe.slots, dtype=torch.int32) for block in keys}
+    background: dict[int, list[Tensor]] = {block: [] for block in keys}
     for _, block, x in states(list(documents)):
-        df[block][keys[block](x.unsqueeze(0))[0].unique().cpu()] += 1
+        background[block].append(x)
+    df = {block: torch.zeros(recipe.slots, dtype=torch.int32) for block in keys}
+    for block, mine in background.items():
+        fit_addressing(keys[block], torch.cat(mine), recipe.keys, seed)
+        for x in mine:
+            df[block][keys[block](x.unsqueeze(0))[0].unique().cpu()] += 1
     texts, owners = wordings_of(facts, form, tokenizer, seed=seed)
     reads: dict[int, list[Tensor]] = {block: [torch.empty(0)] * len(texts) for block in keys}
     for i, block, x in states([form.ids(tokenizer, text) for text in texts]):
