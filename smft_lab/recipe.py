@@ -47,26 +47,26 @@ class Recipe:
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
-        learned_at: A batch whose loss was below that many nats per token when it came last is left out of later passes;
-            it is learned, and more of it would only write louder.
+        learned_at: Of `sparse`: a batch whose loss was below that many nats per token when it came last is left out of
+            later passes; it is learned, and more of it would only write louder. A run ends when all are.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
     """
 
     name: str = "custom"
-    slots: int = 262_144
+    slots: int = 1_048_576
     heads: int = 4
     k: int = 8
     key_dim: int = 128
     gate: bool = False
     project: bool = False
     whiten: bool = True
-    keys: str = "random"
+    keys: str = "pca"
     background_texts: int = 200
     background_questions: int = 400
     window: int = 64
     statements: int = 1
     questions: int = 4
-    contexts: int = 2
+    contexts: int = 3
     choice: str = "group"
     counted: str = "shared"
     protect: float = 1.0
@@ -79,7 +79,7 @@ class Recipe:
     momentum: float = 0.9
     lr: float = 0.2
     decay: bool = False
-    learned_at: float = 0.0
+    learned_at: float = 0.3
     passes: int = 4
     least_steps: int = 96
     full_lr: float = 3e-5
@@ -129,8 +129,8 @@ class Recipe:
 RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
-    "paper", gate=True, project=True, whiten=False, key_dim=64, statements=64, questions=0, contexts=0,
+    "paper", gate=True, project=True, whiten=False, keys="random", key_dim=64, statements=64, questions=0, contexts=0,
     background_questions=0, choice="batch", protect=0.0, top_t=500, order="stream", loss_on="statement",
-    optimizer="sgd", momentum=0.0, lr=20.0, decay=False, passes=12, least_steps=1, counted="all",
+    optimizer="sgd", momentum=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1, counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}

@@ -19,8 +19,9 @@ from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import probes_of
 from smft_lab.recipe import Recipe
 
+SGD_RATE = 20.0  # of `sparse`, where none was tuned
 FALLBACK = {  # where a lab carries no tuned defaults
-    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 20.0}, "top_t": 100},
+    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": SGD_RATE}, "top_t": 100},
     "full": {"optimizer": "adamw", "lr": 1e-4},
     "lora": {"optimizer": "adamw", "lr": 3e-4},
 }
@@ -73,7 +74,8 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
     """The settings that a recipe gives a method."""
     if method != "sparse":
         return {"top_t": recipe.top_t, "lr": recipe.full_lr if method == "full" else recipe.lora_lr}
-    return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": {}}
+    rates = {} if recipe.optimizer == "sgd" else {"sgd": SGD_RATE}
+    return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": rates}
 
 
 def check_facts(lab, facts: Sequence[Fact]) -> None:
@@ -216,7 +218,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         counted[len(texts) :] = 0
         return Batch(inputs, counted, tuple(sorted(set(owners))))
 
-    learned_at = recipe.learned_at if recipe is not None else 0.0
+    learned_at = recipe.learned_at if recipe is not None and method == "sparse" else 0.0
     losses: dict[tuple[str, ...], float] = {}
 
     def to_train(batches) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:

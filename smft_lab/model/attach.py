@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
+WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
 MODES = ("replace", "add")
 CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
 
@@ -117,7 +118,7 @@ def add_memory(
     like = [next(module.parameters()) for module in old]
     if any(parameter.is_meta for parameter in like):
         raise ValueError("a feed-forward of the model is offloaded; load the model with its weights in memory")
-    check_fits(slots * (value_dim or width) * (1 if shared else len(chosen)), like[0])
+    check_fits(slots * (value_dim or width) * (1 if shared else len(chosen)), like[0], empty=mode == "add")
     values = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -184,12 +185,16 @@ def feed_forwards(model) -> list[FeedForward]:
         model.train(training)
 
 
-def check_fits(numbers: int, like: Tensor) -> None:
-    """Raise ValueError if a value table of that many numbers can't fit in what memory is free now."""
+def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
+    """Raise ValueError if a value table of that many numbers can't fit in what memory is free now.
+
+    Args:
+        empty: Whether it begins with zeros: on a CPU room is then needed for what is written to it alone.
+    """
     from psutil import virtual_memory
 
-    needed = numbers * like.element_size()
     cuda = like.device.type == "cuda"
+    needed = numbers * like.element_size() * (WRITTEN if empty and not cuda else 1)
     free = torch.cuda.mem_get_info(like.device)[0] if cuda else virtual_memory().available
     if needed > free:
         sizes = f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"

@@ -65,7 +65,7 @@ class RetrofitJob:
 
     @property
     def recipe(self) -> Recipe:
-        return replace(RETROFIT, name="retrofit", **dict(self.switches))
+        return replace(RETROFIT, **dict(self.switches))
 
     @property
     def key(self) -> str:

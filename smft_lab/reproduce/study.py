@@ -10,19 +10,22 @@ import pandas as pd
 from scipy import stats
 
 from smft_lab.experiments.equal import TARGET, mean_interval, read_run
+from smft_lab.recipe import PAPER, RETROFIT
 from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.sweep import read_result
 
 BLOCKS = (0, 1, 2, 5, 8, 12, 16, 22)
-RATES = {"full": (1e-5, 3e-5, 1e-4), "lora": (1e-4, 3e-4, 1e-3)}
+RATES = {"full": (2e-5, 4e-5, 8e-5), "lora": (2e-4, 5e-4, 1e-3)}
 SWITCHES: dict[str, dict] = {
     "the recipe": {},
     "with a gate and projection, untrained": {"gate": True, "project": True},
     "with a projection, untrained": {"project": True},
-    "queries not whitened": {"whiten": False},
-    "keys by k-means": {"keys": "kmeans"},
-    "queries by PCA": {"keys": "pca"},
+    "queries at random, whitened": {"keys": "random"},
+    "queries at random, not whitened": {"keys": "random", "whiten": False},
+    "keys by k-means, queries at random": {"keys": "kmeans"},
+    "262,144 slots": {"slots": 262_144},
     "65,536 slots": {"slots": 65_536},
+    "8 heads": {"heads": 8},
     "k = 4": {"k": 4},
     "all tokens counted": {"counted": "all"},
     "only where the answer is predicted": {"counted": "answer"},
@@ -33,6 +36,8 @@ SWITCHES: dict[str, dict] = {
     "SGD": {"optimizer": "sgd", "lr": 30.0},
     "a third of the rate": {"lr": 1 / 3},
     "loss on every token": {"loss_on": "statement"},
+    "a KL anchor of 0.3": {"kl_anchor": 0.3},
+    "learned batches trained on": {"learned_at": 0.0},
     "no contexts": {"contexts": 0},
     "background of text alone": {"background_questions": 0, "background_texts": 600},
     "background of questions alone": {"background_texts": 0},
@@ -53,6 +58,13 @@ def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]
         values = {key: _relative(draft, key, value) for key, value in changed.items()}
         switches = tuple(sorted({**dict(draft.switches), **values}.items()))
         jobs[name] = [replace(draft, facts=16, seed=seed, switches=switches) for seed in range(seeds)]
+    paper = {
+        field: value
+        for field, value in PAPER.to_dict().items()
+        if value != getattr(RETROFIT, field) and field != "name"
+    }
+    switches = tuple(sorted({**dict(draft.switches), **paper, "passes": 5}.items()))
+    jobs["the paper's design, untrained"] = [replace(draft, facts=16, seed=0, switches=switches)]
     jobs["random slots"] = [replace(draft, facts=16, seed=seed, rule="random") for seed in range(seeds)]
     return jobs
 
@@ -68,7 +80,7 @@ def _relative(draft: RetrofitJob, name: str, value):
 def sweep_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
     """The rates of the baselines, on facts that no comparison teaches."""
     return {
-        f"{method}, {lr:g}": [replace(draft, method=method, lr=lr, seed=1000, evaluations=6)]
+        f"{method}, {lr:g}": [replace(draft, method=method, lr=lr, seed=1000, evaluations=4)]
         for method, rates in RATES.items()
         for lr in rates
     }
