@@ -16,6 +16,7 @@ class Part(StrEnum):
     ablation = "ablation"
     sweep = "sweep"
     comparison = "comparison"
+    many = "many"
 
 
 def study(
@@ -32,7 +33,14 @@ def study(
 ) -> None:  # fmt: skip
     """Measure a retrofit: blocks, switches, and sparse against full finetuning and LoRA. Killed, it goes on."""
     from smft_lab.reproduce.real import CHOICES, QUESTIONS, TEXT, RetrofitJob
-    from smft_lab.reproduce.study import ablation_jobs, best_rates, block_jobs, comparison_jobs, page, sweep_jobs
+    from smft_lab.reproduce.study import (
+        ablation_jobs,
+        best_rates,
+        block_jobs,
+        comparison_jobs,
+        page,
+        sweep_jobs,
+    )
     from smft_lab.reproduce.sweep import sweep
     from smft_lab.writing import write_whole
 

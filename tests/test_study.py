@@ -7,6 +7,7 @@ import pytest
 
 from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.study import (
+    RATES,
     ablation_jobs,
     best_rates,
     block_jobs,
@@ -57,9 +58,9 @@ def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path)
         reached = rate > min(one.lr for (one,) in jobs.values() if one.method == job.method)
         keep(tmp_path, job, (0.5, 1.0 if reached else 0.6), (0.9, 0.9 - 100 * rate))
     best = best_rates(jobs, tmp_path)
-    assert best == {"full": 3e-5, "lora": 3e-4}
+    assert best == {method: sorted(rates)[1] for method, rates in RATES.items()}
     compared = comparison_jobs(DRAFT, 2, best)
-    assert {job.lr for job in compared["full"]} == {3e-5}
+    assert {job.lr for job in compared["full"]} == {best["full"]}
     assert all(len(mine) == 2 for mine in compared.values())
     with pytest.raises(ValueError, match="run the part sweep first"):
         comparison_jobs(DRAFT, 2, {"full": 3e-5})

@@ -16,6 +16,8 @@ from smft_lab.reproduce.sweep import read_result
 
 BLOCKS = (0, 1, 2, 5, 8, 12, 16, 22)
 RATES = {"full": (2e-5, 4e-5, 8e-5), "lora": (2e-4, 5e-4, 1e-3)}
+BASELINES = {"full": "full", "LoRA": "lora"}
+MANY = 200
 SWITCHES: dict[str, dict] = {
     "the recipe": {},
     "with a gate and projection, untrained": {"gate": True, "project": True},
@@ -94,8 +96,7 @@ def comparison_jobs(
     Raises:
         ValueError: a baseline has no rate yet.
     """
-    if missing := set(RATES) - set(rates):
-        raise ValueError(f"no rate of {', '.join(sorted(missing))} was tried yet; run the part sweep first")
+    _check_rates(rates)
     many = [replace(draft, seed=seed, evaluations=6, choices=choices) for seed in range(seeds)]
     return {
         "sparse": many,
@@ -104,6 +105,23 @@ def comparison_jobs(
         "full with replay": [replace(job, method="full", lr=rates["full"], replay=4) for job in many],
         "sparse, random slots": [replace(job, rule="random") for job in many],
     }
+
+
+def many_jobs(draft: RetrofitJob, rates: dict[str, float]) -> dict[str, list[RetrofitJob]]:
+    """So many facts at once as a person may have.
+
+    Raises:
+        ValueError: a baseline has no rate yet.
+    """
+    _check_rates(rates)
+    many = replace(draft, facts=MANY, seed=0, evaluations=4)
+    baselines = {name: [replace(many, method=method, lr=rates[method])] for name, method in BASELINES.items()}
+    return {"sparse": [many], **baselines}
+
+
+def _check_rates(rates: dict[str, float]) -> None:
+    if missing := set(RATES) - set(rates):
+        raise ValueError(f"no rate of {', '.join(sorted(missing))} was tried yet; run the part sweep first")
 
 
 def best_rates(jobs: dict[str, list[RetrofitJob]], folder: Path) -> dict[str, float]:
@@ -188,7 +206,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
              "seconds": 0, "steps": 0, "loudness": 2}  # fmt: skip
     lines = ["# A real model: what each switch is worth, and what is learned and lost", "", *about, ""]
     for name, jobs in parts.items():
-        equal = name == "comparison"
+        equal = name in ("comparison", "many")
         table = readings(jobs, folder, equal)
         if table.empty:
             continue
