@@ -382,7 +382,7 @@ def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, 
     code, printed, err = smft("attach", str(tmp_path / "model"), "--slots", "256", "--out", str(lab))
     assert code == 0, " ".join(err)
     told = " ".join(err)
-    assert "addresses, same fact / two facts, best block first: " in told
+    assert "addresses, same fact / two facts, and stray reads; best block first: " in told
     assert "of the slots are the same with" in told
     assert printed == [str(lab)]
     assert not (lab / "unfinished").exists()

@@ -1,5 +1,6 @@
 """A finished model gets a memory by forward passes alone, facts are taught by its recipe, and a stop loses nothing."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.tokenizer import encode, pad, shared_positions
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import PAPER, RETROFIT, Recipe
-from smft_lab.slots.addresses import compare_addresses, measure_loudness, weighted_jaccard
+from smft_lab.slots.addresses import compare_addresses, measure_blocks, measure_loudness, weighted_jaccard
 from smft_lab.slots.group import choose_slots
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
@@ -275,6 +276,29 @@ def test_addresses_tell_a_fact_that_reads_its_own_slots_from_one_that_does_not()
     lost = compare_addresses([found[0], torch.tensor([7, 8, 50]), found[2], found[3]], [0, 0, 1, 1], df, 20)
     assert lost.weak == (0,)
     assert lost.margin < one.margin
+
+
+def test_a_block_where_other_texts_read_what_is_written_comes_last(tokenizer, words, monkeypatch):
+    """Each block's memory is beside a feed-forward, whose input is made to be what a test wants of a block."""
+    from smft_lab.slots import addresses
+
+    model, facts = small("llama", num_hidden_layers=3), smft.new_facts(4)
+    documents = [tokenizer(part)["input_ids"] for part in words.split(". ")[:40]]
+    plain = addresses.inputs_of
+
+    @contextmanager
+    def one_state_for_all(modules):
+        with plain(modules) as got:
+            yield got
+        got[0] = torch.zeros_like(got[0]) + got[0].flatten(0, -2)[0]  # block 0: every token reads the same
+
+    recipe = replace(RECIPE, keys="random", slots=4096, top_t=20)
+    before = measure_blocks(model, tokenizer, recipe, documents, facts, PLAIN, [0, 1, 2])
+    assert set(before) == {"block", "same", "different", "margin", "stray", "weak"}
+    monkeypatch.setattr(addresses, "inputs_of", one_state_for_all)
+    after = measure_blocks(model, tokenizer, recipe, documents, facts, PLAIN, [0, 1, 2]).set_index("block")
+    assert list(after.index)[-1] == 0
+    assert after["stray"][0] > 2 * after["stray"][1]
 
 
 def test_weighted_jaccard_is_that_of_sets_where_all_weights_are_one():

@@ -36,7 +36,7 @@ from smft_lab.terminal import progress_bar
 from smft_lab.writing import write_whole
 
 BATCH = 32  # documents per forward pass
-RANKING = 96  # background documents with which blocks are ranked
+RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
 KNOWN = 60  # questions that the base answers right
 HELD_OUT = 40  # windows of the text probe
@@ -72,7 +72,8 @@ class Retrofit:
     Args:
         model, tokenizer: As `open_model` gives them; the model is changed in place.
         recipe: The switches.
-        layers: Which blocks; `auto` takes the one where addresses are best (see `measure_blocks`).
+        layers: Which blocks; `auto` takes the one where addresses are best, of those where what is written is not read
+            by other texts, too (see `measure_blocks`).
         text: Ordinary text for the background and the text probe; by default the model writes its own.
         questions: Questions with answers for the background; by default the model writes its own.
         known: What to ask the base, to find what it knows; by default plain questions that come with the package.
@@ -162,8 +163,10 @@ class Retrofit:
         """The meters in lines for people."""
         lines = []
         if self.blocks is not None:
-            shown = ", ".join(f"{row.block}: {row.same:.2f}/{row.different:.2f}" for row in self.blocks.itertuples())
-            lines.append(f"addresses, same fact / two facts, best block first: {shown}")
+            shown = ", ".join(
+                f"{row.block}: {row.same:.2f}/{row.different:.2f}, {row.stray:.1%}" for row in self.blocks.itertuples()
+            )
+            lines.append(f"addresses, same fact / two facts, and stray reads; best block first: {shown}")
         for one in self.addresses:
             lines.append(f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
                          f"{len(one.weak)} of {len(self.taught)} facts hard to find")  # fmt: skip

@@ -26,12 +26,14 @@ from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
-from smft_lab.slots.group import reads_of
+from smft_lab.slots.group import choose_slots, reads_of
 from smft_lab.slots.scores import inverse_document_frequency
+from smft_lab.slots.usage import Usage
 
 PAIRS = 400  # of different facts that are compared
 DEPTH = 0.55  # of the blocks; deeper ones lose the fact among what is about to be said
 BLOCKS = 9  # that are looked at, at most
+STRAY = 2.0  # times the least stray of a block; more makes facts known elsewhere forgotten
 BATCH = 32  # texts per forward pass
 QUIET, LOUD = 0.05, 1.0
 LOST = 0.05  # of a question's address in its own fact's wordings, more than in another's; below, it is not found
@@ -158,7 +160,10 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
         blocks: Which; by default all of the first `DEPTH` of the model, with a step that makes them at most `BLOCKS`.
 
     Returns:
-        Columns block, same, different, margin, weak (how many facts), best block first.
+        Columns block, same, different, margin, stray, weak (how many facts), best block first. Half of the background
+        gives the idf; of the reads of the other half's tokens, `stray` is the root mean square share that goes to the
+        slots in which the facts would be written. A block with more than `STRAY` times the least stray comes after
+        all others: near the input, a word of a fact reads the same slots wherever it stands.
     """
     places = feed_forwards(model)
     if blocks is None:
@@ -188,21 +193,33 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
     background: dict[int, list[Tensor]] = {block: [] for block in keys}
     for _, block, x in states(list(documents)):
         background[block].append(x)
-    df = {block: torch.zeros(recipe.slots, dtype=torch.int32) for block in keys}
-    for block, mine in background.items():
-        fit_addressing(keys[block], torch.cat(mine), recipe.keys, seed)
-        for x in mine:
-            df[block][keys[block](x.unsqueeze(0))[0].unique().cpu()] += 1
     texts, owners = wordings_of(facts, form, tokenizer, seed=seed)
     reads: dict[int, list[Tensor]] = {block: [torch.empty(0)] * len(texts) for block in keys}
+    counted, others = range(0, len(documents), 2), range(1, len(documents), 2)
+    for block, mine in background.items():
+        fit_addressing(keys[block], torch.cat(mine), recipe.keys, seed)
     for i, block, x in states([form.ids(tokenizer, text) for text in texts]):
         reads[block][i] = keys[block](x.unsqueeze(0))[0].flatten().cpu()
     rows = []
-    for block in keys:
-        one = compare_addresses(reads[block], owners, df[block], len(documents), seed)
+    for block, mine in background.items():
+        read = [keys[block](x.unsqueeze(0))[0][0].flatten(1).cpu() for x in mine]  # (tokens, reads) per document
+        usage = Usage(len(counted), *(torch.zeros(1, recipe.slots, dtype=torch.int32) for _ in range(2)))
+        for i in counted:
+            slots, count = read[i].unique(return_counts=True)
+            usage.df[0, slots] += 1
+            usage.count[0, slots] += count.int()
+        one = compare_addresses(reads[block], owners, usage.df[0], usage.batches, seed)
+        told = [i for i, owner in enumerate(owners) if owner in owners[:i]]  # all but the question of each fact
+        (chosen,) = choose_slots(usage, [owners[i] for i in told], [[reads[block][i]] for i in told],
+                                 min(recipe.top_t, recipe.slots), protect=recipe.protect)  # fmt: skip
+        written = torch.zeros(recipe.slots)
+        written[chosen] = 1.0
+        stray = torch.cat([written[read[i]].mean(1) for i in others]).square().mean().sqrt().item()
         rows.append({"block": block, "same": one.same, "different": one.different, "margin": one.margin,
-                     "weak": len(one.weak)})  # fmt: skip
-    return pd.DataFrame(rows).sort_values("margin", ascending=False, ignore_index=True)
+                     "stray": stray, "weak": len(one.weak)})  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["loud"] = table["stray"] > STRAY * table["stray"].min()
+    return table.sort_values(["loud", "margin"], ascending=[True, False], ignore_index=True).drop(columns="loud")
 
 
 @contextmanager
