@@ -17,6 +17,7 @@ class Part(StrEnum):
     sweep = "sweep"
     comparison = "comparison"
     many = "many"
+    own = "own"
 
 
 def study(
@@ -27,6 +28,7 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of facts per setting.")] = 3,
     block: Annotated[int, typer.Option(min=0, help="Where the memory is, but for the part blocks.")] = 2,
     choices: Annotated[int, typer.Option(min=0, help="Rows of hellaswag_500.jsonl asked before and after.")] = 0,
+    handbook: Annotated[Path, typer.Option(help="Facts file of the part own.")] = Path("docs/facts/handbook.jsonl"),
     out: Annotated[Path, typer.Option(help="Folder of the results and the page.")] = Path("docs/retrofit"),
     workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
     read: Annotated[bool, typer.Option("--read", help="Run nothing; make the page of what is there.")] = False,

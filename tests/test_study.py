@@ -12,7 +12,9 @@ from smft_lab.reproduce.study import (
     best_rates,
     block_jobs,
     comparison_jobs,
+    many_jobs,
     markdown,
+    own_jobs,
     page,
     readings,
     sweep_jobs,
@@ -61,7 +63,7 @@ def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path)
     assert best == {method: sorted(rates)[1] for method, rates in RATES.items()}
     compared = comparison_jobs(DRAFT, 2, best)
     assert {job.lr for job in compared["full"]} == {best["full"]}
-    assert all(len(mine) == 2 for mine in compared.values())
+    assert [len(mine) for mine in compared.values()] == [2, 2, 2, 1, 1]
     with pytest.raises(ValueError, match="run the part sweep first"):
         comparison_jobs(DRAFT, 2, {"full": 3e-5})
 
@@ -99,3 +101,12 @@ def test_a_table_without_a_column_is_drawn_without_it(tmp_path):
     keep(tmp_path, job, (0.0, 1.0), (1.0, 1.0))
     table = markdown(readings({"one": [job]}, tmp_path), {"learned": 0, "HellaSwag lost": 1})
     assert table.splitlines()[0] == "| setting | runs | learned |"
+
+
+def test_a_source_that_is_not_the_usual_one_has_results_of_its_own():
+    own = own_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4}, "handbook.jsonl")
+    keys = [job.key for mine in own.values() for job in mine]
+    assert len(set(keys)) == len(keys)
+    many = many_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4})
+    assert not set(keys) & {job.key for mine in many.values() for job in mine}
+    assert many["sparse"][0].facts == own["200 questions, sparse"][0].facts == 200

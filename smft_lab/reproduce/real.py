@@ -9,10 +9,14 @@ import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
+from smft_lab.experiments.equal import TARGET
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.datasets import Question, read_dataset
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.files import read_facts
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.teaching import Teaching
@@ -37,6 +41,8 @@ ADDRESS_FACTS = 16
 class RetrofitJob:
     """A setting. Two jobs that are equal have the same result, up to rounding.
 
+    A baseline stops where it has learned enough to be compared (`TARGET`); sparse finetuning ends by itself.
+
     Attributes:
         model: As `open_model` takes it.
         block: Where the memory is.
@@ -47,6 +53,8 @@ class RetrofitJob:
         evaluations: Measurements in a run, the base not counted.
         choices: Rows of HellaSwag asked before and after.
         data: Folder of the text and questions.
+        source: What is taught: `people`, who are invented; `questions`, those of the data that the base answers wrong,
+            by statements made by rule; or a file of facts, of which as many are taught as it has.
     """
 
     model: str = "smollm2"
@@ -62,6 +70,7 @@ class RetrofitJob:
     evaluations: int = 1
     choices: int = 0
     data: str = ""
+    source: str = "people"
 
     @property
     def recipe(self) -> Recipe:
@@ -71,6 +80,8 @@ class RetrofitJob:
     def key(self) -> str:
         """Name of its result: a hash of all it says, the whole recipe included, but for where the data lie."""
         said = {name: value for name, value in asdict(self).items() if name != "data"}
+        if self.source == "people":
+            del said["source"]
         said["recipe"] = self.recipe.to_dict()
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -117,7 +128,7 @@ def _questions(data: str) -> tuple[list[Question], list[Question]]:
 
 
 def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
-    facts = new_facts(job.facts, seed=job.seed)
+    facts = _facts(lab, job)
     teaching = Teaching.of(lab, facts, job.passes or None, seed=job.seed)
     options = {"lr": job.lr or None, "passes": job.passes or None, "seed": job.seed}
     if job.method == "sparse":
@@ -128,6 +139,9 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     rows, last = [], None
     for last in finetune(lab, facts, job.method, probe_every=every, **options):
         rows += history_rows(last)
+        if job.method != "sparse" and last.probes and last.probes["learned"]["em"] >= TARGET:
+            break  # the baselines are read here; going on, they only lose more
+    lab.end()
     found = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
     if job.method == "sparse":
         found["rows_changed"] = len(Patch.between(lab))
@@ -142,6 +156,17 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
             rows += [{"step": step, "probe": "hellaswag", "metric": name, "value": value}
                      for name, value in measured.items()]  # fmt: skip
     return rows, found
+
+
+def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
+    if job.source == "people":
+        return new_facts(job.facts, seed=job.seed)
+    if job.source != "questions":
+        return read_facts(job.source)
+    (known,) = [probe for probe in lab.probes if probe.name == "known"]
+    facts = read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED]
+    wrong = [fact for fact in facts if fact.question not in known.questions]
+    return Random(f"{job.seed}/wrong").sample(wrong, job.facts)
 
 
 def _addresses(lab: Lab) -> dict:
