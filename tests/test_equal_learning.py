@@ -205,6 +205,15 @@ def test_without_old_facts_the_lower_nll_of_prose_decides():
     assert best_settings(rows)["full"]["lr"] == 1e-3
 
 
+def test_on_a_real_model_what_it_knows_decides_and_then_its_text():
+    rows = [
+        {"method": "full", "optimizer": "adamw", "lr": lr, "reached": True, "known": known, "text": nll, "steps": 50}
+        for lr, known, nll in ((1e-4, 0.5, 3.8), (1e-3, 0.9, 3.9), (1e-2, 0.9, 3.85))
+    ]
+    assert best_settings(rows)["full"]["lr"] == 1e-2
+    assert best_settings(rows[:2])["full"]["lr"] == 1e-3
+
+
 def test_where_no_rate_reaches_the_target_the_one_that_learns_most_is_best():
     rows = [
         tried("lora", "adamw", lr, False, learned=learned, old_facts=kept)

@@ -22,7 +22,8 @@ GRID = {  # (method, optimizer): learning rates
 TOP_T = (200, 500, 1000, 2000)  # each with every rate of sparse
 SEEDS = (1000, 1001, 1002)  # of facts and their order; no comparison uses them by default
 ALIKE = 0.0025  # of old facts: less than one question, which three seeds don't tell from none
-MEASURED = (("learned", "em"), ("old_facts", "em"), ("two_hop", "em"), ("arithmetic", "nll"), ("prose", "nll"))
+ASKED, READ = ("old_facts", "known"), ("arithmetic", "prose", "text")  # probes of what is kept, the telling one first
+MEASURED = (*((probe, "em") for probe in ("learned", *ASKED, "two_hop")), *((probe, "nll") for probe in READ))
 
 
 def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[dict]:
@@ -52,8 +53,8 @@ def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings
 
     Yields:
         (settings, `Step`) while runs go on, and (settings, row) when all seeds are done: a row of the sweep's table,
-        the settings with reached (by every seed), and steps, learned, old_facts, two_hop, arithmetic and prose as read
-        at equal learning, each the mean over seeds.
+        the settings with reached (by every seed), and steps and the probes of `MEASURED` that the lab has, as read at
+        equal learning, each the mean over seeds.
     """
     for one in settings:
         readings, all_reached = [], True
@@ -80,9 +81,9 @@ def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
     """The defaults that a sweep's table gives, and a mark `chosen` on each of its rows.
 
     Of the settings with which every seed reaches the target, on average in half of the steps there are so that slower
-    seeds of others do, too, the one that keeps most old facts, or that is as good but for `ALIKE` and takes fewest
-    steps; with equal ones the lower nll of arithmetic or prose. Where none is so fast, of those that reach it; where
-    none does, the one that learns most.
+    seeds of others do, too, the one that keeps most old or known facts, or that is as good but for `ALIKE` and takes
+    fewest steps; with equal ones the lower nll of arithmetic, prose or text. Where none is so fast, of those that reach
+    it; where none does, the one that learns most.
 
     Args:
         steps: Of a run that never reaches the target.
@@ -92,8 +93,11 @@ def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
         is the best at that t.
     """
 
+    asked = next((probe for probe in ASKED if any(probe in row for row in rows)), ASKED[0])
+    read = next((probe for probe in READ if any(probe in row for row in rows)), READ[0])
+
     def kept(row: dict) -> tuple:
-        return (row.get("old_facts", 0.0), -row.get("arithmetic", row.get("prose", 0.0)))
+        return (row.get(asked, 0.0), -row.get(read, 0.0))
 
     def best_of(rows: list[dict]) -> dict:
         reached = [row for row in rows if row["reached"]]
@@ -101,10 +105,10 @@ def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
             return max(rows, key=lambda row: row["learned"])
         reached = [row for row in reached if row["steps"] <= steps / 2] or reached
         best = max(reached, key=kept)
-        if "old_facts" not in best:
+        if asked not in best:
             return best
-        alike = [row for row in reached if row["old_facts"] >= best["old_facts"] - ALIKE]
-        return min(alike, key=lambda row: (row["steps"], -row["old_facts"], row.get("arithmetic", 0.0)))
+        alike = [row for row in reached if row[asked] >= best[asked] - ALIKE]
+        return min(alike, key=lambda row: (row["steps"], -row[asked], row.get(read, 0.0)))
 
     defaults: dict[str, dict] = {}
     for row in rows:
