@@ -114,10 +114,10 @@ class Lab:
         """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way."""
         self.end()
         with torch.no_grad():
-            tables = set(named_tables(self.model)[0])
-            for name, tensor in self.model.state_dict().items():
+            tables = {storage(table.weight) for table in value_tables(self.model)}
+            for name, tensor in _distinct(self.model.state_dict()).items():
                 base = self._base[name]
-                if name in tables and (tensor.dtype, tensor.device) == (base.dtype, base.device):
+                if storage(tensor) in tables and (tensor.dtype, tensor.device) == (base.dtype, base.device):
                     rows = differing_rows(tensor, base)  # few, of a large table
                     tensor[rows] = base[rows]
                 else:
@@ -250,6 +250,14 @@ def _few_rows(model) -> dict[str, torch.Tensor]:
         for name, table in zip(*named_tables(model), strict=True)
     }
     return {name: mine for name, mine in rows.items() if 2 * len(mine) < len(model.state_dict()[name])}
+
+
+def _check_rows(rows: torch.Tensor, values: torch.Tensor, table: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless these can be rows of the table."""
+    ascend = rows.dtype == torch.int64 and rows.ndim == 1 and bool((rows.diff() > 0).all())
+    inside = ascend and (not len(rows) or (rows[0] >= 0 and rows[-1] < len(table)))
+    if not inside or values.shape != (len(rows), table.shape[1]) or values.dtype != table.dtype:
+        raise ValueError(f"the rows of {name} are damaged")
 
 
 def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
@@ -438,7 +446,9 @@ def _read_model(path: Path, by_rows: list[str], base=None):
         for name in by_rows:
             if entries[name].any():  # to write zeros over zeros would take memory
                 entries[name].zero_()
-            entries[name][stored.get_tensor(name + ROWS)] = stored.get_tensor(name + VALUES)
+            rows, values = stored.get_tensor(name + ROWS), stored.get_tensor(name + VALUES)
+            _check_rows(rows, values, entries[name], name)
+            entries[name][rows] = values
     return model
 
 

@@ -40,6 +40,8 @@ def study(
         best_rates,
         block_jobs,
         comparison_jobs,
+        many_jobs,
+        own_jobs,
         page,
         sweep_jobs,
     )
@@ -49,6 +51,8 @@ def study(
     for name in (TEXT, QUESTIONS, *([CHOICES] if choices else [])):
         if not read and not (data / name).is_file():
             raise ValueError(f"{data} has no {name}; the study needs it for its background and its probes")
+    if not read and Part.own in (parts or Part) and not handbook.is_file():
+        raise ValueError(f"{handbook} is no file; the part own teaches its facts: name it with --handbook")
     draft = RetrofitJob(model=model, block=block, facts=facts, data=str(data.resolve()))
     results = out / "runs"
     chosen = list(parts or Part)
@@ -57,6 +61,8 @@ def study(
         Part.ablation: lambda: ablation_jobs(draft, seeds),
         Part.sweep: lambda: sweep_jobs(draft),
         Part.comparison: lambda: comparison_jobs(draft, seeds, best_rates(sweep_jobs(draft), results), choices),
+        Part.many: lambda: many_jobs(draft, best_rates(sweep_jobs(draft), results)),
+        Part.own: lambda: own_jobs(draft, best_rates(sweep_jobs(draft), results), handbook.resolve()),
     }
     try:
         for part in [] if read else chosen:

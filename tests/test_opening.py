@@ -434,6 +434,21 @@ def test_an_empty_table_takes_memory_only_where_it_is_written():
     assert held() - before < table.weight.nbytes / 2
 
 
+def test_a_lab_copies_what_is_tied_once_and_brings_it_back(tokenizer):
+    model = add_memory(small("llama", tie_word_embeddings=True), 1, **MEMORY)
+    lab = lab_around(model, tokenizer)
+    first, last = "model.embed_tokens.weight", "lm_head.weight"
+    assert lab.base(first) is lab.base(last)
+    assert lab.base(first) is not model.lm_head.weight
+    before = logits(model)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    assert not torch.equal(lab.base(last), model.lm_head.weight)
+    lab.reset()
+    assert torch.equal(logits(model), before)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 FROM_HUB = """
 import pathlib, shutil, sys, torch, smft_lab as smft
 weights = pathlib.Path(sys.argv[1])

@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
+from smft_lab.cli import app
 from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.study import (
     RATES,
@@ -31,7 +33,7 @@ def keep(folder, job, learned, known, text=0.0, found=None):
         rows += [{"step": step, "probe": probe, "metric": "em", "value": value} for probe, value in told.items()]
         rows.append({"step": step, "probe": "text", "metric": "nll", "value": 3.0 + text * step / 100})
     found = {"seconds": 60.0, "steps": 100, "texts": 8, **(found or {})}
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     result = {"config": {}, "rows": rows, "found": found, "seconds": 70.0}
     (folder / f"{job.key}.json").write_text(json.dumps(result))
 
@@ -103,10 +105,27 @@ def test_a_table_without_a_column_is_drawn_without_it(tmp_path):
     assert table.splitlines()[0] == "| setting | runs | learned |"
 
 
-def test_a_source_that_is_not_the_usual_one_has_results_of_its_own():
-    own = own_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4}, "handbook.jsonl")
+def test_a_source_that_is_not_the_usual_one_has_results_of_its_own(tmp_path):
+    handbook = tmp_path / "handbook.jsonl"
+    handbook.write_text(json.dumps({"statements": ["The code is 7."], "question": "Which code?", "answers": ["7"]}))
+    own = own_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4}, handbook)
+    assert own["handbook, sparse"][0].facts == 1
     keys = [job.key for mine in own.values() for job in mine]
     assert len(set(keys)) == len(keys)
     many = many_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4})
     assert not set(keys) & {job.key for mine in many.values() for job in mine}
     assert many["sparse"][0].facts == own["200 questions, sparse"][0].facts == 200
+    before = own["handbook, sparse"][0].key
+    handbook.write_text(handbook.read_text().replace("7", "8"))
+    assert own["handbook, sparse"][0].key != before
+
+
+def test_every_part_of_the_study_can_be_read_by_the_command(tmp_path):
+    handbook = tmp_path / "handbook.jsonl"
+    handbook.write_text(json.dumps({"statements": ["The code is 7."], "question": "Which code?", "answers": ["7"]}))
+    for (job,) in sweep_jobs(DRAFT).values():
+        keep(tmp_path / "out" / "runs", job, (0.5, 1.0), (0.9, 0.8))
+    read = ["study", "--read", "--data", "data", "--out", str(tmp_path / "out"), "--handbook", str(handbook)]
+    done = CliRunner().invoke(app, [*read, "--facts", str(DRAFT.facts), "--block", str(DRAFT.block)])
+    assert done.exit_code == 0, done.output
+    assert "## Sweep" in (tmp_path / "out" / "README.md").read_text()

@@ -43,7 +43,10 @@ LIBRARIES = ("torch", "transformers", "peft")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a comparison stands: `done` of `total` gradient steps over all methods and seeds, `step` of this run."""
+    """Where a comparison stands: `done` of `total` gradient steps over all methods and seeds, `step` of this run.
+
+    `total` becomes less where a run ends sooner than it might have; `last` says that this run ends here.
+    """
 
     method: str
     seed: int
@@ -52,6 +55,7 @@ class Progress:
     total: int
     loss: float | None
     learned: float | None
+    last: bool = False
 
 
 @dataclass
@@ -112,6 +116,7 @@ class Comparison:
         self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
         self.n_facts = len(first)
         self._steps = {self.seeds[0]: teaching.steps}
+        self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
         self.seconds = 0.0
         self._probes = probes_of(self.lab, first)
 
@@ -150,7 +155,7 @@ class Comparison:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)
 
     def run_steps(self, seed: int) -> int:
-        """Gradient steps of one run with that seed."""
+        """Gradient steps of one run with that seed, at most."""
         if seed not in self._steps:
             self._steps[seed] = self._teaching(seed, self._facts(seed)).steps
         return self._steps[seed]
@@ -190,9 +195,11 @@ class Comparison:
                             learned = step.probes["learned"]["em"]
                         self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
                         done += step.step > 0
-                        if step.step == self.run_steps(seed):  # a stop after the last step finds the whole run
+                        if step.last:  # a stop after the last step finds the whole run
                             self._keep(name, step, first)
-                        yield Progress(name, seed, step.step, done, total, step.loss, learned)
+                            self._ended.add((name, seed))
+                            total -= self.run_steps(seed) - step.step
+                        yield Progress(name, seed, step.step, done, total, step.loss, learned, step.last)
         finally:
             self.lab.reset()
             self.seconds = time.perf_counter() - began
@@ -250,8 +257,8 @@ class Comparison:
     def finished_runs(self) -> pd.DataFrame:
         """The table without what a stop left half-way: runs, and seeds that not every method finished (if one did)."""
         table = self.table
-        last = table.groupby(["method", "seed"])["step"].transform("max")
-        finished = table[last == table["seed"].map(self.run_steps)]
+        runs = zip(table["method"], table["seed"], strict=True)
+        finished = table[[run in self._ended for run in runs]]
         methods = finished.groupby("seed")["method"].nunique()
         whole = methods.index[methods == len(self.methods)]
         return finished[finished["seed"].isin(whole)] if len(whole) else finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,13 @@ from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.model.attach import without_memory
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import probes_of
 from smft_lab.recipe import Recipe
 
-SGD_RATE = 20.0  # of `sparse`, where none was tuned
 FALLBACK = {  # where a lab carries no tuned defaults
-    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": SGD_RATE}, "top_t": 100},
+    "sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 20.0}, "top_t": 100},
     "full": {"optimizer": "adamw", "lr": 1e-4},
     "lora": {"optimizer": "adamw", "lr": 3e-4},
 }
@@ -40,6 +41,7 @@ class Step:
         slots: The changed slots per value table, for `sparse`.
         probes: `{probe: {metric: value}}` where measured, else None.
         seconds: Training time so far, probes excluded.
+        last: Whether the run ends here. `sparse` may end before `Teaching.steps`, where all is learned.
     """
 
     step: int
@@ -50,6 +52,7 @@ class Step:
     slots: tuple[Tensor, ...] = field(default=(), repr=False)
     probes: dict[str, dict[str, float]] | None = None
     seconds: float = 0.0
+    last: bool = False
 
 
 def settings_for(lab, method: str, **given) -> dict:
@@ -74,7 +77,7 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
     """The settings that a recipe gives a method."""
     if method != "sparse":
         return {"top_t": recipe.top_t, "lr": recipe.full_lr if method == "full" else recipe.lora_lr}
-    rates = {} if recipe.optimizer == "sgd" else {"sgd": SGD_RATE}
+    rates = {**FALLBACK["sparse"]["lr_by_optimizer"], recipe.optimizer: recipe.lr}
     return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": rates}
 
 
@@ -133,7 +136,8 @@ def finetune(
             recipe's, or `statement`.
         seed: Of the order, of LoRA's start and of the rule `random`.
         recipe: How slots are chosen and trained, and what is taught in the order `mixed`; the lab's by default.
-        probe_every: Steps between measurements; once a pass by default, never if 0. Step 0 is measured too.
+        probe_every: Steps between measurements; as many as a whole pass has by default, never if 0. Step 0 and the last
+            are measured too.
         fast: Whether `sparse` computes what doesn't depend on the values only the first time a batch comes; the result
             is the same up to rounding.
         protect: Of `sparse`: how many background batches each other fact written so far counts for, in the idf.
@@ -148,7 +152,8 @@ def finetune(
         A `Step` for the base, then one per gradient step.
 
     Raises:
-        ValueError: an option is out of range, there are no facts, or a statement is longer than the model's context.
+        ValueError: an option is out of range, there are no facts, a statement is longer than the model's context, or
+            the recipe has a KL anchor and a memory layer stands in place of a feed-forward.
     """
     check_facts(lab, facts)
     recipe = recipe or lab.recipe
@@ -159,6 +164,9 @@ def finetune(
         raise ValueError(f"protect must be at least 0, and is for sparse alone; not {protect} for {method}")
     if rank < 1 or (rank != LORA_RANK and method != "lora"):
         raise ValueError(f"rank must be at least 1, and is for lora alone; not {rank} for {method}")
+    if recipe is not None and recipe.kl_anchor and method == "sparse":
+        with without_memory(lab.model):
+            pass  # raises where the memory can't be left out
     if anchor is not None and method != "full":
         raise ValueError(f"an anchor is for full finetuning, not for {method}")
     settings = settings_for(lab, method, top_t=top_t, lr=lr, optimizer=optimizer)
@@ -216,7 +224,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         if loss_on == "answer":  # of what is taught; what is mixed in is learned whole
             only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
         counted[len(texts) :] = 0
-        return Batch(inputs, counted, tuple(sorted(set(owners))))
+        return Batch(inputs, counted, tuple(sorted(set(owners))), once=True)
 
     learned_at = recipe.learned_at if recipe is not None and method == "sparse" else 0.0
     losses: dict[tuple[str, ...], float] = {}
@@ -224,7 +232,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     def to_train(batches) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
         """Those that were not learned yet when they came last."""
         every = [(owners, tuple(texts)) for owners, texts in batches]
-        return [one for one in every if losses.get(one[1], learned_at) >= learned_at]
+        return [one for one in every if not (learned_at and losses.get(one[1], math.inf) < learned_at)]
 
     passes, step = list(teaching.by_pass()), 0
     try:
@@ -235,12 +243,14 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
                 began = time.perf_counter()
                 batch = batch_of(owners, texts) if mix is None else mixed_batch(owners, list(texts))
                 if decays:
-                    training.slow_down(1 - (step - 1) / teaching.steps)
+                    training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / len(passes))
                 update = training.update(batch)
                 losses[texts] = update.loss
                 seconds += time.perf_counter() - began
                 last = place == len(part) and not any(map(to_train, passes[epoch:]))
                 probed = measured(step, last)
-                yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, probed, seconds)
+                yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, probed, seconds, last)
     finally:
         training.finish()
+        for batch in (kept or {}).values():
+            batch.live = None  # of this run's slots alone

@@ -32,10 +32,6 @@ class Live:
     positions: int
     past: dict[int, tuple[Tensor, Tensor]]
 
-    def size(self) -> int:
-        """Bytes held by keys and values."""
-        return sum(tensor.nbytes for pair in self.past.values() for tensor in pair)
-
     def of(self, nested):
         """What is given, of the live positions alone.
 
@@ -69,8 +65,7 @@ def live_positions(form: Form, reads: Tensor, chosen: Tensor) -> Tensor:
     """
     G, U = form.inputs["input_ids"].shape
     sees = form.inputs["attention_mask"][:, 0] == 0  # (G, U, U): a token sees its ancestors and itself
-    place = torch.searchsorted(chosen, reads.flatten()).clamp_(max=len(chosen) - 1)
-    live = (chosen[place] == reads.flatten()).view(G, U, -1).any(-1)
+    live = torch.isin(reads, chosen.to(reads.device)).view(G, U, -1).any(-1)
     live.view(-1)[form.targets.predicting] = True
     return (sees & live.unsqueeze(1)).any(-1)
 

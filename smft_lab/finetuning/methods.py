@@ -48,17 +48,11 @@ class Sparse:
         fast: Whether to compute what doesn't depend on the values once per batch (see `smft_lab.finetuning.replay`).
         momentum: beta1 of `adam`.
         kl_anchor: See `smft_lab.recipe.Recipe`.
-
-    Raises:
-        ValueError: `kl_anchor` is above 0, and a memory layer stands in place of a feed-forward.
     """
 
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
                  protect: float = 0.0, momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
         self.lab, self.fast, self.kl_anchor = lab, fast and not kl_anchor, kl_anchor
-        if kl_anchor:
-            with without_memory(lab.model):
-                pass  # refuses where it can't be done
         self.top_t, self.rule, self.seed, self.lr = top_t, rule, seed, lr
         self.tables = value_tables(lab.model)
         options = {"momentum": momentum} if optimizer == "adam" else {}

@@ -28,6 +28,7 @@ from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
 
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
+LIVE_BYTES = 256 * 2**20  # batches past this are run whole
 CHUNK = 1024  # positions whose logits are in memory together
 ROUND = 64  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it
 _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
@@ -46,6 +47,7 @@ class Batch:
         memo: See `Selection`.
         frozen: What `Prefix` computed.
         live: The same of the positions alone that this run can change, where that is fewer.
+        once: Whether it will not come again, so that nothing of it is to be kept.
     """
 
     inputs: dict[str, Tensor]
@@ -54,6 +56,7 @@ class Batch:
     memo: dict = field(default_factory=dict)
     frozen: Frozen | None = None
     live: Frozen | None = None
+    once: bool = False
 
     def for_another_run(self) -> Batch:
         """The same batch without what depends on the slots that a run has chosen."""
@@ -260,7 +263,7 @@ class Prefix:
             if [name] != path[depth + 1 : depth + 2] and any(parameter.ndim > 1 for parameter in child.parameters())
         ]
         self._linear_below, self._linear = _linear_layers(self._blocks[:index]), _linear_layers(self._blocks[index:])
-        self._held = 0
+        self._held = self._held_live = 0
 
     def loss(self, batch: Batch, form: Form) -> Tensor:
         """Mean loss in nats over the labels, as `model(**batch).loss`, with a graph back to the values.
@@ -278,10 +281,12 @@ class Prefix:
             loss = self._replay(frozen, batch.memo, cache)
             self._keep_live(batch, loss, cache)
             return loss
-        except Exception:  # whatever a foreign architecture does with a cache, training goes on without
+        except Exception as problem:  # whatever a foreign architecture does with a cache, training goes on without
             if self.live:
                 raise
             self.live, batch.live = False, None
+            name = type(self.model).__name__
+            warnings.warn(f"{name} computes all positions at every step, more slowly: {problem}", stacklevel=2)
             return self._replay(frozen, batch.memo)
 
     def _replay(self, frozen: Frozen, memo: dict, cache=None) -> Tensor:
@@ -326,7 +331,12 @@ class Prefix:
         """
         frozen = batch.frozen
         live = live_positions(frozen.form, frozen.reads[0], self.selection.chosen[0])
-        if live.sum(1).max() == live.shape[1]:
+        C = live.shape[1] - int(live.sum(1).min())  # of the row that has most to keep
+        if not C:
+            return
+        past = sum(tensor[:, :, :C].numel() * tensor.element_size() for pair in cache.kept.values() for tensor in pair)
+        if self._held_live + past + frozen.size() > LIVE_BYTES:
+            self.live = False  # for the batches to come; those that are kept go on
             return
         part = live_part(frozen.form, live, cache)
         kept = Frozen(
@@ -338,15 +348,13 @@ class Prefix:
             reads=part.of(frozen.reads),
             past=part.past,
         )
-        if self._held + kept.size() > CACHE_BYTES:
-            return
+        self._held_live += kept.size()
         if self.live is None:
             whole = _loss_and_gradients(self.model, loss, retain_graph=True)
             replayed = self._replay(kept, kept.memo, PastKeys(kept.past))
             check_alike(whole, _loss_and_gradients(self.model, replayed))
             self.live = True
             self.selection.memo = batch.memo
-        self._held += kept.size()
         batch.live = kept
 
     @torch.no_grad()
@@ -378,7 +386,7 @@ class Prefix:
             feed_forward=None if attached is None else attached.feed_forward(outputs[attached]),
             reads=outputs[keys],
         )
-        if self._held + frozen.size() <= CACHE_BYTES:
+        if not batch.once and self._held + frozen.size() <= CACHE_BYTES:
             self._held += frozen.size()
             batch.frozen = frozen
         return frozen
@@ -402,7 +410,8 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     Where they differ, or no `Prefix` can be made, it warns and returns None: the plain way is then the one to take.
     What was found to agree is not tried again while the model is made in the same way.
     """
-    proven, made = _PROVEN.setdefault(model, {}), (form.packed, *map(_made, model.modules()))
+    grouped = selection is not None and selection.chosen is not None
+    proven, made = _PROVEN.setdefault(model, {}), (form.packed, grouped, *map(_made, model.modules()))
     if made in proven:
         return Prefix(model, selection, *proven[made])
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
@@ -435,7 +444,10 @@ def _made(module: nn.Module) -> tuple:
 def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
     """Raise ValueError unless a loss and gradients agree, up to rounding; what only the second has is left out."""
     for one, other in zip(plain, replayed, strict=False):
-        if not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item()):
+        alike = one.shape == other.shape and (
+            not one.numel() or torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item())
+        )
+        if not alike:
             raise ValueError("the replayed part gives another loss or gradient")
 
 

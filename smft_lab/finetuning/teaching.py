@@ -169,7 +169,7 @@ class Teaching:
 
     @property
     def steps(self) -> int:
-        """Batches, and so steps, of the run."""
+        """Batches, and so steps, of the run; at most, where learned batches are left out (`Recipe.learned_at`)."""
         return self.passes * self.per_pass
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:

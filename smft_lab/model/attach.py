@@ -189,12 +189,12 @@ def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
     """Raise ValueError if a value table of that many numbers can't fit in what memory is free now.
 
     Args:
-        empty: Whether it begins with zeros: on a CPU room is then needed for what is written to it alone.
+        empty: Whether it begins with zeros: on a CPU, in float32, room is then needed for what is written to it alone.
     """
     from psutil import virtual_memory
 
-    cuda = like.device.type == "cuda"
-    needed = numbers * like.element_size() * (WRITTEN if empty and not cuda else 1)
+    cuda, lazy = like.device.type == "cuda", empty and like.device.type == "cpu" and like.dtype == torch.float32
+    needed = numbers * like.element_size() * (WRITTEN if lazy else 1)
     free = torch.cuda.mem_get_info(like.device)[0] if cuda else virtual_memory().available
     if needed > free:
         sizes = f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"

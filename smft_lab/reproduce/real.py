@@ -24,6 +24,7 @@ from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import answer
+from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
 from smft_lab.slots.patch import Patch
@@ -82,6 +83,8 @@ class RetrofitJob:
         said = {name: value for name, value in asdict(self).items() if name != "data"}
         if self.source == "people":
             del said["source"]
+        elif self.source != "questions":  # a file is what is in it
+            said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
         said["recipe"] = self.recipe.to_dict()
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -163,10 +166,19 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
         return new_facts(job.facts, seed=job.seed)
     if job.source != "questions":
         return read_facts(job.source)
-    (known,) = [probe for probe in lab.probes if probe.name == "known"]
-    facts = read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED]
-    wrong = [fact for fact in facts if fact.question not in known.questions]
-    return Random(f"{job.seed}/wrong").sample(wrong, job.facts)
+    known = lab.probes["known"]
+    facts = [
+        one for one in read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED] if one.question not in known.questions
+    ]
+    drawn = Random(f"{job.seed}/wrong").sample(facts, len(facts))
+    wrong: list[Fact] = []
+    while drawn and len(wrong) < job.facts:
+        part, drawn = drawn[:64], drawn[64:]
+        said = answer(lab.model, lab.tokenizer, [one.question for one in part], form=known.form)
+        wrong += [one for one, reply in zip(part, said, strict=True) if not begins_with(reply, one.answers)]
+    if len(wrong) < job.facts:
+        raise ValueError(f"{QUESTIONS} has {len(wrong)} questions that the base answers wrong, not {job.facts}")
+    return wrong[: job.facts]
 
 
 def _addresses(lab: Lab) -> dict:

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from smft_lab.experiments.equal import TARGET, mean_interval, read_run
+from smft_lab.facts.files import read_facts
 from smft_lab.recipe import PAPER, RETROFIT
 from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.sweep import read_result
@@ -119,7 +120,7 @@ def many_jobs(draft: RetrofitJob, rates: dict[str, float]) -> dict[str, list[Ret
     return {"sparse": [many], **baselines}
 
 
-def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: str) -> dict[str, list[RetrofitJob]]:
+def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[str, list[RetrofitJob]]:
     """Facts as people have them: questions of the data that the base answers wrong, and a file of facts.
 
     Raises:
@@ -127,7 +128,8 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: str) -> dict[str
     """
     _check_rates(rates)
     jobs = {}
-    for about, source, facts in (("200 questions", "questions", MANY), ("handbook", file, 20)):
+    sources = (("200 questions", "questions", MANY), ("handbook", str(file), len(read_facts(file))))
+    for about, source, facts in sources:
         one = replace(draft, facts=facts, seed=0, source=source, evaluations=4)
         jobs[f"{about}, sparse"] = [one]
         for name, method in BASELINES.items():
@@ -227,6 +229,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
         if table.empty:
             continue
         read = f"where {TARGET:.0%} were learned, or at the best" if equal else "at the end"
+        read += f" (of baselines, where {TARGET:.0%} were learned)" if name == "sweep" else ""
         lines += [f"## {name.capitalize()}", "", f"Read {read}; mean and 95% interval over seeds.", ""]
         if name == "blocks":
             table["same"] = [one["same"] for one in table["addresses"]]

@@ -33,6 +33,7 @@ from smft_lab.slots.usage import Usage
 PAIRS = 400  # of different facts that are compared
 DEPTH = 0.55  # of the blocks; deeper ones lose the fact among what is about to be said
 BLOCKS = 9  # that are looked at, at most
+LEAST_STRAY = 0.005  # of a token's reads; less is none
 STRAY = 2.0  # times the least stray of a block; more makes facts known elsewhere forgotten
 BATCH = 32  # texts per forward pass
 QUIET, LOUD = 0.05, 1.0
@@ -154,7 +155,7 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
     Args:
         model: A finished model, without a memory.
         recipe: Shape of the memory (see `Recipe`).
-        documents: Background, as token ids; a hundred are enough to rank blocks.
+        documents: Background, as token ids, two at least; some hundreds are enough to rank blocks.
         facts: Whose wordings are compared; see `measure_addresses`.
         form: How they are asked (see `PromptForm`).
         blocks: Which; by default all of the first `DEPTH` of the model, with a step that makes them at most `BLOCKS`.
@@ -175,7 +176,6 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
         for block in blocks:
             torch.manual_seed(seed)
             keys[block] = ProductKeys(width, recipe.slots, recipe.heads, recipe.k, recipe.key_dim, True, recipe.whiten)
-            keys[block].to(device)
 
     def states(rows: list[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
         """(row, block, (tokens, D)) of every row, which `pad` ends by a token that isn't given."""
@@ -188,7 +188,7 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
             for block, x in zip(keys, got, strict=True):
                 x = x.view(len(batch["input_ids"]), -1, width)
                 for i in range(len(x)):
-                    yield start + i, block, x[i, : len(rows[start + i])]
+                    yield start + i, block, x[i, : len(rows[start + i])].cpu()
 
     background: dict[int, list[Tensor]] = {block: [] for block in keys}
     for _, block, x in states(list(documents)):
@@ -218,7 +218,7 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
         rows.append({"block": block, "same": one.same, "different": one.different, "margin": one.margin,
                      "stray": stray, "weak": len(one.weak)})  # fmt: skip
     table = pd.DataFrame(rows)
-    table["loud"] = table["stray"] > STRAY * table["stray"].min()
+    table["loud"] = table["stray"] > STRAY * max(table["stray"].min(), LEAST_STRAY)
     return table.sort_values(["loud", "margin"], ascending=[True, False], ignore_index=True).drop(columns="loud")
 
 

@@ -222,7 +222,6 @@ class Compare(Panel):
     def _train(self, comparison: Comparison) -> Iterator[dict]:
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
-        last_step = comparison.run_steps(comparison.seeds[0])
         if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
             total = len(comparison.methods) * sum(map(comparison.run_steps, comparison.seeds))
             yield {"method": comparison.methods[0], "seed": comparison.seeds[0], "done": 0, "total": total,
@@ -231,7 +230,7 @@ class Compare(Panel):
             if len(comparison.rows) > measured:
                 measured = len(comparison.rows)
                 self._measured(comparison, progress)
-            if progress.step == last_step and progress.seed == comparison.seeds[0]:
+            if progress.last and progress.seed == comparison.seeds[0]:
                 self._keep_state(progress.method)
             gone = time.monotonic() - began
             left = gone * (progress.total - progress.done) / max(1, progress.done)

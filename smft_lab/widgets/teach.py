@@ -261,7 +261,9 @@ class Teach(Panel):
             changed |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
             view |= {"step": step.step, "loss": step.loss, "slots": len(changed)}
             began = time.monotonic()
-            if began - looked >= wait or step.step == total:
+            if step.last:
+                view["total"] = step.step  # it may end sooner
+            if began - looked >= wait or step.last:
                 view |= self._look(lesson.fact)
                 looked = time.monotonic()
                 wait = max(ASKED_EVERY, (looked - began) / ASKING)

@@ -20,6 +20,7 @@ from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.model.memory import differing_rows, named_tables
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
@@ -366,7 +367,8 @@ class TopT(Panel):
             path.rows = int(written.sum())
             path.doing = "choosing slots" if slow and not step.step else ""
             now = time.monotonic()
-            if step.step == path.total or (step.step and now - since >= wait):
+            path.total = step.step if step.last else path.total  # it may end sooner
+            if step.last or (step.step and now - since >= wait):
                 if slow:
                     path.doing = "asking what it knows"
                     yield path.view()
@@ -438,16 +440,15 @@ class TopT(Panel):
 
     def _base_answer(self, question: str) -> str:
         """What the base answers: its rows are put back for the moment of the question."""
-        changed = {}
+        changed = []
         with torch.no_grad():
-            for name, tensor in self.lab.model.state_dict().items():
+            for name, table in zip(*named_tables(self.lab.model), strict=True):
                 base = self.lab.base(name)
-                if name.endswith("values.weight") and not torch.equal(tensor, base):
-                    changed[name] = tensor.clone()
-                    tensor.copy_(base)
+                rows = differing_rows(table.weight, base)
+                changed.append((table.weight, rows, table.weight[rows]))
+                table.weight[rows] = base[rows]
             try:
                 return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
             finally:
-                for name, tensor in self.lab.model.state_dict().items():
-                    if name in changed:
-                        tensor.copy_(changed[name])
+                for weight, rows, values in changed:
+                    weight[rows] = values
