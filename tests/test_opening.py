@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_attach import MEMORY, logits, small
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
@@ -419,6 +420,34 @@ def test_rows_of_zeros_take_no_room_and_come_back(mode, tokenizer, tmp_path):
     assert 0 < sizes["row"] - sizes["zero"] < 1000
     assert sizes["full"] - sizes["zero"] >= table.nbytes - 1000
     assert formats == {"zero": 2, "row": 2, "full": 1}
+
+
+@pytest.mark.parametrize("damage", ["twice", "outside", "fewer values"])
+def test_damaged_rows_of_a_table_are_refused(damage, tokenizer, tmp_path):
+    model = add_memory(small("llama"), 1, **MEMORY)
+    value_tables(model)[0].weight.data[[3, 5]] = 1.0
+    lab_around(model, tokenizer).save(tmp_path)
+    file = tmp_path / WEIGHTS_FILE
+    tensors = load_file(file)
+    (name,) = [name for name in tensors if name.endswith(".rows")]
+    if damage == "fewer values":
+        tensors[name.replace(".rows", ".values")] = tensors[name.replace(".rows", ".values")][:1].clone()
+    else:
+        tensors[name] = torch.tensor([5, 5] if damage == "twice" else [3, 10_000])
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"rows of .* are damaged"):
+        load(tmp_path)
+
+
+def test_a_shared_table_is_brought_back_row_by_row(tokenizer):
+    model = add_memory(small("llama"), [0, 1], **MEMORY)
+    lab, table = lab_around(model, tokenizer), value_tables(model)[0].weight
+    before = logits(model)
+    table.data[[3, 5]] = 1.0
+    assert not torch.equal(logits(model), before)
+    lab.reset()
+    assert not table.any()
+    assert torch.equal(logits(model), before)
 
 
 def test_an_empty_table_takes_memory_only_where_it_is_written():

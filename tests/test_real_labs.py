@@ -204,6 +204,46 @@ def test_the_compare_panel_shows_every_probe_of_the_lab_and_what_was_known_as_th
     panel.close()
 
 
+@pytest.fixture
+def quick(lab):
+    """The same lab, whose batches count as learned once they were taught."""
+    before = lab.recipe
+    lab.recipe = replace(RECIPE, learned_at=1000.0, passes=3)
+    yield lab
+    lab.recipe = before
+
+
+def test_a_run_that_ends_sooner_is_a_whole_run_of_a_comparison(quick, facts):
+    made = Comparison(quick, facts, ("sparse", "full"), evaluations=2)
+    steps = list(made.steps())
+    one_pass = Teaching.of(quick, facts).per_pass
+    assert [step.method for step in steps if step.last] == ["sparse", "full"]
+    assert [step.step for step in steps if step.last] == [one_pass, 3 * one_pass]
+    assert steps[-1].done == steps[-1].total == 4 * one_pass
+    assert set(made.finished_runs()["method"]) == {"sparse", "full"}
+    assert len(made.patch) > 0
+    assert all(set(sample["answers"]) == {"sparse", "full"} for sample in made.samples)
+
+
+def test_the_panels_measure_a_run_where_it_ends(quick, facts):
+    one_pass = Teaching.of(quick, facts).per_pass
+    panel = TopT(quick, facts, runner="inline")
+    press(panel, "teach")
+    assert panel.error == ""
+    assert panel.runs[0]["step"] == panel.runs[0]["total"] == panel._paths[0].points[-1][0] == one_pass
+    panel.close()
+    compared = Compare(quick, facts, ("sparse", "full"), runner="inline")
+    press(compared, "start")
+    assert (compared.error, compared.state) == ("", "idle")  # not paused
+    assert [line["method"] for line in compared.verdict] == ["sparse", "full"]
+    compared.close()
+    lesson = Teach(quick, "Mira's dog is called Biscuit", "What is the name of Mira's dog?", runner="inline")
+    press(lesson, "teach", **{n: lesson.draft[n] for n in ("statements", "wordings", "question", "answer")}, passes=3)
+    assert (lesson.error, lesson.live["step"]) == ("", lesson.live["total"])
+    assert lesson.live["step"] < 3 * Teaching.of(quick, facts[:1]).per_pass
+    lesson.close()
+
+
 def test_the_preview_of_slots_is_the_choice_that_the_finetune_makes(lab, facts):
     panel = TopT(lab, facts, runner="inline")
     assert (panel.settings["passes"], panel.settings["top_t"]) == (RECIPE.passes, RECIPE.top_t)

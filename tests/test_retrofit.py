@@ -11,6 +11,7 @@ import smft_lab as smft
 from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.datasets import Question
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import RowAdam
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import load
@@ -188,6 +189,26 @@ def test_a_batch_that_is_learned_is_left_out_of_later_passes(lab):
     for step in short:
         assert last.get(step.facts, level) >= level or sum(s.facts == step.facts for s in short[:first]) > 1
         last[step.facts] = step.loss
+
+
+def test_a_batch_without_a_loss_is_not_a_learned_one(lab, monkeypatch):
+    update = Sparse.update
+
+    def without_loss(self, batch):
+        return replace(update(self, batch), loss=float("nan"))
+
+    monkeypatch.setattr(Sparse, "update", without_loss)
+    for learned_at in (0.0, 0.3):
+        lab.reset()
+        steps = list(finetune(lab, smft.new_facts(4), probe_every=0, recipe=replace(RECIPE, learned_at=learned_at)))
+        assert steps[-1].step == Teaching.of(lab, smft.new_facts(4)).steps
+        assert [step.last for step in steps] == [False] * (len(steps) - 1) + [True]
+
+
+def test_an_anchor_without_the_model_of_before_is_refused_at_once(tiny_lab):
+    recipe = replace(RECIPE, kl_anchor=0.3)
+    with pytest.raises(ValueError, match="only added memory can be left out"):
+        finetune(tiny_lab(), smft.new_facts(2), recipe=recipe)
 
 
 def test_every_method_sees_the_same_mixed_batches_of_many_facts(lab):

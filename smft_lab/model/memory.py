@@ -21,6 +21,7 @@ Shapes: B batch, T tokens, D hidden size, H heads, k reads per head, N slots, R 
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -214,7 +215,10 @@ class ValueTable(nn.Module):
 
 def empty_table(slots: int, value_dim: int) -> Tensor:
     """(N, Vd) float32 zeros that take no memory until they are written to."""
-    return torch.from_numpy(np.zeros((slots, value_dim), dtype=np.float32))  # torch.zeros writes its zeros at once
+    # torch.zeros writes its zeros at once, and so does numpy where it gets memory that was used before.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, 4 * slots * value_dim, **private)
+    return torch.from_numpy(np.frombuffer(pages, dtype=np.float32).reshape(slots, value_dim))
 
 
 def differing_rows(one: Tensor, other: Tensor) -> Tensor:
