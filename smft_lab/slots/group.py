@@ -75,13 +75,16 @@ def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Ten
             counts.append((slots, count))
         df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
         best = []
-        for slots, count in counts:
-            here = torch.zeros(total, dtype=count.dtype)
-            here[slots] = count
-            others = df + protect * (readers - (here > 0).int()) if protect else df
-            scores = score(rule, here, others, batches, generator, usage.count[table])
-            order = top_slots(scores, here, None)
-            best.append((order, here[order]))
+        for slots, count in counts:  # of the slots that are read alone: a table may have a million
+            others = df[slots] + protect * (readers[slots] - 1) if protect else df[slots]
+            if rule == "kl":  # compares with the background's reads of all slots
+                here = torch.zeros(total, dtype=count.dtype)
+                here[slots] = count
+                scores = score(rule, here, df, batches, generator, usage.count[table])[slots]
+            else:
+                scores = score(rule, count, others, batches, generator)
+            order = top_slots(scores, count, None)
+            best.append((slots[order], count[order]))
         ranked.append(best)
     return ranked
 
