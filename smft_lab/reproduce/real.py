@@ -151,14 +151,28 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
         found["loudness"] = measure_loudness(lab, facts).median
         found["addresses"] = _addresses(lab)
     if job.choices:
-        choices = read_dataset(Path(job.data) / CHOICES).choices[: job.choices]
-        probe = ChoiceProbe.of("hellaswag", choices, "hellaswag")
-        after = probe.measure(lab.model, lab.tokenizer)
-        lab.reset()
-        for step, measured in ((0, probe.measure(lab.model, lab.tokenizer)), (last.step, after)):
+        after = _choices(job).measure(lab.model, lab.tokenizer)
+        for step, measured in ((0, _base_choices(lab, job)), (last.step, after)):
             rows += [{"step": step, "probe": "hellaswag", "metric": name, "value": value}
                      for name, value in measured.items()]  # fmt: skip
     return rows, found
+
+
+def _choices(job: RetrofitJob) -> ChoiceProbe:
+    choices = read_dataset(Path(job.data) / CHOICES).choices[: job.choices]
+    return ChoiceProbe.of("hellaswag", choices, "hellaswag")
+
+
+_BASE_CHOICES: dict[tuple, dict[str, float]] = {}
+
+
+def _base_choices(lab: Lab, job: RetrofitJob) -> dict[str, float]:
+    """What the base chooses, measured once a process: an empty memory changes nothing, wherever it is."""
+    key = job.model, job.data, job.choices
+    if key not in _BASE_CHOICES:
+        lab.reset()
+        _BASE_CHOICES[key] = _choices(job).measure(lab.model, lab.tokenizer)
+    return _BASE_CHOICES[key]
 
 
 def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
