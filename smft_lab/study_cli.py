@@ -82,9 +82,11 @@ def study(
         except ValueError:  # the comparison before its sweep
             continue
     command = f"smft-lab study --model {model} --facts {facts} --seeds {seeds} --block {block}"
+    command += f" --choices {choices}" if choices else ""
     about = [f"`{command} --data ...`; a file per run in `runs`.",
              "", "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
              "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
-             "points of the questions that the base answered; *text*: change in nats per token."]  # fmt: skip
+             "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
+             "on one thread, with other runs beside it."]  # fmt: skip
     write_whole(out / "README.md", page(made, results, about) + "\n")
     print(out / "README.md")

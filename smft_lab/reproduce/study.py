@@ -191,6 +191,8 @@ def readings(jobs: dict[str, list[RetrofitJob]], folder: Path, equal: bool = Fal
 
 def written(value: pd.Series, digits: int) -> str:
     """Mean and 95% interval over seeds."""
+    if value.empty:
+        return ""
     mean, low, high = mean_interval(value)
     told = f"{mean:.{digits}f}"
     return told if low is None else f"{told} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -224,17 +226,20 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
              "seconds": 0, "steps": 0, "loudness": 2}  # fmt: skip
     lines = ["# A real model: what each switch is worth, and what is learned and lost", "", *about, ""]
     for name, jobs in parts.items():
-        equal = name in ("comparison", "many", "own")
+        equal = name in ("sweep", "comparison", "many", "own")
         table = readings(jobs, folder, equal)
         if table.empty:
             continue
         read = f"where {TARGET:.0%} were learned, or at the best" if equal else "at the end"
-        read += f" (of baselines, where {TARGET:.0%} were learned)" if name == "sweep" else ""
         lines += [f"## {name.capitalize()}", "", f"Read {read}; mean and 95% interval over seeds.", ""]
         if name == "blocks":
             table["same"] = [one["same"] for one in table["addresses"]]
             table["different"] = [one["different"] for one in table["addresses"]]
         lines += [markdown(table, {**usual, "same": 2, "different": 2}), ""]
+        if name == "comparison":
+            whole = {setting: mine for setting, mine in jobs.items() if setting.startswith("sparse")}
+            lines += ["Sparse finetuning goes on until every batch is learned; there:", "",
+                      markdown(readings(whole, folder), usual), ""]  # fmt: skip
         if name == "blocks" and len(table) > 5:
             rho, p = address_agreement(table)
             lines += [f"Rank correlation of the address margin and what is learned, {len(table)} blocks: "
