@@ -92,7 +92,7 @@ def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the
     for i, job in enumerate(ablation["SGD"]):
         keep(tmp_path, job, (0.0, i / 2), (1.0, 1.0))
     text = page({"blocks": blocks, "ablation": ablation}, tmp_path, ["About."])
-    assert "Rank correlation of the address margin and what is learned, 8 blocks: 1.00" in text
+    assert f"Rank correlation of the address margin and what is learned, {len(blocks)} blocks: 1.00" in text
     assert "| SGD | 2 | 25 [" in text
     assert "k = 4" not in text  # it has not been run
     assert "| block 0 | 1 | 100 |" in text
