@@ -15,6 +15,7 @@ import smft_lab as smft
 from smft_lab import cli
 from smft_lab.charts import curves, figures, plane, style
 from smft_lab.charts.report import headline, is_right, page
+from smft_lab.experiments.bench import METHODS, runs_to_target
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.datasets import Question
@@ -223,6 +224,14 @@ def test_a_run_that_ends_sooner_is_a_whole_run_of_a_comparison(quick, facts):
     assert set(made.finished_runs()["method"]) == {"sparse", "full"}
     assert len(made.patch) > 0
     assert all(set(sample["answers"]) == {"sparse", "full"} for sample in made.samples)
+
+
+def test_a_timed_run_tells_what_was_known_of_such_a_lab(quick, facts):
+    rows = list(runs_to_target(quick, facts, target=0.0))
+    assert [row.what for row in rows] == list(METHODS)
+    for row in rows:
+        assert row.value > 0
+        assert "known facts" in row.note
 
 
 def test_the_panels_measure_a_run_where_it_ends(quick, facts):

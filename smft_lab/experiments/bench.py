@@ -27,6 +27,7 @@ from smft_lab.finetuning.finetune import Step, finetune, settings_for
 from smft_lab.finetuning.methods import start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowSGD
+from smft_lab.finetuning.teaching import Teaching
 from smft_lab.model.memory import MemoryLayer, RowHits, RowLookup
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import recalled
@@ -37,6 +38,7 @@ TOKENS, WIDTH, HEADS, READS, TOP_T = 64, 256, 4, 32, 500  # of the layer alone
 SIZES = (4_096, 16_384, 65_536, 262_144, 1_048_576)
 QUICK_SIZES = (4_096, 65_536)
 SECONDS, LEAST = 1.0, 5  # each contender is repeated for this long, and at least this often
+KEPT = (("old_facts", "old facts"), ("known", "known facts"))  # what a run might make the model forget
 CACHES = 2**24  # float32 numbers, 64 MB: more than the caches hold
 
 
@@ -296,8 +298,9 @@ def runs_to_target(lab, facts, target: float = 0.95, most: int = 40) -> Iterator
     measures nothing on the way.
     """
     part = f"a run to {target:.0%} of {len(facts)} facts learned"
+    passes = most if lab.recipe is None else None  # a recipe says how many
     for what, (method, options) in METHODS.items():
-        train = partial(finetune, lab, facts, method, passes=most, probe_every=0, **options)
+        train = partial(finetune, lab, facts, method, passes=passes, probe_every=0, **options)
         step, best, note = _first_step_at(lab, facts, train(), target)
         lab.reset()
         seconds = None
@@ -312,15 +315,17 @@ def runs_to_target(lab, facts, target: float = 0.95, most: int = 40) -> Iterator
 def _first_step_at(lab, facts, steps: Iterator[Step], target: float) -> tuple[int, float, str]:
     """The step that has learned `target`, or the last; the most that was learned; and what of the old was kept."""
     questions, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
-    often, best, last = math.ceil(len(facts) / 4), 0.0, 0
+    often, best, last = math.ceil(Teaching.of(lab, facts).per_pass / 4), 0.0, 0
+    stays = lab.probes.without(facts)
+    (kept, told), *_ = [one for one in KEPT if one[0] in [probe.name for probe in stays.probes]] or [(None, "")]
     for step in steps:
         last = step.step
         if last and last % often == 0:
             right = recalled(lab.model, lab.tokenizer, questions, answers, form=lab.form)
             best = max(best, right.double().mean().item())
             if best >= target:
-                kept = lab.probes.without(facts)["old_facts"].measure(lab.model, lab.tokenizer)["em"]
-                return last, best, f"{last} steps; old facts {kept:.1%}"
+                em = "" if kept is None else f"; {told} {stays[kept].measure(lab.model, lab.tokenizer)['em']:.1%}"
+                return last, best, f"{last} steps{em}"
     return last, best, ""
 
 
