@@ -258,7 +258,7 @@ class Comparison:
         """The table without what a stop left half-way: runs, and seeds that not every method finished (if one did)."""
         table = self.table
         runs = zip(table["method"], table["seed"], strict=True)
-        finished = table[[run in self._ended for run in runs]]
+        finished = table[pd.Series([run in self._ended for run in runs], index=table.index, dtype=bool)]
         methods = finished.groupby("seed")["method"].nunique()
         whole = methods.index[methods == len(self.methods)]
         return finished[finished["seed"].isin(whole)] if len(whole) else finished
