@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smft_lab.charts.style import kept_of
 from smft_lab.finetuning.finetune import Step, finetune, settings_for
 from smft_lab.finetuning.methods import start
 from smft_lab.finetuning.replay import Batch
@@ -38,7 +39,6 @@ TOKENS, WIDTH, HEADS, READS, TOP_T = 64, 256, 4, 32, 500  # of the layer alone
 SIZES = (4_096, 16_384, 65_536, 262_144, 1_048_576)
 QUICK_SIZES = (4_096, 65_536)
 SECONDS, LEAST = 1.0, 5  # each contender is repeated for this long, and at least this often
-KEPT = (("old_facts", "old facts"), ("known", "known facts"))  # what a run might make the model forget
 CACHES = 2**24  # float32 numbers, 64 MB: more than the caches hold
 
 
@@ -317,15 +317,18 @@ def _first_step_at(lab, facts, steps: Iterator[Step], target: float) -> tuple[in
     questions, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
     often, best, last = math.ceil(Teaching.of(lab, facts).per_pass / 4), 0.0, 0
     stays = lab.probes.without(facts)
-    (kept, told), *_ = [one for one in KEPT if one[0] in [probe.name for probe in stays.probes]] or [(None, "")]
+    names = {probe.name for probe in stays}
+    kept = kept_of(names)
     for step in steps:
         last = step.step
         if last and last % often == 0:
             right = recalled(lab.model, lab.tokenizer, questions, answers, form=lab.form)
             best = max(best, right.double().mean().item())
             if best >= target:
-                em = "" if kept is None else f"; {told} {stays[kept].measure(lab.model, lab.tokenizer)['em']:.1%}"
-                return last, best, f"{last} steps{em}"
+                if kept.key not in names:
+                    return last, best, f"{last} steps"
+                em = stays[kept.key].measure(lab.model, lab.tokenizer)["em"]
+                return last, best, f"{last} steps; {kept.facts} {em:.1%}"
     return last, best, ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
+from smft_lab.charts.style import KEPT, kept_of
 from smft_lab.experiments.equal import TARGET, read_run
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
@@ -22,8 +23,9 @@ GRID = {  # (method, optimizer): learning rates
 TOP_T = (200, 500, 1000, 2000)  # each with every rate of sparse
 SEEDS = (1000, 1001, 1002)  # of facts and their order; no comparison uses them by default
 ALIKE = 0.0025  # of old facts: less than one question, which three seeds don't tell from none
-ASKED, READ = ("old_facts", "known"), ("arithmetic", "prose", "text")  # probes of what is kept, the telling one first
-MEASURED = (*((probe, "em") for probe in ("learned", *ASKED, "two_hop")), *((probe, "nll") for probe in READ))
+READ = ("arithmetic", "prose", "text")  # probes of language kept, the telling one first
+ASKED = ("learned", *(kept.key for kept in KEPT), "two_hop")
+MEASURED = (*((probe, "em") for probe in ASKED), *((probe, "nll") for probe in READ))
 
 
 def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[dict]:
@@ -93,7 +95,7 @@ def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
         is the best at that t.
     """
 
-    asked = next((probe for probe in ASKED if any(probe in row for row in rows)), ASKED[0])
+    asked = kept_of(probe for row in rows for probe in row).key
     read = next((probe for probe in READ if any(probe in row for row in rows)), READ[0])
 
     def kept(row: dict) -> tuple:

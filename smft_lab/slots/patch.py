@@ -245,7 +245,7 @@ def fingerprint(lab) -> str:
         digest = hashlib.sha256()
         for name in sorted(lab.model.state_dict()):
             digest.update(name.encode())
-            for part in lab.base(name).flatten(0, -2).split(CHUNK) if lab.base(name).ndim > 1 else [lab.base(name)]:
+            for part in torch.atleast_1d(lab.base(name)).split(CHUNK):  # nothing of the size of a table is made
                 digest.update(part.contiguous().view(torch.uint8).cpu().numpy())
         _FINGERPRINTS[lab] = digest.hexdigest()[:16]
     return _FINGERPRINTS[lab]
