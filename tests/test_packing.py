@@ -6,7 +6,8 @@ import torch
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import packing
 from smft_lab.finetuning.packing import Targets, as_rows, as_trees
-from smft_lab.finetuning.replay import Batch, HeadLoss, form_of
+from smft_lab.finetuning.products import HeadLoss
+from smft_lab.finetuning.replay import Batch, form_of
 from smft_lab.model.memory import observe_reads
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.slots.usage import table_counts
@@ -36,7 +37,8 @@ def test_trees_have_the_loss_and_the_reads_of_the_rows(lab, batch, row, monkeypa
     with torch.no_grad(), observe_reads(lab.model) as reads:
         plain = lab.model(**inputs)
         expected = table_counts(lab.model, reads, counted)
-        loss = form.targets.loss(lab.model(**form.inputs).logits.flatten(0, 1)[form.targets.predicting])
+        logits = lab.model(**form.inputs).logits.flatten(0, 1)[form.targets.predicting]
+        loss = form.targets.mean(form.targets.nats(logits))
         found = table_counts(lab.model, reads, form.counted)
     assert loss.item() == pytest.approx(plain.loss.item(), rel=1e-5)
     assert torch.equal(expected[0], found[0])
@@ -75,16 +77,21 @@ def test_beyond_the_attention_window_a_batch_stays_rows(lab, batch):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [1, 5, 100])
 def test_the_fused_loss_and_its_gradient_are_those_of_cross_entropy(monkeypatch, chunk, bias):
-    monkeypatch.setattr("smft_lab.finetuning.replay.CHUNK", chunk)
+    monkeypatch.setattr("smft_lab.finetuning.products.CHUNK", chunk)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 40, bias=bias).requires_grad_(False)
     positions, labels = torch.randint(9, (50,)), torch.randint(40, (50,))
-    targets = Targets.of(positions, labels)
+    texts = torch.randint(4, (50,))
+    targets = Targets.of(positions, labels, texts)
     one, other = (torch.randn(12, 6, generator=torch.Generator().manual_seed(1)) * 30 for _ in range(2))
     one.requires_grad_(), other.requires_grad_()
-    expected = torch.nn.functional.cross_entropy(head(one)[positions], labels)
-    fused = HeadLoss.apply(other, head, targets)
-    unfused = targets.loss(head(other)[targets.predicting])
+    each = torch.nn.functional.cross_entropy(head(one)[positions], labels, reduction="none")
+    expected = each.mean()
+    fused, nats = HeadLoss.apply(other, head, targets, head.weight)
+    unfused = targets.mean(targets.nats(head(other)[targets.predicting]))
+    by_text = torch.stack([each[texts == text].mean() for text in range(4)])
+    torch.testing.assert_close(targets.by_text(nats, 4), by_text.detach(), rtol=1e-4, atol=1e-4)
+    assert targets.by_text(nats, 5)[4] == 0  # a text without a label
     assert fused.item() == pytest.approx(expected.item(), rel=1e-5)
     assert unfused.item() == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()
@@ -100,10 +107,11 @@ def test_large_products_of_the_fused_loss_are_not_rounded_and_leave_no_setting_b
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(128, 2000, bias=False).requires_grad_(False)
     hidden = torch.randn(700, 128, generator=generator)
-    targets = Targets.of(torch.arange(700), torch.randint(2000, (700,), generator=generator))
+    places = torch.arange(700)
+    targets = Targets.of(places, torch.randint(2000, (700,), generator=generator), places)
     exact, fused = hidden.double().requires_grad_(), hidden.clone().requires_grad_()
-    targets.loss(exact @ head.weight.double().T).backward()
-    HeadLoss.apply(fused, head, targets).backward()
+    targets.mean(targets.nats(exact @ head.weight.double().T)).backward()
+    HeadLoss.apply(fused, head, targets, head.weight)[0].backward()
     assert (fused.grad - exact.grad).norm() < 1e-5 * exact.grad.norm()  # bfloat16 would be at 1e-3
     assert setting() == before
 
@@ -113,5 +121,5 @@ def test_rows_keep_padding_and_unlabelled_positions_out(lab, batch):
     form = as_rows(inputs, counted)
     with torch.no_grad():
         out = lab.model(**inputs)
-        loss = form.targets.loss(out.logits.flatten(0, 1)[form.targets.predicting])
+        loss = form.targets.mean(form.targets.nats(out.logits.flatten(0, 1)[form.targets.predicting]))
     assert loss.item() == pytest.approx(out.loss.item(), rel=1e-5)

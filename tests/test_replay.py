@@ -6,10 +6,11 @@ from transformers import AutoModelForCausalLM
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
-from smft_lab.finetuning import replay
+from smft_lab.finetuning import products, replay
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.live import PastKeys
 from smft_lab.finetuning.methods import Sparse
+from smft_lab.finetuning.products import FastLinear
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
 from smft_lab.model.tokenizer import encode, only_answers
@@ -293,12 +294,76 @@ def test_what_stands_in_for_a_linear_layer_gives_its_output_and_gradient(bias):
     layer = torch.nn.Linear(48, 80, bias=bias).requires_grad_(False)
     one, other = (torch.randn(2, 33, 48, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
     weight = torch.randn(2, 33, 80)
-    fast = replay.FastLinear(layer)
+    fast = FastLinear(layer)
     torch.testing.assert_close(fast(one), layer(other))
     (fast(one) * weight).sum().backward()
     (layer(other) * weight).sum().backward()
     torch.testing.assert_close(one.grad, other.grad)
     assert fast.out_features == 80  # it answers for the layer in all else
+
+
+def always_round(monkeypatch):
+    monkeypatch.setattr(products, "rounding_is_faster", lambda: True)
+    monkeypatch.setattr(products, "ROUNDED_FROM", 1)
+
+
+def test_rounded_weights_give_the_same_slots_and_almost_the_same_training(tiny_lab, monkeypatch):
+    exact = train(tiny_lab(memory_at=[1]), fast=True)
+    always_round(monkeypatch)
+    made, of = [], products.RoundedWeights.of
+    monkeypatch.setattr(products.RoundedWeights, "of", lambda self, layer: made.append(layer) or of(self, layer))
+    rounded = train(tiny_lab(memory_at=[1]), fast=True)
+    assert made
+    assert rounded[0] != exact[0]
+    assert rounded[0] == pytest.approx(exact[0], rel=0.01)
+    for one, other in zip(exact[1], rounded[1], strict=True):
+        assert [slots.tolist() for slots in one] == [slots.tolist() for slots in other]
+    for one, other in zip(exact[2], rounded[2], strict=True):
+        written = one[one.any(1)], other[one.any(1)]
+        assert (written[0] - written[1]).norm() < 0.1 * written[0].norm()
+
+
+def test_rounding_leaves_the_model_itself_as_it_was(lab, monkeypatch):
+    always_round(monkeypatch)
+    before = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    train(lab, fast=True)
+    after = lab.model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_small_models_and_other_processors_are_computed_as_they_are(lab, monkeypatch):
+    lab.model.requires_grad_(False)
+    always_round(monkeypatch)
+    assert products.RoundedWeights.suit(lab.model)
+    monkeypatch.setattr(products, "ROUNDED_FROM", 2**25)
+    assert not products.RoundedWeights.suit(lab.model)
+    always_round(monkeypatch)
+    monkeypatch.setattr(products, "rounding_is_faster", lambda: False)
+    assert not products.RoundedWeights.suit(lab.model)
+
+
+def test_a_gradient_of_another_direction_or_length_is_not_taken_for_rounding():
+    exact = [torch.tensor(2.0), torch.randn(5, 8, generator=torch.Generator().manual_seed(0))]
+    replay.check_alike_if_rounded(exact, [exact[0] * 1.01, exact[1].bfloat16().float()])
+    turned = exact[1].clone()
+    turned[0] *= -1
+    for other in (
+        [exact[0] * 1.05, exact[1]],
+        [exact[0], turned],
+        [exact[0], exact[1] * 1.1],
+        [exact[0], exact[1][:4]],
+    ):
+        with pytest.raises(ValueError, match="rounded"):
+            replay.check_alike_if_rounded(exact, other)
+
+
+def test_a_model_that_rounding_would_change_is_computed_exactly(tiny_lab, monkeypatch):
+    lab = tiny_lab(memory_at=[1])
+    always_round(monkeypatch)
+    of = products.RoundedWeights.of
+    monkeypatch.setattr(products.RoundedWeights, "of", lambda self, layer: of(self, layer).roll(1, 0))
+    exact = train(lab, fast=False)
+    assert train(lab, fast=True)[0] == pytest.approx(exact[0], rel=1e-5)
 
 
 def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_another_way(tiny_lab, monkeypatch):

@@ -1,5 +1,6 @@
 """A finished model gets a memory by forward passes alone, facts are taught by its recipe, and a stop loses nothing."""
 
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,13 +13,14 @@ from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.datasets import Question
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import Sparse
+from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowAdam
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
-from smft_lab.model.tokenizer import encode, pad, shared_positions
+from smft_lab.model.tokenizer import encode, only_answers, pad, shared_positions
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import PAPER, RETROFIT, Recipe
 from smft_lab.slots.addresses import compare_addresses, measure_blocks, measure_loudness, weighted_jaccard
@@ -173,29 +175,61 @@ def test_an_anchor_keeps_the_predictions_of_what_is_not_taught(lab):
     assert moved[30.0] < 0.75 * moved[0.0]
 
 
-def test_a_batch_that_is_learned_is_left_out_of_later_passes(lab):
+def test_what_is_learned_is_left_out_of_later_passes(lab, monkeypatch):
     facts = smft.new_facts(4)
-    whole = list(finetune(lab, facts, probe_every=0, lr=0.5, passes=6))[1:]
-    lab.reset()
-    level = sorted(step.loss for step in whole)[len(whole) // 3]
-    recipe = replace(RECIPE, learned_at=level)
-    short = list(finetune(lab, facts, probe_every=10_000, recipe=recipe, lr=0.5, passes=6))[1:]
-    assert len(short) < len(whole)
-    assert [step.step for step in short] == list(range(1, len(short) + 1))
-    assert [step.probes is not None for step in short] == [False] * (len(short) - 1) + [True]
-    first = whole[0].epoch * Teaching.of(lab, facts).per_pass
-    assert [step.loss for step in short[:first]] == pytest.approx([step.loss for step in whole[:first]], rel=1e-4)
-    last: dict[tuple, float] = {}
-    for step in short:
-        assert last.get(step.facts, level) >= level or sum(s.facts == step.facts for s in short[:first]) > 1
-        last[step.facts] = step.loss
+    every = {(text.owner, text.text.strip()) for text in Teaching.of(lab, facts).texts}
+    learned = set(sorted(every)[:: len(every) // 3])
+    came, update = [], Sparse.update
+
+    def with_losses(self, batch):
+        texts = lab.tokenizer.batch_decode(batch.inputs["input_ids"], skip_special_tokens=True)
+        came.append([text.strip() for text in texts])
+        nats = [0.1 if (owner_of[text], text) in learned else 0.5 for text in came[-1]]
+        return replace(update(self, batch), nats=tuple(nats))
+
+    owner_of = {text: owner for owner, text in every}
+    monkeypatch.setattr(Sparse, "update", with_losses)
+    recipe = replace(RECIPE, learned_at=0.3)
+    steps = list(finetune(lab, facts, probe_every=10_000, recipe=recipe, passes=3))[1:]
+    per_pass = Teaching.of(lab, facts).per_pass
+    texts = [text for batch in came for text in batch]
+    assert sorted(texts[: len(every)]) == sorted(owner_of)
+    left = sorted(text for owner, text in every - learned)
+    assert sorted(texts[len(every) :]) == sorted(left * 2)
+    fewest = math.ceil(len(left) / recipe.batch_size)
+    assert [step.epoch for step in steps] == [1] * per_pass + [2] * fewest + [3] * fewest
+    assert [step.probes is not None for step in steps] == [False] * (len(steps) - 1) + [True]
 
 
-def test_a_batch_without_a_loss_is_not_a_learned_one(lab, monkeypatch):
+def test_a_run_ends_when_all_is_learned(lab):
+    facts = smft.new_facts(4)
+    steps = list(finetune(lab, facts, probe_every=10_000, recipe=replace(RECIPE, learned_at=1e3), passes=6))
+    assert steps[-1].step == Teaching.of(lab, facts).per_pass
+    assert [step.last for step in steps] == [False] * (len(steps) - 1) + [True]
+    assert steps[-1].probes is not None
+
+
+def test_the_loss_of_each_text_is_its_own_whichever_way_it_is_computed(lab):
+    facts = smft.new_facts(4)
+    owners, texts = next(iter(Teaching.of(lab, facts)))
+    inputs = encode(lab.tokenizer, list(texts))
+    only_answers(lab.tokenizer, texts, [facts[owner].answers for owner in owners], inputs)
+    expected = []
+    for row in range(len(texts)):
+        with torch.no_grad():
+            expected.append(lab.model(**{name: inputs[name][row : row + 1] for name in inputs}).loss.item())
+    for fast in (True, False):
+        method = Sparse(lab, lr=1e-6, top_t=5, rule="tfidf", optimizer="sgd", seed=0, fast=fast)
+        nats = method.update(Batch(inputs, inputs["attention_mask"])).nats
+        method.finish()
+        assert nats == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_text_without_a_loss_is_not_a_learned_one(lab, monkeypatch):
     update = Sparse.update
 
     def without_loss(self, batch):
-        return replace(update(self, batch), loss=float("nan"))
+        return replace(update(self, batch), nats=(float("nan"),) * len(batch.inputs["input_ids"]))
 
     monkeypatch.setattr(Sparse, "update", without_loss)
     for learned_at in (0.0, 0.3):

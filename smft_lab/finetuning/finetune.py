@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -146,7 +145,7 @@ def finetune(
         anchor: Of `full`: a pull back to the base (L2 or EWC).
         rank: Of `lora`; alpha is twice that.
         kept: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
-            depend on the values already computed; this run's are added.
+            depend on the values already computed; this run's are added, and at its end others go.
 
     Yields:
         A `Step` for the base, then one per gradient step.
@@ -199,11 +198,13 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         training.choose(facts, teaching.texts, recipe)
     seconds = time.perf_counter() - began
 
+    used: set[tuple] = set()
     again = {"stream": 4 * len(facts), "mixed": teaching.per_pass}  # there a batch comes back pass after pass
 
     @lru_cache(again.get(teaching.order, 1))
     def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
         key = (owners, texts, loss_on, everywhere)
+        used.add(key)
         if kept and key in kept:
             return kept[key].for_another_run()
         inputs, which = encode(lab.tokenizer, list(texts), lab.model.device), tuple(sorted(set(owners)))
@@ -227,29 +228,35 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         return Batch(inputs, counted, tuple(sorted(set(owners))), once=True)
 
     learned_at = recipe.learned_at if recipe is not None and method == "sparse" else 0.0
-    losses: dict[tuple[str, ...], float] = {}
+    learned: dict[tuple[int, str], bool] = {}
 
-    def to_train(batches) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
-        """Those that were not learned yet when they came last."""
-        every = [(owners, tuple(texts)) for owners, texts in batches]
-        return [one for one in every if not (learned_at and losses.get(one[1], math.inf) < learned_at)]
+    def is_wanted(owner: int, text: str) -> bool:
+        return not learned.get((owner, text), False)
 
-    passes, step = list(teaching.by_pass()), 0
+    passes, step, epoch = teaching.by_pass(is_wanted if learned_at else None), 0, 0
     try:
-        for epoch, part in enumerate(passes, start=1):
-            part = to_train(part)
+        part = next(passes)
+        while part:
+            epoch += 1
+            following = part
             for place, (owners, texts) in enumerate(part, start=1):
                 step += 1
                 began = time.perf_counter()
-                batch = batch_of(owners, texts) if mix is None else mixed_batch(owners, list(texts))
+                batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
                 if decays:
-                    training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / len(passes))
+                    training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
                 update = training.update(batch)
-                losses[texts] = update.loss
+                for owner, text, nats in zip(owners, texts, update.nats, strict=False):  # and what was mixed in
+                    learned[owner, text] = nats < learned_at
+                if place == len(part):
+                    following = next(passes, [])
                 seconds += time.perf_counter() - began
-                last = place == len(part) and not any(map(to_train, passes[epoch:]))
+                last = not following
                 probed = measured(step, last)
                 yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, probed, seconds, last)
+            part = following
+        for key in set(kept or {}) - used:
+            del kept[key]  # or batches of earlier runs, which learned in another order, would pile up
     finally:
         training.finish()
         for batch in (kept or {}).values():

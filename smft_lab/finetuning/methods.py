@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
+from smft_lab.finetuning.packing import as_rows
+from smft_lab.finetuning.products import RoundedWeights
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, counted_reads
@@ -29,11 +31,19 @@ LORA_RANK = 16
 
 @dataclass(frozen=True)
 class Update:
-    """What one step did: its loss, how many numbers it could change, and the slots it changed per value table."""
+    """What one step did.
+
+    Attributes:
+        loss: Nats per token of the batch, before the step.
+        trainable: How many numbers it could change.
+        slots: Those it changed, per value table.
+        nats: Of `sparse`, the loss of each text of the batch.
+    """
 
     loss: float
     trainable: int
     slots: tuple[Tensor, ...] = ()
+    nats: tuple[float, ...] = ()
 
 
 class Sparse:
@@ -60,6 +70,7 @@ class Sparse:
         self.selection = Selection(lab.model, lab.usage, top_t, rule, seed, protect)
         self.prefixes: dict[bool, Prefix | None] = {}  # for packed batches, and for those that are not
         freeze_all_but_values(lab.model)
+        self.rounded = RoundedWeights() if self.fast and RoundedWeights.suit(lab.model) else None
         self._stack = ExitStack()
         self._stack.enter_context(self.selection.active())
 
@@ -83,12 +94,13 @@ class Sparse:
 
     def update(self, batch: Batch) -> Update:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
-        loss = self._replayed(batch) if self.fast else None
+        loss, nats = self._replayed(batch) if self.fast else (None, None)
         drift = 0.0
         if loss is None:
             before = self._before(batch) if self.kl_anchor else None  # first: the selection counts the last reads
             outputs = self.lab.model(**batch.inputs)
             loss = outputs.loss
+            nats = _nats_by_text(batch, outputs.logits)
             if before is not None:
                 after = outputs.logits[_unlabelled(batch)].float().log_softmax(-1)
                 drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
@@ -100,7 +112,7 @@ class Sparse:
             table.weight.grad = None
         self.selection.log_writes()
         width = self.tables[0].weight.shape[1]
-        return Update(loss.item(), sum(map(len, slots)) * width, slots)
+        return Update(loss.item(), sum(map(len, slots)) * width, slots, tuple(nats.tolist()))
 
     @torch.no_grad()
     def _before(self, batch: Batch) -> Tensor:
@@ -109,20 +121,28 @@ class Sparse:
         with without_memory(self.lab.model):
             return self.lab.model(**inputs).logits[_unlabelled(batch)].float().log_softmax(-1)
 
-    def _replayed(self, batch: Batch) -> Tensor | None:
-        """The loss, without computing what is known; None for a model that can't be run so."""
+    def _replayed(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
         form = form_of(self.lab.model, batch)
         if form.packed not in self.prefixes:
-            self.prefixes[form.packed] = prefix_of(self.lab.model, batch, form, self.selection)
+            self.prefixes[form.packed] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
         prefix = self.prefixes[form.packed]
         if prefix is None:
             self.fast, self.selection.counted = False, batch.counted
-            return None
-        return prefix.loss(batch, form)
+            return None, None
+        return prefix.loss(batch, form), prefix.nats
 
     def finish(self) -> None:
         self._stack.close()
         self.lab.model.requires_grad_(True)
+
+
+@torch.no_grad()
+def _nats_by_text(batch: Batch, logits: Tensor) -> Tensor:
+    """(B,) mean loss of each text, from the logits (B, T, V) of all."""
+    targets = as_rows(batch.inputs, batch.counted).targets
+    predicting = logits.flatten(0, 1)[targets.predicting]
+    return targets.by_text(targets.nats(predicting), len(logits))
 
 
 def _unlabelled(batch: Batch) -> Tensor:

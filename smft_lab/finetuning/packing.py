@@ -30,6 +30,8 @@ class Targets:
         label: (L,) the label.
         weight: (L,) how many times the batch holds the pair.
         total: (P,) the weights of each position, summed.
+        pair: (M,) which pair each of the batch's labels is.
+        text: (M,) which of its texts each is in.
     """
 
     predicting: Tensor
@@ -37,21 +39,32 @@ class Targets:
     label: Tensor
     weight: Tensor
     total: Tensor
+    pair: Tensor
+    text: Tensor
 
     @classmethod
-    def of(cls, positions: Tensor, labels: Tensor) -> Targets:
-        """The targets of pairs of flat positions and labels, each (M,), in any order and repeated at will."""
+    def of(cls, positions: Tensor, labels: Tensor, texts: Tensor) -> Targets:
+        """The targets of flat positions, labels, and the texts they are in, each (M,), in any order."""
         words = int(labels.max()) + 1 if len(labels) else 1
-        pairs, weight = (positions * words + labels).unique(return_counts=True)  # faster than of two rows
+        pairs, pair, weight = (positions * words + labels).unique(return_inverse=True, return_counts=True)
         predicting, place = (pairs // words).unique(return_inverse=True)
         weight = weight.float()
         total = torch.zeros(len(predicting), device=weight.device).index_add_(0, place, weight)
-        return cls(predicting, place, pairs % words, weight, total)
+        return cls(predicting, place, pairs % words, weight, total, pair, texts)
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy in nats; logits (P, V)."""
-        log_p = logits.float().log_softmax(-1)
-        return -(log_p[self.place, self.label] * self.weight).sum() / self.weight.sum()
+    def nats(self, logits: Tensor) -> Tensor:
+        """Cross-entropy of each pair, (L,); logits (P, V)."""
+        return -logits.float().log_softmax(-1)[self.place, self.label]
+
+    def mean(self, nats: Tensor) -> Tensor:
+        """Mean over all labels of what each pair, (L,), has."""
+        return (nats * self.weight).sum() / self.weight.sum()
+
+    def by_text(self, nats: Tensor, texts: int) -> Tensor:
+        """Mean of each of so many texts over its own labels, (texts,); 0 where it has none."""
+        count = self.text.bincount(minlength=texts)
+        sums = torch.zeros(texts, device=nats.device).index_add_(0, self.text, nats.detach()[self.pair])
+        return sums / count.clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,8 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
     following = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100).flatten()
     predicting = (following != -100).nonzero().squeeze(1)
     plain = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    return Form(plain, counted, Targets.of(predicting, following[predicting]))
+    texts = predicting // inputs["labels"].shape[1]
+    return Form(plain, counted, Targets.of(predicting, following[predicting], texts))
 
 
 def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32) -> Form | None:
@@ -132,7 +146,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
             "position_ids": torch.from_numpy(depths).to(device),
         },
         times.view(G, U),
-        Targets.of(places[:, :-1][predicts], labels[:, 1:][predicts]),
+        Targets.of(places[:, :-1][predicts], labels[:, 1:][predicts], predicts.nonzero()[:, 0]),
     )
 
 

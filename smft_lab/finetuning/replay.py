@@ -13,32 +13,30 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache
 from itertools import product
-from threading import Lock
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from smft_lab.finetuning.live import KeptKeys, PastKeys, live_part, live_positions
 from smft_lab.finetuning.packing import Form, Targets, as_rows, as_trees
+from smft_lab.finetuning.products import HeadLoss, RoundedWeights, StandIn, fast_linears
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
 
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 LIVE_BYTES = 256 * 2**20  # batches past this are run whole
-CHUNK = 1024  # positions whose logits are in memory together
-ROUND = 64  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it
 _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
-_SETTING = Lock()  # of the process, so of all threads
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
+ROUNDED_TOLERANCE = 0.02
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
-    """An encoded batch, and what is known about it from the last time it came.
+    """An encoded batch, and what is known about it from the last time it came. It is equal to itself alone.
 
     Attributes:
         inputs: `input_ids`, `attention_mask`, `labels`, each (B, T).
@@ -92,131 +90,35 @@ class Frozen:
         return sum(tensor.nbytes for tensor in _tensors(self))
 
 
-class Replay(nn.Module):
-    """Stands in for a module whose output is known; answers for it in all else."""
+class Replay(StandIn):
+    """Stands in for a module whose output is known."""
 
     def __init__(self, module: nn.Module, output):
-        super().__init__()
-        self.__dict__.update(replaced=module, output=output)  # neither is a submodule
-
-    def __getattr__(self, name: str):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["replaced"], name)
+        super().__init__(module, output=output)
 
     def forward(self, *args, **kwargs):
         return self.__dict__["output"]
 
 
-@cache
-def _onednn_is_faster() -> bool:
-    """Whether this processor is AMD's with AVX-512, of which MKL makes half the use that oneDNN does.
+class Head(StandIn):
+    """Stands in for the output layer: only at the positions that predict a label, and with the loss for its logits.
 
-    With AMX, oneDNN would round to bfloat16.
-    """
-    if not hasattr(torch.cpu, "get_capabilities") or not hasattr(torch.backends.mkldnn, "matmul"):
-        return False
-    has = torch.cpu.get_capabilities()
-    return "AMD" in has.get("cpu_name", "") and has.get("avx512_f", False) and not has.get("amx_tile", False)
-
-
-@contextmanager
-def fast_products() -> Iterator[None]:
-    """Large float32 products by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
-    if not _onednn_is_faster():
-        yield
-        return
-    products = torch.backends.mkldnn.matmul
-    with _SETTING:
-        before = products.fp32_precision
-        products.fp32_precision = "bf16"
-        try:
-            yield
-        finally:
-            products.fp32_precision = before
-
-
-def filled_up(x: Tensor) -> Tensor:
-    """(..., D) -> (M, D), with rows of zeros at the end for M to be a multiple of ROUND."""
-    x = x.flatten(0, -2)
-    return nn.functional.pad(x, (0, 0, 0, -len(x) % ROUND))
-
-
-class Product(torch.autograd.Function):
-    """A frozen linear layer, forward and backward by `fast_products`."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, layer: nn.Linear) -> Tensor:
-        ctx.layer = layer
-        with fast_products():
-            return nn.functional.linear(x, layer.weight, layer.bias)
-
-    @staticmethod
-    def backward(ctx, of_output: Tensor):
-        with fast_products():
-            return of_output @ ctx.layer.weight, None
-
-
-class FastLinear(Replay):
-    """Stands in for a frozen linear layer, and does the same by `Product`.
-
-    Whole blocks cannot be run so: attention is slower by oneDNN.
+    Attributes:
+        nats: (L,) the loss of each of the targets' pairs, once it was called.
     """
 
-    def __init__(self, layer: nn.Linear):
-        super().__init__(layer, None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = Product.apply(filled_up(x), self.__dict__["replaced"])
-        return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
-
-
-class HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of a frozen output layer, forward and backward at once: no logits are kept."""
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Targets) -> Tensor:
-        """hidden (M, D) -> mean loss in nats."""
-        every, hidden = hidden, hidden[targets.predicting]
-        M, hidden = len(hidden), filled_up(hidden)
-        sums = hidden.new_empty(len(hidden), dtype=torch.float32)
-        grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
-        for first in range(0, len(hidden), CHUNK):
-            part = slice(first, first + CHUNK)
-            with fast_products():
-                logits = head(hidden[part]).float()
-            p = logits.softmax(-1)
-            sums[part] = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
-            with fast_products():
-                grads[part] = (p.to(hidden.dtype) @ head.weight).float()
-        hidden, sums, grads = hidden[:M], sums[:M], grads[:M]
-        rows = head.weight[targets.label].float()
-        wanted = (hidden[targets.place] * rows).sum(-1)
-        if head.bias is not None:
-            wanted += head.bias[targets.label]
-        grads.mul_(targets.total.unsqueeze(1)).index_add_(0, targets.place, rows * -targets.weight.unsqueeze(1))
-        count = targets.weight.sum()
-        grads = torch.zeros_like(every).index_copy_(0, targets.predicting, (grads / count).to(every.dtype))
-        ctx.save_for_backward(grads)
-        return ((sums[targets.place] - wanted) * targets.weight).sum() / count
-
-    @staticmethod
-    def backward(ctx, of_loss: Tensor):
-        return ctx.saved_tensors[0] * of_loss, None, None
-
-
-class Head(Replay):
-    """Stands in for the output layer: only at the positions that predict a label, and with the loss for its logits."""
-
-    def __init__(self, head: nn.Module, targets: Targets, fused: bool):
-        super().__init__(head, targets)
-        self.fused = fused
+    def __init__(self, head: nn.Module, targets: Targets, fused: bool, rounded: RoundedWeights | None):
+        super().__init__(head, targets=targets, fused=fused, rounded=rounded, nats=None)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        head, targets = self.__dict__["replaced"], self.__dict__["output"]
+        known = self.__dict__
+        head, targets, rounded = known["replaced"], known["targets"], known["rounded"]
         hidden = hidden.flatten(0, -2)
-        return HeadLoss.apply(hidden, head, targets).view(1, 1) if self.fused else head(hidden[targets.predicting])
+        if not known["fused"]:
+            return head(hidden[targets.predicting])
+        frozen = head.weight if rounded is None else rounded.of(head)
+        loss, known["nats"] = HeadLoss.apply(hidden, head, targets, frozen)
+        return loss.view(1, 1)
 
 
 class Prefix:
@@ -227,8 +129,10 @@ class Prefix:
         fused: Whether the loss takes the place of the logits (`HeadLoss`); wrong for a model that goes on to change its
             logits.
         trees: Whether batches are packed; wrong for a model that takes no mask of its own for every pair of tokens.
+        rounded: What products above the memory are made with, if not with the model's own weights.
 
     Attributes:
+        nats: (B,) mean loss of each text of the batch that `loss` was last of.
         live: Whether packed batches are run at their live positions alone (see `smft_lab.finetuning.live`): where slots
             were chosen beforehand, and the model gives the same loss and gradients so; None until that was tried.
 
@@ -236,8 +140,10 @@ class Prefix:
         ValueError: the first memory layer isn't in a stack of blocks, or the model names no output embeddings.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection | None = None, fused: bool = True, trees: bool = True):
-        self.model, self.selection, self.fused, self.trees = model, selection, fused, trees
+    def __init__(self, model: nn.Module, selection: Selection | None = None, fused: bool = True, trees: bool = True,
+                 rounded: RoundedWeights | None = None):  # fmt: skip
+        self.model, self.selection, self.fused, self.trees, self.rounded = model, selection, fused, trees, rounded
+        self.nats: Tensor | None = None
         grouped = selection is not None and selection.chosen is not None
         self.live = None if trees and grouped and len(memory_layers(model)) == 1 else False
         names = {module: name for name, module in model.named_modules()}
@@ -262,8 +168,9 @@ class Prefix:
             for name, child in self._block.named_children()
             if [name] != path[depth + 1 : depth + 2] and any(parameter.ndim > 1 for parameter in child.parameters())
         ]
-        self._linear_below, self._linear = _linear_layers(self._blocks[:index]), _linear_layers(self._blocks[index:])
-        self._held = self._held_live = 0
+        self._exact = fast_linears(self._blocks[: index + 1], None)  # to the memory: which slots are read is exact
+        self._linear = fast_linears(self._blocks[index:], rounded)
+        self._kept: WeakSet[Batch] = WeakSet()
 
     def loss(self, batch: Batch, form: Form) -> Tensor:
         """Mean loss in nats over the labels, as `model(**batch).loss`, with a graph back to the values.
@@ -271,6 +178,13 @@ class Prefix:
         Args:
             form: The batch as it is to be run (see `form_of`).
         """
+        loss, nats = self._run_batch(batch, form)
+        self.nats = form.targets.by_text(nats, len(batch.inputs["input_ids"]))
+        return loss
+
+    def _run_batch(self, batch: Batch, form: Form) -> tuple[Tensor, Tensor]:
+        if batch.frozen is not None:
+            self._kept.add(batch)  # an earlier run's, too
         if batch.live is not None:
             return self._replay(batch.live, batch.live.memo, PastKeys(batch.live.past))
         frozen = batch.frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
@@ -278,18 +192,19 @@ class Prefix:
             return self._replay(frozen, batch.memo)
         try:
             cache = KeptKeys()
-            loss = self._replay(frozen, batch.memo, cache)
+            loss, nats = self._replay(frozen, batch.memo, cache)
             self._keep_live(batch, loss, cache)
-            return loss
+            return loss, nats
         except Exception as problem:  # whatever a foreign architecture does with a cache, training goes on without
             if self.live:
                 raise
             self.live, batch.live = False, None
             name = type(self.model).__name__
-            warnings.warn(f"{name} computes all positions at every step, more slowly: {problem}", stacklevel=2)
+            warnings.warn(f"{name} computes all positions at every step, more slowly: {problem}", stacklevel=3)
             return self._replay(frozen, batch.memo)
 
-    def _replay(self, frozen: Frozen, memo: dict, cache=None) -> Tensor:
+    def _replay(self, frozen: Frozen, memo: dict, cache=None) -> tuple[Tensor, Tensor]:
+        """The mean loss over the labels, and that of each of the targets' pairs."""
         if self.selection is not None:
             self.selection.memo = memo
         targets = frozen.form.targets
@@ -304,14 +219,18 @@ class Prefix:
             places.append((self._attached, "feed_forward", Replay(feed_forward, frozen.feed_forward)))
 
         parent, name, head = self._head
-        places.append((parent, name, Head(head, targets, self.fused)))
+        stand_in = Head(head, targets, self.fused, self.rounded)
+        places.append((parent, name, stand_in))
         self.layer.keys.known = frozen.reads
         try:
             with _replaced(places):
                 out = self._run(frozen.form, cache).logits
         finally:
             self.layer.keys.known = None
-        return out.squeeze() if self.fused else targets.loss(out)
+        if self.fused:
+            return out.squeeze(), stand_in.nats
+        nats = targets.nats(out)
+        return targets.mean(nats), nats
 
     def _run(self, form: Form, cache=None):
         """Call the model on a batch; the selection then counts the reads of that form."""
@@ -335,8 +254,7 @@ class Prefix:
         if not C:
             return
         past = sum(tensor[:, :, :C].numel() * tensor.element_size() for pair in cache.kept.values() for tensor in pair)
-        if self._held_live + past + frozen.size() > LIVE_BYTES:
-            self.live = False  # for the batches to come; those that are kept go on
+        if self._held("live") + past + frozen.size() > LIVE_BYTES:
             return
         part = live_part(frozen.form, live, cache)
         kept = Frozen(
@@ -348,11 +266,11 @@ class Prefix:
             reads=part.of(frozen.reads),
             past=part.past,
         )
-        self._held_live += kept.size()
         if self.live is None:
             whole = _loss_and_gradients(self.model, loss, retain_graph=True)
-            replayed = self._replay(kept, kept.memo, PastKeys(kept.past))
-            check_alike(whole, _loss_and_gradients(self.model, replayed))
+            replayed, _ = self._replay(kept, kept.memo, PastKeys(kept.past))
+            check = check_alike if self.rounded is None else check_alike_if_rounded
+            check(whole, _loss_and_gradients(self.model, replayed))
             self.live = True
             self.selection.memo = batch.memo
         batch.live = kept
@@ -371,7 +289,7 @@ class Prefix:
         for module in filter(None, (self.layer, self._attached)):
             handles.append(module.register_forward_pre_hook(lambda module, args: outputs.update({module: args[0]})))
         try:
-            with stopping_at(keys), _replaced([*self._linear_below, *self._linear]):
+            with stopping_at(keys), _replaced(self._exact):
                 self._run(form)
         finally:
             for handle in handles:
@@ -386,10 +304,14 @@ class Prefix:
             feed_forward=None if attached is None else attached.feed_forward(outputs[attached]),
             reads=outputs[keys],
         )
-        if not batch.once and self._held + frozen.size() <= CACHE_BYTES:
-            self._held += frozen.size()
+        if not batch.once and self._held("frozen") + frozen.size() <= CACHE_BYTES:
             batch.frozen = frozen
+            self._kept.add(batch)
         return frozen
+
+    def _held(self, what: str) -> int:
+        """Bytes that the batches still in use hold as `frozen` or `live`."""
+        return sum(part.size() for batch in self._kept if (part := getattr(batch, what)) is not None)
 
 
 def form_of(model, batch: Batch) -> Form:
@@ -403,8 +325,12 @@ def form_of(model, batch: Batch) -> Form:
     return packed or as_rows(batch.inputs, batch.counted)
 
 
-def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = None) -> Prefix | None:
+def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = None,
+              rounded: RoundedWeights | None = None) -> Prefix | None:  # fmt: skip
     """A `Prefix` of `model`, if it gives the same loss and gradients as the whole model does on `batch`.
+
+    It is first tried with the model's own weights, and then with `rounded` ones, if given: where these give much the
+    same (`check_alike_if_rounded`), they are the ones it uses.
 
     Where every backward pass selects other rows (the rule `random`), only the losses are compared.
     Where they differ, or no `Prefix` can be made, it warns and returns None: the plain way is then the one to take.
@@ -413,7 +339,8 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     grouped = selection is not None and selection.chosen is not None
     proven, made = _PROVEN.setdefault(model, {}), (form.packed, grouped, *map(_made, model.modules()))
     if made in proven:
-        return Prefix(model, selection, *proven[made])
+        fused, trees, may_round = proven[made]
+        return Prefix(model, selection, fused, trees, rounded if may_round else None)
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
@@ -424,7 +351,9 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
             prefix = Prefix(model, selection, fused, trees)
             for _ in range(2):  # twice: a model that changes what it was given in place would show the second time
                 check_alike(plain, _loss_and_gradients(model, prefix.loss(batch, form)))
-            proven[made] = fused, trees
+            if rounded is not None:
+                prefix = _rounded(prefix, rounded, batch, form, plain) or prefix
+            proven[made] = fused, trees, prefix.rounded is not None
             return prefix
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
             problem, batch.frozen, batch.live = raised, None, None
@@ -451,6 +380,33 @@ def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
             raise ValueError("the replayed part gives another loss or gradient")
 
 
+def check_alike_if_rounded(exact: list[Tensor], rounded: list[Tensor]) -> None:
+    """Raise ValueError unless a loss is the same up to a fiftieth, and gradients point the same way and are as long."""
+    for one, other in zip(exact, rounded, strict=False):
+        alike = one.shape == other.shape
+        if alike and one.ndim == 0:
+            alike = torch.allclose(one, other, rtol=ROUNDED_TOLERANCE, atol=0.01)
+        elif alike and one.any():
+            cosine = functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
+            longer = (other.norm() / one.norm()).item()
+            alike = cosine.item() > 1 - ROUNDED_TOLERANCE and abs(longer - 1) < 2 * ROUNDED_TOLERANCE
+        if not alike:
+            raise ValueError("rounded weights give another loss or gradient")
+
+
+def _rounded(prefix: Prefix, weights: RoundedWeights, batch: Batch, form: Form, exact: list[Tensor]) -> Prefix | None:
+    """The same prefix with rounded weights, where they give much the same."""
+    model = prefix.model
+    tried = Prefix(model, prefix.selection, prefix.fused, prefix.trees, weights)
+    try:
+        check_alike_if_rounded(exact, _loss_and_gradients(model, tried.loss(batch, form)))
+        return tried
+    except ValueError:
+        return None
+    finally:
+        batch.live = None
+
+
 def _loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list[Tensor]:
     loss.backward(retain_graph=retain_graph)
     found = [loss.detach()]
@@ -458,21 +414,6 @@ def _loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list
         found.append(table.weight.grad.coalesce().values())
         table.weight.grad = None
     return found
-
-
-def _linear_layers(blocks: nn.Module) -> list[tuple[nn.Module, str, FastLinear]]:
-    """Where the frozen float32 linear layers of some blocks are, and what stands in for them where that is faster."""
-    if not _onednn_is_faster():
-        return []
-    return [
-        (parent, name, FastLinear(layer))
-        for parent in blocks.modules()
-        for name, layer in parent.named_children()
-        if type(layer) is nn.Linear
-        and layer.weight.dtype == torch.float32
-        and not any(parameter.requires_grad for parameter in layer.parameters())
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
-    ]
 
 
 @contextmanager

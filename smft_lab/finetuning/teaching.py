@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from random import Random
@@ -169,31 +169,47 @@ class Teaching:
 
     @property
     def steps(self) -> int:
-        """Batches, and so steps, of the run; at most, where learned batches are left out (`Recipe.learned_at`)."""
+        """Batches, and so steps, of the run; at most, where learned texts are left out (`Recipe.learned_at`)."""
         return self.passes * self.per_pass
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:
         return chain.from_iterable(self.by_pass())
 
-    def by_pass(self) -> Iterator[list[tuple[tuple[int, ...], list[str]]]]:
-        """The batches of each pass in turn."""
-        if self.order == "mixed":
-            return self._mixed()
-        every = batches(self.facts, self.passes, self.order, self.seed)
-        return (list(islice(every, self.per_pass)) for _ in range(self.passes))
+    def by_pass(
+        self, wanted: Callable[[int, str], bool] | None = None
+    ) -> Iterator[list[tuple[tuple[int, ...], list[str]]]]:
+        """The batches of each pass in turn.
 
-    def _mixed(self) -> Iterator[list[tuple[tuple[int, ...], list[str]]]]:
-        """Texts of many facts, of one kind where it can be; the same batches every pass, in a new order.
+        Args:
+            wanted: Whether a text of a fact is still to be taught; asked when a pass begins. The others are left out.
+        """
+        if self.order == "mixed":
+            yield from self._mixed(wanted)
+            return
+        every = batches(self.facts, self.passes, self.order, self.seed)
+        for _ in range(self.passes):
+            part = list(islice(every, self.per_pass))
+            if wanted is not None:
+                left = [[(owner, text) for owner, text in zip(*batch, strict=True) if wanted(owner, text)]
+                        for batch in part]  # fmt: skip
+                part = [(tuple(owner for owner, _ in batch), [text for _, text in batch]) for batch in left if batch]
+            yield part
+
+    def _mixed(self, wanted: Callable[[int, str], bool] | None) -> Iterator[list[tuple[tuple[int, ...], list[str]]]]:
+        """Texts of many facts, of one kind where it can be; the same batches until one is left out, in a new order.
 
         That a batch comes back whole lets `sparse` keep what it has computed of it.
         """
-        rng, count = Random(f"{self.seed}/mixed"), self.per_pass
+        rng = Random(f"{self.seed}/mixed")
         line: list[TaughtText] = []
         for kind in sorted({text.kind for text in self.texts}):
             mine = [text for text in self.texts if text.kind == kind]
             line += rng.sample(mine, len(mine))
-        parts = [line[n * len(line) // count : (n + 1) * len(line) // count] for n in range(count)]
         for _ in range(self.passes):
+            if wanted is not None:
+                line = [text for text in line if wanted(text.owner, text.text)]
+            count = math.ceil(len(line) / self.batch_size)
+            parts = [line[n * len(line) // count : (n + 1) * len(line) // count] for n in range(count)]
             yield [
                 (tuple(text.owner for text in part), [text.text for text in part]) for part in rng.sample(parts, count)
             ]

@@ -13,7 +13,6 @@ from random import Random
 
 from smft_lab.experiments.equal import TARGET
 from smft_lab.experiments.retrofit import Retrofit
-from smft_lab.experiments.run import history_rows
 from smft_lab.facts.datasets import Question, read_dataset
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import read_facts
@@ -23,18 +22,20 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
 from smft_lab.probes.choices import ChoiceProbe
-from smft_lab.probes.probes import answer
+from smft_lab.probes.probes import Probes, answer, probes_of
 from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
 from smft_lab.slots.patch import Patch
 
-FORMAT = 1
+FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
 ASKED = 1000  # of the questions: the base is asked these; the others are background
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
 SHAPE = ("slots", "heads", "k", "key_dim", "gate", "project", "whiten", "keys", "background_texts",
          "background_questions", "window")  # fmt: skip
+TAUGHT = ("statements", "questions", "contexts", "order", "batch_size", "loss_on", "passes", "least_steps")
+"""What a recipe says of all methods; the rest is of the memory and of sparse finetuning."""
 ADDRESS_FACTS = 16
 
 
@@ -79,13 +80,14 @@ class RetrofitJob:
 
     @property
     def key(self) -> str:
-        """Name of its result: a hash of all it says, the whole recipe included, but for where the data lie."""
+        """Name of its result: a hash of all it says but for where the data lie, and of what the recipe says of it."""
         said = {name: value for name, value in asdict(self).items() if name != "data"}
         if self.source == "people":
             del said["source"]
         elif self.source != "questions":  # a file is what is in it
             said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
-        said["recipe"] = self.recipe.to_dict()
+        recipe = self.recipe.to_dict()
+        said["recipe"] = recipe if self.method == "sparse" else {name: recipe[name] for name in TAUGHT}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self, device: str = "cpu") -> dict:
@@ -139,11 +141,14 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     if job.replay:
         options["mix"] = _replay(lab, job)
     every = math.ceil(teaching.steps / job.evaluations)
-    rows, last = [], None
-    for last in finetune(lab, facts, job.method, probe_every=every, **options):
-        rows += history_rows(last)
-        if job.method != "sparse" and last.probes and last.probes["learned"]["em"] >= TARGET:
-            break  # the baselines are read here; going on, they only lose more
+    probes, last = probes_of(lab, facts), None
+    rows = _rows(0, _base_reading(lab, job, probes))
+    for last in finetune(lab, facts, job.method, probe_every=0, **options):
+        if last.step and (last.last or last.step % every == 0):
+            measured = probes.measure(lab.model, lab.tokenizer)
+            rows += _rows(last.step, measured)
+            if job.method != "sparse" and measured["learned"]["em"] >= TARGET:
+                break  # the baselines are read here; going on, they only lose more
     lab.end()
     found = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
     if job.method == "sparse":
@@ -153,9 +158,16 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     if job.choices:
         after = _choices(job).measure(lab.model, lab.tokenizer)
         for step, measured in ((0, _base_choices(lab, job)), (last.step, after)):
-            rows += [{"step": step, "probe": "hellaswag", "metric": name, "value": value}
-                     for name, value in measured.items()]  # fmt: skip
+            rows += _rows(step, {"hellaswag": measured})
     return rows, found
+
+
+def _rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict]:
+    return [
+        {"step": step, "probe": probe, "metric": metric, "value": value}
+        for probe, metrics in measured.items()
+        for metric, value in metrics.items()
+    ]
 
 
 def _choices(job: RetrofitJob) -> ChoiceProbe:
@@ -163,16 +175,25 @@ def _choices(job: RetrofitJob) -> ChoiceProbe:
     return ChoiceProbe.of("hellaswag", choices, "hellaswag")
 
 
-_BASE_CHOICES: dict[tuple, dict[str, float]] = {}
+_BASE: dict[tuple, dict] = {}
+"""What was measured of a base in this process: an empty memory changes nothing, wherever it is."""
+
+
+def _base_reading(lab: Lab, job: RetrofitJob, probes: Probes) -> dict[str, dict[str, float]]:
+    """What the base answers of the job's facts and of all else; the lab must be at its base."""
+    key = "probes", job.model, job.data, job.source, job.facts, job.seed
+    if key not in _BASE:
+        _BASE[key] = probes.measure(lab.model, lab.tokenizer)
+    return _BASE[key]
 
 
 def _base_choices(lab: Lab, job: RetrofitJob) -> dict[str, float]:
-    """What the base chooses, measured once a process: an empty memory changes nothing, wherever it is."""
-    key = job.model, job.data, job.choices
-    if key not in _BASE_CHOICES:
+    """What the base chooses."""
+    key = "choices", job.model, job.data, job.choices
+    if key not in _BASE:
         lab.reset()
-        _BASE_CHOICES[key] = _choices(job).measure(lab.model, lab.tokenizer)
-    return _BASE_CHOICES[key]
+        _BASE[key] = _choices(job).measure(lab.model, lab.tokenizer)
+    return _BASE[key]
 
 
 def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:

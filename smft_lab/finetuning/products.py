@@ -1,0 +1,192 @@
+"""Products with frozen weights, by whatever this processor does fastest, and the loss of a frozen output layer.
+
+Weights that do not train can be kept in another shape than the model's. On a processor with bfloat16 tiles (Intel's
+AMX) a large model's are rounded to bfloat16 while it is taught: steps are faster, and gradients differ by rounding.
+What is measured, answered and saved is always the model itself, in its own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+
+import torch
+from torch import Tensor, nn
+
+from smft_lab.finetuning.packing import Targets
+
+CHUNK = 1024  # positions whose logits are in memory together
+ROUND = 32  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it
+ROUNDED_FROM = 2**25  # weights; a smaller model's are in the processor's caches, and rounding them would save little
+_SETTING = Lock()  # of the process, so of all threads
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether this processor is AMD's with AVX-512, of which MKL makes half the use that oneDNN does.
+
+    With AMX, oneDNN would round to bfloat16.
+    """
+    if not hasattr(torch.cpu, "get_capabilities") or not hasattr(torch.backends.mkldnn, "matmul"):
+        return False
+    has = torch.cpu.get_capabilities()
+    return "AMD" in has.get("cpu_name", "") and has.get("avx512_f", False) and not has.get("amx_tile", False)
+
+
+@cache
+def rounding_is_faster() -> bool:
+    """Whether this processor multiplies bfloat16 in tiles."""
+    return hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+class RoundedWeights:
+    """The frozen weights of a model in bfloat16, each made when it is first asked for."""
+
+    def __init__(self):
+        self._weights: dict[nn.Module, Tensor] = {}
+
+    @staticmethod
+    def suit(model: nn.Module) -> bool:
+        """Whether a model's products would be faster with them: a large float32 model on a processor with tiles."""
+        weights = [weight for weight in model.parameters() if weight.ndim == 2 and not weight.requires_grad]
+        exact = all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
+        return rounding_is_faster() and exact and sum(map(torch.numel, weights)) >= ROUNDED_FROM
+
+    def of(self, layer: nn.Linear) -> Tensor:
+        """A layer's weight, rounded."""
+        if layer not in self._weights:
+            self._weights[layer] = layer.weight.detach().bfloat16()
+        return self._weights[layer]
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Large float32 products by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
+    if not onednn_is_faster():
+        yield
+        return
+    products = torch.backends.mkldnn.matmul
+    with _SETTING:
+        before = products.fp32_precision
+        products.fp32_precision = "bf16"
+        try:
+            yield
+        finally:
+            products.fp32_precision = before
+
+
+def filled_up(x: Tensor) -> Tensor:
+    """(..., D) -> (M, D), with rows of zeros at the end for M to be a multiple of ROUND."""
+    x = x.flatten(0, -2)
+    return nn.functional.pad(x, (0, 0, 0, -len(x) % ROUND))
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (M, D) @ weight (D, N) -> (M, N), in the precision of x."""
+    with fast_products():
+        return (x.to(weight.dtype) @ weight).to(x.dtype)
+
+
+class Product(torch.autograd.Function):
+    """A frozen linear layer, forward and backward.
+
+    Its weight may be rounded; what comes in and goes out is not.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x (M, D), weight (N, D) -> (M, N)."""
+        ctx.weight = weight
+        y = _product(x, weight.t())
+        return y if bias is None else y + bias
+
+    @staticmethod
+    def backward(ctx, of_output: Tensor):
+        return _product(of_output, ctx.weight), None, None
+
+
+class StandIn(nn.Module):
+    """Takes a module's place for a while; answers for it in all but its calls."""
+
+    def __init__(self, module: nn.Module, **known):
+        super().__init__()
+        self.__dict__.update(replaced=module, **known)  # none of it is a submodule
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["replaced"], name)
+
+
+class FastLinear(StandIn):
+    """Stands in for a frozen linear layer, and does the same by `Product`.
+
+    Whole blocks cannot be run so: attention is slower by oneDNN.
+    """
+
+    def __init__(self, layer: nn.Linear, rounded: RoundedWeights | None = None):
+        super().__init__(layer, frozen=layer.weight if rounded is None else rounded.of(layer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = Product.apply(filled_up(x), self.__dict__["frozen"], self.__dict__["replaced"].bias)
+        return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
+
+
+def fast_linears(blocks: nn.Module, rounded: RoundedWeights | None) -> list[tuple[nn.Module, str, FastLinear]]:
+    """Where the frozen float32 linear layers of some blocks are, and what stands in for them where that is faster."""
+    if rounded is None and not onednn_is_faster():
+        return []
+    return [
+        (parent, name, FastLinear(layer, rounded))
+        for parent in blocks.modules()
+        for name, layer in parent.named_children()
+        if type(layer) is nn.Linear
+        and layer.weight.dtype == torch.float32
+        and not any(parameter.requires_grad for parameter in layer.parameters())
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+    ]
+
+
+class HeadLoss(torch.autograd.Function):
+    """Cross-entropy of a frozen output layer, forward and backward at once: no logits are kept."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Targets, frozen: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over the labels, and each pair's own, in nats.
+
+        Args:
+            hidden: (M, D).
+            frozen: The head's weight, (V, D), as its products are made.
+        """
+        every, hidden = hidden, hidden[targets.predicting]
+        M, hidden = len(hidden), filled_up(hidden)
+        sums = hidden.new_empty(len(hidden), dtype=torch.float32)
+        grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
+        for first in range(0, len(hidden), CHUNK):
+            part = slice(first, first + CHUNK)
+            logits = _product(hidden[part], frozen.t())
+            if head.bias is not None:
+                logits += head.bias
+            logits = logits.float()
+            p = logits.softmax(-1)
+            sums[part] = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
+            grads[part] = _product(p.to(hidden.dtype), frozen).float()
+        hidden, sums, grads = hidden[:M], sums[:M], grads[:M]
+        rows = frozen[targets.label].float()
+        wanted = (hidden[targets.place] * rows).sum(-1)
+        if head.bias is not None:
+            wanted += head.bias[targets.label]
+        grads.mul_(targets.total.unsqueeze(1)).index_add_(0, targets.place, rows * -targets.weight.unsqueeze(1))
+        count = targets.weight.sum()
+        grads = torch.zeros_like(every).index_copy_(0, targets.predicting, (grads / count).to(every.dtype))
+        ctx.save_for_backward(grads)
+        nats = sums[targets.place] - wanted
+        ctx.mark_non_differentiable(nats)
+        return targets.mean(nats), nats
+
+    @staticmethod
+    def backward(ctx, of_loss: Tensor, of_nats: Tensor):
+        return ctx.saved_tensors[0] * of_loss, None, None, None
