@@ -72,12 +72,12 @@ class Recipe:
     protect: float = 1.0
     top_t: int = 160
     order: str = "mixed"
-    batch_size: int = 8
+    batch_size: int = 16
     loss_on: str = "answer"
     kl_anchor: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
-    lr: float = 0.2
+    lr: float = 0.3
     decay: bool = False
     learned_at: float = 0.3
     passes: int = 4

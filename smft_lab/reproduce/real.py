@@ -43,7 +43,8 @@ ADDRESS_FACTS = 16
 class RetrofitJob:
     """A setting. Two jobs that are equal have the same result, up to rounding.
 
-    A baseline stops where it has learned enough to be compared (`TARGET`); sparse finetuning ends by itself.
+    A baseline stops where it has learned enough to be compared (`TARGET`); sparse finetuning ends by itself. Learned
+    facts are asked often; all else where that much is learned for the first time, and at the end.
 
     Attributes:
         model: As `open_model` takes it.
@@ -52,7 +53,7 @@ class RetrofitJob:
         method, rule, lr, passes: As in `finetune`; an lr or passes of 0 are the recipe's.
         replay: Questions with the base's own answers that are mixed into each batch.
         switches: Of the recipe, what differs from `RETROFIT`, as sorted (name, value) pairs.
-        evaluations: Measurements in a run, the base not counted.
+        evaluations: How often learned facts are asked in a run of all its passes.
         choices: Rows of HellaSwag asked before and after.
         data: Folder of the text and questions.
         source: What is taught: `people`, who are invented; `questions`, those of the data that the base answers wrong,
@@ -69,7 +70,7 @@ class RetrofitJob:
     passes: int = 0
     replay: int = 0
     switches: tuple[tuple[str, object], ...] = ()
-    evaluations: int = 1
+    evaluations: int = 12
     choices: int = 0
     data: str = ""
     source: str = "people"
@@ -141,14 +142,19 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     if job.replay:
         options["mix"] = _replay(lab, job)
     every = math.ceil(teaching.steps / job.evaluations)
-    probes, last = probes_of(lab, facts), None
+    probes, last, reached = probes_of(lab, facts), None, False
+    learned, others = Probes([probes["learned"]]), Probes([probe for probe in probes if probe.name != "learned"])
     rows = _rows(0, _base_reading(lab, job, probes))
     for last in finetune(lab, facts, job.method, probe_every=0, **options):
-        if last.step and (last.last or last.step % every == 0):
-            measured = probes.measure(lab.model, lab.tokenizer)
-            rows += _rows(last.step, measured)
-            if job.method != "sparse" and measured["learned"]["em"] >= TARGET:
-                break  # the baselines are read here; going on, they only lose more
+        if not last.step or (last.step % every and not last.last):
+            continue
+        measured, before = learned.measure(lab.model, lab.tokenizer), reached
+        reached = reached or measured["learned"]["em"] >= TARGET
+        if last.last or reached > before:
+            measured |= others.measure(lab.model, lab.tokenizer)
+        rows += _rows(last.step, measured)
+        if reached and job.method != "sparse":
+            break  # the baselines are read here; going on, they only lose more
     lab.end()
     found = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
     if job.method == "sparse":
