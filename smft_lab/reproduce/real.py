@@ -87,6 +87,7 @@ class RetrofitJob:
             del said["source"]
         elif self.source != "questions":  # a file is what is in it
             said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
+        del said["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
         said["recipe"] = recipe if self.method == "sparse" else {name: recipe[name] for name in TAUGHT}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
