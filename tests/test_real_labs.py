@@ -226,6 +226,25 @@ def test_a_run_that_ends_sooner_is_a_whole_run_of_a_comparison(quick, facts):
     assert all(set(sample["answers"]) == {"sparse", "full"} for sample in made.samples)
 
 
+def test_a_baseline_ends_where_it_has_learned_enough_and_the_base_is_measured_once(quick, facts, monkeypatch):
+    measured = []
+
+    def all_right(self, model, tokenizer):
+        measured.append(1)
+        return {probe.name: {"em": 1.0, "f1": 1.0} for probe in self}
+
+    monkeypatch.setattr(Probes, "measure", all_right)
+    one_pass = Teaching.of(quick, facts).per_pass
+    made = Comparison(quick, facts, ("sparse", "full", "lora"), evaluations=3)
+    steps = list(made.steps())
+    assert [step.step for step in steps if step.last] == [one_pass] * 3
+    assert steps[-1].done == steps[-1].total == 3 * one_pass
+    assert len(measured) == 1 + 3
+    assert set(made.finished_runs()["method"]) == {"sparse", "full", "lora"}
+    on = Comparison(quick, facts, ("full",), evaluations=3, stop_at_target=False)
+    assert [step.step for step in on.steps()][-1] == 3 * one_pass
+
+
 def test_a_timed_run_tells_what_was_known_of_such_a_lab(quick, facts):
     rows = list(runs_to_target(quick, facts, target=0.0))
     assert [row.what for row in rows] == list(METHODS)

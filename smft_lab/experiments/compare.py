@@ -72,6 +72,8 @@ class Comparison:
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
+        stop_at_target: Whether full finetuning and LoRA end where they were first measured to have learned that much:
+            going on, they only lose more. By default for a lab with a recipe, whose `sparse` ends by itself.
 
     Raises:
         ValueError: an option is out of range.
@@ -90,6 +92,7 @@ class Comparison:
     lr: dict[str, float] = field(default_factory=dict)
     evaluations: int | None = None
     target: float = TARGET
+    stop_at_target: bool | None = None
 
     def __post_init__(self):
         if not self.methods or not self.seeds:
@@ -102,6 +105,8 @@ class Comparison:
             raise ValueError("a method or a seed is named twice")
         if self.passes is None and self.lab.recipe is None:
             self.passes = 8
+        if self.stop_at_target is None:
+            self.stop_at_target = self.lab.recipe is not None
         first = self._facts(self.seeds[0])
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
@@ -187,19 +192,25 @@ class Comparison:
                     self.samples = self._sample_questions(facts)
                     self.lab.reset()
                     self._answer("base")
+                base = None  # every method of a seed starts from it
                 for name in self.methods:
                     self.lab.reset()
-                    learned = None
-                    for step in finetune(self.lab, facts, **self._options(name, seed)):
+                    learned, stops = None, self.stop_at_target and not name.startswith("sparse")
+                    for step in finetune(self.lab, facts, base_probes=base, **self._options(name, seed)):
+                        base = base or step.probes
                         if step.probes:
                             learned = step.probes["learned"]["em"]
+                        enough = stops and step.step > 0 and step.probes and learned >= self.target
+                        ended = step.last or bool(enough)
                         self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
                         done += step.step > 0
-                        if step.last:  # a stop after the last step finds the whole run
+                        if ended:  # a stop after the last step finds the whole run
                             self._keep(name, step, first)
                             self._ended.add((name, seed))
                             total -= self.run_steps(seed) - step.step
-                        yield Progress(name, seed, step.step, done, total, step.loss, learned, step.last)
+                        yield Progress(name, seed, step.step, done, total, step.loss, learned, ended)
+                        if ended:
+                            break
         finally:
             self.lab.reset()
             self.seconds = time.perf_counter() - began

@@ -115,6 +115,7 @@ def finetune(
     rank: int = LORA_RANK,
     recipe: Recipe | None = None,
     kept: dict[tuple, Batch] | None = None,
+    base_probes: dict[str, dict[str, float]] | None = None,
 ) -> Iterator[Step]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
 
@@ -146,6 +147,7 @@ def finetune(
         rank: Of `lora`; alpha is twice that.
         kept: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
             depend on the values already computed; this run's are added, and at its end others go.
+        base_probes: What the probes read before the first step, where that was measured before.
 
     Yields:
         A `Step` for the base, then one per gradient step.
@@ -172,12 +174,12 @@ def finetune(
     check_settings(method, lab.slots, rule=rule, **settings)
     probe_every = teaching.per_pass if probe_every is None else probe_every
     settings |= {"rule": rule, "fast": fast, "protect": protect, "anchor": anchor, "rank": rank}
-    run = _steps(lab, teaching, method, settings, recipe, probe_every, mix, kept)
+    run = _steps(lab, teaching, method, settings, recipe, probe_every, mix, kept, base_probes)
     lab.begin(run)
     return run
 
 
-def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept) -> Iterator[Step]:
+def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept, base_probes) -> Iterator[Step]:
     facts, loss_on, seed = teaching.facts, teaching.loss_on, teaching.seed
     probes = probes_of(lab, facts)
     # Slots chosen beforehand change wherever they are read.
@@ -188,7 +190,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         wanted = probe_every and (step % probe_every == 0 or last)
         return probes.measure(lab.model, lab.tokenizer) if wanted else None
 
-    yield Step(0, 0, (), None, 0, probes=measured(0))
+    yield Step(0, 0, (), None, 0, probes=base_probes or measured(0))
     began = time.perf_counter()
     momentum = recipe.momentum if recipe is not None else 0.0
     decays = method == "sparse" and recipe is not None and recipe.decay
