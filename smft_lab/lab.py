@@ -444,7 +444,7 @@ def _read_model(path: Path, by_rows: list[str], base=None):
         raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
     with safe_open(file, "pt") as stored:
         for name in by_rows:
-            if entries[name].any():  # to write zeros over zeros would take memory
+            if asked["mode"] != "add":  # there the table is new and empty, and to write zeros to it would take memory
                 entries[name].zero_()
             rows, values = stored.get_tensor(name + ROWS), stored.get_tensor(name + VALUES)
             _check_rows(rows, values, entries[name], name)

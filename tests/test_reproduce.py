@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from smft_lab import reproduce_cli
@@ -137,6 +139,44 @@ def test_a_sweep_killed_five_times_gives_the_table_of_an_undisturbed_one(saved, 
     assert ends[-1][0] == len(jobs)
     assert values(jobs, tmp_path / "killed") == values(jobs, tmp_path / "whole")
     assert sorted(os.listdir(tmp_path / "killed")) == sorted(f"{job.key}.json" for job in jobs)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job that takes longer than any test."""
+
+    key: str
+    folder: str
+
+    def run(self, device: str) -> dict:
+        (Path(self.folder) / self.key).touch()
+        time.sleep(600)
+        return {"rows": [], "found": {}}
+
+
+WAIT = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_reproduce import Waiting
+from smft_lab.reproduce.sweep import sweep
+list(sweep([Waiting("a", sys.argv[1]), Waiting("b", sys.argv[1])], sys.argv[1], workers=2))
+"""
+
+
+def test_the_workers_of_a_killed_sweep_end_with_it(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", WAIT, str(tmp_path), os.path.dirname(__file__)])
+    until = time.monotonic() + 60
+    while len(os.listdir(tmp_path)) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert not alive
 
 
 def test_two_local_processes_give_the_table_of_one(saved, tmp_path):

@@ -7,11 +7,15 @@ work into one folder: each takes what has no result yet, in an order of its own.
 from __future__ import annotations
 
 import json
+import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from random import SystemRandom
+from threading import Thread
 
 import pandas as pd
 
@@ -84,7 +88,8 @@ def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int, 
     """Keys of the jobs as they end."""
     from joblib import Parallel, delayed
 
-    calls = [delayed(_keep)(folder, job, device) for job in jobs]
+    parent = os.getpid() if backend == "local" else None
+    calls = [delayed(_keep)(folder, job, device, parent) for job in jobs]
     if backend == "ray":  # hands nothing back before all is done, so that progress needs portions
         for start in range(0, len(jobs), RAY_PORTION):
             yield from Parallel()(calls[start : start + RAY_PORTION])
@@ -93,10 +98,25 @@ def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int, 
     yield from Parallel(return_as="generator_unordered", **options)(calls)
 
 
-def _keep(folder: Path, job: Job, device: str) -> str:
+def _keep(folder: Path, job: Job, device: str, parent: int | None = None) -> str:
+    if parent is not None and parent != os.getpid():
+        _end_with(parent)
     if not result_file(folder, job).exists():  # another machine may have been here
         write_whole(result_file(folder, job), json.dumps(job.run(device)) + "\n")
     return job.key
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end when the one that started it is gone: killed, it can't tell its workers to stop."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
