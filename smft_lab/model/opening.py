@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -391,9 +392,7 @@ def _open_gguf(path: Path):
 
 
 def _read_gguf(path: Path):
-    from gguf import GGUFReader
-
-    reader = GGUFReader(path)
+    reader = _reader(path)
     model = _plain_llama(reader)
     if model is None:
         model = _from_transformers(path)
@@ -401,6 +400,23 @@ def _read_gguf(path: Path):
     _set_special_tokens(reader, model, tokenizer)
     tokenizer.name_or_path = model.config._name_or_path = path.stem
     return model, tokenizer, _about(reader, path)
+
+
+def _reader(path: Path):
+    """A reader that takes its fields from a plain array: of a numpy.memmap each slice is an object that takes long to
+    make, and a vocabulary has hundreds of thousands."""
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):
+        @property
+        def data(self) -> np.ndarray:
+            return self._plain
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._plain = mapped.view(np.ndarray)
+
+    return Reader(path)
 
 
 def _value(reader, key: str, default=None):
