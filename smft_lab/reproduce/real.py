@@ -34,8 +34,10 @@ ASKED = 1000  # of the questions: the base is asked these; the others are backgr
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
 SHAPE = ("slots", "heads", "k", "key_dim", "gate", "project", "whiten", "keys", "background_texts",
          "background_questions", "window")  # fmt: skip
-TAUGHT = ("statements", "questions", "contexts", "order", "batch_size", "loss_on", "passes", "least_steps")
-"""What a recipe says of all methods; the rest is of the memory and of sparse finetuning."""
+TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on", "passes", "least_steps"}
+"""What a recipe says of all methods."""
+OTHERS = {"name", "full_lr", "lora_lr"}
+"""What it says that is nothing to sparse finetuning."""
 ADDRESS_FACTS = 16
 
 
@@ -89,7 +91,8 @@ class RetrofitJob:
             said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
         del said["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
-        said["recipe"] = recipe if self.method == "sparse" else {name: recipe[name] for name in TAUGHT}
+        names = set(recipe) - OTHERS if self.method == "sparse" else TAUGHT
+        said["recipe"] = {name: recipe[name] for name in names}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self, device: str = "cpu") -> dict:

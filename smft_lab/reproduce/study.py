@@ -16,7 +16,7 @@ from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.sweep import read_result
 
 BLOCKS = (0, 2, 4, 8, 12, 16)
-RATES = {"full": (2e-5, 4e-5, 8e-5), "lora": (2e-4, 5e-4, 1e-3)}
+RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
 SWITCHES: dict[str, dict] = {

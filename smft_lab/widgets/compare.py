@@ -16,7 +16,7 @@ from smft_lab.experiments.compare import COLUMNS, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
-from smft_lab.finetuning.teaching import stream_order
+from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
 from smft_lab.widgets.kept import asking_form
@@ -86,13 +86,15 @@ class Compare(Panel):
             },
             "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
         }  # fmt: skip
+        count = min(len(self.facts), 24)
+        passes = 8 if lab.recipe is None else Teaching.of(lab, self.facts[:count]).passes
         begin = {
-            "count": min(len(self.facts), 24),
-            "passes": 8 if lab.recipe is None else lab.recipe.passes,
+            "count": count,
+            "passes": passes,
             "seeds": 1,
             "top_t": None,
             # A measurement of a model from elsewhere takes many seconds.
-            "evaluations": EVALUATIONS if lab.recipe is None else max(2, lab.recipe.passes // 2),
+            "evaluations": EVALUATIONS if lab.recipe is None else min(max(2, passes // 2), 6),
         }
         self.settings = begin
         self.choose(**settings)

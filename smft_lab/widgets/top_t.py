@@ -130,9 +130,11 @@ class TopT(Panel):
             "rule": "tfidf",
             "optimizer": tuned["optimizer"],
             "lr": None,
-            "passes": PASSES if recipe is None else recipe.passes,
+            "passes": PASSES,
             "facts": min(len(facts), 32),
         }
+        if recipe is not None:
+            self.settings["passes"] = Teaching.of(lab, facts[: self.settings["facts"]]).passes
         self._usual_t = self.settings["top_t"]  # told exactly, wherever the slider's other places are
         self.background = self._background_cells()
         self._shown: tuple | None = None
