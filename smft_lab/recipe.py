@@ -47,8 +47,9 @@ class Recipe:
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
         optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
-        learned_at: Of `sparse`: a text whose loss was below that many nats per token when it came last is left out of
-            later passes; it is learned, and more of it would only write louder. A run ends when all are.
+        learned_at: Of `sparse`: a text of which every token to be learned had a loss below that many nats when it came
+            last is left out of later passes; it is learned, and more of it would only write louder. A run ends when
+            all are.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
     """
 

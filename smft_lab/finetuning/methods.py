@@ -37,7 +37,7 @@ class Update:
         loss: Nats per token of the batch, before the step.
         trainable: How many numbers it could change.
         slots: Those it changed, per value table.
-        nats: Of `sparse`, the loss of each text of the batch.
+        nats: Of `sparse`, the loss of the least likely label of each text of the batch.
     """
 
     loss: float
@@ -100,7 +100,7 @@ class Sparse:
             before = self._before(batch) if self.kl_anchor else None  # first: the selection counts the last reads
             outputs = self.lab.model(**batch.inputs)
             loss = outputs.loss
-            nats = _nats_by_text(batch, outputs.logits)
+            nats = _worst_of_text(batch, outputs.logits)
             if before is not None:
                 after = outputs.logits[_unlabelled(batch)].float().log_softmax(-1)
                 drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
@@ -138,11 +138,11 @@ class Sparse:
 
 
 @torch.no_grad()
-def _nats_by_text(batch: Batch, logits: Tensor) -> Tensor:
-    """(B,) mean loss of each text, from the logits (B, T, V) of all."""
+def _worst_of_text(batch: Batch, logits: Tensor) -> Tensor:
+    """(B,) loss of the least likely label of each text, from the logits (B, T, V) of all."""
     targets = as_rows(batch.inputs, batch.counted).targets
     predicting = logits.flatten(0, 1)[targets.predicting]
-    return targets.by_text(targets.nats(predicting), len(logits))
+    return targets.worst_of_text(targets.nats(predicting), len(logits))
 
 
 def _unlabelled(batch: Batch) -> Tensor:

@@ -60,11 +60,10 @@ class Targets:
         """Mean over all labels of what each pair, (L,), has."""
         return (nats * self.weight).sum() / self.weight.sum()
 
-    def by_text(self, nats: Tensor, texts: int) -> Tensor:
-        """Mean of each of so many texts over its own labels, (texts,); 0 where it has none."""
-        count = self.text.bincount(minlength=texts)
-        sums = torch.zeros(texts, device=nats.device).index_add_(0, self.text, nats.detach()[self.pair])
-        return sums / count.clamp(min=1)
+    def worst_of_text(self, nats: Tensor, texts: int) -> Tensor:
+        """Of each of so many texts, the largest that one of its own labels has, (texts,); 0 where it has none."""
+        worst = torch.zeros(texts, device=nats.device)
+        return worst.scatter_reduce_(0, self.text, nats.detach()[self.pair], "amax")
 
 
 @dataclass(frozen=True)

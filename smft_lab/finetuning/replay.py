@@ -132,7 +132,7 @@ class Prefix:
         rounded: What products above the memory are made with, if not with the model's own weights.
 
     Attributes:
-        nats: (B,) mean loss of each text of the batch that `loss` was last of.
+        nats: (B,) of the batch that `loss` was last of, the loss of the least likely label of each text.
         live: Whether packed batches are run at their live positions alone (see `smft_lab.finetuning.live`): where slots
             were chosen beforehand, and the model gives the same loss and gradients so; None until that was tried.
 
@@ -179,7 +179,7 @@ class Prefix:
             form: The batch as it is to be run (see `form_of`).
         """
         loss, nats = self._run_batch(batch, form)
-        self.nats = form.targets.by_text(nats, len(batch.inputs["input_ids"]))
+        self.nats = form.targets.worst_of_text(nats, len(batch.inputs["input_ids"]))
         return loss
 
     def _run_batch(self, batch: Batch, form: Form) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ class Teach(Panel):
             "tables": len(lab.usage.df),
             "side": side_of(lab.slots),
             "top_t": min(settings_for(lab, "sparse")["top_t"], lab.slots),
-            "passes": PASSES,
+            "passes": max(recipe.passes, recipe.least_steps) if self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
         }
@@ -119,13 +119,14 @@ class Teach(Panel):
         statements: list[str],
         question: str,
         answer: str,
-        passes: int = PASSES,
+        passes: int | None = None,
         top_t: int | None = None,
         wordings: list[str] = (),
     ) -> None:
         """Teach one fact on top of all that was taught before: all statements and wordings, pass by pass.
 
         Args:
+            passes, top_t: As many as `limits` says by default.
             wordings: Other ways to ask the question, for a lab whose recipe teaches questions.
 
         Raises:
@@ -135,6 +136,7 @@ class Teach(Panel):
             raise ValueError("a lesson is under way; stop it first")
         fact = own_fact(statements, question, answer, list(wordings) if self._mixed else None)
         top_t = self.limits["top_t"] if top_t is None else top_t
+        passes = self.limits["passes"] if passes is None else passes
         recipe = self._recipe(fact)
         total = Teaching.of(self.lab, [fact], passes, recipe=recipe).steps
         check_top_t(top_t, self.lab.slots)
@@ -231,6 +233,10 @@ class Teach(Panel):
 
     def _answer(self, question: str) -> str:
         return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
+
+    def _ends_itself(self) -> bool:
+        """Whether a lesson ends when the fact is learned."""
+        return self._mixed and self.lab.recipe.learned_at > 0
 
     def _recipe(self, fact: Fact) -> Recipe | None:
         """The lab's recipe, by which all is taught that stands in the form."""
