@@ -83,8 +83,8 @@ class Recipe:
     learned_at: float = 0.3
     passes: int = 4
     least_steps: int = 96
-    full_lr: float = 2e-5
-    lora_lr: float = 2e-4
+    full_lr: float = 4e-5
+    lora_lr: float = 5e-4
 
     def __post_init__(self):
         for name, known in (("keys", KEYS), ("choice", CHOICES), ("counted", COUNTED), ("order", ORDERS),

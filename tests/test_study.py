@@ -70,6 +70,10 @@ def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path)
         keep(tmp_path, job, (0.5, 1.0 if reached else 0.6), (0.9, 0.9 - 100 * rate))
     best = best_rates(jobs, tmp_path)
     assert best == {method: sorted(rates)[1] for method, rates in RATES.items()}
+    for (job,) in jobs.values():  # all keep alike, and the highest rate takes fewest steps
+        rates = RATES[job.method]
+        keep(tmp_path, job, (1.0 if job.lr == max(rates) else 0.5, 1.0), (0.9 - 0.01 * (job.lr == max(rates)), 0.9))
+    assert best_rates(jobs, tmp_path) == {method: max(rates) for method, rates in RATES.items()}
     compared = comparison_jobs(DRAFT, 2, best)
     assert {job.lr for job in compared["full"]} == {best["full"]}
     assert [len(mine) for mine in compared.values()] == [2, 2, 2, 1, 1]

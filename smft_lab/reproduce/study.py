@@ -17,6 +17,7 @@ from smft_lab.reproduce.sweep import read_result
 
 BLOCKS = (0, 2, 4, 8, 12, 16)
 RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
+ALIKE = 0.02  # of the known answers: one of sixty
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
 SWITCHES: dict[str, dict] = {
@@ -144,17 +145,26 @@ def _check_rates(rates: dict[str, float]) -> None:
 
 
 def best_rates(jobs: dict[str, list[RetrofitJob]], folder: Path) -> dict[str, float]:
-    """Of each baseline's rates that reach the target, the one that keeps most known answers; else that learns most."""
-    best: dict[str, tuple[tuple, float]] = {}
+    """Of each baseline's rates that reach the target, those that keep most known answers, up to `ALIKE`; of these the
+    one that takes fewest steps. Where none reaches it, the one that learns most."""
+    tried: dict[str, list[dict]] = {}
     for (job,) in jobs.values():
         result = read_result(folder, job)
         if result is None:
             continue
         wide, step, reached = read_steps(result)
-        rank = (reached, wide.loc[step][("known" if reached else "learned"), "em"])
-        if job.method not in best or rank > best[job.method][0]:
-            best[job.method] = rank, job.lr
-    return {method: lr for method, (_, lr) in best.items()}
+        learned, known = wide.loc[step]["learned", "em"], wide.loc[step]["known", "em"]
+        tried.setdefault(job.method, []).append(
+            {"lr": job.lr, "step": step, "reached": reached, "learned": learned, "known": known}
+        )
+    best = {}
+    for method, rates in tried.items():
+        reached = [rate for rate in rates if rate["reached"]]
+        most = max((rate["known"] for rate in reached), default=0)
+        alike = [rate for rate in reached if rate["known"] >= most - ALIKE]
+        chosen = min(alike, key=lambda rate: rate["step"]) if alike else max(rates, key=lambda rate: rate["learned"])
+        best[method] = chosen["lr"]
+    return best
 
 
 def read_steps(result: dict) -> tuple[pd.DataFrame, int, bool]:
