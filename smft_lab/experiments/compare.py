@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.experiments.equal import READING, TARGET, read_last, read_run, summarise
+from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
@@ -318,7 +318,7 @@ class Comparison:
             "settings": self.settings(),
             "methods": methods,
             "target": self.target,
-            "rule_text": READING.format(target=self.target),
+            "rule_text": READING.format(target=self.target) + ENDS * bool(self.stop_at_target),
             "base": {probe: base[probe].to_dict() for probe in base.index.unique(0)},
             "equal_learning": [row for row in equal if row["probe"] != "steps"],
             "final": [row for row in summarise(table, read_last) if row["probe"] != "steps"],
