@@ -257,7 +257,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
         lines += [markdown(table, {**usual, "same": 2, "different": 2}), ""]
         if name == "comparison":
             whole = {setting: mine for setting, mine in jobs.items() if setting.startswith("sparse")}
-            lines += ["Sparse finetuning goes on until every batch is learned; there:", "",
+            lines += ["Sparse finetuning goes on until every text is learned; there:", "",
                       markdown(readings(whole, folder), usual), ""]  # fmt: skip
         if name == "blocks" and len(table) > 5:
             rho, p = address_agreement(table)
