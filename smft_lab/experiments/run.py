@@ -31,9 +31,14 @@ class Run:
 
 def history_rows(step: Step) -> list[dict]:
     """The measurements of one step, one row each; none where nothing was measured."""
+    return measured_rows(step.step, step.probes or {})
+
+
+def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict]:
+    """What probes measured after so many steps, one row each: step, probe, metric, value."""
     return [
-        {"step": step.step, "probe": probe, "metric": metric, "value": value}
-        for probe, metrics in (step.probes or {}).items()
+        {"step": step, "probe": probe, "metric": metric, "value": value}
+        for probe, metrics in measured.items()
         for metric, value in metrics.items()
     ]
 

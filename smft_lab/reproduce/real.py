@@ -13,6 +13,7 @@ from random import Random
 
 from smft_lab.experiments.equal import TARGET
 from smft_lab.experiments.retrofit import Retrofit
+from smft_lab.experiments.run import measured_rows
 from smft_lab.facts.datasets import Question, read_dataset
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import read_facts
@@ -148,7 +149,7 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     every = math.ceil(teaching.steps / job.evaluations)
     probes, last, reached = probes_of(lab, facts), None, False
     learned, others = Probes([probes["learned"]]), Probes([probe for probe in probes if probe.name != "learned"])
-    rows = _rows(0, _base_reading(lab, job, probes))
+    rows = measured_rows(0, _base_reading(lab, job, probes))
     for last in finetune(lab, facts, job.method, probe_every=0, **options):
         if not last.step or (last.step % every and not last.last):
             continue
@@ -156,7 +157,7 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
         reached = reached or measured["learned"]["em"] >= TARGET
         if last.last or reached > before:
             measured |= others.measure(lab.model, lab.tokenizer)
-        rows += _rows(last.step, measured)
+        rows += measured_rows(last.step, measured)
         if reached and job.method != "sparse":
             break  # the baselines are read here; going on, they only lose more
     lab.end()
@@ -168,16 +169,8 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     if job.choices:
         after = _choices(job).measure(lab.model, lab.tokenizer)
         for step, measured in ((0, _base_choices(lab, job)), (last.step, after)):
-            rows += _rows(step, {"hellaswag": measured})
+            rows += measured_rows(step, {"hellaswag": measured})
     return rows, found
-
-
-def _rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict]:
-    return [
-        {"step": step, "probe": probe, "metric": metric, "value": value}
-        for probe, metrics in measured.items()
-        for metric, value in metrics.items()
-    ]
 
 
 def _choices(job: RetrofitJob) -> ChoiceProbe:

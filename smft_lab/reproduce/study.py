@@ -42,7 +42,7 @@ SWITCHES: dict[str, dict] = {
     "batches of 8, two thirds of the rate": {"batch_size": 8, "lr": 2 / 3},
     "loss on every token": {"loss_on": "statement"},
     "a KL anchor of 0.3": {"kl_anchor": 0.3},
-    "learned batches trained on": {"learned_at": 0.0},
+    "learned texts trained on": {"learned_at": 0.0},
     "no contexts": {"contexts": 0},
     "background of text alone": {"background_questions": 0, "background_texts": 600},
     "background of questions alone": {"background_texts": 0},
