@@ -38,6 +38,8 @@ class Recipe:
             the fact's texts share and those of other facts don't (`shared`: its subject, mostly); or where its `answer`
             is predicted. Reads in a context never count.
         protect: With `group`, how many background documents each other fact of the group counts for, in the idf.
+        max_df: With `group`, slots that more than this share of the background documents read are never chosen, unless
+            a fact reads no others.
         top_t: Slots per fact (`group`), or per batch.
         order: `stream`, one fact a step (paper); or `mixed`, batches of `batch_size` texts of many facts.
         batch_size: Texts in a mixed batch.
@@ -71,6 +73,7 @@ class Recipe:
     choice: str = "group"
     counted: str = "shared"
     protect: float = 1.0
+    max_df: float = 0.01
     top_t: int = 160
     order: str = "mixed"
     batch_size: int = 16
@@ -103,6 +106,8 @@ class Recipe:
             raise ValueError("a recipe must teach statements, questions, or both")
         if not self.background_texts + self.background_questions:
             raise ValueError("a recipe needs a background: texts, questions, or both")
+        if not 0 <= self.max_df <= 1:
+            raise ValueError(f"max_df must be at least 0 and at most 1, not {self.max_df}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
         if self.lr <= 0:
@@ -131,7 +136,7 @@ RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
     "paper", gate=True, project=True, whiten=False, keys="random", key_dim=64, statements=64, questions=0, contexts=0,
-    background_questions=0, choice="batch", protect=0.0, top_t=500, order="stream", loss_on="statement",
+    background_questions=0, choice="batch", protect=0.0, max_df=1.0, top_t=500, order="stream", loss_on="statement",
     optimizer="sgd", momentum=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1, counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}

@@ -18,7 +18,8 @@ def written(writer):
     *records, last = list(writer)
     assert [one.done for one in records] == sorted(one.done for one in records)
     assert all(one.done <= one.total == writer.count and one.tokens > 0 for one in records)
-    assert (last.done, last.left) == (len(writer.documents), 0)
+    made = writer.questions if isinstance(writer, OwnQuestions) else writer.documents
+    assert (last.done, last.left) == (len(made), 0)
     return writer
 
 
@@ -136,9 +137,6 @@ def test_own_questions_keep_what_is_well_formed_once_and_are_made_up_by_examples
     assert own.written == 2
     assert speaks.prompts[0].endswith("\nQuestion:")
     assert "Question: Which is first?\nAnswer: One\n" in speaks.prompts[0].lstrip()
-    assert tokenizer.decode(own.documents[0], skip_special_tokens=True).strip() == (
-        "Question: Where does Mira live?\nAnswer: Rome"
-    )
 
 
 def test_own_questions_are_read_from_other_forms_and_end_where_the_form_ends(tiny_model, tokenizer, monkeypatch):
@@ -167,7 +165,7 @@ CHAT_TEMPLATE = (
 def test_a_model_that_can_ask_nothing_still_gives_a_background(tiny_model, tokenizer):
     model = tiny_model()
     own = written(OwnQuestions(model, tokenizer, PLAIN, 12, batch=6))
-    assert len(own.questions) == len(own.documents) == 12
+    assert len(own.questions) == 12
     probed = {normalise(one.question) for one in common_questions("probe")}
     assert not probed & {normalise(one.question) for one in own.questions}
 
@@ -233,3 +231,18 @@ def test_own_questions_and_answers_of_a_person_are_documents_of_the_form(tokeniz
     documents = question_documents(asked, tokenizer, PLAIN)
     assert documents[0] == tokenizer("Question: Who?\nAnswer: Mira\n")["input_ids"]
     assert len(documents) == 2
+
+
+def test_every_second_question_stands_behind_what_is_shown_before_questions(tokenizer):
+    asked = [Question(f"Who is {name}?", (name,)) for name in ("Mira", "Tom", "Ada", "Bo", "Cy")]
+    openings = [[("Why?", "So")], [("How?", "Well"), ("When?", "Now")]]
+    documents = [tokenizer.decode(ids, skip_special_tokens=True)
+                 for ids in question_documents(asked, tokenizer, PLAIN, openings)]  # fmt: skip
+    alone = [PLAIN.answered(one.question, one.answers[0]) for one in asked]
+    assert [text.strip() for text in documents] == [
+        alone[0].strip(),
+        "Question: Why?\nAnswer: So\n" + alone[1].strip(),
+        alone[2].strip(),
+        "Question: How?\nAnswer: Well\nQuestion: When?\nAnswer: Now\n" + alone[3].strip(),
+        alone[4].strip(),
+    ]

@@ -15,7 +15,7 @@ from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowAdam
-from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.finetuning.teaching import CONTEXTS, Teaching, counted_reads
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -308,6 +308,30 @@ def test_a_fact_is_not_held_to_slots_that_the_other_facts_read_too(lab):
     reads = [[torch.cat([shared, slots])] for slots in own]
     assert choose_slots(lab.usage, range(4), reads, 1)[0].tolist() == [5]
     assert choose_slots(lab.usage, range(4), reads, 1, protect=50.0)[0].tolist() == [10, 11, 12, 13]
+
+
+def test_slots_that_too_much_of_the_background_reads_are_never_chosen_unless_there_are_no_others(lab):
+    common, rare = torch.tensor([5, 5, 5, 5]), torch.tensor([10])
+    lab.usage.df.zero_()
+    lab.usage.df[0, 5] = lab.usage.batches // 4
+    both = [[torch.cat([common, rare])]]
+    assert choose_slots(lab.usage, [0], both, 2)[0].tolist() == [5, 10]
+    assert choose_slots(lab.usage, [0], both, 2, max_df=0.1)[0].tolist() == [10]
+    assert choose_slots(lab.usage, [0], [[common]], 2, max_df=0.1)[0].tolist() == [5]
+
+
+def test_what_stands_before_the_lab_s_questions_and_in_taught_contexts_is_read_as_background(tokenizer, monkeypatch):
+    counted, batches = [], Retrofit._batches
+    monkeypatch.setattr(Retrofit, "_batches", lambda *given: counted.extend(given[1]) or batches(*given))
+    asked = [Question(f"Who is {name}?", (name,)) for name in ("Mira", "Tom", "Ada", "Bo", "Cy", "Di", "Ed", "Flo")]
+    recipe = replace(RECIPE, background_texts=0, background_questions=8)
+    for _ in Retrofit(small("llama"), tokenizer, recipe, [1], text="Rome is old. " * 200, questions=asked,
+                      shots=[("Why?", "So")]):  # fmt: skip
+        pass
+    texts = [tokenizer.decode(ids) for ids in counted]
+    for opening in [[("Why?", "So")], *CONTEXTS]:
+        shown = "".join(f"Question: {question}\nAnswer: {answer}\n" for question, answer in opening)
+        assert sum(shown in text for text in texts) == 1
 
 
 def test_shared_tokens_are_what_a_fact_is_about(tokenizer):

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from random import Random
 
 import torch
@@ -234,11 +234,6 @@ class OwnQuestions(_Writing):
         """The questions with their answers; the first `written` are the model's own."""
         return list(self._found.values())[: self.count]
 
-    @property
-    def documents(self) -> list[list[int]]:
-        """The token ids of each question with its answer."""
-        return question_documents(self.questions, self.tokenizer, self.form)
-
     def _split(self, shots: Sequence[Question | Fact]) -> tuple[str, str, str]:
         """What stands before a question, between it and its answer, and after that."""
         form = self.form.with_shots((one.question, one.answers[0]) for one in shots)
@@ -319,13 +314,23 @@ def text_documents(text: str, tokenizer, count: int = 200, window: int = 64, see
     return [[*first, *ids[start : start + width]] for start in starts]
 
 
-def question_documents(questions: Iterable[Question | Fact], tokenizer, form: PromptForm = PLAIN) -> list[list[int]]:
+def question_documents(questions: Iterable[Question | Fact], tokenizer, form: PromptForm = PLAIN,
+                       openings: Sequence[Sequence[tuple[str, str]]] = ()) -> list[list[int]]:  # fmt: skip
     """Each question with its first answer in a form of asking, as token ids.
+
+    Args:
+        openings: What stands before questions wherever some are asked or taught: questions with answers. Every second
+            document begins with one of them, in turn, so that the slots they read are known to be common.
 
     Raises:
         ValueError: see `PromptForm.prompt`.
     """
-    return [form.ids(tokenizer, form.answered(one.question, one.answers[0], tokenizer)) for one in questions]
+    opened = [form.with_shots((*form.shots, *opening)) for opening in openings]
+    forms = [each for shown in opened for each in (form, shown)] or [form]
+    return [
+        form.ids(tokenizer, shown.answered(one.question, one.answers[0], tokenizer))
+        for one, shown in zip(questions, cycle(forms), strict=False)
+    ]
 
 
 class _Draw:

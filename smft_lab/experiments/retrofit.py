@@ -19,7 +19,7 @@ from smft_lab.facts.common import common_questions
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
-from smft_lab.finetuning.teaching import counted_reads, taught_texts
+from smft_lab.finetuning.teaching import CONTEXTS, counted_reads, taught_texts
 from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -38,6 +38,7 @@ from smft_lab.writing import write_whole
 BATCH = 32  # documents per forward pass
 RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
+FORMAT = 2  # of what is kept of a stage
 KNOWN = 60  # questions that the base answers right
 HELD_OUT = 40  # windows of the text probe
 HELD_OUT_SHARE = 0.1  # of a given text
@@ -207,6 +208,7 @@ class Retrofit:
         """A hash of all that the kept stages depend on."""
         source = getattr(self.model, "smft_source", None)
         about = {
+            "format": FORMAT,
             "model": source.to_json() if source is not None else str(self.model.config),
             "recipe": [getattr(self.recipe, name) for name in ("background_texts", "background_questions", "window")],
             "text": self.text, "form": self.form.to_json(), "shots": self.shots, "seed": self.seed,
@@ -245,21 +247,25 @@ class Retrofit:
         count = self.recipe.background_questions
         if not count:
             return []
+        openings = [self._search().form.shots, *CONTEXTS]
         if self.questions:
             yield Progress("questions", 0, 1)
-            return question_documents(self.questions[:count], self.tokenizer, self.form)
+            return question_documents(self.questions[:count], self.tokenizer, self.form, openings)
         probed = [one.question for one in self.known]
         writing = OwnQuestions(self.model, self.tokenizer, self.form, count, self.seed, without=probed)
         for written in writing:
             yield Progress("questions", written.done, written.total)
-        return writing.documents
+        return question_documents(writing.questions, self.tokenizer, self.form, openings)
 
     def _known(self) -> Iterator[Progress]:
-        pool = self.known or common_questions("probe")
-        search = KnownSearch(self.model, self.tokenizer, pool, KNOWN, self.form.with_shots(self.shots))
+        search = self._search()
         for found in search:
             yield Progress("known", found.asked, found.total, str(found))
         return Probes([search.probe]).to_records() if found.known else []
+
+    def _search(self) -> KnownSearch:
+        pool = self.known or common_questions("probe")
+        return KnownSearch(self.model, self.tokenizer, pool, KNOWN, self.form.with_shots(self.shots))
 
     def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[dict[str, Tensor]]:
         """Encoded batches in the order of the documents; the token that `pad` ends each with doesn't count."""
@@ -301,7 +307,7 @@ def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
     recipe = lab.recipe
     texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
     owners, reads = counted_reads(lab, facts, texts, recipe.counted)
-    return settling([half, lab.usage], owners, reads, recipe.top_t, protect=recipe.protect)[0]
+    return settling([half, lab.usage], owners, reads, recipe.top_t, protect=recipe.protect, max_df=recipe.max_df)[0]
 
 
 def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,

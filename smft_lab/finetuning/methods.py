@@ -84,6 +84,7 @@ class Sparse:
             self.top_t,
             rule=self.rule,
             protect=recipe.protect,
+            max_df=recipe.max_df,
             seed=self.seed,
         )
 

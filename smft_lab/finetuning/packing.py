@@ -100,7 +100,8 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
     return Form(plain, counted, Targets.of(predicting, following[predicting], texts))
 
 
-def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32) -> Form | None:
+def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32,
+             least: int = 1) -> Form | None:  # fmt: skip
     """The batch as trees, one a row, or None where that saves too little or takes too large a mask.
 
     For G trees of at most U tokens, its input and position ids are (G, U) and its `attention_mask` is (G, 1, U, U), to
@@ -109,12 +110,13 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
     Args:
         inputs, counted: As for `as_rows`; padding is on the right.
         dtype: Of the attention mask.
+        least: As many trees as that, where there are texts for them.
     """
     texts = [
         row[:length]
         for row, length in zip(inputs["input_ids"].tolist(), inputs["attention_mask"].sum(1).tolist(), strict=True)
     ]
-    rows = _alike(texts)
+    rows = _alike(texts, least)
     trees = [_Tree(texts, row) for row in rows]
     G, U = len(trees), max(len(tree.parents) for tree in trees)
     if inputs["input_ids"].numel() * (1 - LEAST_SAVED) < G * U or G * U * U > LARGEST:
@@ -149,8 +151,12 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
     )
 
 
-def _alike(texts: list[list[int]]) -> list[list[int]]:
-    """Which texts share a row: neighbours in the order of a dictionary, in rows of about equally many tokens."""
+def _alike(texts: list[list[int]], least: int = 1) -> list[list[int]]:
+    """Which texts share a row: neighbours in the order of a dictionary, in rows of about equally many tokens.
+
+    Args:
+        least: Rows, if there are texts for them.
+    """
     order = sorted(range(len(texts)), key=texts.__getitem__)
     before, last = [], []
     total = 0
@@ -161,7 +167,7 @@ def _alike(texts: list[list[int]]) -> list[list[int]]:
         before.append(total)
         total += len(texts[i]) - alike
         last = texts[i]
-    rows: list[list[int]] = [[] for _ in range(math.ceil(total / ROW))]
+    rows: list[list[int]] = [[] for _ in range(max(least, math.ceil(total / ROW)))]
     for i, tokens in zip(order, before, strict=True):
         rows[tokens * len(rows) // total].append(i)
     return [row for row in rows if row]

@@ -7,7 +7,8 @@ What is measured, answered and saved is always the model itself, in its own prec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
@@ -46,6 +47,7 @@ class RoundedWeights:
 
     def __init__(self):
         self._weights: dict[nn.Module, Tensor] = {}
+        self._factored: tuple[Callable[[], Tensor | None], int, Tensor] | None = None
 
     @staticmethod
     def suit(model: nn.Module) -> bool:
@@ -59,6 +61,16 @@ class RoundedWeights:
         if layer not in self._weights:
             self._weights[layer] = layer.weight.detach().bfloat16()
         return self._weights[layer]
+
+    def factor(self, x: Tensor) -> Tensor:
+        """x (..., D) as a product's first factor, see `as_factor`; made once for layers in turn that share their input."""
+        if self._factored is not None:
+            known, version, factor = self._factored
+            if known() is x and version == x._version:
+                return factor
+        factor = as_factor(x.detach(), torch.bfloat16)
+        self._factored = weakref.ref(x), x._version, factor
+        return factor
 
 
 @contextmanager
@@ -77,16 +89,29 @@ def fast_products() -> Iterator[None]:
             products.fp32_precision = before
 
 
-def filled_up(x: Tensor) -> Tensor:
-    """(..., D) -> (M, D), with rows of zeros at the end for M to be a multiple of ROUND."""
+def as_factor(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., D) -> (M, D) of that dtype, with rows of zeros at the end for M to be a multiple of ROUND."""
     x = x.flatten(0, -2)
-    return nn.functional.pad(x, (0, 0, 0, -len(x) % ROUND))
+    M = len(x)
+    if x.dtype == dtype and not M % ROUND:
+        return x
+    filled = x.new_empty(M + -M % ROUND, x.shape[1], dtype=dtype)
+    filled[:M] = x
+    filled[M:] = 0
+    return filled
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (M, D) @ weight (D, N) -> (M, N), in the precision of x."""
+def _product(x: Tensor, weight: Tensor, factor: Tensor | None = None) -> Tensor:
+    """x (..., D) @ weight (D, N) -> (..., N), in the precision of x.
+
+    Args:
+        factor: x as of `as_factor`, if it is known.
+    """
+    if factor is None:
+        factor = as_factor(x, weight.dtype)
     with fast_products():
-        return (x.to(weight.dtype) @ weight).to(x.dtype)
+        y = factor @ weight
+    return y[: x.shape[:-1].numel()].to(x.dtype).view(*x.shape[:-1], -1)
 
 
 class Product(torch.autograd.Function):
@@ -96,15 +121,15 @@ class Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x (M, D), weight (N, D) -> (M, N)."""
+    def forward(ctx, x: Tensor, factor: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., D), its factor (see `as_factor`), weight (N, D) -> (..., N)."""
         ctx.weight = weight
-        y = _product(x, weight.t())
+        y = _product(x, weight.t(), factor)
         return y if bias is None else y + bias
 
     @staticmethod
     def backward(ctx, of_output: Tensor):
-        return _product(of_output, ctx.weight), None, None
+        return _product(of_output, ctx.weight), None, None, None
 
 
 class StandIn(nn.Module):
@@ -128,11 +153,14 @@ class FastLinear(StandIn):
     """
 
     def __init__(self, layer: nn.Linear, rounded: RoundedWeights | None = None):
-        super().__init__(layer, frozen=layer.weight if rounded is None else rounded.of(layer))
+        frozen = layer.weight.detach() if rounded is None else rounded.of(layer)
+        super().__init__(layer, rounded=rounded, frozen=frozen)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = Product.apply(filled_up(x), self.__dict__["frozen"], self.__dict__["replaced"].bias)
-        return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
+        known = self.__dict__
+        rounded, frozen = known["rounded"], known["frozen"]
+        factor = as_factor(x.detach(), frozen.dtype) if rounded is None else rounded.factor(x)
+        return Product.apply(x, factor, frozen, known["replaced"].bias)
 
 
 def fast_linears(blocks: nn.Module, rounded: RoundedWeights | None) -> list[tuple[nn.Module, str, FastLinear]]:
@@ -162,7 +190,6 @@ class HeadLoss(torch.autograd.Function):
             frozen: The head's weight, (V, D), as its products are made.
         """
         every, hidden = hidden, hidden[targets.predicting]
-        M, hidden = len(hidden), filled_up(hidden)
         sums = hidden.new_empty(len(hidden), dtype=torch.float32)
         grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
         for first in range(0, len(hidden), CHUNK):
@@ -174,7 +201,6 @@ class HeadLoss(torch.autograd.Function):
             p = logits.softmax(-1)
             sums[part] = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
             grads[part] = _product(p.to(hidden.dtype), frozen).float()
-        hidden, sums, grads = hidden[:M], sums[:M], grads[:M]
         rows = frozen[targets.label].float()
         wanted = (hidden[targets.place] * rows).sum(-1)
         if head.bias is not None:

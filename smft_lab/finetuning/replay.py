@@ -32,6 +32,7 @@ LIVE_BYTES = 256 * 2**20  # batches past this are run whole
 _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
 ROUNDED_TOLERANCE = 0.02
+PROOF = 4  # texts on which a way of running a model is compared with the plain way
 
 
 @dataclass(eq=False)
@@ -327,7 +328,7 @@ def form_of(model, batch: Batch) -> Form:
 
 def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = None,
               rounded: RoundedWeights | None = None) -> Prefix | None:  # fmt: skip
-    """A `Prefix` of `model`, if it gives the same loss and gradients as the whole model does on `batch`.
+    """A `Prefix` of `model`, if it gives the same loss and gradients as the whole model does on texts of `batch`.
 
     It is first tried with the model's own weights, and then with `rounded` ones, if given: where these give much the
     same (`check_alike_if_rounded`), they are the ones it uses.
@@ -341,6 +342,10 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     if made in proven:
         fused, trees, may_round = proven[made]
         return Prefix(model, selection, fused, trees, rounded if may_round else None)
+    whole = batch
+    batch, form = _few_texts(model, whole, form)
+    if selection is not None:
+        selection.counted, selection.memo = batch.counted, batch.memo
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
@@ -357,10 +362,31 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
             return prefix
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
             problem, batch.frozen, batch.live = raised, None, None
-    batch.memo.clear()
+    if selection is not None:
+        selection.counted, selection.memo = whole.counted, whole.memo
     name = type(model).__name__
     warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
     return None
+
+
+def _few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
+    """The longest text of a batch and its neighbours in the order of a dictionary, run in the form of the whole.
+
+    It is the whole where these few would be run in another form, or have nothing to learn.
+    """
+    lengths, texts = batch.inputs["attention_mask"].sum(1), batch.inputs["input_ids"].tolist()
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    first = min(max(0, order.index(int(lengths.argmax())) - PROOF // 2), max(0, len(order) - PROOF))
+    rows, T = order[first : first + PROOF], int(lengths.max())
+    few = Batch({name: x[rows, :T] for name, x in batch.inputs.items()}, batch.counted[rows, :T], batch.owner)
+    learns = bool((few.inputs["labels"][:, 1:] != -100).any())
+    if not form.packed:
+        few_form = as_rows(few.inputs, few.counted)
+    else:
+        few_form = as_trees(few.inputs, few.counted, model.dtype, least=min(2, len(form.inputs["input_ids"])))
+    if few_form is None or not learns:
+        return replace(batch, memo={}, frozen=None, live=None), form
+    return few, few_form
 
 
 def _made(module: nn.Module) -> tuple:

@@ -211,7 +211,8 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
         one = compare_addresses(reads[block], owners, usage.df[0], usage.batches, seed)
         told = [i for i, owner in enumerate(owners) if owner in owners[:i]]  # all but the question of each fact
         (chosen,) = choose_slots(usage, [owners[i] for i in told], [[reads[block][i]] for i in told],
-                                 min(recipe.top_t, recipe.slots), protect=recipe.protect)  # fmt: skip
+                                 min(recipe.top_t, recipe.slots), protect=recipe.protect,
+                                 max_df=recipe.max_df)  # fmt: skip
         written = torch.zeros(recipe.slots)
         written[chosen] = 1.0
         stray = torch.cat([written[read[i]].mean(1) for i in others]).square().mean().sqrt().item()

@@ -90,7 +90,8 @@ def group_coverage(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]]
         ValueError: no such rule, or no texts.
     """
     recipe = lab.recipe
-    by_table = rank_slots(lab.usage, owners, reads, rule=rule, protect=recipe.protect, seed=seed)
+    options = {"protect": recipe.protect, "max_df": recipe.max_df}
+    by_table = rank_slots(lab.usage, owners, reads, rule=rule, seed=seed, **options)
     return _covered(lab, list(zip(*by_table, strict=True)), rule)
 
 

@@ -50,7 +50,7 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
 
 
 def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], *, rule: str = "tfidf",
-               protect: float = 0.0, seed: int = 0) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
+               protect: float = 0.0, max_df: float = 1.0, seed: int = 0) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
     """The slots of each fact of a group, best first; see `choose_slots` for the arguments.
 
     Returns:
@@ -66,14 +66,18 @@ def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Ten
     facts = sorted(set(owners))
     ranked = []
     for table in range(len(usage.df)):
+        df = usage.df[table]
         counts = []  # per fact, (slots it reads,) and how often
         readers = torch.zeros(total, dtype=torch.int32)
         for fact in facts:
             mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
             slots, count = torch.cat(mine).unique(return_counts=True)
+            rare = df[slots] <= max_df * usage.batches
+            if rare.any():
+                slots, count = slots[rare], count[rare]
             readers[slots] += 1
             counts.append((slots, count))
-        df, batches = usage.df[table], usage.batches + protect * (len(facts) - 1)
+        batches = usage.batches + protect * (len(facts) - 1)
         best = []
         for slots, count in counts:  # of the slots that are read alone: a table may have a million
             others = df[slots] + protect * (readers[slots] - 1) if protect else df[slots]
@@ -90,7 +94,8 @@ def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Ten
 
 
 def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *,
-                 rule: str = "tfidf", protect: float = 0.0, seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+                 rule: str = "tfidf", protect: float = 0.0, max_df: float = 1.0,
+                 seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
     Args:
@@ -99,6 +104,7 @@ def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[T
         reads: What each text reads, see `reads_of`.
         rule: See `smft_lab.slots.scores.score`.
         protect: Each other fact of the group counts for so many background documents that read its slots.
+        max_df: See `smft_lab.recipe.Recipe`.
         seed: Of the rule `random`.
 
     Returns:
@@ -111,7 +117,7 @@ def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[T
     check_top_t(top_t, total)
     most = None if rule == "all" else top_t
     chosen = []
-    for facts in rank_slots(usage, owners, reads, rule=rule, protect=protect, seed=seed):
+    for facts in rank_slots(usage, owners, reads, rule=rule, protect=protect, max_df=max_df, seed=seed):
         mark = torch.zeros(total, dtype=torch.bool)
         for slots, _ in facts:
             mark[slots[:most]] = True
