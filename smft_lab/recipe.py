@@ -81,9 +81,9 @@ class Recipe:
     kl_anchor: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
-    lr: float = 0.3
+    lr: float = 0.2
     decay: bool = False
-    learned_at: float = 0.3
+    learned_at: float = 0.7
     passes: int = 4
     least_steps: int = 96
     full_lr: float = 4e-5

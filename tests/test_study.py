@@ -57,7 +57,7 @@ def test_every_switch_of_the_ablation_differs_from_the_recipe():
     keys = [job.key for mine in jobs.values() for job in mine]
     assert len(set(keys)) == len(keys)
     assert jobs["half of t"][0].recipe.top_t == round(DRAFT.recipe.top_t / 2)
-    assert jobs["a third of the rate"][0].recipe.lr == pytest.approx(DRAFT.recipe.lr / 3)
+    assert jobs["twice the rate"][0].recipe.lr == pytest.approx(2 * DRAFT.recipe.lr)
     assert jobs["with a gate and projection, untrained"][0].recipe.gate
 
 

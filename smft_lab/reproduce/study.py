@@ -20,6 +20,10 @@ RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 ALIKE = 0.02  # of the known answers: one of sixty
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
+class Times(float):
+    """So many times what the recipe has."""
+
+
 SWITCHES: dict[str, dict] = {
     "the recipe": {},
     "with a gate and projection, untrained": {"gate": True, "project": True},
@@ -33,20 +37,23 @@ SWITCHES: dict[str, dict] = {
     "k = 4": {"k": 4},
     "all tokens counted": {"counted": "all"},
     "only where the answer is predicted": {"counted": "answer"},
-    "half of t": {"top_t": 0.5},
-    "twice t": {"top_t": 2.0},
+    "half of t": {"top_t": Times(0.5)},
+    "twice t": {"top_t": Times(2)},
     "slots chosen batch by batch": {"choice": "batch"},
     "no momentum": {"momentum": 0.0},
     "SGD": {"optimizer": "sgd", "lr": 30.0},
-    "a third of the rate": {"lr": 1 / 3},
-    "batches of 8, two thirds of the rate": {"batch_size": 8, "lr": 2 / 3},
+    "half of the rate": {"lr": Times(0.5)},
+    "twice the rate": {"lr": Times(2)},
+    "batches of 8, two thirds of the rate": {"batch_size": 8, "lr": Times(2 / 3)},
     "loss on every token": {"loss_on": "statement"},
     "a KL anchor of 0.3": {"kl_anchor": 0.3},
     "learned texts trained on": {"learned_at": 0.0},
+    "texts learned better": {"learned_at": 0.3},
     "no contexts": {"contexts": 0},
     "background of text alone": {"background_questions": 0, "background_texts": 600},
     "background of questions alone": {"background_texts": 0},
     "facts are no background to each other": {"protect": 0.0},
+    "common slots chosen too": {"max_df": 1.0},
 }
 LEARNED = ("learned", "taught", "prefixed")
 
@@ -60,7 +67,7 @@ def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]
     """Each switch of the recipe alone, turned away from it."""
     jobs, draft = {}, replace(draft, facts=16, evaluations=1)
     for name, changed in SWITCHES.items():
-        values = {key: _relative(draft, key, value) for key, value in changed.items()}
+        values = {key: _switched(draft, key, value) for key, value in changed.items()}
         switches = tuple(sorted({**dict(draft.switches), **values}.items()))
         jobs[name] = [replace(draft, seed=seed, switches=switches) for seed in range(seeds)]
     paper = {
@@ -74,12 +81,12 @@ def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]
     return jobs
 
 
-def _relative(draft: RetrofitJob, name: str, value):
-    """A fraction of t or of the rate is one of the recipe's."""
-    if name == "top_t" or (name == "lr" and value < 1):
-        own = getattr(draft.recipe, name) * value
-        return round(own) if name == "top_t" else own
-    return value
+def _switched(draft: RetrofitJob, name: str, value):
+    """The value of a switch, in the type that the recipe has."""
+    if not isinstance(value, Times):
+        return value
+    own = getattr(draft.recipe, name)
+    return type(own)(own * value)
 
 
 def sweep_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
