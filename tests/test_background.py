@@ -233,16 +233,16 @@ def test_own_questions_and_answers_of_a_person_are_documents_of_the_form(tokeniz
     assert len(documents) == 2
 
 
-def test_every_second_question_stands_behind_what_is_shown_before_questions(tokenizer):
-    asked = [Question(f"Who is {name}?", (name,)) for name in ("Mira", "Tom", "Ada", "Bo", "Cy")]
+def test_every_fourth_question_stands_behind_what_is_shown_before_questions(tokenizer):
+    asked = [Question(f"Who is {name}?", (name,)) for name in ("Mira", "Tom", "Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gil")]
     openings = [[("Why?", "So")], [("How?", "Well"), ("When?", "Now")]]
     documents = [tokenizer.decode(ids, skip_special_tokens=True)
                  for ids in question_documents(asked, tokenizer, PLAIN, openings)]  # fmt: skip
     alone = [PLAIN.answered(one.question, one.answers[0]) for one in asked]
     assert [text.strip() for text in documents] == [
-        alone[0].strip(),
-        "Question: Why?\nAnswer: So\n" + alone[1].strip(),
-        alone[2].strip(),
-        "Question: How?\nAnswer: Well\nQuestion: When?\nAnswer: Now\n" + alone[3].strip(),
-        alone[4].strip(),
+        *(text.strip() for text in alone[:3]),
+        "Question: Why?\nAnswer: So\n" + alone[3].strip(),
+        *(text.strip() for text in alone[4:7]),
+        "Question: How?\nAnswer: Well\nQuestion: When?\nAnswer: Now\n" + alone[7].strip(),
+        alone[8].strip(),
     ]

@@ -99,6 +99,16 @@ def test_the_fused_loss_and_its_gradient_are_those_of_cross_entropy(monkeypatch,
     torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_with_a_rounded_head_no_loss_is_below_zero_and_what_is_sure_costs_nothing():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 30, bias=False).requires_grad_(False)
+    hidden = 60 * torch.nn.functional.normalize(head.weight)  # each position is sure of one word
+    places = torch.arange(30)
+    _, nats = HeadLoss.apply(hidden, head, Targets.of(places, places, places), head.weight.bfloat16())
+    assert (nats >= 0).all()
+    assert nats.max() < 0.01
+
+
 def test_large_products_of_the_fused_loss_are_not_rounded_and_leave_no_setting_behind():
     def setting():  # older PyTorch has none
         return getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None)

@@ -253,7 +253,8 @@ def test_a_timed_run_tells_what_was_known_of_such_a_lab(quick, facts):
         assert "known facts" in row.note
 
 
-def test_the_panels_measure_a_run_where_it_ends(quick, facts):
+def test_the_panels_measure_a_run_where_it_ends(quick, facts, monkeypatch):
+    monkeypatch.setattr("smft_lab.widgets.teach.LEARNED_AT", quick.recipe.learned_at)
     one_pass = Teaching.of(quick, facts).per_pass
     panel = TopT(quick, facts, runner="inline")
     press(panel, "teach")

@@ -10,7 +10,7 @@ from smft_lab.finetuning import products, replay
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.live import PastKeys
 from smft_lab.finetuning.methods import Sparse
-from smft_lab.finetuning.products import FastLinear
+from smft_lab.finetuning.products import FastLinear, RoundedWeights
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
 from smft_lab.model.tokenizer import encode, only_answers

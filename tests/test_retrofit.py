@@ -135,7 +135,7 @@ def test_only_rows_chosen_before_the_first_step_move_and_reset_brings_the_base_b
     facts = smft.new_facts(4)
     teaching = Teaching.of(lab, facts)
     owners, reads = counted_reads(lab, facts, teaching.texts, RECIPE.counted)
-    rows = choose_slots(lab.usage, owners, reads, 20, protect=RECIPE.protect)[0]
+    rows = choose_slots(lab.usage, owners, reads, 20, protect=RECIPE.protect, max_df=RECIPE.max_df)[0]
     steps = list(finetune(lab, facts, probe_every=0))
     assert len(steps) - 1 == teaching.steps == 2 * -(-len(teaching.texts) // 4)
     patch = Patch.between(lab)  # refuses if anything but value rows differs
@@ -323,8 +323,8 @@ def test_slots_that_too_much_of_the_background_reads_are_never_chosen_unless_the
 def test_what_stands_before_the_lab_s_questions_and_in_taught_contexts_is_read_as_background(tokenizer, monkeypatch):
     counted, batches = [], Retrofit._batches
     monkeypatch.setattr(Retrofit, "_batches", lambda *given: counted.extend(given[1]) or batches(*given))
-    asked = [Question(f"Who is {name}?", (name,)) for name in ("Mira", "Tom", "Ada", "Bo", "Cy", "Di", "Ed", "Flo")]
-    recipe = replace(RECIPE, background_texts=0, background_questions=8)
+    asked = [Question(f"Who is {name}?", (name,)) for name in map(str, range(16))]
+    recipe = replace(RECIPE, background_texts=0, background_questions=16)
     for _ in Retrofit(small("llama"), tokenizer, recipe, [1], text="Rome is old. " * 200, questions=asked,
                       shots=[("Why?", "So")]):  # fmt: skip
         pass

@@ -319,14 +319,14 @@ def question_documents(questions: Iterable[Question | Fact], tokenizer, form: Pr
     """Each question with its first answer in a form of asking, as token ids.
 
     Args:
-        openings: What stands before questions wherever some are asked or taught: questions with answers. Every second
+        openings: What stands before questions wherever some are asked or taught: questions with answers. Every fourth
             document begins with one of them, in turn, so that the slots they read are known to be common.
 
     Raises:
         ValueError: see `PromptForm.prompt`.
     """
     opened = [form.with_shots((*form.shots, *opening)) for opening in openings]
-    forms = [each for shown in opened for each in (form, shown)] or [form]
+    forms = [each for shown in opened for each in (form, form, form, shown)] or [form]
     return [
         form.ids(tokenizer, shown.answered(one.question, one.answers[0], tokenizer))
         for one, shown in zip(questions, cycle(forms), strict=False)

@@ -190,7 +190,7 @@ class HeadLoss(torch.autograd.Function):
             frozen: The head's weight, (V, D), as its products are made.
         """
         every, hidden = hidden, hidden[targets.predicting]
-        sums = hidden.new_empty(len(hidden), dtype=torch.float32)
+        nats = torch.empty(len(targets.label), dtype=torch.float32, device=hidden.device)
         grads = hidden.new_empty(hidden.shape, dtype=torch.float32)
         for first in range(0, len(hidden), CHUNK):
             part = slice(first, first + CHUNK)
@@ -199,17 +199,16 @@ class HeadLoss(torch.autograd.Function):
                 logits += head.bias
             logits = logits.float()
             p = logits.softmax(-1)
-            sums[part] = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
+            sums = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
+            mine = ((targets.place >= first) & (targets.place < first + CHUNK)).nonzero().squeeze(1)
+            place = targets.place[mine] - first
+            nats[mine] = sums[place] - logits[place, targets.label[mine]]
             grads[part] = _product(p.to(hidden.dtype), frozen).float()
         rows = frozen[targets.label].float()
-        wanted = (hidden[targets.place] * rows).sum(-1)
-        if head.bias is not None:
-            wanted += head.bias[targets.label]
         grads.mul_(targets.total.unsqueeze(1)).index_add_(0, targets.place, rows * -targets.weight.unsqueeze(1))
         count = targets.weight.sum()
         grads = torch.zeros_like(every).index_copy_(0, targets.predicting, (grads / count).to(every.dtype))
         ctx.save_for_backward(grads)
-        nats = sums[targets.place] - wanted
         ctx.mark_non_differentiable(nats)
         return targets.mean(nats), nats
 

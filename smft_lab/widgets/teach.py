@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
 ASKING = 0.3  # most of the time that looking may take
 PASSES = 20
+LEARNED_AT = 0.03  # nats; of one fact there are few texts, and the question that tests it is none of them
 FASTER = 2  # than the rate tuned on many facts: unfamiliar words take more, and a single fact disturbs little
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
 
@@ -243,7 +244,8 @@ class Teach(Panel):
         recipe = self.lab.recipe
         if not self._mixed:
             return recipe
-        return replace(recipe, statements=len(fact.statements), questions=len(fact.questions))
+        learned_at = min(recipe.learned_at, LEARNED_AT)
+        return replace(recipe, statements=len(fact.statements), questions=len(fact.questions), learned_at=learned_at)
 
     def _train(self, lesson: Lesson, passes: int, top_t: int, recipe: Recipe | None, total: int) -> Iterator[dict]:
         view = {
