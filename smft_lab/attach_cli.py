@@ -175,6 +175,28 @@ def train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) 
     print(out)
 
 
+def train_plain(out: Path, text: Path, questions: Path | None, architecture: str, steps: int | None, seed: int) -> None:
+    """Train a model without a memory on a text, with questions in it, into a folder that `attach` takes."""
+    from smft_lab.experiments import plain_model
+    from smft_lab.experiments.memory_training import read_text
+
+    if (out / "config.json").exists():
+        raise ValueError(f"{out} already holds a model; name another folder, or delete it")
+    words = read_text(text)
+    if questions is not None:
+        words = plain_model.text_with_questions(words, _questions(questions), seed=seed)
+    steps = steps or plain_model.TRAINING.steps
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=steps)
+        try:
+            for done, loss in plain_model.train_plain_model(words, architecture, out, steps, seed):
+                bar.update(task, completed=done, description=f"loss {loss:.3f}")
+        except KeyboardInterrupt:
+            console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
+            raise typer.Exit(130) from None
+    print(out)
+
+
 def _number(text: str, option: str) -> int:
     try:
         return int(text)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from smft_lab.attach_cli import attach, train_on_text
+from smft_lab.attach_cli import attach, train_on_text, train_plain
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
@@ -279,11 +279,22 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the preset's if absent.")] = None,
     preset: Annotated[Preset, typer.Option(help="base: ten times larger, for a GPU.")] = Preset.shipped,
     text: Annotated[Path | None, typer.Option(help="A new model of this plain text (UTF-8) instead.")] = None,
+    architecture: Annotated[
+        str, typer.Option(help="With --text: no lab, but a model without a memory, such as gpt_neox.")
+    ] = "",
+    questions: Annotated[
+        Path | None, typer.Option(help="With --architecture: questions with answers among the text.")
+    ] = None,
 ) -> None:  # fmt: skip
     """Train the shipped model again from its seed: up to 30 minutes on two cores. `accelerate launch -m` spreads it."""
+    if (architecture and text is None) or (questions is not None and not architecture):
+        raise ValueError("--architecture needs the --text to learn from, and --questions needs --architecture")
     if text is not None:
         if preset is not Preset.shipped:
             raise ValueError(f"--preset {preset.value} is of the built-in world; leave it out with --text")
+        if architecture:
+            train_plain(out, text, questions, architecture, steps, seed)
+            return
         from smft_lab.experiments import memory_training as training
 
         settings = training.MemoryTraining(steps=steps or 2000, everything=True, seed=seed)

@@ -11,6 +11,7 @@ import pytest
 
 from smft_lab import cli
 from smft_lab.experiments import compare as compare_module
+from smft_lab.experiments import plain_model
 from smft_lab.experiments import pretrain as pretrain_module
 from smft_lab.experiments import tune as tune_module
 from smft_lab.facts.world import World, new_facts
@@ -306,6 +307,23 @@ def test_ctrl_c_while_pretraining_says_how_to_go_on(smft, monkeypatch):
     code, out, err = smft("pretrain", "--out", "lab", "--steps", 5)
     assert (code, out) == (130, [])
     assert "stopped; the same command goes on from the last checkpoint in lab" in err
+
+
+def test_pretrain_makes_a_model_of_another_architecture_from_a_text_with_questions(smft, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(plain_model, "train_plain_model", lambda *given: asked.append(given) or iter([(5, 2.5)]))
+    text, questions = tmp_path / "text.txt", tmp_path / "questions.jsonl"
+    text.write_text("A tale. " * 50, encoding="utf-8")
+    questions.write_text('{"question": "Who?", "answer": "Mira"}\n', encoding="utf-8")
+    code, out, _ = smft("pretrain", "--text", text, "--questions", questions, "--architecture", "gpt_neox",
+                        "--steps", 5, "--out", "neox")  # fmt: skip
+    assert (code, out) == (0, ["neox"])
+    words, *others = asked[0]
+    assert words.startswith("Question: Who?\nAnswer: Mira\n")
+    assert [str(one) for one in others] == ["gpt_neox", "neox", "5", "0"]
+    code, _, err = smft("pretrain", "--architecture", "gpt_neox", "--out", "other")
+    assert code == 2
+    assert "--text" in " ".join(err)
 
 
 def test_pretrain_prints_the_final_metrics_and_the_folder(smft, monkeypatch):

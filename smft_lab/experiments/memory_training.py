@@ -102,7 +102,7 @@ class TextWindows:
 
 def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryTraining(),
                     folder: str | Path | None = None, teacher=None) -> Iterator[tuple[int, float]]:  # fmt: skip
-    """Train the memory layers of `model` on a text; the other weights stay, bitwise.
+    """Train the memory layers of `model` on a text; the other weights stay, bitwise, unless `everything` learns.
 
     Started by `accelerate launch`, several processes share the batches; the main one writes.
 
@@ -114,11 +114,11 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
         (steps done, loss in nats per token), once per gradient step.
 
     Raises:
-        ValueError: an option is out of range, there is no memory layer, `folder` holds a run with other settings, or
+        ValueError: an option is out of range, there is no memory layer where that alone learns, `folder` holds a run with other settings, or
             `distill` has nothing to compare with.
     """
     settings.check()
-    if not memory_layers(model):
+    if not memory_layers(model) and not settings.everything:
         raise ValueError("the model has no memory layer; see add_memory")
     if settings.distill and teacher is None:
         with without_memory(model):

@@ -20,6 +20,8 @@ RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 ALIKE = 0.02  # of the known answers: one of sixty
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
+
+
 class Times(float):
     """So many times what the recipe has."""
 

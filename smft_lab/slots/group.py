@@ -50,7 +50,8 @@ def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | Non
 
 
 def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], *, rule: str = "tfidf",
-               protect: float = 0.0, max_df: float = 1.0, seed: int = 0) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
+               protect: float = 0.0, max_df: float = 1.0,
+               seed: int = 0) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
     """The slots of each fact of a group, best first; see `choose_slots` for the arguments.
 
     Returns:

@@ -1,0 +1,105 @@
+"""A small model of any architecture, trained on a text with questions, to try a retrofit on where none can be fetched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import torch
+
+from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, _parts, pretrain_memory
+from smft_lab.facts.datasets import Question
+from smft_lab.facts.fact import Fact
+from smft_lab.model.tokenizer import train_tokenizer
+from smft_lab.probes.prompts import PLAIN, PromptForm
+
+SHAPE = {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 768,
+         "max_position_embeddings": 512}  # fmt: skip
+VOCABULARY = 4096
+TRAINING = MemoryTraining(steps=2000, window=128, lr=2e-3, warmup=100, everything=True)
+SHARE = 0.4  # of the characters of a text with questions
+TOGETHER = 8  # questions that stand one after another
+
+
+def text_with_questions(text: str, questions: Sequence[Question | Fact], form: PromptForm = PLAIN,
+                        seed: int = 0) -> str:  # fmt: skip
+    """A text with questions and their first answers between its parts, again and again in other orders.
+
+    Args:
+        text: Ordinary text; its lines stay whole.
+        form: How questions are put.
+        seed: Of the orders.
+
+    Raises:
+        ValueError: there are no questions.
+    """
+    if not questions:
+        raise ValueError("there are no questions to put into the text")
+    answered = [form.answered(one.question, one.answers[0]) for one in questions]
+    times = max(1, round(SHARE / (1 - SHARE) * len(text) / sum(map(len, answered))))
+    rng, asked = Random(f"{seed}/questions"), []
+    for _ in range(times):
+        asked += rng.sample(answered, len(answered))
+    blocks = ["".join(asked[i : i + TOGETHER]) for i in range(0, len(asked), TOGETHER)]
+    lines = text.splitlines(keepends=True)
+    edges = [i * len(lines) // len(blocks) for i in range(len(blocks) + 1)]
+    return "".join(block + "".join(lines[edges[i] : edges[i + 1]]) for i, block in enumerate(blocks))
+
+
+def new_plain_model(text: str, architecture: str, seed: int = 0):
+    """An untrained model without a memory, and a tokenizer trained on the text.
+
+    Args:
+        architecture: Its `model_type` in `transformers`, such as `gpt_neox`.
+
+    Raises:
+        ValueError: `transformers` has no causal language model of that type, or it can't be made in this shape.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"transformers has no causal language model of the type {architecture!r}; try gpt_neox, gpt2 or qwen2"
+        )
+    tokenizer = train_tokenizer(_parts(text), VOCABULARY)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    config = AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **special, **SHAPE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = AutoModelForCausalLM.from_config(config)
+        except Exception as problem:  # what each architecture says of sizes that don't suit it
+            raise ValueError(f"a {architecture} can't be made as small as {SHAPE}: {problem}") from problem
+    return model.eval(), tokenizer
+
+
+def train_plain_model(text: str, architecture: str, out: str | Path, steps: int | None = None,
+                      seed: int = 0) -> Iterator[tuple[int, float]]:  # fmt: skip
+    """Train a new model on a text, and save it in `out` as `transformers` does; an unfinished run there goes on.
+
+    The result is the same, stopped or not, where the architecture has no dropout; what that draws is of every run anew.
+
+    Args:
+        text: See `text_with_questions`.
+        architecture: See `new_plain_model`.
+        steps: Gradient steps; those of `TRAINING` by default.
+
+    Yields:
+        (steps done, loss in nats per token).
+
+    Raises:
+        ValueError: see `new_plain_model`, or the text is too short.
+    """
+    out = Path(out)
+    settings = replace(TRAINING, steps=steps or TRAINING.steps, seed=seed)
+    model, tokenizer = new_plain_model(text, architecture, seed)
+    unfinished = out / "unfinished"
+    yield from pretrain_memory(model, TextWindows(text, tokenizer, settings.window), settings, unfinished)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    shutil.rmtree(unfinished)
+    (out / ".unfinished.lock").unlink(missing_ok=True)
