@@ -114,8 +114,8 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
         (steps done, loss in nats per token), once per gradient step.
 
     Raises:
-        ValueError: an option is out of range, there is no memory layer where that alone learns, `folder` holds a run with other settings, or
-            `distill` has nothing to compare with.
+        ValueError: an option is out of range, there is no memory layer where that alone learns, `folder` holds a run
+            with other settings, or `distill` has nothing to compare with.
     """
     settings.check()
     if not memory_layers(model) and not settings.everything:

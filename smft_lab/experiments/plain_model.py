@@ -1,4 +1,4 @@
-"""A small model of any architecture, trained on a text with questions, to try a retrofit on where none can be fetched."""
+"""A small model of any architecture, trained on a text with questions: a model to try a retrofit on."""
 
 from __future__ import annotations
 

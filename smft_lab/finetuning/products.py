@@ -63,7 +63,7 @@ class RoundedWeights:
         return self._weights[layer]
 
     def factor(self, x: Tensor) -> Tensor:
-        """x (..., D) as a product's first factor, see `as_factor`; made once for layers in turn that share their input."""
+        """x (..., D) as a product's first factor, see `as_factor`; made once where the next layer has the same."""
         if self._factored is not None:
             known, version, factor = self._factored
             if known() is x and version == x._version:
