@@ -28,6 +28,9 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of facts per setting.")] = 3,
     block: Annotated[int, typer.Option(min=0, help="Where the memory is, but for the part blocks.")] = 2,
     choices: Annotated[int, typer.Option(min=0, help="Rows of hellaswag_500.jsonl asked before and after.")] = 0,
+    rate: Annotated[
+        list[str] | None, typer.Option(help="A rate that the sweep tries, as full=1e-4; several for each.")
+    ] = None,
     handbook: Annotated[Path, typer.Option(help="Facts file of the part own.")] = Path("docs/facts/handbook.jsonl"),
     out: Annotated[Path, typer.Option(help="Folder of the results and the page.")] = Path("docs/retrofit"),
     workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
@@ -43,6 +46,7 @@ def study(
         many_jobs,
         own_jobs,
         page,
+        rates_of,
         sweep_jobs,
     )
     from smft_lab.reproduce.sweep import sweep
@@ -54,15 +58,15 @@ def study(
     if not read and Part.own in (parts or Part) and not handbook.is_file():
         raise ValueError(f"{handbook} is no file; the part own teaches its facts: name it with --handbook")
     draft = RetrofitJob(model=model, block=block, facts=facts, data=str(data.resolve()))
-    results = out / "runs"
+    results, tried = out / "runs", sweep_jobs(draft, rates_of(rate or ()))
     chosen = list(parts or Part)
     jobs = {
         Part.blocks: lambda: block_jobs(draft),
         Part.ablation: lambda: ablation_jobs(draft, seeds),
-        Part.sweep: lambda: sweep_jobs(draft),
-        Part.comparison: lambda: comparison_jobs(draft, seeds, best_rates(sweep_jobs(draft), results), choices),
-        Part.many: lambda: many_jobs(draft, best_rates(sweep_jobs(draft), results)),
-        Part.own: lambda: own_jobs(draft, best_rates(sweep_jobs(draft), results), handbook.resolve()),
+        Part.sweep: lambda: tried,
+        Part.comparison: lambda: comparison_jobs(draft, seeds, best_rates(tried, results), choices),
+        Part.many: lambda: many_jobs(draft, best_rates(tried, results)),
+        Part.own: lambda: own_jobs(draft, best_rates(tried, results), handbook.resolve()),
     }
     try:
         for part in [] if read else chosen:
@@ -83,6 +87,7 @@ def study(
             continue
     command = f"smft-lab study --model {model} --facts {facts} --seeds {seeds} --block {block}"
     command += f" --choices {choices}" if choices else ""
+    command += "".join(f" --rate {one}" for one in rate or ())
     about = [f"`{command} --data ...`; a file per run in `runs`.",
              "", "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
              "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "

@@ -18,6 +18,7 @@ from smft_lab.reproduce.study import (
     markdown,
     own_jobs,
     page,
+    rates_of,
     readings,
     sweep_jobs,
 )
@@ -59,6 +60,17 @@ def test_every_switch_of_the_ablation_differs_from_the_recipe():
     assert jobs["half of t"][0].recipe.top_t == round(DRAFT.recipe.top_t / 2)
     assert jobs["twice the rate"][0].recipe.lr == pytest.approx(2 * DRAFT.recipe.lr)
     assert jobs["with a gate and projection, untrained"][0].recipe.gate
+
+
+def test_other_rates_are_tried_where_they_are_named():
+    assert rates_of(()) == RATES
+    rates = rates_of(["full=1e-3", "full=0.002"])
+    assert rates == {**RATES, "full": (1e-3, 2e-3)}
+    jobs = sweep_jobs(DRAFT, rates)
+    assert [job.lr for (job,) in jobs.values() if job.method == "full"] == [1e-3, 2e-3]
+    for wrong in ("full", "full=", "sparse=1", "lora=-1", "lora=nan"):
+        with pytest.raises(ValueError, match="as full=1e-4"):
+            rates_of([wrong])
 
 
 def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path):

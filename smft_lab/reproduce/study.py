@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,12 +92,33 @@ def _switched(draft: RetrofitJob, name: str, value):
     return type(own)(own * value)
 
 
-def sweep_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
+def rates_of(given: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The rates of the baselines that a sweep tries, from texts such as `full=1e-4`; ours where none is given.
+
+    Raises:
+        ValueError: a text is of another form, or a rate isn't positive.
+    """
+    rates: dict[str, tuple[float, ...]] = {}
+    for text in given:
+        method, _, rate = text.partition("=")
+        try:
+            lr = float(rate)
+        except ValueError:
+            lr = 0.0
+        if method not in RATES or not 0 < lr < math.inf:
+            raise ValueError(
+                f"a rate is one of {' and '.join(RATES)} with a positive number, as full=1e-4, not {text!r}"
+            )
+        rates[method] = (*rates.get(method, ()), lr)
+    return {**RATES, **rates}
+
+
+def sweep_jobs(draft: RetrofitJob, rates: dict[str, tuple[float, ...]] = RATES) -> dict[str, list[RetrofitJob]]:
     """The rates of the baselines, on facts that no comparison teaches."""
     return {
         f"{method}, {lr:g}": [replace(draft, method=method, lr=lr, seed=1000)]
-        for method, rates in RATES.items()
-        for lr in rates
+        for method, tried in rates.items()
+        for lr in tried
     }
 
 
