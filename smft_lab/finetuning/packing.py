@@ -101,7 +101,7 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
 
 
 def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32,
-             least: int = 1) -> Form | None:  # fmt: skip
+             least: int = 1, least_saved: float = LEAST_SAVED) -> Form | None:  # fmt: skip
     """The batch as trees, one a row, or None where that saves too little or takes too large a mask.
 
     For G trees of at most U tokens, its input and position ids are (G, U) and its `attention_mask` is (G, 1, U, U), to
@@ -111,6 +111,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
         inputs, counted: As for `as_rows`; padding is on the right.
         dtype: Of the attention mask.
         least: As many trees as that, where there are texts for them.
+        least_saved: Share of the positions, padding included, below which it saves too little.
     """
     texts = [
         row[:length]
@@ -119,7 +120,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
     rows = _alike(texts, least)
     trees = [_Tree(texts, row) for row in rows]
     G, U = len(trees), max(len(tree.parents) for tree in trees)
-    if inputs["input_ids"].numel() * (1 - LEAST_SAVED) < G * U or G * U * U > LARGEST:
+    if inputs["input_ids"].numel() * (1 - least_saved) < G * U or G * U * U > LARGEST:
         return None
     ids, depths = np.zeros((2, G, U), dtype=np.int64)
     sees = np.broadcast_to(np.eye(U, dtype=bool), (G, U, U)).copy()

@@ -383,7 +383,8 @@ def _few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
     if not form.packed:
         few_form = as_rows(few.inputs, few.counted)
     else:
-        few_form = as_trees(few.inputs, few.counted, model.dtype, least=min(2, len(form.inputs["input_ids"])))
+        trees = min(2, len(form.inputs["input_ids"]))
+        few_form = as_trees(few.inputs, few.counted, model.dtype, least=trees, least_saved=-1.0)  # if it saves or not
     if few_form is None or not learns:
         return replace(batch, memo={}, frozen=None, live=None), form
     return few, few_form
