@@ -30,7 +30,7 @@ def keep(folder, job, learned, known, text=0.0, found=None):
     """A result as a job leaves it: measurements at steps 0, 50 and 100."""
     rows = []
     for step, one, other in zip((0, 50, 100), (0.0, *learned), (1.0, *known), strict=True):
-        told = {"learned": one, "taught": one, "prefixed": one, "known": other}
+        told = {"learned": one, "taught": min(2 * one, 1.0), "prefixed": 1 - one, "known": other}
         rows += [{"step": step, "probe": probe, "metric": "em", "value": value} for probe, value in told.items()]
         rows.append({"step": step, "probe": "text", "metric": "nll", "value": 3.0 + text * step / 100})
     found = {"seconds": 60.0, "steps": 100, "texts": 8, **(found or {})}
@@ -115,7 +115,10 @@ def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the
     for i, job in enumerate(ablation["SGD"]):
         keep(tmp_path, job, (0.0, i / 2), (1.0, 1.0))
     text = page({"blocks": blocks, "ablation": ablation}, tmp_path, ["About."])
-    assert f"Rank correlation of the address margin and what is learned, {len(blocks)} blocks: 1.00" in text
+    told = text.partition(f"the address margin and what is learned, {len(blocks)} blocks: ")[2].partition("\n")[0]
+    assert told.startswith("learned 1.00 (p = ")
+    assert "prefixed -1.00" in told
+    assert "taught" not in told  # alike everywhere
     assert "| SGD | 2 | 25 [" in text
     assert "k = 4" not in text  # it has not been run
     assert "| block 0 | 1 | 100 |" in text

@@ -66,7 +66,7 @@ def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
     figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(tickformat=".0%" if top - bottom > 0.05 else ".1%")
     longest = max((len(style.name(m)) for m in look_of), default=0)
-    _finish(figure, height=540, margin={"l": 70, "r": 24 + 8 * longest, "t": 34, "b": 58})
+    _finish(figure, height=540, margin={"l": 70, "r": 24 + 9 * longest, "t": 34, "b": 58})
     figure.update_layout(
         hovermode="closest",
         showlegend=False,

@@ -263,10 +263,14 @@ def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
-def address_agreement(table: pd.DataFrame) -> tuple[float, float]:
-    """Spearman's rank correlation of the address margin and of what is learned, over blocks, and its p-value."""
+def address_agreement(table: pd.DataFrame, form: str) -> tuple[float, float]:
+    """Spearman's rank correlation of the address margin and of what is learned, over blocks, and its p-value.
+
+    Args:
+        form: How what is learned is asked, one of `LEARNED`.
+    """
     margin = [one["same"] - one["different"] for one in table["addresses"]]
-    found = stats.spearmanr(margin, table["learned"])
+    found = stats.spearmanr(margin, table[form])
     return float(found.statistic), float(found.pvalue)
 
 
@@ -291,7 +295,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
             lines += ["Sparse finetuning goes on until every text is learned; there:", "",
                       markdown(readings(whole, folder), usual), ""]  # fmt: skip
         if name == "blocks" and len(table) > 5:
-            rho, p = address_agreement(table)
-            lines += [f"Rank correlation of the address margin and what is learned, {len(table)} blocks: "
-                      f"{rho:.2f} (p = {p:.2g}).", ""]  # fmt: skip
+            agreement = {form: address_agreement(table, form) for form in LEARNED if table[form].nunique() > 1}
+            told = ", ".join(f"{form} {rho:.2f} (p = {p:.2g})" for form, (rho, p) in agreement.items())
+            lines += [f"Rank correlation of the address margin and what is learned, {len(table)} blocks: {told}.", ""]
     return "\n".join(lines)
