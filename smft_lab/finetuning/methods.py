@@ -129,7 +129,7 @@ class Sparse:
             self.prefixes[form.packed] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
         prefix = self.prefixes[form.packed]
         if prefix is None:
-            self.fast, self.selection.counted = False, batch.counted
+            self.fast = False
             return None, None
         return prefix.loss(batch, form), prefix.nats
 
