@@ -65,7 +65,7 @@ def study(
         Part.ablation: lambda: ablation_jobs(draft, seeds),
         Part.sweep: lambda: tried,
         Part.comparison: lambda: comparison_jobs(draft, seeds, best_rates(tried, results), choices),
-        Part.many: lambda: many_jobs(draft, best_rates(tried, results)),
+        Part.many: lambda: many_jobs(draft, seeds, best_rates(tried, results)),
         Part.own: lambda: own_jobs(draft, best_rates(tried, results), handbook.resolve()),
     }
     try:

@@ -141,16 +141,16 @@ def comparison_jobs(
     }
 
 
-def many_jobs(draft: RetrofitJob, rates: dict[str, float]) -> dict[str, list[RetrofitJob]]:
-    """So many facts at once as a person may have.
+def many_jobs(draft: RetrofitJob, seeds: int, rates: dict[str, float]) -> dict[str, list[RetrofitJob]]:
+    """So many facts at once as a person may have; the baselines on those of the first seed.
 
     Raises:
         ValueError: a baseline has no rate yet.
     """
     _check_rates(rates)
-    many = replace(draft, facts=MANY, seed=0)
-    baselines = {name: [replace(many, method=method, lr=rates[method])] for name, method in BASELINES.items()}
-    return {"sparse": [many], **baselines}
+    many = [replace(draft, facts=MANY, seed=seed) for seed in range(seeds)]
+    baselines = {name: [replace(many[0], method=method, lr=rates[method])] for name, method in BASELINES.items()}
+    return {"sparse": many, **baselines}
 
 
 def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[str, list[RetrofitJob]]:
