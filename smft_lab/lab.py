@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator
+import threading
+import weakref
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -21,8 +23,10 @@ import smft_lab.model.language_model  # noqa: F401  (registers the model with tr
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
+from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import differing_rows, empty_table, named_tables, value_tables
 from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
+from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.recipe import Recipe
@@ -76,7 +80,9 @@ class Lab:
         self.form, self.recipe = form, recipe
         self.source: Source | None = getattr(model, "smft_source", None)
         self._base = _cloned(model.state_dict(), _few_rows(model))
-        self._run: Generator | None = None
+        self._run: weakref.ref[Generator] | None = None
+        self._wiring: Wiring | None = None  # of the model before the training under way
+        self._loop = False  # whether that is a person's own
 
     @property
     def slots(self) -> int:
@@ -88,31 +94,81 @@ class Lab:
         """The built-in world that the model knows; the default one for a model pretrained on something else."""
         return World(self.world_seed or 0, self.world_scale)
 
-    def begin(self, run: Generator) -> None:
-        """Make `run` the one finetune that may change the model; one still under way ends here."""
-        self.end()
-        self._run = run
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by each step of training, and by whatever reads the model (see `smft_lab.model.locking`)."""
+        return lock_of(self.model)
 
+    def begin(self, run: Generator) -> None:
+        """Make `run` the one finetune that may change the model; one still under way ends here.
+
+        A run that nobody holds any more ends by itself.
+        """
+        self.end()
+        self._run = weakref.ref(run)
+
+    @exclusive
     def end(self) -> None:
-        """End the finetune under way, if any; the model stays as it left it.
+        """End the finetune under way, if any, after the step it is at; the model stays as it left it.
 
         Raises:
-            ValueError: a panel is computing a step of it at this moment.
+            ValueError: asked for within a step of it.
         """
-        if self._run is not None and self._run.gi_running:
-            raise ValueError("a panel is training on this lab; stop it there first")
-        run, self._run = self._run, None
+        run = self._run and self._run()
+        if run is not None and run.gi_running:
+            raise ValueError("a finetune can't be ended within its own step")
+        self._run = None
         if run is not None:
             run.close()
+        self._put_together()
+
+    @contextmanager
+    def in_training(self, loop: bool = False) -> Iterator[None]:
+        """Whatever happens in the block, the model is afterwards put together as it was before.
+
+        That is: modules at their places, hooks, which parameters take a gradient. The weights stay as they are then.
+        What an interrupt of the very end leaves undone, `end` and `reset` do.
+
+        Args:
+            loop: Whether a person's own loop trains in the block, so that nothing else may end it.
+
+        Raises:
+            ValueError: such a loop is on.
+        """
+        if self._loop:
+            raise ValueError("sparse_mode is on for this lab; leave its block first")
+        self._put_together()
+        done = False
+        try:
+            self._wiring = Wiring(self.model)
+            self._loop = loop
+            yield
+            done = True
+        except GeneratorExit:  # a run that was closed has taken its own hooks down, too
+            done = True
+            raise
+        finally:
+            self._loop = False
+            self._put_together(hooks=not done)
+
+    def _put_together(self, hooks: bool = True) -> None:
+        if self._wiring is not None and not self._loop:
+            self._wiring.restore(hooks)
+            self._wiring = None
 
     def end_if_renamed(self) -> None:
         """End a finetune under way that gives the model's weights other names, as LoRA does; others may go on."""
         if self.model.state_dict().keys() != self._base.keys():
             self.end()
 
+    @exclusive
     def reset(self) -> None:
         """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way."""
         self.end()
+        self.restore_weights()
+
+    def restore_weights(self) -> None:
+        """The part of `reset` that is about numbers alone."""
         with torch.no_grad():
             tables = {storage(table.weight) for table in value_tables(self.model)}
             for name, tensor in _distinct(self.model.state_dict()).items():
@@ -127,6 +183,7 @@ class Lab:
         """The base value of one entry of the model's state dict; not to be changed."""
         return self._base[name]
 
+    @exclusive
     def save(self, path: str | Path, base: str = "copy") -> None:
         """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, probes, defaults.
 
@@ -140,12 +197,16 @@ class Lab:
 
         Raises:
             OSError: the disk is full, or `path` can't be written; what was there is as before.
-            ValueError: another process is writing there now, or a panel is training on this lab; or `base` is
-                `reference`, and the weights outside the memory are not those that `open_model` opened.
+            ValueError: another process is writing there now; or the model's weights have other names than the lab's; or
+                `base` is `reference`, and the weights outside the memory are not those that `open_model` opened.
         """
         if base not in BASES:
             raise ValueError(f"no base {base!r}; there are {', '.join(BASES)}")
         self.end()
+        if strangers := sorted(self.model.state_dict().keys() ^ self._base.keys()):
+            raise ValueError(
+                f"the model is not the one that the lab was made with: {strangers[0]} is in one of them only"
+            )
         if base == "reference":
             self._check_reference()
         path = Path(path)
@@ -377,7 +438,7 @@ def _read(path: Path, device: str | torch.device) -> Lab:
         except (ValueError, OSError) as problem:
             kind = FileNotFoundError if isinstance(problem, FileNotFoundError) else ValueError
             raise kind(f"{path}: {problem}") from None
-    with quiet(), _reading(path, "config.json and the weights"):
+    with torch.random.fork_rng(devices=[]), quiet(), _reading(path, "config.json and the weights"):
         model = _read_model(path, about.get("tables_by_rows", []), base)
     model.to(device)
     if tokenizer is None or about.get("own_tokenizer"):

@@ -115,6 +115,11 @@ class Recipe:
         if self.choice == "group" and self.order != "mixed":
             raise ValueError("slots are chosen for a group of facts only where they are taught mixed (order='mixed')")
 
+    @property
+    def choosing(self) -> dict[str, float]:
+        """What `rank_slots` and `choose_slots` take of it."""
+        return {"protect": self.protect, "max_df": self.max_df}
+
     def to_dict(self) -> dict:
         """Its fields, as JSON values."""
         return asdict(self)

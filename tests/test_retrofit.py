@@ -135,7 +135,7 @@ def test_only_rows_chosen_before_the_first_step_move_and_reset_brings_the_base_b
     facts = smft.new_facts(4)
     teaching = Teaching.of(lab, facts)
     owners, reads = counted_reads(lab, facts, teaching.texts, RECIPE.counted)
-    rows = choose_slots(lab.usage, owners, reads, 20, protect=RECIPE.protect, max_df=RECIPE.max_df)[0]
+    rows = choose_slots(lab.usage, owners, reads, 20, **RECIPE.choosing)[0]
     steps = list(finetune(lab, facts, probe_every=0))
     assert len(steps) - 1 == teaching.steps == 2 * -(-len(teaching.texts) // 4)
     patch = Patch.between(lab)  # refuses if anything but value rows differs

@@ -138,7 +138,7 @@ def test_a_source_that_is_not_the_usual_one_has_results_of_its_own(tmp_path):
     assert own["handbook, sparse"][0].facts == 1
     keys = [job.key for mine in own.values() for job in mine]
     assert len(set(keys)) == len(keys)
-    many = many_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4})
+    many = many_jobs(DRAFT, 2, {"full": 3e-5, "lora": 3e-4})
     assert not set(keys) & {job.key for mine in many.values() for job in mine}
     assert many["sparse"][0].facts == own["200 questions, sparse"][0].facts == 200
     before = own["handbook, sparse"][0].key

@@ -327,9 +327,9 @@ def test_a_snapshot_is_a_picture_that_tells_how_many_runs_it_shows(panel):
     assert panel.snapshot().png != at_rest.png
 
 
-def test_the_lab_cannot_be_reset_under_a_step(lab, facts):
+def test_the_lab_cannot_be_reset_from_within_a_step(lab, facts):
     def computing():
-        with pytest.raises(ValueError, match="a panel is training"):
+        with pytest.raises(ValueError, match="within its own step"):
             lab.reset()
         yield
 

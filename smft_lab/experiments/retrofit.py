@@ -307,7 +307,7 @@ def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
     recipe = lab.recipe
     texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
     owners, reads = counted_reads(lab, facts, texts, recipe.counted)
-    return settling([half, lab.usage], owners, reads, recipe.top_t, protect=recipe.protect, max_df=recipe.max_df)[0]
+    return settling([half, lab.usage], owners, reads, recipe.top_t, **recipe.choosing)[0]
 
 
 def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -190,15 +191,12 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         wanted = probe_every and (step % probe_every == 0 or last)
         return probes.measure(lab.model, lab.tokenizer) if wanted else None
 
-    yield Step(0, 0, (), None, 0, probes=base_probes or measured(0))
-    began = time.perf_counter()
+    with lab.lock:
+        base = base_probes or measured(0)
+    yield Step(0, 0, (), None, 0, probes=base)
     momentum = recipe.momentum if recipe is not None else 0.0
     decays = method == "sparse" and recipe is not None and recipe.decay
     kl_anchor = recipe.kl_anchor if recipe is not None else 0.0
-    training = start(lab, method, seed=seed, momentum=momentum, kl_anchor=kl_anchor, **settings)
-    if grouped:
-        training.choose(facts, teaching.texts, recipe)
-    seconds = time.perf_counter() - began
 
     used: set[tuple] = set()
     again = {"stream": 4 * len(facts), "mixed": teaching.per_pass}  # there a batch comes back pass after pass
@@ -236,30 +234,63 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         return not learned.get((owner, text), False)
 
     passes, step, epoch = teaching.by_pass(is_wanted if learned_at else None), 0, 0
-    try:
+    with ExitStack() as stack:
+        stack.callback(_forget_live, kept)
+        with lab.lock:
+            began = time.perf_counter()
+            options = {"seed": seed, "momentum": momentum, "kl_anchor": kl_anchor, **settings}
+            training = stack.enter_context(_started(lab, method, options))
+            if grouped:
+                training.choose(facts, teaching.texts, recipe)
+            seconds = time.perf_counter() - began
         part = next(passes)
         while part:
             epoch += 1
             following = part
             for place, (owners, texts) in enumerate(part, start=1):
                 step += 1
-                began = time.perf_counter()
-                batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
-                if decays:
-                    training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
-                update = training.update(batch)
-                for owner, text, nats in zip(owners, texts, update.nats, strict=False):  # and what was mixed in
-                    learned[owner, text] = nats < learned_at
-                if place == len(part):
-                    following = next(passes, [])
-                seconds += time.perf_counter() - began
-                last = not following
-                probed = measured(step, last)
+                with lab.lock:
+                    began = time.perf_counter()
+                    batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
+                    if decays:
+                        training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
+                    update = training.update(batch)
+                    for owner, text, nats in zip(owners, texts, update.nats, strict=False):  # and what was mixed in
+                        learned[owner, text] = nats < learned_at
+                    if place == len(part):
+                        following = next(passes, [])
+                    seconds += time.perf_counter() - began
+                    last = not following
+                    probed = measured(step, last)
                 yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, probed, seconds, last)
             part = following
         for key in set(kept or {}) - used:
             del kept[key]  # or batches of earlier runs, which learned in another order, would pile up
-    finally:
-        training.finish()
-        for batch in (kept or {}).values():
-            batch.live = None  # of this run's slots alone
+
+
+@contextmanager
+def _started(lab, method: str, options: dict):
+    """The method, ready for its first batch; at the end of the block the model is as before but for what it learned.
+
+    A method that can't end, such as a LoRA that was interrupted while it merged, leaves the base.
+    """
+    ending = False
+    try:
+        with lab.in_training():
+            training = start(lab, method, **options)
+            try:
+                yield training
+            finally:
+                with lab.lock:
+                    ending = True
+                    training.finish()
+                    ending = False
+    except BaseException:
+        if ending:
+            lab.restore_weights()
+        raise
+
+
+def _forget_live(kept: dict[tuple, Batch] | None) -> None:
+    for batch in (kept or {}).values():
+        batch.live = None  # of one run's slots alone

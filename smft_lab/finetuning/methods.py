@@ -83,9 +83,8 @@ class Sparse:
             reads,
             self.top_t,
             rule=self.rule,
-            protect=recipe.protect,
-            max_df=recipe.max_df,
             seed=self.seed,
+            **recipe.choosing,
         )
 
     def slow_down(self, rate: float) -> None:
@@ -135,7 +134,6 @@ class Sparse:
 
     def finish(self) -> None:
         self._stack.close()
-        self.lab.model.requires_grad_(True)
 
 
 @torch.no_grad()
@@ -212,7 +210,6 @@ class Full(_Dense):
 
     def finish(self) -> None:
         self.optimizer.zero_grad()
-        self.lab.model.requires_grad_(True)
 
 
 class Lora(_Dense):
@@ -240,7 +237,7 @@ class Lora(_Dense):
         super().__init__(wrapped, lr, optimizer)
 
     def finish(self) -> None:
-        self.model.merge_and_unload().requires_grad_(True)
+        self.model.merge_and_unload()
 
 
 METHODS = ("sparse", "full", "lora")

@@ -1,15 +1,14 @@
 """Products with frozen weights, by whatever this processor does fastest, and the loss of a frozen output layer.
 
-Weights that do not train can be kept in another shape than the model's. On a processor with bfloat16 tiles (Intel's
-AMX) a large model's are rounded to bfloat16 while it is taught: steps are faster, and gradients differ by rounding.
-What is measured, answered and saved is always the model itself, in its own precision.
+Weights that do not train can be kept in another shape than the model's. On a processor with bfloat16 products (AMX, or
+AVX-512 with BF16) a large model's are rounded to bfloat16 while it is taught: steps are faster, and gradients differ by
+rounding. What is measured, answered and saved is always the model itself, in its own precision.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from threading import Lock
 
@@ -38,8 +37,9 @@ def onednn_is_faster() -> bool:
 
 @cache
 def rounding_is_faster() -> bool:
-    """Whether this processor multiplies bfloat16 in tiles."""
-    return hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities().get("amx_bf16", False)
+    """Whether this processor multiplies bfloat16 by instructions of its own, in tiles (AMX) or in vectors."""
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return has.get("amx_bf16", False) or has.get("avx512_bf16", False)
 
 
 class RoundedWeights:
@@ -51,7 +51,7 @@ class RoundedWeights:
 
     @staticmethod
     def suit(model: nn.Module) -> bool:
-        """Whether a model's products would be faster with them: a large float32 model on a processor with tiles."""
+        """Whether a model's products would be faster with them: a large float32 model on such a processor."""
         weights = [weight for weight in model.parameters() if weight.ndim == 2 and not weight.requires_grad]
         exact = all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
         return rounding_is_faster() and exact and sum(map(torch.numel, weights)) >= ROUNDED_FROM
@@ -73,18 +73,16 @@ class RoundedWeights:
         return factor
 
 
-@contextmanager
-def fast_products() -> Iterator[None]:
-    """Large float32 products by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
-    if not onednn_is_faster():
-        yield
-        return
+def fast_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, in float32 by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
+    if a.dtype != torch.float32 or not onednn_is_faster():
+        return a @ b
     products = torch.backends.mkldnn.matmul
     with _SETTING:
         before = products.fp32_precision
-        products.fp32_precision = "bf16"
         try:
-            yield
+            products.fp32_precision = "bf16"
+            return a @ b
         finally:
             products.fp32_precision = before
 
@@ -109,9 +107,9 @@ def _product(x: Tensor, weight: Tensor, factor: Tensor | None = None) -> Tensor:
     """
     if factor is None:
         factor = as_factor(x, weight.dtype)
-    with fast_products():
-        y = factor @ weight
-    return y[: x.shape[:-1].numel()].to(x.dtype).view(*x.shape[:-1], -1)
+    y = fast_product(factor, weight)
+    y = y[: x.shape[:-1].numel()].to(x.dtype).view(*x.shape[:-1], -1)
+    return y.new_empty(0).set_(y)  # no view: some models go on to change what a layer gives in place
 
 
 class Product(torch.autograd.Function):

@@ -222,8 +222,8 @@ class Prefix:
         parent, name, head = self._head
         stand_in = Head(head, targets, self.fused, self.rounded)
         places.append((parent, name, stand_in))
-        self.layer.keys.known = frozen.reads
         try:
+            self.layer.keys.known = frozen.reads
             with _replaced(places):
                 out = self._run(frozen.form, cache).logits
         finally:
@@ -286,10 +286,12 @@ class Prefix:
 
         keys = self.layer.keys
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
-        handles = [module.register_forward_hook(keep) for module in (*wanted, keys)]
-        for module in filter(None, (self.layer, self._attached)):
-            handles.append(module.register_forward_pre_hook(lambda module, args: outputs.update({module: args[0]})))
+        handles = []
         try:
+            for module in (*wanted, keys):
+                handles.append(module.register_forward_hook(keep))
+            for module in filter(None, (self.layer, self._attached)):
+                handles.append(module.register_forward_pre_hook(lambda module, args: outputs.update({module: args[0]})))
             with stopping_at(keys), _replaced(self._exact):
                 self._run(form)
         finally:

@@ -206,11 +206,12 @@ class ValueTable(nn.Module):
         if self._hits is not None:
             raise RuntimeError("train_rows() is already active on this table")
         self.weight.grad = None  # one left by other training would be added to, and every row would move
-        self._hits = hits
         try:
+            self._hits = hits
             yield
         finally:
-            self._hits = None
+            if self._hits is hits:  # and not of a later block, where this one was interrupted and ends late
+                self._hits = None
 
 
 def empty_table(slots: int, value_dim: int) -> Tensor:
@@ -329,10 +330,10 @@ def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
 
         return record
 
-    handles = [
-        layer.keys.register_forward_hook(recorder(reads[position])) for position, layer in memory_layers(model).items()
-    ]
+    handles = []
     try:
+        for position, layer in memory_layers(model).items():
+            handles.append(layer.keys.register_forward_hook(recorder(reads[position])))
         yield reads
     finally:
         for handle in handles:

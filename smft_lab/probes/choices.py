@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from smft_lab.facts.datasets import Choice
+from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad
 
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
@@ -74,6 +75,7 @@ class ChoiceProbe:
         return {"acc": right / len(self.labels), "acc_norm": right_norm / len(self.labels)}
 
 
+@exclusive
 @torch.inference_mode()
 def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[float]:
     """Log-probability, in nats, of the second text of each pair after the first.

@@ -17,6 +17,7 @@ from smft_lab.facts.corpus import held_out_prose
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import World
+from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.tokenizer import encode, pad, pad_id
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
@@ -144,7 +145,7 @@ class TextProbe:
                 labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
             for row, prompt in enumerate(self.prompts[start : start + size]):
                 labels[row, : len(tokenizer(prompt)["input_ids"])] = -100
-            with torch.inference_mode():
+            with lock_of(model), torch.inference_mode():
                 logits = model(**batch).logits[:, :-1].float()
             losses = torch.nn.functional.cross_entropy(
                 logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="sum"
@@ -317,6 +318,7 @@ def _plain(answer: str) -> str:
     return answer.strip().removesuffix(".")
 
 
+@exclusive
 @torch.inference_mode()
 def answer(
     model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24, form: PromptForm = BUILT_IN
@@ -357,6 +359,7 @@ def answer(
     return answers
 
 
+@exclusive
 @torch.inference_mode()
 def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str], form: PromptForm = BUILT_IN) -> Tensor:
     """Whether greedy generation would give exactly these answers and end there, (len(questions),) bool.

@@ -16,12 +16,14 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
+from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
 
 BATCH = 32  # prompts per forward pass
 
 
+@exclusive
 @torch.inference_mode()
 def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, form: PromptForm) -> list[str]:
     """What the model says to each question, as it says it: up to the end that the form has, or `max_new_tokens`.
@@ -44,6 +46,7 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
     return said
 
 
+@exclusive
 @torch.inference_mode()
 def would_say(
     model, tokenizer, questions: Sequence[str], said: Sequence[str], max_new_tokens: int | None, form: PromptForm

@@ -24,6 +24,7 @@ from torch import Tensor
 from smft_lab.facts.fact import Fact
 from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
+from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
 from smft_lab.slots.group import choose_slots, reads_of
@@ -126,6 +127,7 @@ def wordings_of(
     return texts, owners
 
 
+@exclusive
 def measure_addresses(lab, facts: Sequence[Fact], wordings: int = 4, seed: int = 0) -> list[Addresses]:
     """How well facts would be found from their questions, by forward passes alone, per value table.
 
@@ -211,8 +213,7 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
         one = compare_addresses(reads[block], owners, usage.df[0], usage.batches, seed)
         told = [i for i, owner in enumerate(owners) if owner in owners[:i]]  # all but the question of each fact
         (chosen,) = choose_slots(usage, [owners[i] for i in told], [[reads[block][i]] for i in told],
-                                 min(recipe.top_t, recipe.slots), protect=recipe.protect,
-                                 max_df=recipe.max_df)  # fmt: skip
+                                 min(recipe.top_t, recipe.slots), **recipe.choosing)  # fmt: skip
         written = torch.zeros(recipe.slots)
         written[chosen] = 1.0
         stray = torch.cat([written[read[i]].mean(1) for i in others]).square().mean().sqrt().item()
@@ -227,8 +228,10 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
 def inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     """What each module gets in the forward pass inside the block, which ends as soon as the last has run."""
     got: list[Tensor] = []
-    handles = [module.register_forward_pre_hook(lambda module, args: got.append(args[0])) for module in modules]
+    handles = []
     try:
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(lambda module, args: got.append(args[0])))
         with stopping_at(modules[-1]):
             yield got
     finally:
@@ -291,14 +294,17 @@ def observe_loudness(model) -> Iterator[Loudness]:
         heard = norm > 0
         loudness.ratios.append((norm[heard] / before[heard].clamp(min=1e-6)).cpu())
 
-    handles = [layer.register_forward_hook(keep_added), block.register_forward_hook(compare)]
+    handles = []
     try:
+        handles.append(layer.register_forward_hook(keep_added))
+        handles.append(block.register_forward_hook(compare))
         yield loudness
     finally:
         for handle in handles:
             handle.remove()
 
 
+@exclusive
 @torch.inference_mode()
 def measure_loudness(lab, facts: Sequence[Fact]) -> Loudness:
     """The loudness of the memory where the questions of some facts are asked."""

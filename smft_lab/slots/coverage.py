@@ -89,9 +89,7 @@ def group_coverage(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]]
     Raises:
         ValueError: no such rule, or no texts.
     """
-    recipe = lab.recipe
-    options = {"protect": recipe.protect, "max_df": recipe.max_df}
-    by_table = rank_slots(lab.usage, owners, reads, rule=rule, seed=seed, **options)
+    by_table = rank_slots(lab.usage, owners, reads, rule=rule, seed=seed, **lab.recipe.choosing)
     return _covered(lab, list(zip(*by_table, strict=True)), rule)
 
 

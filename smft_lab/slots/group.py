@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
@@ -15,6 +16,7 @@ from smft_lab.slots.usage import Usage
 BATCH = 32  # texts per forward pass
 
 
+@exclusive
 @torch.inference_mode()
 def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None) -> list[list[Tensor]]:
     """What each text reads, from forward passes that go no further than the last memory layer's addressing.

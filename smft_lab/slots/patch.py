@@ -16,6 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
+from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
 from smft_lab.writing import whole
 
@@ -238,6 +239,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.uint8)
 
 
+@exclusive
 def fingerprint(lab) -> str:
     """A short hash of every weight of the lab's base."""
     lab.end_if_renamed()
@@ -251,6 +253,7 @@ def fingerprint(lab) -> str:
     return _FINGERPRINTS[lab]
 
 
+@exclusive
 @torch.no_grad()
 def row_changes(lab) -> list[Tensor]:
     """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
+from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import encode, pad
 
@@ -31,6 +32,7 @@ class TokenReads:
     weights: list[Tensor]
 
 
+@exclusive
 def token_reads(lab, text: str) -> TokenReads:
     """What each token of `text` reads.
 
@@ -57,6 +59,7 @@ def _pieces(tokenizer, text: str) -> list[str]:
     return pieces
 
 
+@exclusive
 def core_set(lab, fact: Fact) -> list[Tensor]:
     """Slots that every statement of the fact reads and that answering its question reads too (paper section 4.3).
 

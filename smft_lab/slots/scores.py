@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.usage import batch_counts
 
@@ -100,6 +101,7 @@ def check_top_t(top_t: int, slots: int) -> None:
         raise ValueError(f"top-t must be between 1 and the {slots} slots of the table, not {top_t}")
 
 
+@exclusive
 def slot_scores(lab, facts) -> pd.DataFrame:
     """Scores of all slots that the statements of `facts` read, taken as one batch.
 

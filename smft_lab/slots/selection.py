@@ -140,19 +140,18 @@ def sparse_mode(lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 
         lab: A `Lab`; its background usage gives the idf.
         top_t, rule, seed: As in `finetune`; the lab's tuned t by default.
 
+    A finetune under way ends.
+
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or the mode is on already.
     """
     top_t = lab.defaults.get("sparse", {}).get("top_t", 100) if top_t is None else top_t
-    before = {name: parameter.requires_grad for name, parameter in lab.model.named_parameters()}
+    lab.end()
     selection = Selection(lab.model, lab.usage, top_t, rule, seed)
-    try:
+    with lab.in_training(loop=True):
         freeze_all_but_values(lab.model)
         with selection.active():
             yield selection
-    finally:
-        for name, parameter in lab.model.named_parameters():
-            parameter.requires_grad_(before[name])
 
 
 def freeze_all_but_values(model) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_at, value_tables
 
 
@@ -65,6 +66,7 @@ class Usage:
         return cls(int(tensors["usage.batches"][0]), tensors["usage.df"].int(), tensors["usage.count"].int())
 
 
+@exclusive
 @torch.inference_mode()
 def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
     """Background usage of `model` over `batches` (paper section 3.2: 1,000 of pretraining text).
@@ -92,6 +94,7 @@ def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
     return Usage(seen, df, count)
 
 
+@exclusive
 def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
     """Reads per slot of one batch, one (N,) tensor per value table, padding excluded.
 

@@ -24,13 +24,13 @@ class _Claim:
     """What the panels of one lab share.
 
     Attributes:
-        lock: Keeps the steps of a finetune apart from questions and resets.
+        lock: The lab's own; another where the panels are of something else, such as a world.
         owner: The panel that is training, if one is.
         panels: All that are open, so that they hear when the model changes.
     """
 
-    def __init__(self):
-        self.lock = threading.RLock()
+    def __init__(self, lab):
+        self.lock = getattr(lab, "lock", None) or threading.RLock()
         self.owner: weakref.ref | None = None
         self.panels: weakref.WeakSet[Panel] = weakref.WeakSet()
 
@@ -71,7 +71,7 @@ class Panel(anywidget.AnyWidget):
         if theme not in ("auto", "light", "dark"):
             raise ValueError(f"theme is auto, light or dark, not {theme!r}")
         self.lab = lab
-        self._claim = _claims.setdefault(lab, _Claim())
+        self._claim = _claims.setdefault(lab, _Claim(lab))
         self._runner = RUNNERS[runner or runner_name()](self._claim.lock)
         super().__init__(ticks=self._runner.ticks, theme=theme, **traits)
         self.on_msg(self._command)

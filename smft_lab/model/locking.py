@@ -1,0 +1,35 @@
+"""One lock for each model: nobody reads it within a step of training, and no step runs while somebody reads it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_MAKING = threading.Lock()
+Function = TypeVar("Function", bound=Callable)
+
+
+def lock_of(model: nn.Module) -> threading.RLock:
+    """The lock of a model, the same for everybody; it may be taken again by the thread that has it."""
+    with _MAKING:
+        return _LOCKS.setdefault(model, threading.RLock())
+
+
+def exclusive(function: Function) -> Function:
+    """Wait for the end of a step of training under way, and keep the next one waiting until the function is done.
+
+    The function's first argument is a model, or a lab.
+    """
+
+    @wraps(function)
+    def alone(subject, *args, **options):
+        with lock_of(subject if isinstance(subject, nn.Module) else subject.model):
+            return function(subject, *args, **options)
+
+    return alone
