@@ -38,6 +38,38 @@ def test_the_transformers_trainer_in_sparse_mode_moves_selected_rows_alone(lab, 
     assert rows.param_groups[0]["lr"] < 0.1  # the Trainer's schedule
 
 
+def test_a_trainer_that_goes_on_from_a_checkpoint_ends_as_if_it_had_not_stopped(tiny_lab, tmp_path):
+    texts = [{"text": text} for fact in new_facts(4) for text in fact.statements[:8]]
+
+    def train(steps: int, checkpoint: str | None = None):
+        lab = tiny_lab()
+        options = TrainingArguments(
+            tmp_path, max_steps=steps, per_device_train_batch_size=4, save_steps=3, report_to=[], use_cpu=True,
+            remove_unused_columns=False, disable_tqdm=True, lr_scheduler_type="constant",
+        )  # fmt: skip
+        with smft.sparse_mode(lab, top_t=9):
+            trainer = Trainer(
+                lab.model, options, lambda some: encode(lab.tokenizer, [one["text"] for one in some]), texts,
+                optimizers=(smft.RowOptimizer(lab, lr=0.1), None),
+            )  # fmt: skip
+            trainer.train(resume_from_checkpoint=checkpoint)
+        return smft.value_tables(lab.model)[0].weight.detach()
+
+    whole = train(6)
+    train(3)
+    assert torch.equal(train(6, str(tmp_path / "checkpoint-3")), whole)
+
+
+@pytest.mark.parametrize(("other", "says"), [("sgd", "another optimizer"), ("small", "not of a table of 256 x 32")])
+def test_a_state_of_another_optimizer_is_refused(lab, other, says):
+    rows = smft.RowOptimizer(lab, lr=0.1)
+    state = smft.RowOptimizer(lab, lr=0.1, optimizer="sgd" if other == "sgd" else "adam").state_dict()
+    if other == "small":
+        state["rows"][0]["second"] = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=says):
+        rows.load_state_dict(state)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_row_optimizer_takes_the_steps_of_finetune(lab, optimizer):
     facts = new_facts(3)

@@ -24,6 +24,13 @@ class RowSGD:
         """Update `rows` (t,) by their gradients (t, Vd)."""
         self.table[rows] -= self.lr * grads
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: a step depends on its gradients alone."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a state that `state_dict` gave."""
+
 
 class RowAdam:
     """Adam with a step count per row and state only for the rows ever touched.
@@ -76,6 +83,34 @@ class RowAdam:
             self._first[at] = first
             grads = first / (1 - self.momentum**steps).unsqueeze(1)
         self.table[rows] -= self.lr * grads / (second.sqrt() + self.eps)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`rows` (R,) int64 that were ever touched, and of each its `steps`, (R,), and moments, (R, Vd)."""
+        rows = (self._place >= 0).nonzero().squeeze(1)
+        at = self._place[rows].long()
+        state = {"rows": rows, "steps": self._steps[at], "second": self._second[at]}
+        return state if self._first is None else {**state, "first": self._first[at]}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up a state that `state_dict` gave, in place of one's own.
+
+        Raises:
+            ValueError: the state is of a table of another size, or of another optimizer.
+        """
+        if "rows" not in state or ("first" in state) != (self._first is not None):
+            raise ValueError(
+                "the state is of another optimizer: of SGD, or of Adam with momentum and not without"
+            )
+        rows, width = state["rows"], self.table.shape[1]
+        if state["second"].shape != (len(rows), width) or (len(rows) and rows.max() >= len(self.table)):
+            raise ValueError(f"the state is not of a table of {len(self.table):,} x {width} values")
+        device = self.table.device
+        self._used = len(rows)
+        self._place.fill_(-1)
+        self._place[rows.to(device)] = torch.arange(self._used, dtype=torch.int32, device=device)
+        self._steps, self._second = state["steps"].to(device).clone(), state["second"].to(device).clone()
+        if self._first is not None:
+            self._first = state["first"].to(device).clone()
 
 
 OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam}
@@ -132,6 +167,24 @@ class RowOptimizer(torch.optim.Optimizer):
                 rows.step(grad.indices()[0], grad.values())
         self._taken = [None] * len(self._taken)
         return loss
+
+    def state_dict(self) -> dict:
+        """As torch's, and `rows`, the state of each table's rows, so that a resumed run goes on as if never stopped."""
+        return {**super().state_dict(), "rows": [rows.state_dict() for rows in self._rows]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take up a state that `state_dict` gave.
+
+        Raises:
+            ValueError: it is of other tables or of another optimizer.
+        """
+        state = dict(state_dict)
+        parts = state.pop("rows", [])
+        if len(parts) != len(self._rows):
+            raise ValueError(f"the state is of {len(parts)} value tables, and the model has {len(self._rows)}")
+        super().load_state_dict(state)
+        for rows, part in zip(self._rows, parts, strict=True):
+            rows.load_state_dict(part)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self._taken = [None] * len(self._taken)
