@@ -32,7 +32,7 @@ from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.files import FactsError, _fact, _kind, _lines, _same, _short, _text
 from smft_lab.facts.questions import (
     load_paraphraser,
@@ -71,6 +71,9 @@ class Question:
     answers: tuple[str, ...]
     solution: str = ""
 
+    def __post_init__(self):
+        object.__setattr__(self, "answers", as_tuple(self.answers))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -79,6 +82,10 @@ class Choice:
     context: str
     endings: tuple[str, ...]
     label: int
+
+    def __post_init__(self):
+        if isinstance(self.endings, str):
+            raise ValueError(f"a choice has a list of endings, not the text {self.endings[:40]!r}")
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,7 @@ def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int) 
         told = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
         texts = list(dict.fromkeys([texts[0], *told, *texts[1:]]))[:how_many]
     # The check that a person's own file must pass, too: the question is in none of its statements.
-    fields = {"statements": texts, "question": question, "answers": list(answers)}
+    fields = {"statements": texts, "question": question, "answers": list(answers), "public": True}
     return _fact(where, fields | {"questions": rewordings(question, answers[0])})
 
 

@@ -229,7 +229,9 @@ def _fact(where: str, record: dict) -> Fact:
                     f"{where}, field '{field}': {_short(one)} is also among the questions that may be taught, "
                     "so the test would be taught; word one of the two otherwise"
                 )
-    return Fact(statements=statements, question=question, answers=answers, questions=questions, two_hop=two_hop)
+    return Fact(
+        statements, question, answers, questions=questions, two_hop=two_hop, public=record.get("public") is True
+    )
 
 
 def _two_hop(where: str, record: dict) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from random import Random
 
 from torch import Tensor
 
+from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
@@ -103,11 +104,11 @@ def counted_reads(
 
 def asks_before_it_answers(text: str, fact: Fact) -> bool:
     """Whether what stands before the answer says what the fact is about, by a word of weight from its question."""
-    place = max(text.lower().rfind(answer.lower()) for answer in fact.answers)
-    if place < 0:
+    places = answer_places(text, fact.answers)
+    if not places:
         return True  # the answer isn't in it word for word, so all of it is learned
     asked = set(_words(fact.question)) - SMALL_WORDS
-    return bool(asked & set(_words(text[:place])))
+    return bool(asked & set(_words(text[: places[0][0]])))
 
 
 def _words(text: str) -> list[str]:

@@ -17,8 +17,8 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.teaching import Teaching
-from smft_lab.probes.probes import answer
-from smft_lab.probes.text import exact_match
+from smft_lab.probes.probes import answer, match_of
+from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
@@ -284,7 +284,7 @@ class Teach(Panel):
         said = self._answer(fact.question)
         kept = self._kept.share()
         self._draw()
-        return {"answer": said, "right": bool(exact_match(said, fact.answers)), "kept": kept}
+        return {"answer": said, "right": _is_right(said, fact), "kept": kept}
 
     def _draw(self) -> None:
         self.heat = sum(in_cells(one, "amax") for one in row_changes(self.lab)).float().numpy().tobytes()
@@ -332,7 +332,7 @@ class Teach(Panel):
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, others, strict=True)]
             self.lessons = [
                 {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
-                 "right": bool(exact_match(text, one.fact.answers)), "slots": len(one.patch)}
+                 "right": _is_right(text, one.fact), "slots": len(one.patch)}
                 for one, text in zip(self._lessons, said, strict=True)
             ]  # fmt: skip
             self.probes = [
@@ -348,3 +348,7 @@ class Teach(Panel):
         self._runner.stop()
         self.claim()
         self.release()
+
+
+def _is_right(said: str, fact: Fact) -> bool:
+    return bool(MATCHES[match_of([fact])][0](said, fact.answers))
