@@ -257,9 +257,13 @@ class Teach(Panel):
             "loss": None,
             "slots": 0,
         }
-        if self._base_probes is None and not self._lessons:
+        stays = self._stays.without([lesson.fact])
+        changed_sizes = [probe.size for probe in stays] != [probe.size for probe in self._stays]
+        if changed_sizes or (self._base_probes is None and not self._lessons):
             yield {**view, "doing": "measuring what should stay"}
-            self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
+            self._stays = stays
+            self._kept = KeptQuestions(self.lab, [*(one.fact for one in self._lessons), lesson.fact])
+            self._measure_base()
         changed, looked, wait = set(), -math.inf, ASKED_EVERY
         lr = settings_for(self.lab, "sparse")["lr"] * (FASTER if self.lab.recipe is None else 1)
         for step in finetune(
@@ -278,6 +282,14 @@ class Teach(Panel):
             yield dict(view)
         if self.lab.recipe is not None:
             yield {**view, "doing": "measuring what should stay"}
+
+    def _measure_base(self) -> None:
+        """What the probes read of the model without the lessons."""
+        if self._lessons:
+            self.lab.reset()
+        self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
+        if self._lessons:
+            self._lessons[-1].patch.apply(self.lab)
 
     def _look(self, fact: Fact) -> dict:
         """What the model says now, and how much of what it knew it keeps; the picture of the table too."""
