@@ -559,6 +559,24 @@ def test_a_text_becomes_passages_in_order_with_augmentations(tmp_path):
     assert read != read_documents(path, passage_tokens=30, augmentations=6, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        ("青山镇在河的南岸。他的狗叫饼干。邻居们都说好！后来他搬到了北京。", "Complete: 青山镇在河的", "南岸"),
+        ("เขาอยู่ในเมืองใหญ่ที่มีแม่น้ำไหลผ่าน", "Complete: เขาอยู่ในเมืองใหญ่ที่มีแม่น้ำไหลผ่", "าน"),
+    ],
+)
+def test_a_text_without_spaces_becomes_passages_that_fit_and_hold_all_of_it(tmp_path, text, question, answer):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (fact,) = read_documents(tmp_path / "a.txt").facts
+    assert (fact.question, fact.answers) == (question, (answer,))
+    (tmp_path / "b.txt").write_text(text * 9, encoding="utf-8")
+    read = read_documents(tmp_path / "b.txt", passage_tokens=20)
+    assert "".join(read.passages) == text * 9
+    assert all(len(passage) <= 40 for passage in read.passages)
+    assert len(read.passages) > 3
+
+
 def test_a_stream_takes_one_passage_a_step(tmp_path):
     path = tmp_path / "story.txt"
     path.write_text(STORY)

@@ -67,6 +67,11 @@ def answer_places(text: str, answers: tuple[str, ...] | str) -> tuple[tuple[int,
     return tuple(sorted((place for place, rank in whole.items() if rank == max(whole.values())), reverse=True))
 
 
+def word_count(text: str) -> int:
+    """How many words a text has; in a script without spaces, two characters count for one."""
+    return len(regex.sub(f"[{UNSPACED}]", " ", text).split()) + (len(_UNSPACED.findall(text)) + 1) // 2
+
+
 def check_answers(facts: Sequence[Fact]) -> str | None:
     """A one-line note when some statements don't hold their answer word for word; None when all do."""
     every = [(text, fact) for fact in facts for text in fact.statements]

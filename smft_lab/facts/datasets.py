@@ -32,6 +32,7 @@ from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
+from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.files import FactsError, _fact, _kind, _lines, _same, _short, _text
 from smft_lab.facts.questions import (
@@ -211,7 +212,7 @@ def _asked(where: str, row: dict, *fields: str) -> Question:
     question = tidy_question(_string(f"{where}, field '{name}'", row.get(name)))
     if not question.strip("?？. "):
         raise _Skip("without a question")
-    if len(question.split()) > LONGEST_QUESTION:
+    if word_count(question) > LONGEST_QUESTION:
         raise _Skip(f"with questions longer than {LONGEST_QUESTION} words")
     name = next((one for one in (*fields, "answers") if row.get(one) is not None), None)
     if name is None:
@@ -228,7 +229,7 @@ def _asked(where: str, row: dict, *fields: str) -> Question:
     if not found:
         raise _Skip("without an answer")
     answers = found if isinstance(row[name], dict) or first else _best_first(found)
-    if len(answers[0].split()) > LONGEST_ANSWER:
+    if word_count(answers[0]) > LONGEST_ANSWER:
         raise _Skip(f"with answers longer than {LONGEST_ANSWER} words")
     return Question(question, tuple(answers))
 
@@ -342,7 +343,7 @@ def _wikitext(where: str, row: dict) -> str:
         raise _Skip("empty lines")
     if re.fullmatch(r"(= )+.+( =)+", text):
         raise _Skip("headings")
-    if len(text.split()) < SHORTEST_PASSAGE:
+    if word_count(text) < SHORTEST_PASSAGE:
         raise _Skip(f"with fewer than {SHORTEST_PASSAGE} words")
     return text
 
