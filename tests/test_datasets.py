@@ -188,7 +188,7 @@ def test_parquet_gives_what_jsonl_gives(tmp_path, kind):
 
 
 def test_parquet_without_a_reader_names_what_to_install(tmp_path, monkeypatch):
-    def read_parquet(path):
+    def read_parquet(path, **options):
         raise ImportError("no pyarrow")
 
     monkeypatch.setattr(pandas, "read_parquet", read_parquet)
@@ -239,7 +239,7 @@ def test_limit_draws_by_seed_and_keeps_the_order(tmp_path):
     assert read_dataset(path, limit=50).facts == read_dataset(path).facts
 
 
-@pytest.mark.parametrize("option", [{"kind": "squad"}, {"limit": 0}, {"statements": 3}])
+@pytest.mark.parametrize("option", [{"kind": "quiz"}, {"limit": 0}, {"statements": 3}])
 def test_options_out_of_range_are_refused(tmp_path, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         read_dataset(write(tmp_path / "a.jsonl", [ROWS["nq_open"]]), **option)
