@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smft_lab.cli import main
 from smft_lab.facts.datasets import KINDS, read_dataset, read_own
@@ -62,10 +64,23 @@ TEXTS = {  # in each, Ann Lee runs Vermo, which is in Norland
     "bold": ("pairs", "**Q: Who runs Vermo?**\n**A:** Ann Lee\n\n**Q: Where is Vermo?**\n**A:** Norland\n"),
     "one line a pair": ("pairs", "Q: Who runs Vermo? A: Ann Lee\nQ: Where is Vermo? A: Norland\n"),
     "markdown": ("pairs", "# Vermo\nA land.\n\n## Who runs Vermo?\n\nAnn Lee.\n\n## Where is Vermo?\n- Norland\n"),
+    "a table": ("cards", "| Q | A |\n|---|---|\n| Who runs Vermo? | Ann Lee |\n| Where is Vermo? | Norland |\n"),
+    "a chat": ("pairs", "User: Who runs Vermo?\nAssistant: Ann Lee\nUser: Where is Vermo?\nAssistant: Norland\n"),
+    "semicolons": ("qa", "Question;Answer\nWho runs Vermo?;Ann Lee\nWhere is Vermo?;Norland\n"),
     "lone CR": ("cards", "Who runs Vermo?\tAnn Lee\rWhere is Vermo?\tNorland\r"),
     "csv": ("qa", "Question,Answer\nWho runs Vermo?,Ann Lee\nWhere is Vermo?,Norland\n"),
     "jsonl": ("qa", '{"question": "Who runs Vermo?", "answer": "Ann Lee"}\n{"q": "Where is Vermo?", "a": "Norland"}\n'),
 }
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just('[{"a": 1}]'),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["text", "value", "role", "content", "prompt", "str", "qas"]), inner)
+    ),
+    max_leaves=5,
+)
 
 
 @pytest.fixture
@@ -140,6 +155,9 @@ def test_squad_as_json_and_chats_in_parts_are_read(write):
         ("a.csv", "ID,QUESTION,Answer\n1,Who runs Vermo?,Ann Lee\n2,Where is Vermo?,Norland\n"),
         ("a.csv", "\n\nFront;Back\nWho runs Vermo?;Ann Lee\n;\nWhere is Vermo?;Norland\n"),
         ("a.tsv", "Term\tDefinition\nWho runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n"),
+        ("a.csv", "sep=;\nQuestion;Answer\nWho runs Vermo?;Ann Lee\nWhere is Vermo?;Norland\n"),
+        ("a.csv", "Who runs Vermo?,Ann Lee\nWhere is Vermo?,Norland\n"),
+        ("a.csv", "Who runs Vermo?\t['Ann Lee']\nWhere is Vermo?\t['Norland']\n"),
         ("a.tsv", "Who runs Vermo?\t['Ann Lee']\nWhere is Vermo?\t['Norland', 'the North']\n"),
         ("a.jsonl", '[{"question": "Who runs Vermo?", "answer": "Ann Lee"}, {"q": "Where is Vermo?", "a": "Norland"}]'),
         ("a.json", '{"question": "Who runs Vermo?", "answer": "Ann Lee"}\n{"q": "Where is Vermo?", "a": "Norland"}\n'),
@@ -153,6 +171,17 @@ def test_tables_and_lists_are_read_however_they_are_headed_and_parted(write, nam
     read = read_own(write(name, text))
     assert pairs(read.facts) == [WHO, WHERE]
     assert read.kind == "qa"
+
+
+def test_answers_are_found_in_the_objects_that_question_sets_put_them_in(write):
+    official = {"Question": WHO[0], "Answer": {"Value": "Ann Lee", "Aliases": ["A. Lee"], "NormalizedValue": "ann lee"}}
+    (fact,) = read_facts(write("a.json", json.dumps({"Data": [official], "Domain": "web"})))
+    assert fact.answers == ("Ann Lee", "A. Lee")
+    kilt = {"input": WHO[0], "output": [{"answer": "Ann Lee", "provenance": []}]}
+    assert pairs(read_facts(write("b.jsonl", [kilt]))) == [WHO]
+    cells = {"requested_rewrite": json.dumps(EDIT), "paraphrase_prompts": json.dumps(["The head of Vermo is"])}
+    path = write("c.csv", pandas.DataFrame([cells]).to_csv(index=False))
+    assert read_facts(path)[0].statements[0] == "Vermo is run by Ann Lee."
 
 
 def test_a_json_file_may_be_one_line_of_megabytes(write):
@@ -230,6 +259,8 @@ def test_sentences_stay_sentences_without_the_marks_of_markdown(write):
     facts = read_facts(write("a.md", marked))
     assert [fact.statements for fact in facts] == [("Vermo is run by Ann.",), ("Its town is Keldost.",)]
     assert facts[0] == Fact("Vermo is run by Ann.", "Complete: Vermo is run by", "Ann")
+    numbered = read_facts(write("b.txt", "1. Vermo is run by Ann.\n2) Its town is Keldost.\n"))
+    assert [fact.statements for fact in numbered] == [fact.statements for fact in facts]
     assert len(read_facts(write("cr.txt", "Vermo is run by Ann.\rIts town is Keldost.\r"))) == 2
 
 
@@ -242,6 +273,36 @@ def test_questions_without_answers_are_not_taught(write):
     )
     lines = "".join(f"Who is {n}?\tName {n}\n" for n in range(8))
     assert "line 9: has no answer after its question" in complaint(write("c.txt", f"{lines}Who else?\n"))
+
+
+def told(path, kind=None) -> list[str]:
+    """What is read of a file, or the lines of the error."""
+    try:
+        return [fact.question for fact in read_own(path, kind).facts]
+    except FactsError as error:
+        message = str(error)
+    assert str(path) in message
+    assert len(message.splitlines()) == 1
+    return [message]
+
+
+MARKED = st.text(st.sampled_from("QA:?\t\n\r|#-;=> .*1x日{}[]\\\",'"), max_size=60)
+
+
+@settings(deadline=None, max_examples=150)
+@given(content=MARKED, suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".md"]))
+def test_any_text_gives_facts_or_a_facts_error(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.getbasetemp() / f"anything{suffix}"
+    path.write_bytes(content.encode())
+    assert told(path)
+
+
+@settings(deadline=None, max_examples=150)
+@given(kind=st.sampled_from([*ROWS]), name=st.integers(0, 9), value=VALUES)
+def test_damaged_rows_give_facts_or_a_facts_error(tmp_path_factory, kind, name, value):
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    path.write_text(json.dumps(ROWS[kind] | {[*ROWS[kind]][name % len(ROWS[kind])]: value}))
+    assert told(path, kind)
 
 
 # The command ------------------------------------------------------------------------------------------

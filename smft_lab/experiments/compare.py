@@ -157,7 +157,7 @@ class Comparison:
         check_settings(method, self.lab.slots, rule=rule or self.rule, **settings_for(self.lab, method, **chosen))
 
     def _facts(self, seed: int) -> Sequence[Fact]:
-        return self.facts(seed) if callable(self.facts) else self.facts
+        return as_facts(self.facts(seed) if callable(self.facts) else self.facts)
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)

@@ -62,7 +62,7 @@ def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings
     for one in settings:
         readings, all_reached = [], True
         for seed in seeds:
-            mine = facts(seed) if callable(facts) else facts
+            mine = as_facts(facts(seed)) if callable(facts) else facts
             lab.reset()
             rows: list[dict] = []
             teaching = Teaching.of(lab, mine, passes, options.get("order"), options.get("loss_on"), seed)

@@ -247,4 +247,4 @@ def _text_of(path: Path) -> str:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise FactsError(f"{path}, line {line}: holds a NUL byte, so it isn't text; save it as UTF-8") from None
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -11,6 +11,9 @@ The first two may also have `questions`, other wordings of the question that may
 that follow from the fact and are never taught, with their answers: `[["Where ...?", "Oslo"], ...]`, or in a CSV
 `Where ...? => Oslo | ...`.
 
+Questions with answers in other formats (`smft_lab.facts.formats`) and other files (`.json`, `.tsv`, `.parquet`, `.md`)
+are read, too; a text of flash cards or of `Q:` and `A:` is recognised by its marks.
+
 Every file is UTF-8. Blank lines are skipped, and blanks around a value are dropped.
 """
 
@@ -20,6 +23,7 @@ import codecs
 import csv
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,8 +119,8 @@ def kind_of_file(path: Path) -> str:
     if suffix in (".txt", ".md"):
         if first.startswith(("{", "[{")):
             return ".jsonl"
-        cells = {cell.strip().strip('"').lower() for cell in first.split(",")}
-        return ".csv" if {"question", "answer"} <= cells or "answers" in cells else kind_of_text(path)
+        cells = {cell.strip().strip('"').lower() for cell in re.split("[,;]", first)}
+        return ".csv" if len(cells & {"question", "answer", "answers"}) > 1 else kind_of_text(path)
     if suffix == ".csv":
         return "facts" if not first or "statement" in first.lower() else suffix
     try:

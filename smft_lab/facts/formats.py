@@ -36,9 +36,12 @@ TELLS = ("answer", "answers", "a", "back", "definition", "response", "completion
 MARKS, WEAK_MARKS = ("\t", " => ", " -> ", "::"), (" | ", " = ", " - ", " – ", ";")
 """What may part a question from its answer on a line of a text file; the weak ones stand in sentences, too."""
 _AT = r"^[\s>*_-]*(?:{})\s*(?:\d*\s*[*_]*\s*[:：]|\d+\s*[.)])\s*[*_]*\s*(.*)$"
-Q, A = (re.compile(_AT.format(word), re.IGNORECASE) for word in ("question|q", "answer|a"))
-REPLY = re.compile(r"\s(?:Answer|A)\s*[:：]\s*(\S.*)")
+_Q_WORDS = "question|q|user|human|问|問|вопрос|frage|pregunta"
+_A_WORDS = "answer|a|assistant|bot|gpt|答|ответ|antwort|respuesta"
+Q, A = (re.compile(_AT.format(words), re.IGNORECASE) for words in (_Q_WORDS, _A_WORDS))
+REPLY = re.compile(rf"\s(?i:{_A_WORDS})\s*[:：]\s*(\S.*)")
 HEADING, BULLET = re.compile(r"^\s{0,3}#{1,6}\s+(.*?)\s*#*$"), re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+")
+TABLE = re.compile(r"^\s*\|\s*(.*?)\s*\|\s*$")  # a row of a table in Markdown
 RULE = re.compile(r"^[\s|:=*_#~`+-]*$")  # a line that rules off, or a fence
 ASKED_AND_TOLD = re.compile(r"^([^?？]{3,}[?？])\s*(?:[-–—:>=|]+\s*)?(\S.*)$")
 
@@ -59,7 +62,7 @@ def kind_of_row(row: dict) -> str | None:
         if columns <= names:
             return kind
     if "requested_rewrite" in names:
-        return "mquake" if isinstance(_named(row)["requested_rewrite"], list) else "counterfact"
+        return "mquake" if isinstance(_unpacked(_named(row)["requested_rewrite"]), list) else "counterfact"
     if "question" in names and _is_squad(_named(row).get("answers")):
         return "squad"
     if "prompt" in names and names & {"completion", "response", "chosen"}:
@@ -76,7 +79,7 @@ def expanded(kind: str, rows: Rows) -> Rows:
                 for number, one in enumerate(_objects(_named(paragraph).get("qas")), start=1):
                     yield f"{where}, question {number}", _named(one)
         elif kind == "mquake":
-            edits = _objects(row.get("requested_rewrite"))
+            edits = _objects(_unpacked(row.get("requested_rewrite")))
             for edit in edits:
                 hops = row if len(edits) == 1 else {}  # or they follow from all edits together
                 yield where, {**hops, "requested_rewrite": edit}
@@ -107,8 +110,7 @@ def _alpaca(where: str, row: dict) -> dict:
 
 def _chat(where: str, row: dict, field: str) -> dict:
     turns = row.get(field) or row.get(field.removesuffix("s")) or []
-    turns = parsed(turns) if isinstance(turns, str) else turns
-    return _exchange(where, field, turns)
+    return _exchange(where, field, _unpacked(turns))
 
 
 def _exchange(where: str, field: str, turns: object) -> dict:
@@ -143,13 +145,7 @@ def _prompts(where: str, row: dict) -> dict:
 
 
 def _squad(where: str, row: dict) -> dict:
-    answers = row.get("answers")
-    answers = parsed(answers) if isinstance(answers, str) and answers[:1] in "[{" else answers
-    if isinstance(answers, dict):
-        answers = answers.get("text")
-    elif isinstance(answers, list):
-        answers = [one.get("text") if isinstance(one, dict) else one for one in answers]
-    return _record(where, {**row, "answers": answers}, "question", "answers")
+    return _record(where, row, "question", "answers")
 
 
 def _zsre(where: str, row: dict) -> dict:
@@ -159,7 +155,7 @@ def _zsre(where: str, row: dict) -> dict:
 
 
 def _counterfact(where: str, row: dict) -> dict:
-    edit = row.get("requested_rewrite")
+    edit = _unpacked(row.get("requested_rewrite"))
     if not isinstance(edit, dict):
         raise FactsError(f"{where}, field 'requested_rewrite': must be an object; a list of them is of kind mquake")
     return _edit(where, edit, edit.get("prompt"), edit.get("target_new"), row.get("paraphrase_prompts"))
@@ -206,11 +202,20 @@ def _record(where: str, row: dict, asked: str | None, told: str | None) -> dict:
         missing = "question" if asked not in row else "answer"
         raise FactsError(f"{where}, field '{missing}': is missing; give it, or another kind")
     question = " ".join(strings(f"{where}, field '{asked}'", row[asked] or ""))
-    value = row[told]
-    value = parsed(value) if isinstance(value, str) and isinstance(parsed(value), list) else value
-    answers = strings(f"{where}, field '{told}'", [one for one in value if one is not None] if isinstance(value, list)
-                      else value if value is not None else "")  # fmt: skip
+    answers = strings(f"{where}, field '{told}'", _told(row[told]))
     return {"question": question, "answers": [answer for answer in answers if answer.strip()]}
+
+
+def _told(value: object) -> list:
+    """The answers in a value: a text, a list of them, or objects that hold them."""
+    value = parsed(value) or value if isinstance(value, str) else value
+    if isinstance(value, dict):
+        named = _named(value)
+        held = next((named[name] for name in ("value", "text", "answer", "str") if named.get(name) is not None), None)
+        return [*_told(held), *_told(named.get("aliases"))] if held is not None else [value] if value else []
+    if isinstance(value, list):
+        return [told for one in value if one is not None for told in (_told(one) if isinstance(one, dict) else [one])]
+    return [] if value is None else [value]
 
 
 def _named(row: dict) -> dict:
@@ -224,10 +229,15 @@ def _first(row: dict, names) -> str | None:
 
 
 def _is_squad(answers: object) -> bool:
-    answers = parsed(answers) if isinstance(answers, str) else answers
+    answers = _unpacked(answers)
     if isinstance(answers, dict):
         return "text" in answers
     return isinstance(answers, list) and bool(answers) and isinstance(answers[0], dict) and "text" in answers[0]
+
+
+def _unpacked(value: object) -> object:
+    """What a text spells out in JSON, as in a cell of a CSV; anything else as it is."""
+    return parsed(value) if isinstance(value, str) else value
 
 
 def _objects(value: object) -> list[dict]:
@@ -262,7 +272,8 @@ def text_rows(path: Path, kind: str | None = None) -> Rows:
 
 def plain_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The sentences of a text file of kind `lines`, without the marks of Markdown: headings, lists, emphasis, rules."""
-    marked = any(HEADING.match(text) for _, text in _lines(path))
+    every = [text for _, text in _lines(path) if text.strip()]
+    marked = any(map(HEADING.match, every)) or sum(bool(BULLET.match(one)) for one in every) * 2 > len(every)
     for line, text in _lines(path):
         if not text.strip() or (marked and (HEADING.match(text) or RULE.match(text))):
             continue
@@ -271,9 +282,11 @@ def plain_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _cards(path: Path) -> Rows:
     every = [(line, text) for line, text in _lines(path) if text.strip() and not _is_comment(text)]
+    every = [(line, text) for line, text in every if not (TABLE.match(text) and RULE.match(text))]
     mark = _mark([text for _, text in every])
     for number, (line, text) in enumerate(every):
         where = f"{path}, line {line}"
+        text = TABLE.sub(r"\1", text) if mark == " | " else text
         sides = text.split(mark) if mark else list((ASKED_AND_TOLD.match(text) or re.match(r"(.*)()", text)).groups())
         sides = [_unmarked(side) for side in sides[:2]]
         if number == 0 and kind_of_row(dict.fromkeys(sides, "")) is not None:
@@ -286,8 +299,11 @@ def _cards(path: Path) -> Rows:
 def _mark(lines: list[str]) -> str | None:
     """What parts question and answer on all lines of a text, or nearly all; "" where that is the question mark alone;
     None where nothing does."""
+    lines = [one for one in lines if not (TABLE.match(one) and RULE.match(one))]
     if not lines:
         return None
+    if all(map(TABLE.match, lines)):
+        return " | "
     short = len(lines) > 2 and not any(one.rstrip().endswith((".", "!", "。")) for one in lines)
     for mark in (*MARKS, *(WEAK_MARKS if short else ())):
         held = sum(1 <= one.count(mark) <= (3 if mark == "\t" else 1) and all(one.split(mark)[:2]) for one in lines)

@@ -100,9 +100,14 @@ def _csv(path: Path) -> Rows:
         if text.strip():
             break
     first = head[-1] if head else ""
+    if first.lower().startswith("sep="):  # as spreadsheets write it
+        delimiter, first = first.strip()[4:5] or "\t", ""
+        head = []
     known = {mark: sum(_head(cell) in HEADS for cell in first.split(mark)) for mark in DELIMITERS}
-    if max(known.values()) > known[delimiter]:
+    if max(known.values()) > known.get(delimiter, 0):
         delimiter = max(known, key=lambda mark: known[mark])
+    elif not max(known.values()) and first.count("\t") == 1:
+        delimiter = "\t"
     reader = csv.reader(chain(head, texts), delimiter=delimiter, strict=True)
     header = None
     while True:
@@ -117,7 +122,8 @@ def _csv(path: Path) -> Rows:
             continue
         if header is None:
             header = [cell.strip() for cell in cells]
-            if delimiter != "\t" or len(cells) != 2 or known["\t"]:
+            asks = delimiter == "\t" or header[0].endswith(("?", "？"))
+            if max(known.values()) or len(cells) != 2 or not asks:
                 continue
             header = ["question", "answer"]  # two columns without a head, as trivia files have them
         if len(cells) > len(header):

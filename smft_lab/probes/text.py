@@ -25,7 +25,8 @@ _STRICT = tuple(
         (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2"),  # thousands
         (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2\3"),  # millions
         (r"(?<=\d)\s+(?=[%‰°])|(?<=[$€£¥])\s+(?=\d)", ""),
-        (r"(?<=\w)-(?=[\p{L}])|(?<=\p{L})-(?=\w)|(?<!\S)-(?!\S)|(?<=\s)[—―](?=\s)", ""),  # no sign, as in Spider-Man
+        # Of hyphens and dashes those that are no signs, as in Spider-Man and F-16.
+        (r"(?<=\w)-(?=\p{L})|(?<=(?<!\d)\p{L})-(?=\d)|(?<!\S)-(?!\S)|(?<=\s)[—―](?=\s)", ""),
         (r"—|―", " "),
         (r"\.(?!\d)|(?<=[^\W\d])\.|[,:/'](?!\d)|(?<!\d)[,:/']", ""),  # of a number only where digits follow
         (r'[!?;()\[\]{}"\\|_`]|(?![-+#%&@*./:,\'])\p{P}', ""),
@@ -91,6 +92,7 @@ def strict_words(text: str, articles: bool = True) -> list[str]:
     Args:
         articles: Whether "the", "an" and a small "a" count where a word follows.
     """
+    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text)  # blanks that part thousands
     text = "".join(unified(text if articles else _ARTICLES.sub(" ", text)))
     for pattern, new in _STRICT:
         text = pattern.sub(new, text)
