@@ -14,7 +14,8 @@
 
 A local file may also have the plain columns `question` and `answers`, with `solution` for gsm8k and with `choices`, the
 right one as answer, for hellaswag. Files are `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, and
-`.txt` for wikitext. The formats of `smft_lab.facts.formats` are read as well. In a CSV a list is a JSON list, or its values are separated by ` | `.
+`.txt` for wikitext. The formats of `smft_lab.facts.formats` are read as well. In a CSV a list is a JSON list, or its
+values are separated by ` | `.
 """
 
 from __future__ import annotations
