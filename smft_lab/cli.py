@@ -28,6 +28,7 @@ app.command()(study)
 
 
 STANDARD = "sparse,full,lora"
+SHOWN = 5  # facts of a file that `facts` prints
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
 LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
 
@@ -332,32 +333,68 @@ def pretrain(
 @app.command("facts")
 def make_facts(
     source: Annotated[
-        str, typer.Argument(help="triviaqa, nq_open, simpleqa, popqa, owner/name on the hub, or a file.")
+        str, typer.Argument(help="A file; or triviaqa, nq_open, simpleqa, popqa, owner/name on the hub.")
     ],
-    out: Annotated[Path, typer.Option(help="The facts, as JSON lines for --facts.")],
+    out: Annotated[Path | None, typer.Option(help="Write the facts here, as JSON lines for --facts.")] = None,
+    kind: Annotated[str | None, typer.Option(help="What the file is, if it can't be told: alpaca, ...")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most facts, drawn by the seed.")] = None,
     documents: Annotated[bool, typer.Option("--documents", help="A text file: its passages, in order.")] = False,
     paraphraser: Annotated[str | None, typer.Option(help="A Hugging Face model that rewords; else only rules.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
-    """Turn a public question set, or a text file, into facts with statements, by rule."""
-    from smft_lab.facts.datasets import read_dataset
+    """Show the first facts of a file or a public question set as they will be taught and asked; --out keeps all."""
+    from smft_lab.facts.answers import check_answers
+    from smft_lab.facts.datasets import read_dataset, read_own
     from smft_lab.facts.documents import read_documents
+    from smft_lab.facts.files import check_paraphrases
     from smft_lab.writing import write_whole
 
-    if out.suffix != ".jsonl":
+    if out is not None and out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: facts are JSON lines; let its name end in .jsonl")
-    read = read_documents(source, seed=seed) if documents else read_dataset(
-        source, limit=limit, seed=seed, paraphraser=paraphraser
-    )  # fmt: skip
+    if documents:
+        read, is_what = read_documents(source, seed=seed), "documents"
+    else:
+        read = (read_own if _is_file(source) else read_dataset)(
+            source, kind, limit=limit, seed=seed, paraphraser=paraphraser
+        )
+        is_what = read.kind
     facts = read.facts[:limit]
     if not facts:
         raise ValueError(f"{source} holds no questions with short answers ({read.report})")
-    rows = [{"statements": fact.statements, "question": fact.question, "answers": fact.answers} for fact in facts]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    console.print(f"{len(facts)} facts; {read.report}", markup=False, soft_wrap=True)
-    print(out)
+    for number, fact in enumerate(facts[:SHOWN], start=1):
+        others = [f"{len(texts)} more" for texts in (fact.statements[1:],) if texts]
+        told = "; and ".join([_in_a_line(fact.statements[0]), *others])
+        console.print(f"{number}. taught: {told}", markup=False, soft_wrap=True)
+        for question in fact.questions[:1]:
+            console.print(f"   taught: {_in_a_line(question)} -> {fact.answer}", markup=False, soft_wrap=True)
+        answers = " | ".join(fact.answers[:4])
+        console.print(f"   asked:  {_in_a_line(fact.question)} -> {answers}", markup=False, soft_wrap=True)
+    for note in (check_paraphrases(facts), check_answers(facts)):
+        if note:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(f"{len(facts)} facts; {read.report}; read as {is_what}", markup=False, soft_wrap=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, "".join(json.dumps(_filled(fact), ensure_ascii=False) + "\n" for fact in facts))
+        print(out)
+
+
+def _is_file(source: str) -> bool:
+    from smft_lab.facts.rows import SUFFIXES
+
+    return Path(source).exists() or Path(source).suffix.lower() in SUFFIXES or source.startswith((".", "/", "~"))
+
+
+def _in_a_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else f"{text[:159]}…"
+
+
+def _filled(fact) -> dict:
+    """The fields of a fact that say something, as a file of facts has them."""
+    from dataclasses import asdict
+
+    return {name: value for name, value in asdict(fact).items() if value and name not in ("subject", "relation")}
 
 
 @app.command()

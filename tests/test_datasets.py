@@ -188,7 +188,7 @@ def test_parquet_gives_what_jsonl_gives(tmp_path, kind):
 
 
 def test_parquet_without_a_reader_names_what_to_install(tmp_path, monkeypatch):
-    def read_parquet(path):
+    def read_parquet(path, **options):
         raise ImportError("no pyarrow")
 
     monkeypatch.setattr(pandas, "read_parquet", read_parquet)
@@ -239,7 +239,7 @@ def test_limit_draws_by_seed_and_keeps_the_order(tmp_path):
     assert read_dataset(path, limit=50).facts == read_dataset(path).facts
 
 
-@pytest.mark.parametrize("option", [{"kind": "squad"}, {"limit": 0}, {"statements": 3}])
+@pytest.mark.parametrize("option", [{"kind": "quiz"}, {"limit": 0}, {"statements": 3}])
 def test_options_out_of_range_are_refused(tmp_path, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         read_dataset(write(tmp_path / "a.jsonl", [ROWS["nq_open"]]), **option)
@@ -557,6 +557,24 @@ def test_a_text_becomes_passages_in_order_with_augmentations(tmp_path):
     assert read.facts[2].answers == ("Beep",)
     assert read == read_documents(str(path), passage_tokens=30, augmentations=6)
     assert read != read_documents(path, passage_tokens=30, augmentations=6, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        ("青山镇在河的南岸。他的狗叫饼干。邻居们都说好！后来他搬到了北京。", "Complete: 青山镇在河的", "南岸"),
+        ("เขาอยู่ในเมืองใหญ่ที่มีแม่น้ำไหลผ่าน", "Complete: เขาอยู่ในเมืองใหญ่ที่มีแม่น้ำไหลผ่", "าน"),
+    ],
+)
+def test_a_text_without_spaces_becomes_passages_that_fit_and_hold_all_of_it(tmp_path, text, question, answer):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (fact,) = read_documents(tmp_path / "a.txt").facts
+    assert (fact.question, fact.answers) == (question, (answer,))
+    (tmp_path / "b.txt").write_text(text * 9, encoding="utf-8")
+    read = read_documents(tmp_path / "b.txt", passage_tokens=20)
+    assert "".join(read.passages) == text * 9
+    assert all(len(passage) <= 40 for passage in read.passages)
+    assert len(read.passages) > 3
 
 
 def test_a_stream_takes_one_passage_a_step(tmp_path):

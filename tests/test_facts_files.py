@@ -397,7 +397,7 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path):
     assert "can't be read" in complaint(tmp_path / ("n" * 300 + ".txt"))
 
 
-@pytest.mark.parametrize("name", ["mine.json", "mine", "mine.xlsx"])
+@pytest.mark.parametrize("name", ["mine.docx", "mine", "mine.xlsx"])
 def test_an_unknown_suffix_names_the_known_ones(write, name):
     message = complaint(write(name, GOOD_LINE))
     assert all(suffix in message for suffix in (".jsonl", ".csv", ".txt"))

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from smft_lab.experiments.memory_training import (
+    HELD_OUT,
     MemoryTraining,
     TextWindows,
     pretrain_memory,
@@ -152,3 +153,24 @@ def test_bad_text_and_options_are_one_clear_line(model, text, tokenizer, tmp_pat
         trained(model, text, dataclasses.replace(SETTINGS, steps=0))
     with pytest.raises(ValueError, match="no memory layer"):
         trained(torch.nn.Linear(2, 2), text)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "青山镇在河的南岸，面包师每天四点起床。",
+        "パン屋は毎朝四時に起きる。",
+        "คนทำขนมปังตื่นตีสี่ทุกวัน",
+        "제빵사는네시에일어난다.",
+        "abcdefghij",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "A note: "], ids=["no space", "a space at the start"])
+def test_a_text_without_spaces_is_held_out_by_token(tokenizer, sentence, before):
+    whole = before + sentence * 60
+    text = TextWindows(whole, tokenizer, 16)
+    every = len(tokenizer(whole, add_special_tokens=False)["input_ids"])
+    assert len(text.ids) == pytest.approx((1 - HELD_OUT) * every, abs=2)
+    assert tokenizer.decode(text.ids).strip()[:40] == whole[:40]
+    assert all(window.strip("\ufffd") == window and window in whole for window in text.held_out)
+    assert sum(map(len, text.held_out)) > 0.5 * HELD_OUT * len(whole)

@@ -1,6 +1,7 @@
 """Probes: the SQuAD measures, answers that don't depend on their batch, and exact log-likelihoods."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -295,10 +296,11 @@ def test_new_facts_and_a_persons_own_facts_drop_no_question(every_probe):
     assert [*left] == [*every_probe]
 
 
-def test_a_probe_of_a_persons_own_facts_keeps_its_questions():
+def test_a_probe_of_a_persons_own_facts_keeps_the_questions_that_no_fact_asks():
     mine = Fact(("Mira's dog is called Biscuit.",), "What is Mira's dog called?", ("Biscuit",))
     probe = QuestionProbe.of("mine", [mine])
-    assert probe.without([mine, *built_in_world().changed_facts(5)]) == probe
+    assert probe.without(built_in_world().changed_facts(5)) == probe
+    assert probe.without([replace(mine, answers=("Rusk",))]).questions == ()
 
 
 def test_a_probe_that_doesnt_know_its_subjects_keeps_its_questions():

@@ -123,6 +123,24 @@ def test_probes_are_shown_beside_their_base_and_move_with_the_model(lab, panel):
     }
 
 
+def test_a_lesson_that_changes_a_known_answer_does_not_count_it_as_forgotten(lab, panel):
+    teach(panel)
+    base = {one["name"]: one["base"] for one in panel.probes}
+    old = lab.probes["old_facts"]
+    for number in (0, 1):
+        panel.draft = panel.draft | {"question": old.questions[number], "answer": "Biscuit"}
+        teach(panel)
+        assert panel.state == "idle"
+        assert not set(old.questions[: number + 1]) & {*panel._stays["old_facts"].questions, *panel._kept.questions}
+        assert len(panel._stays["old_facts"].questions) == len(old.questions) - number - 1
+    taught = weights(lab)
+    lab.reset()
+    assert panel._base_probes == panel._stays.measure(lab.model, lab.tokenizer)
+    assert {one["name"] for one in panel.probes} == set(base)
+    panel._lessons[-1].patch.apply(lab)
+    assert same(weights(lab), taught)
+
+
 def test_what_was_asked_is_asked_again_after_a_lesson_and_after_undo(lab, panel, monkeypatch):
     from smft_lab.widgets import teach as module
 

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import Kept, Probe, fixed, kept_of, missing, name, percent, probes_in
-from smft_lab.probes.text import begins_with, exact_match
+from smft_lab.probes.text import MATCHES
 from smft_lab.writing import write_whole
 
 DRAG_HINT = ' <span class="mouse">Drag to zoom, double-click to zoom out.</span>'
@@ -437,10 +437,10 @@ def is_right(answer: str | None, gold: str, accepted: Sequence[str] = (), match:
 
     Args:
         accepted: All that counts, where it is judged as its probe does: without articles and punctuation.
-        match: `prefix` where a reply that begins with an accepted answer is right.
+        match: How its probe compares, see `smft_lab.probes.text.MATCHES`.
     """
     if answer is not None and accepted:
-        return bool((begins_with if match == "prefix" else exact_match)(answer, accepted))
+        return bool(MATCHES[match][0](answer, accepted))
     return answer is not None and answer.strip().casefold() == gold.strip().casefold()
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from smft_lab import __version__
 from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
@@ -101,12 +101,15 @@ class Comparison:
             raise ValueError(f"evaluations must be at least 1, not {self.evaluations}")
         if not 0 < self.target <= 1:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
+        self.methods = as_tuple(self.methods)
         if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a method or a seed is named twice")
         if self.passes is None and self.lab.recipe is None:
             self.passes = 8
         if self.stop_at_target is None:
             self.stop_at_target = self.lab.recipe is not None
+        if not callable(self.facts):
+            self.facts = as_facts(self.facts)
         first = self._facts(self.seeds[0])
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
@@ -154,7 +157,7 @@ class Comparison:
         check_settings(method, self.lab.slots, rule=rule or self.rule, **settings_for(self.lab, method, **chosen))
 
     def _facts(self, seed: int) -> Sequence[Fact]:
-        return self.facts(seed) if callable(self.facts) else self.facts
+        return as_facts(self.facts(seed) if callable(self.facts) else self.facts)
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)

@@ -74,20 +74,28 @@ class MemoryTraining:
 class TextWindows:
     """A text as windows of tokens: those that are trained on, and the held-out rest as texts of its own.
 
+    The rest begins at a space, or at a token where there is none near.
+
     Raises:
         ValueError: the text is too short.
     """
 
     def __init__(self, text: str, tokenizer, window: int):
         self.tokenizer, self.window = tokenizer, window
-        cut = text.rfind(" ", 0, int(len(text) * (1 - HELD_OUT)))
-        self.ids = [number for part in _parts(text[:cut]) for number in _plain_ids(tokenizer, part)]
-        rest = [number for part in _parts(text[cut:]) for number in _plain_ids(tokenizer, part)]
+        end = int(len(text) * (1 - HELD_OUT))
+        cut = text.rfind(" ", 0, end)
+        if cut >= end - len(text) // 100:
+            self.ids, rest = _ids(tokenizer, text[:cut]), _ids(tokenizer, text[cut:])
+        else:  # of a script without spaces
+            every = _ids(tokenizer, text)
+            cut = int(len(every) * (1 - HELD_OUT))
+            self.ids, rest = every[:cut], every[cut:]
         if len(self.ids) < 10 * window or len(rest) < window:
             needed = math.ceil(10 * window / (1 - HELD_OUT))
             raise ValueError(f"the text has {len(self.ids) + len(rest)} tokens; at least {needed} are needed")
         starts = range(0, len(rest) - window + 1, window)
-        self.held_out = tuple(tokenizer.decode(rest[i : i + window]).strip() for i in starts)
+        # A window of tokens that are bytes may begin or end within a character.
+        self.held_out = tuple(tokenizer.decode(rest[i : i + window]).strip("\ufffd").strip() for i in starts)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._first = tokenizer("")["input_ids"][:1]  # the beginning-of-text token, where there is one
 
@@ -234,6 +242,10 @@ def _parts(text: str) -> Sequence[str]:
             parts.append("")
         parts[-1] += line
     return parts
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return [number for part in _parts(text) for number in _plain_ids(tokenizer, part)]
 
 
 def _plain_ids(tokenizer, text: str) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune, settings_for
 from smft_lab.slots.patch import Patch
 
@@ -52,6 +52,7 @@ def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     Raises:
         ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
     """
+    facts = as_facts(facts)
     if method == "sparse":
         Patch.between(lab)  # refuses before anything is trained
     rows, losses, last, probes = [], [], None, {}

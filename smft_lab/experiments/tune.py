@@ -10,7 +10,7 @@ import pandas as pd
 from smft_lab.charts.style import KEPT, kept_of
 from smft_lab.experiments.equal import TARGET, read_run
 from smft_lab.experiments.run import history_rows
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune
 from smft_lab.finetuning.teaching import Teaching
 
@@ -58,10 +58,11 @@ def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings
         the settings with reached (by every seed), and steps and the probes of `MEASURED` that the lab has, as read at
         equal learning, each the mean over seeds.
     """
+    facts = facts if callable(facts) else as_facts(facts)
     for one in settings:
         readings, all_reached = [], True
         for seed in seeds:
-            mine = facts(seed) if callable(facts) else facts
+            mine = as_facts(facts(seed)) if callable(facts) else facts
             lab.reset()
             rows: list[dict] = []
             teaching = Teaching.of(lab, mine, passes, options.get("order"), options.get("loss_on"), seed)

@@ -13,27 +13,25 @@
 | wikitext | `text` | passages |
 
 A local file may also have the plain columns `question` and `answers`, with `solution` for gsm8k and with `choices`, the
-right one as answer, for hellaswag. Files are `.jsonl`, `.json` (a list of objects), `.csv`, `.parquet`, and `.txt` for
-wikitext. In a CSV a list is a JSON list, or its values are separated by ` | `.
+right one as answer, for hellaswag. Files are `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, and
+`.txt` for wikitext. The formats of `smft_lab.facts.formats` are read as well. In a CSV a list is a JSON list, or its
+values are separated by ` | `.
 """
 
 from __future__ import annotations
 
-import ast
-import csv
-import json
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from random import Random
 
-from smft_lab.facts.fact import Fact
-from smft_lab.facts.files import FactsError, _fact, _kind, _lines, _same, _short, _text
+from smft_lab.facts.answers import word_count
+from smft_lab.facts.fact import Fact, as_tuple
+from smft_lab.facts.files import FactsError, _fact, _same, _short, kind_of_file, plain_facts
+from smft_lab.facts.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of, text_rows
 from smft_lab.facts.questions import (
     load_paraphraser,
     paraphrases,
@@ -42,6 +40,7 @@ from smft_lab.facts.questions import (
     tidy_answer,
     tidy_question,
 )
+from smft_lab.facts.rows import SUFFIXES, Unusable, file_rows, parsed, string, strings
 
 HUB = {  # kind -> repository, configuration, split
     "triviaqa": ("mandarjoshi/trivia_qa", "rc.nocontext", "validation"),
@@ -57,7 +56,8 @@ HUB = {  # kind -> repository, configuration, split
 KINDS = tuple(HUB)
 CHOICE_KINDS = ("hellaswag", "arc", "piqa")
 FACT_KINDS = ("triviaqa", "nq_open", "simpleqa", "popqa")
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+_NAME_IT = "say what they are: `smft-lab facts FILE --kind KIND`, or kind=, one of " + ", ".join(FORMATS)
+_ASKING = "who|whom|whose|what|which|when|where|why|how|in (?:what|which)|is|are|was|were|do|does|did|can|has|have"
 LONGEST_ANSWER = 8  # words; a longer one is rarely said word for word, so exact match can't tell whether it is known
 LONGEST_QUESTION = 60  # words
 SHORTEST_PASSAGE = 8  # words
@@ -71,6 +71,9 @@ class Question:
     answers: tuple[str, ...]
     solution: str = ""
 
+    def __post_init__(self):
+        object.__setattr__(self, "answers", as_tuple(self.answers))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -79,6 +82,10 @@ class Choice:
     context: str
     endings: tuple[str, ...]
     label: int
+
+    def __post_init__(self):
+        if isinstance(self.endings, str):
+            raise ValueError(f"a choice has a list of endings, not the text {self.endings[:40]!r}")
 
 
 @dataclass(frozen=True)
@@ -105,10 +112,6 @@ class Dataset:
     questions: list[Question] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     passages: list[str] = field(default_factory=list)
-
-
-class _Skip(Exception):
-    """A row that is well formed but of no use; the message is the reason, as it is counted."""
 
 
 def read_dataset(
@@ -140,19 +143,59 @@ def read_dataset(
         FactsError: the file or data set can't be read, a row breaks its schema, or no row is of use.
         ValueError: an argument is out of range.
     """
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"no kind {kind!r}; there are {', '.join(KINDS)}")
+    if kind is not None and kind not in (*KINDS, *FORMATS):
+        raise ValueError(f"no kind {kind!r}; there are {', '.join((*KINDS, *FORMATS))}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     if statements < 4:
         raise ValueError(f"statements must be at least 4, not {statements}")
     source, rows = _rows(name_or_path, kind, split)
+    return _dataset(source, rows, kind, limit, seed, paraphraser, statements)
+
+
+def read_own(
+    path: str | Path, kind: str | None = None, limit: int | None = None, seed: int = 0, paraphraser=None
+) -> Dataset:
+    """The facts of a person's own file, in whichever of `FORMATS` or `KINDS` it is.
+
+    Args:
+        kind: One of them; by default it is told from the file: from its columns, or the marks in its text.
+        limit, seed, paraphraser: See `read_dataset`.
+
+    Raises:
+        FactsError: see `read_dataset`.
+        ValueError: there is no such kind.
+    """
+    if kind is not None and kind not in (*FACT_KINDS, *FORMATS):
+        raise ValueError(f"no kind {kind!r} of facts; there are {', '.join((*FORMATS, *FACT_KINDS))}")
+    path = Path(path)
+    told = kind_of_file(path) if kind is None else kind
+    if told == "lines" and path.suffix.lower() not in (".txt", ".md"):
+        raise FactsError(f"{path}: sentences are read from a text file; let its name end in .txt, or give another kind")
+    if told in ("facts", "lines") and path.suffix.lower() in (".jsonl", ".csv", ".txt", ".md"):
+        facts = plain_facts(path, told)
+        return Dataset(told, Report(len(facts), len(facts), unit="facts"), facts)
+    if told in ("cards", "pairs"):
+        rows = list(text_rows(path, told))
+    else:
+        rows = list(file_rows(path, told if told.startswith(".") else ""))
+        told = None if told.startswith(".") else told
+    if rows and told is None:
+        told = _kind_of(rows[0][1], str(path), own=True)
+    if told not in (*FACT_KINDS, *FORMATS) and rows:
+        raise FactsError(f"{path}: holds {told}, no questions with short answers; {_NAME_IT}")
+    return _dataset(str(path), rows, told, limit, seed, paraphraser, 16)
+
+
+def _dataset(source: str, rows: list, kind: str | None, limit, seed: int, paraphraser, statements: int) -> Dataset:
     if source.startswith(tuple(f"{repo}, " for repo, _, _ in HUB.values())):
         kind = kind or next(one for one in KINDS if source.startswith(f"{HUB[one][0]}, "))
     if not rows:
         raise FactsError(f"{source} holds no rows; give a file with at least one")
     kind = kind or _kind_of(rows[0][1], source)
-    if isinstance(paraphraser, str) and kind in FACT_KINDS:
+    if kind in FORMATS:
+        rows = list(expanded(kind, rows))
+    if isinstance(paraphraser, str) and kind in (*FACT_KINDS, *FORMATS):
         paraphraser = load_paraphraser(paraphraser)
 
     chosen: list[tuple[int, object]] = []
@@ -165,14 +208,14 @@ def read_dataset(
             break
         where, row = rows[i]
         try:
-            item = _ITEMS[kind](where, row)
+            item = _own(kind, where, row) if kind in FORMATS else _ITEMS[kind](where, row)
             key = _same(item if isinstance(item, str) else item.context if isinstance(item, Choice) else item.question)
             if key in seen:
-                raise _Skip("given twice" if kind in ("wikitext", "hellaswag") else "asked twice")
+                raise Unusable("given twice" if kind in ("wikitext", "hellaswag") else "asked twice")
             seen.add(key)
-            if kind in FACT_KINDS:
-                item = _as_fact(where, item, statements, paraphraser, seed)
-        except _Skip as reason:
+            if isinstance(item, Question) and kind != "gsm8k":
+                item = _as_fact(where, item, statements, paraphraser, seed, kind in (*FACT_KINDS, *PUBLIC))
+        except Unusable as reason:
             skipped[str(reason)] += 1
             continue
         chosen.append((i, item))
@@ -185,27 +228,52 @@ def read_dataset(
     return Dataset(kind, report, **{place: items})
 
 
-def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int) -> Fact:
+def _own(kind: str, where: str, row: dict) -> Question | Fact:
+    """A row of one of `FORMATS`: a fact where it has statements, else a question that is still to be said."""
+    record = record_of(kind, where, row)
+    if kind == "facts":
+        return _fact(where, record)
+    question = " ".join(record["question"].split())
+    question = tidy_question(question) if re.match(rf"(?:{_ASKING})\b", question, re.IGNORECASE) else question
+    answers = tuple(dict.fromkeys(filter(None, map(tidy_answer, record["answers"]))))
+    _check_lengths(question, answers)
+    if record.get("statements"):
+        return _fact(where, {**record, "answers": list(answers)})
+    others = tuple(one for one in record.get("questions", ()) if _same(one) != _same(question))
+    hops = tuple(tuple(pair) for pair in record.get("two_hop", ()))
+    return _Asked(question, answers, questions=others, two_hop=hops)
+
+
+@dataclass(frozen=True)
+class _Asked(Question):
+    """A question of a format that has more: other wordings, and what follows from the answer."""
+
+    questions: tuple[str, ...] = ()
+    two_hop: tuple[tuple[str, str], ...] = ()
+
+
+def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, public: bool) -> Fact:
     question, answers = item.question, item.answers
     texts = statements_from(question, answers[0], how_many)
+    if not texts:
+        raise Unusable("of which no statement can be made")
     if paraphraser is not None:
         told = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
         texts = list(dict.fromkeys([texts[0], *told, *texts[1:]]))[:how_many]
+    others = [*getattr(item, "questions", ()), *rewordings(question, answers[0])]
+    hops = [list(pair) for pair in getattr(item, "two_hop", ())]
     # The check that a person's own file must pass, too: the question is in none of its statements.
-    fields = {"statements": texts, "question": question, "answers": list(answers)}
-    return _fact(where, fields | {"questions": rewordings(question, answers[0])})
+    fields = {"statements": texts, "question": question, "answers": list(answers), "public": public}
+    return _fact(where, fields | {"questions": others, "two_hop": hops})
 
 
-# Rows into items: each raises FactsError for a broken row and _Skip for one of no use. -------------------
+# Rows into items: each raises FactsError for a broken row and Unusable for one of no use. -------------------
 
 
 def _asked(where: str, row: dict, *fields: str) -> Question:
     name = next((one for one in ("question", "problem") if one in row), "question")
-    question = tidy_question(_string(f"{where}, field '{name}'", row.get(name)))
-    if not question.strip("?？. "):
-        raise _Skip("without a question")
-    if len(question.split()) > LONGEST_QUESTION:
-        raise _Skip(f"with questions longer than {LONGEST_QUESTION} words")
+    question = tidy_question(string(f"{where}, field '{name}'", row.get(name)))
+    _check_lengths(question, ("x",))
     name = next((one for one in (*fields, "answers") if row.get(one) is not None), None)
     if name is None:
         raise FactsError(f"{where}, field '{fields[0]}': is missing; give it")
@@ -218,12 +286,20 @@ def _asked(where: str, row: dict, *fields: str) -> Question:
         if one.strip(" .,;:!?\"'"):
             distinct.setdefault(_same(one), one)
     found = list(distinct.values())
-    if not found:
-        raise _Skip("without an answer")
-    answers = found if isinstance(row[name], dict) or first else _best_first(found)
-    if len(answers[0].split()) > LONGEST_ANSWER:
-        raise _Skip(f"with answers longer than {LONGEST_ANSWER} words")
-    return Question(question, tuple(answers))
+    answers = tuple(found if isinstance(row[name], dict) or first else _best_first(found))
+    _check_lengths(question, answers)
+    return Question(question, answers)
+
+
+def _check_lengths(question: str, answers: Sequence[str]) -> None:
+    if not question.strip("?？. "):
+        raise Unusable("without a question")
+    if word_count(question) > LONGEST_QUESTION:
+        raise Unusable(f"with questions longer than {LONGEST_QUESTION} words")
+    if not answers:
+        raise Unusable("without an answer")
+    if word_count(answers[0]) > LONGEST_ANSWER:
+        raise Unusable(f"with answers longer than {LONGEST_ANSWER} words")
 
 
 def _answers(where: str, value: object) -> list[str]:
@@ -232,13 +308,13 @@ def _answers(where: str, value: object) -> list[str]:
         aliases = value.get("aliases")
         first = [value["value"]] if value.get("value") is not None else []
         where = where.removesuffix("'")
-        return [*_strings(f"{where}.value'", first), *_strings(f"{where}.aliases'", aliases or [])]
+        return [*strings(f"{where}.value'", first), *strings(f"{where}.aliases'", aliases or [])]
     if isinstance(value, str):
-        parsed = _parsed(value) if value.lstrip()[:1] in ("[", "{") else None
-        if isinstance(parsed, (list, dict)):
-            return _answers(where, parsed)
-        return [_string(where, value)]
-    return _strings(where, value)
+        listed = parsed(value) if value.lstrip()[:1] in ("[", "{") else None
+        if isinstance(listed, (list, dict)):
+            return _answers(where, listed)
+        return [string(where, value)]
+    return strings(where, value)
 
 
 def _best_first(answers: list[str]) -> list[str]:
@@ -258,7 +334,7 @@ def _best_first(answers: list[str]) -> list[str]:
 
 def _popqa(where: str, row: dict) -> Question:
     value = row.get("possible_answers")
-    if isinstance(value, str) and not isinstance(_parsed(value), list):
+    if isinstance(value, str) and not isinstance(parsed(value), list):
         raise FactsError(
             f'{where}, field \'possible_answers\': {_short(value)} is no JSON list; write ["first", "second"]'
         )
@@ -266,13 +342,13 @@ def _popqa(where: str, row: dict) -> Question:
 
 
 def _gsm8k(where: str, row: dict) -> Question:
-    question = " ".join(_string(f"{where}, field 'question'", row.get("question")).split())
+    question = " ".join(string(f"{where}, field 'question'", row.get("question")).split())
     if not question:
-        raise _Skip("without a question")
+        raise Unusable("without a question")
     name = "answer" if row.get("answer") is not None else "solution"
     if name == "solution" and row.get("solution") is None:
         raise FactsError(f"{where}, field 'answer': is missing; give a solution that ends in #### and the number")
-    solution = _string(f"{where}, field '{name}'", row[name]).strip()
+    solution = string(f"{where}, field '{name}'", row[name]).strip()
     said, mark, number = solution.rpartition("####")
     if not mark or not number.strip():
         raise FactsError(f"{where}, field '{name}': has no #### before its result; end it in, for example, #### 42")
@@ -283,17 +359,17 @@ def _gsm8k(where: str, row: dict) -> Question:
 
 def _hellaswag(where: str, row: dict) -> Choice:
     names = [one for one in ("ctx", "question") if row.get(one) is not None]
-    context = _string(f"{where}, field 'ctx'", row[names[0]] if names else None).strip()
+    context = string(f"{where}, field 'ctx'", row[names[0]] if names else None).strip()
     name = "endings" if "endings" in row else "choices"
     value = row.get(name)
-    parsed = _parsed(value) if isinstance(value, str) else value
-    if isinstance(value, str) and not isinstance(parsed, list):
-        parsed = value.split(" | ")
-    endings = _strings(f"{where}, field '{name}'", parsed)
+    listed = parsed(value) if isinstance(value, str) else value
+    if isinstance(value, str) and not isinstance(listed, list):
+        listed = value.split(" | ")
+    endings = strings(f"{where}, field '{name}'", listed)
     if len(endings) < 2:
         raise FactsError(f"{where}, field '{name}': holds fewer than two endings; give all of them")
     if not context:
-        raise _Skip("without a context")
+        raise Unusable("without a context")
     label = row.get("label")
     if label is None and row.get("answers") is not None:
         right = _answers(f"{where}, field 'answers'", row["answers"])
@@ -301,7 +377,7 @@ def _hellaswag(where: str, row: dict) -> Choice:
             raise FactsError(f"{where}, field 'answers': is none of the choices; copy the right one")
         return Choice(context, tuple(endings), endings.index(right[0]))
     if label is None or label in ("", -1, "-1"):
-        raise _Skip("without a label")
+        raise Unusable("without a label")
     number = str(label).strip().removesuffix(".0")
     if isinstance(label, bool) or not re.fullmatch(r"[0-9]{1,3}", number) or int(number) >= len(endings):
         raise FactsError(
@@ -313,11 +389,11 @@ def _hellaswag(where: str, row: dict) -> Choice:
 
 def _arc(where: str, row: dict) -> Choice:
     choices = row.get("choices")
-    choices = _parsed(choices) if isinstance(choices, str) else choices
+    choices = parsed(choices) if isinstance(choices, str) else choices
     if not isinstance(choices, dict):
         raise FactsError(f'{where}, field \'choices\': must be an object; write {{"text": [...], "label": [...]}}')
-    names = [one.strip() for one in _strings(f"{where}, field 'choices.label'", choices.get("label"))]
-    key = _string(f"{where}, field 'answerKey'", row.get("answerKey")).strip()
+    names = [one.strip() for one in strings(f"{where}, field 'choices.label'", choices.get("label"))]
+    key = string(f"{where}, field 'answerKey'", row.get("answerKey")).strip()
     if key not in names:
         raise FactsError(f"{where}, field 'answerKey': {_short(key)} is the label of no choice; give one of its labels")
     plain = {"ctx": row.get("question"), "endings": choices.get("text"), "label": names.index(key)}
@@ -325,18 +401,18 @@ def _arc(where: str, row: dict) -> Choice:
 
 
 def _piqa(where: str, row: dict) -> Choice:
-    endings = [_string(f"{where}, field '{name}'", row.get(name)) for name in ("sol1", "sol2")]
+    endings = [string(f"{where}, field '{name}'", row.get(name)) for name in ("sol1", "sol2")]
     return _hellaswag(where, {"ctx": row.get("goal"), "endings": endings, "label": row.get("label")})
 
 
 def _wikitext(where: str, row: dict) -> str:
-    text = _string(f"{where}, field 'text'", row.get("text")).strip()
+    text = string(f"{where}, field 'text'", row.get("text")).strip()
     if not text:
-        raise _Skip("empty lines")
+        raise Unusable("empty lines")
     if re.fullmatch(r"(= )+.+( =)+", text):
-        raise _Skip("headings")
-    if len(text.split()) < SHORTEST_PASSAGE:
-        raise _Skip(f"with fewer than {SHORTEST_PASSAGE} words")
+        raise Unusable("headings")
+    if word_count(text) < SHORTEST_PASSAGE:
+        raise Unusable(f"with fewer than {SHORTEST_PASSAGE} words")
     return text
 
 
@@ -353,8 +429,15 @@ _ITEMS = {
 }
 
 
-def _kind_of(row: dict, source: str) -> str:
-    """The kind whose columns the first row has."""
+def _kind_of(row: dict, source: str, own: bool = False) -> str:
+    """The kind whose columns the first row has.
+
+    Args:
+        own: Whether plain columns are a person's own, unless the file is named after a public set.
+    """
+    other = kind_of_row(row)
+    if other == "facts" and own:
+        return other
     if "possible_answers" in row:
         return "popqa"
     if "answerKey" in row:
@@ -365,43 +448,45 @@ def _kind_of(row: dict, source: str) -> str:
         return "hellaswag"
     if "solution" in row or ("question" in row and "####" in str(row.get("answer"))):
         return "gsm8k"
+    if other not in (None, "facts", "qa"):
+        return other
     if "problem" in row:
         return "simpleqa"
     if "question" in row and ("answer" in row or "answers" in row):
         answer = row.get("answer")
-        if isinstance(answer, dict) or (isinstance(answer, str) and isinstance(_parsed(answer), dict)):
+        if isinstance(answer, dict) or (isinstance(answer, str) and isinstance(parsed(answer), dict)):
             return "triviaqa"
         named = re.sub(r"[^a-z]", "", Path(source).name.lower())  # the plain columns serve several
-        return next((kind for kind in FACT_KINDS if kind.replace("_", "") in named), "nq_open")
+        plain = "qa" if own or (isinstance(answer, str) and parsed(answer) is None) else "nq_open"
+        return next((kind for kind in FACT_KINDS if kind.replace("_", "") in named), plain)
+    if other == "qa":
+        return other
     if "text" in row:
         return "wikitext"
     have = ", ".join(map(str, list(row)[:8])) or "none"
     raise FactsError(
-        f"{source}: its columns ({have}) are those of no known kind; give kind=, or the columns question and answers"
+        f"{source}: its columns ({have}) are those of no known kind; name two of them question and answer, "
+        f"or {_NAME_IT}"
     )
 
 
-# Where rows come from: each gives (where, row) pairs, the row unchecked but for being an object. ---------
+# Where rows come from ------------------------------------------------------------------------------------
 
 
 def _rows(name_or_path: str | Path, kind: str | None, split: str | None) -> tuple[str, list[tuple[str, dict]]]:
     name = str(name_or_path)
-    suffix = os.path.splitext(name)[1].lower()
     if "\0" in name:
         raise FactsError(f"{name!r} is no file name; give a path or the name of a data set")
-    there = os.path.exists(name)
+    there, suffix = os.path.exists(name), os.path.splitext(name)[1].lower()
     local = isinstance(name_or_path, Path) or there or suffix in SUFFIXES or name.startswith((".", "/", "~"))
     if not local:
         return _from_hub(name, split)
     path = Path(name)
-    if os.path.isdir(path):
-        raise FactsError(f"{path} is a directory; name a file within it")
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".txt": _txt}
-    if suffix not in readers:
-        raise FactsError(f"{path}: unknown kind of file; its name must end in {', '.join(SUFFIXES)}")
     if suffix == ".txt" and kind not in (None, "wikitext"):
+        if kind in ("cards", "pairs"):
+            return name, list(text_rows(path, kind))
         raise FactsError(f"{path}: a .txt file is read as wikitext, not as {kind}; save the rows as .jsonl")
-    return name, list(readers[suffix](path))
+    return name, list(file_rows(path))
 
 
 def _from_hub(name: str, split: str | None) -> tuple[str, list[tuple[str, dict]]]:
@@ -426,128 +511,3 @@ def _from_hub(name: str, split: str | None) -> tuple[str, list[tuple[str, dict]]
             f"{source}: can't be loaded from the hub ({type(error).__name__}: {reason}); "
             "without a network, save it as a .jsonl or .parquet file and give its path"
         ) from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, dict]]:
-    for line, text in _lines(path):
-        if text.strip():
-            where = f"{path}, line {line}"
-            yield where, _object(where, _load(where, text, "write one whole object a line"))
-
-
-def _json(path: Path) -> Iterator[tuple[str, dict]]:
-    text = "\n".join(text for _, text in _lines(path))
-    if not text.strip():
-        return
-    rows = _load(str(path), text, "write one list of objects")
-    if not isinstance(rows, list):
-        raise FactsError(f"{path}: {_kind(rows)} where a list of objects must stand; write [{{...}}, {{...}}]")
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}, item {number}", _object(f"{path}, item {number}", row)
-
-
-def _csv(path: Path) -> Iterator[tuple[str, dict]]:
-    reader = csv.reader((text + "\n" for _, text in _lines(path)), strict=True)
-    header = None
-    while True:
-        where = f"{path}, line {reader.line_num + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise FactsError(f"{where}: broken CSV ({error}); check the quotes of this row") from None
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header is None:
-            header = [cell.strip() for cell in cells]
-            continue
-        if len(cells) > len(header):
-            raise FactsError(
-                f"{where}: {len(cells)} cells for {len(header)} columns; put quotes around a cell with a comma"
-            )
-        row = dict(zip_longest(header, cells))  # a short row lacks fields, as its kind will tell
-        if row.get("answers"):
-            row["answers"] = _parsed(row["answers"]) or row["answers"].split(" | ")
-        yield where, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict]]:
-    import pandas
-
-    try:
-        table = pandas.read_parquet(path)
-    except FileNotFoundError:
-        raise FactsError(f"{path}: there is no such file; check its name and folder") from None
-    except ImportError:
-        raise FactsError(f'{path}: parquet files need pyarrow; pip install "smft-lab[data]"') from None
-    except Exception as error:  # pyarrow's own errors, of many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise FactsError(f"{path} can't be read as parquet ({reason}); save it again, or as .jsonl") from None
-    for number, row in enumerate(table.to_dict("records"), start=1):
-        yield f"{path}, row {number}", {str(name): _plain(value) for name, value in row.items()}
-
-
-def _txt(path: Path) -> Iterator[tuple[str, dict]]:
-    for line, text in _lines(path):
-        yield f"{path}, line {line}", {"text": text}
-
-
-# Values -------------------------------------------------------------------------------------------------
-
-
-def _load(where: str, text: str, advice: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        at = f"{where}, column {error.colno}" if "\n" not in text else f"{where}, line {error.lineno}"
-        raise FactsError(f"{at}: broken JSON ({error.msg}); {advice}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; deep nesting
-        raise FactsError(f"{where}: JSON that can't be read ({error}); write simple objects") from None
-
-
-def _object(where: str, row: object) -> dict:
-    if not isinstance(row, dict):
-        raise FactsError(
-            f'{where}: {_kind(row)} where an object must stand; write {{"question": ..., "answers": [...]}}'
-        )
-    return row
-
-
-def _string(where: str, value: object) -> str:
-    """A text that may be empty; a number is taken as it is written, since an answer such as 42 may be kept as one."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        value = str(value)
-    if isinstance(value, str) and not value.strip():
-        return ""
-    return _text(where, value)
-
-
-def _strings(where: str, value: object) -> list[str]:
-    if not isinstance(value, (list, tuple)):
-        return [_string(where, value)]
-    return [_string(f"{where}, item {number}", one) for number, one in enumerate(value, start=1)]
-
-
-def _parsed(text: str) -> object:
-    """The list or object that a cell spells out, in JSON or as Python prints it; None if it spells none."""
-    if text.strip()[:1] not in ("[", "{"):
-        return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            value = parse(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return value if isinstance(value, (list, dict)) else None
-    return None
-
-
-def _plain(value: object) -> object:
-    """A value of a pandas table as JSON would have it: arrays as lists, nan as None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import regex
+
+from smft_lab.facts.answers import UNSPACED, word_count
 from smft_lab.facts.datasets import Report
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import CLOSING, OPENING, FactsError, _fact
@@ -22,6 +25,8 @@ from smft_lab.facts.files import CLOSING, OPENING, FactsError, _fact
 ABBREVIATIONS = {*"mr mrs ms dr st sr jr prof gen col capt rev vs etc no vol fig e.g i.e cf".split()}
 """Before whose full stop a sentence does not end."""
 END_OF_TEXT = re.compile(r"\s*(<\|endoftext\|>|</s>|\*\s*\*\s*\*)\s*")
+UNSPACED_WORD = regex.compile(f"[{UNSPACED}]")
+UNSPACED_SENTENCE = regex.compile(r".*?[。！？]+[」』”’）)]*|.+")
 LONGEST_FILE = 200_000_000
 """In bytes; the file is held in memory."""
 
@@ -68,12 +73,12 @@ def read_documents(
     path = Path(path)
 
     def size(text: str) -> int:
-        return len(text.split()) if tokenizer is None else len(tokenizer(text)["input_ids"])
+        return word_count(text) if tokenizer is None else len(tokenizer(text)["input_ids"])
 
     facts, passages, asked = [], [], set()
     skipped: Counter[str] = Counter()
     for number, sentences in enumerate(_passages(_text_of(path), passage_tokens, size), start=1):
-        passage = " ".join(sentences)
+        passage = _joined(sentences)
         passages.append(passage)
         cloze = _cloze(sentences, asked)
         if cloze is None:
@@ -96,7 +101,7 @@ def augment(sentences: Sequence[str], how_many: int, rng: Random) -> list[str]:
     In turn: the passage from a random sentence on and then its beginning, its sentences shuffled, some sentences in a
     row, and a row of words from a random start.
     """
-    whole = " ".join(sentences)
+    whole = _joined(sentences)
     words = whole.split()
     found: dict[str, None] = {}
     for attempt in range(8 * how_many):
@@ -106,12 +111,12 @@ def augment(sentences: Sequence[str], how_many: int, rng: Random) -> list[str]:
         kind = attempt % 4
         if kind == 0:
             start = rng.randrange(n)
-            text = " ".join([*sentences[start:], *sentences[:start]])
+            text = _joined([*sentences[start:], *sentences[:start]])
         elif kind == 1:
-            text = " ".join(rng.sample(list(sentences), n))
+            text = _joined(rng.sample(list(sentences), n))
         elif kind == 2:
             start = rng.randrange(n)
-            text = " ".join(sentences[start : rng.randint(start + 1, n)])
+            text = _joined(sentences[start : rng.randint(start + 1, n)])
         else:
             length = rng.randint(max(1, len(words) // 2), len(words))
             start = rng.randint(0, len(words) - length)
@@ -124,7 +129,7 @@ def augment(sentences: Sequence[str], how_many: int, rng: Random) -> list[str]:
 def sentences_of(text: str) -> list[str]:
     """The sentences of a paragraph, with single blanks; together they hold all its words in order."""
     found, current = [], []
-    for word in text.split():
+    for word in (part for run in text.split() for part in UNSPACED_SENTENCE.findall(run)):
         current.append(word)
         body = word.rstrip("\"'”’»)]*_")
         if not body.endswith((".", "!", "?", "…", "。", "！", "？")):
@@ -143,11 +148,11 @@ def _passages(text: str, most: int, size: Callable[[str], int]) -> Iterator[list
         current: list[str] = []
         for paragraph in re.split(r"\n[ \t\r]*\n", document):
             for sentence in (part for one in sentences_of(paragraph) for part in _fitting(one, most, size)):
-                if current and size(" ".join([*current, sentence])) > most:
+                if current and size(_joined([*current, sentence])) > most:
                     yield current
                     current = []
                 current.append(sentence)
-            if current and size(" ".join(current)) >= most / 2:
+            if current and size(_joined(current)) >= most / 2:
                 yield current
                 current = []
         if current:
@@ -155,20 +160,26 @@ def _passages(text: str, most: int, size: Callable[[str], int]) -> Iterator[list
 
 
 def _fitting(sentence: str, most: int, size: Callable[[str], int]) -> Iterator[str]:
-    """The sentence, or parts of it that fit, parted between words."""
+    """The sentence, or parts of it that fit, parted between words, or between characters of a script without spaces."""
     words = sentence.split()
     while words:
+        if UNSPACED_WORD.search(words[0]) and size(words[0]) > most:
+            letters = regex.findall(r"\X", words[0])
+            length = _fits(letters, most, size, "")
+            yield "".join(letters[:length])
+            words[0] = "".join(letters[length:])
+            continue
         length = len(words) if size(" ".join(words)) <= most else _fits(words, most, size)
         yield " ".join(words[:length])
         words = words[length:]
 
 
-def _fits(words: list[str], most: int, size: Callable[[str], int]) -> int:
-    """How many of the first words fit, at least 1; found by halving."""
-    low, high = 1, min(len(words), most)  # a word is a token or more
+def _fits(words: list[str], most: int, size: Callable[[str], int], sep: str = " ") -> int:
+    """How many of the first words, or of the first characters where `sep` is empty, fit, at least 1; by halving."""
+    low, high = 1, min(len(words), most if sep else 8 * most)  # a word is a token or more; a token few characters
     while low < high:
         middle = (low + high + 1) // 2
-        if size(" ".join(words[:middle])) <= most:
+        if size(sep.join(words[:middle])) <= most:
             low = middle
         else:
             high = middle - 1
@@ -178,23 +189,43 @@ def _fits(words: list[str], most: int, size: Callable[[str], int]) -> int:
 def _cloze(sentences: Sequence[str], asked: set[str]) -> tuple[str, str] | None:
     """The sentence best worth completing, without its last word, and that word; None if no sentence has three words.
 
-    A name or a number as last word is best, then a long word; never one that the beginning says already.
+    A name or a number as last word is best, then a long word; never one that the beginning says already. Where words
+    have no spaces between them, the last two characters stand for a word.
     """
     best = None
     for sentence in sentences:
-        words = sentence.split()
+        words = _cloze_words(sentence)
         while words and not any(char.isalnum() for char in words[-1]):  # a full stop that stands by itself
             words.pop()
-        beginning, last = " ".join(words[:-1]), words[-1] if words else ""
+        beginning, last = "".join(words[:-1]).strip(), words[-1].strip() if words else ""
         answer = last.strip(OPENING + CLOSING + "*_-—")
         question = f"Complete: {beginning}"
-        said = [word.strip(OPENING + CLOSING).casefold() for word in beginning.split()]
+        said = [word.strip().strip(OPENING + CLOSING).casefold() for word in words[:-1]]
         if len(said) < 2 or not answer or answer.casefold() in said or question in asked:
             continue
         score = (len(said) >= 4, answer[:1].isupper() or answer.isdigit(), min(len(answer), 8))
         if best is None or score > best[0]:
             best = (score, question, answer)
     return best and best[1:]
+
+
+def _cloze_words(sentence: str) -> list[str]:
+    """The words of a sentence, each with the blank that stands before it; of a script without spaces, two characters
+    each."""
+    words = []
+    for word in regex.findall(r"\s*\S+", sentence):
+        if UNSPACED_WORD.search(word):
+            letters = regex.findall(r"\X", word.rstrip(CLOSING))
+            odd = len(letters) % 2
+            words += ["".join(letters[max(0, i) : i + 2]) for i in range(-odd, len(letters), 2)]
+        else:
+            words.append(word)
+    return words
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    """Sentences in a row: with blanks between them, but after a full stop of a script that has none."""
+    return regex.sub(r"(?<=[。！？][」』”’）)]*) (?=\S)", "", " ".join(sentences))
 
 
 def _text_of(path: Path) -> str:
@@ -216,4 +247,4 @@ def _text_of(path: Path) -> str:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise FactsError(f"{path}, line {line}: holds a NUL byte, so it isn't text; save it as UTF-8") from None
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+
+def as_tuple(value: Iterable[str] | str) -> tuple[str, ...]:
+    """Texts as a tuple; a single one given as such counts as one text, not as its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 @dataclass(frozen=True)
 class Fact:
     """One fact, in the form every method learns it and every probe tests it.
+
+    A single text may stand where several can.
 
     Attributes:
         statements: Paraphrases to learn from; distinct, never empty.
@@ -17,6 +25,11 @@ class Fact:
             two facts speak of the same thing; empty for a person's own facts.
         questions: Other wordings of the question, which may be taught.
         two_hop: Questions with their answers that follow from the fact and are never taught.
+        public: Whether the fact is of a public question set, whose answers are compared as its publications do (SQuAD
+            normalisation); see `smft_lab.probes.text`.
+
+    Raises:
+        ValueError: a text is missing, empty or no text.
     """
 
     statements: tuple[str, ...]
@@ -26,24 +39,54 @@ class Fact:
     relation: str = ""
     questions: tuple[str, ...] = ()
     two_hop: tuple[tuple[str, str], ...] = ()
+    public: bool = False
 
     def __post_init__(self):
+        for field in ("statements", "answers", "questions"):
+            object.__setattr__(self, field, as_tuple(getattr(self, field)))
         for field in ("statements", "answers"):
             values = getattr(self, field)
-            if not values or any(not value.strip() for value in values):
-                raise ValueError(f"a fact needs at least one {field[:-1]}, and none of them empty")
-        if not self.question.strip():
+            if not values or not all(map(_is_text, values)):
+                raise ValueError(f"a fact needs at least one {field[:-1]}, all of them text and none of them empty")
+        if not _is_text(self.question):
             raise ValueError("a fact needs a question")
-        if any(not text.strip() for text in self.questions):
+        if not all(map(_is_text, self.questions)):
             raise ValueError("a wording among the questions of a fact is empty")
-        if any(len(pair) != 2 or not all(text.strip() for text in pair) for pair in self.two_hop):
+        hops = tuple(self.two_hop)
+        hops = (hops,) if len(hops) == 2 and all(isinstance(part, str) for part in hops) else hops
+        if any(isinstance(pair, str) or len(pair) != 2 or not all(map(_is_text, pair)) for pair in hops):
             raise ValueError("two_hop holds pairs of a question and its answer, and none of them empty")
+        object.__setattr__(self, "two_hop", tuple(map(tuple, hops)))
 
     @property
     def answer(self) -> str:
         return self.answers[0]
 
+    @property
+    def own(self) -> bool:
+        """Whether it is a person's own: neither of the built-in world nor of a public question set."""
+        return not self.subject and not self.public
+
     def __repr__(self) -> str:
         """The question, its answer and the first statement: sixty-four of them would fill the screen."""
         more = f" and {len(self.statements) - 1} more" if len(self.statements) > 1 else ""
         return f"<Fact {self.question!r} {self.answer!r}; statements: {self.statements[0]!r}{more}>"
+
+
+def as_facts(facts: Iterable[Fact] | Fact) -> tuple[Fact, ...]:
+    """Facts as a tuple: of one fact, of several, or of a generator, which could be gone through only once.
+
+    Raises:
+        ValueError: these are not facts.
+    """
+    facts = (facts,) if isinstance(facts, Fact | str | dict) else tuple(facts)
+    if strangers := [each for each in facts if not isinstance(each, Fact)]:
+        raise ValueError(
+            f"facts must be Fact objects, not {type(strangers[0]).__name__} ({str(strangers[0])[:60]!r}); "
+            "make them with smft_lab.Fact(...), or read a file with smft_lab.read_facts(path)"
+        )
+    return facts
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

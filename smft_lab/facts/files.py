@@ -11,6 +11,9 @@ The first two may also have `questions`, other wordings of the question that may
 that follow from the fact and are never taught, with their answers: `[["Where ...?", "Oslo"], ...]`, or in a CSV
 `Where ...? => Oslo | ...`.
 
+Questions with answers in other formats (`smft_lab.facts.formats`) and other files (`.json`, `.tsv`, `.parquet`, `.md`)
+are read, too; a text of flash cards or of `Q:` and `A:` is recognised by its marks.
+
 Every file is UTF-8. Blank lines are skipped, and blanks around a value are dropped.
 """
 
@@ -20,9 +23,11 @@ import codecs
 import csv
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from smft_lab.facts.fact import Fact
 
@@ -43,23 +48,40 @@ class FactsError(ValueError):
         super().__init__(" ".join(message.splitlines()))  # even a file's name may hold a line break
 
 
-def read_facts(path: str | Path) -> list[Fact]:
-    """Read all facts of a `.jsonl`, `.csv` or `.txt` file, in the file's order.
+def read_facts(path: str | Path, kind: str | None = None) -> list[Fact]:
+    """Read all facts of a file, in the file's order; `smft-lab facts FILE` shows what is understood of it.
 
-    A statement given twice within one fact is kept once.
+    Besides the formats above, questions with answers are read in those of `smft_lab.facts.formats`; what is taught of
+    them are statements by rule.
+
+    Args:
+        kind: Which of the formats; by default it is told from the columns, or from the marks in a text.
 
     Raises:
         FactsError: The file can't be read, isn't in its format, holds no fact, asks the same question
             twice, or gives a question away in its fact's own statements.
-    """
-    path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt}
-    if os.path.isdir(path):  # unlike Path.is_dir, never raises
-        raise FactsError(f"{path} is a directory; name a file of facts within it")
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise FactsError(f"{path}: unknown kind of file; its name must end in .jsonl, .csv or .txt")
+        ValueError: There is no such kind.
 
+    Warns:
+        UserWarning: Some rows of a file of questions are of no use.
+    """
+    from smft_lab.facts.datasets import read_own
+
+    read = read_own(path, kind)
+    if read.report.skipped:
+        warnings.warn(f"{path}: {read.report}", stacklevel=2)
+    return read.facts
+
+
+def plain_facts(path: Path, kind: str = "facts") -> list[Fact]:
+    """The facts of a JSONL or CSV file with statements, or of a text of sentences (kind `lines`).
+
+    A statement given twice within one fact is kept once.
+
+    Raises:
+        FactsError: see `read_facts`.
+    """
+    reader = {".jsonl": _read_jsonl, ".csv": _read_csv}.get(path.suffix.lower(), _read_txt)
     facts, line_of = [], {}
     for line, record in reader(path):
         where = f"{path}, line {line}"
@@ -74,6 +96,40 @@ def read_facts(path: str | Path) -> list[Fact]:
     if not facts:
         raise FactsError(f"{path} holds no facts; write at least one")
     return facts
+
+
+def kind_of_file(path: Path) -> str:
+    """What a file is read as: `facts` with statements of their own; `lines`, `cards` or `pairs` of a text; or a suffix,
+    such as `.csv`, of rows whose columns are still to be looked at.
+
+    Raises:
+        FactsError: the file can't be read, or its name ends in no known suffix.
+    """
+    from smft_lab.facts.formats import kind_of_text
+    from smft_lab.facts.rows import SUFFIXES
+
+    suffix = path.suffix.lower()
+    if os.path.isdir(path):  # unlike Path.is_dir, never raises
+        raise FactsError(f"{path} is a directory; name a file of facts within it")
+    if suffix not in (*SUFFIXES, ".md"):
+        raise FactsError(f"{path}: unknown kind of file; its name must end in {', '.join(SUFFIXES)}")
+    if suffix not in (".jsonl", ".csv", ".txt", ".md"):
+        return suffix
+    first = next((text for _, text in _lines(path) if text.strip()), "").lstrip()
+    if suffix in (".txt", ".md"):
+        if first.startswith(("{", "[{")):
+            return ".jsonl"
+        cells = {cell.strip().strip('"').lower() for cell in re.split("[,;]", first)}
+        return ".csv" if len(cells & {"question", "answer", "answers"}) > 1 else kind_of_text(path)
+    if suffix == ".csv":
+        return "facts" if not first or "statement" in first.lower() else suffix
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        return ".json" if first.startswith("[") else "facts"
+    if first.startswith("[{"):
+        return ".json"
+    return "facts" if not isinstance(record, dict) or "statements" in record or not record else suffix
 
 
 def check_paraphrases(facts: list[Fact]) -> str | None:
@@ -154,10 +210,15 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
-    for line, text in _lines(path):
-        if not text.strip():
-            continue
+    from smft_lab.facts.formats import plain_lines
+
+    for line, text in plain_lines(path):
         where = f"{path}, line {line}"
+        if text.rstrip().endswith(("?", "？")):
+            raise FactsError(
+                f"{where}: {_short(text)} is a question without an answer; write Q: before it and A: before its answer "
+                "on the next line, or question, tab and answer on one"
+            )
         beginning, *last_word = text.strip().rsplit(maxsplit=1)
         if not last_word:
             raise FactsError(
@@ -176,17 +237,16 @@ def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
 # What all formats share. ------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The file's lines, numbered from 1, without their ends; never holds more than one line."""
+def _lines(path: Path, longest: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str]]:
+    """The file's lines, numbered from 1, without their ends (LF, CR LF or CR); never holds more than one line.
+
+    Args:
+        longest: Bytes in a line; a longer one is refused before all of it is read.
+    """
     try:
         with path.open("rb") as file:
-            for number in count(1):
+            for number, raw in enumerate(_raw_lines(file, f"{path}", longest), start=1):
                 where = f"{path}, line {number}"
-                raw = file.readline(MAX_LINE_BYTES + 1)
-                if not raw:
-                    return
-                if len(raw) > MAX_LINE_BYTES:
-                    raise FactsError(f"{where}: longer than 1 MB; write each fact on a line of its own")
                 if b"\0" in raw:
                     raise FactsError(f"{where}: holds a NUL byte, so it isn't UTF-8 text; save it as UTF-8")
                 if number == 1:
@@ -197,11 +257,22 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise FactsError(
                         f"{where}: byte {error.start + 1} isn't UTF-8 text; save the file as UTF-8"
                     ) from None
-                yield number, text.removesuffix("\n").removesuffix("\r")
+                yield number, text
     except FileNotFoundError:
         raise FactsError(f"{path}: there is no such file; check its name and folder") from None
     except OSError as error:
         raise FactsError(f"{path} can't be read ({error.strerror}); name a file that can") from None
+
+
+def _raw_lines(file: BinaryIO, name: str, longest: int) -> Iterator[bytes]:
+    number = 1
+    while raw := file.readline(longest + 1):
+        if len(raw) > longest:
+            size = f"{longest // 1_000_000} MB"
+            raise FactsError(f"{name}, line {number}: longer than {size}; write each fact on a line of its own")
+        for line in raw.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
+            yield line
+            number += 1
 
 
 def _fact(where: str, record: dict) -> Fact:
@@ -229,7 +300,9 @@ def _fact(where: str, record: dict) -> Fact:
                     f"{where}, field '{field}': {_short(one)} is also among the questions that may be taught, "
                     "so the test would be taught; word one of the two otherwise"
                 )
-    return Fact(statements=statements, question=question, answers=answers, questions=questions, two_hop=two_hop)
+    return Fact(
+        statements, question, answers, questions=questions, two_hop=two_hop, public=record.get("public") is True
+    )
 
 
 def _two_hop(where: str, record: dict) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from random import Random
 
 from torch import Tensor
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.answers import check_answers
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
@@ -156,10 +158,14 @@ def finetune(
     Raises:
         ValueError: an option is out of range, there are no facts, a statement is longer than the model's context, or
             the recipe has a KL anchor and a memory layer stands in place of a feed-forward.
+        UserWarning: the loss is on the answer, and some statements don't hold theirs word for word.
     """
+    facts = as_facts(facts)
     check_facts(lab, facts)
     recipe = recipe or lab.recipe
     teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe)
+    if teaching.loss_on == "answer" and (note := check_answers(facts)):
+        warnings.warn(note, stacklevel=2)
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     if protect < 0 or (protect and method != "sparse"):

@@ -11,7 +11,8 @@ from random import Random
 
 from torch import Tensor
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.answers import answer_places
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 from smft_lab.slots.group import reads_of
@@ -103,11 +104,11 @@ def counted_reads(
 
 def asks_before_it_answers(text: str, fact: Fact) -> bool:
     """Whether what stands before the answer says what the fact is about, by a word of weight from its question."""
-    place = max(text.lower().rfind(answer.lower()) for answer in fact.answers)
-    if place < 0:
+    places = answer_places(text, fact.answers)
+    if not places:
         return True  # the answer isn't in it word for word, so all of it is learned
     asked = set(_words(fact.question)) - SMALL_WORDS
-    return bool(asked & set(_words(text[:place])))
+    return bool(asked & set(_words(text[: places[0][0]])))
 
 
 def _words(text: str) -> list[str]:
@@ -141,19 +142,19 @@ class Teaching:
         Raises:
             ValueError: an option is out of range.
         """
-        recipe, given = recipe or lab.recipe, passes
+        facts, recipe, given = as_facts(facts), recipe or lab.recipe, passes
         usual = (5, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
         passes, order, loss_on = (
             own if own is not None else one for own, one in zip((passes, order, loss_on), usual, strict=True)
         )
         check_training(passes, order, loss_on)
         if order != "mixed":
-            return cls(tuple(facts), passes, order, loss_on, seed)
+            return cls(facts, passes, order, loss_on, seed)
         recipe = recipe or RETROFIT
         texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, recipe.contexts, seed)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
-        return cls(tuple(facts), passes, order, loss_on, seed, tuple(texts), recipe.batch_size)
+        return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size)
 
     @property
     def per_pass(self) -> int:

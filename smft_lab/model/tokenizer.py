@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from smft_lab.facts.answers import answer_places
+
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
@@ -104,7 +106,8 @@ def pad_id(tokenizer) -> int:
 def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Tensor]) -> Tensor:
     """Narrow an encoded batch's labels, in place, to the answer in each text and the token after it.
 
-    The last place counts where a text holds an answer several times; one that holds none keeps all its labels.
+    The last place counts where a text holds an answer several times (see `answer_places`). A text keeps all its labels
+    that holds none as words of its own, or only one at its beginning which no token stands before (bos).
 
     Args:
         answers: The accepted answers of each text.
@@ -113,16 +116,17 @@ def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str
         (B, T) mask of the positions that predict a label, whose reads are what learning can use.
     """
     for row, (text, accepted) in enumerate(zip(texts, answers, strict=True)):
-        found = [(text.lower().rfind(answer.lower()), len(answer)) for answer in accepted]
-        ends = [(start + length, length) for start, length in found if start >= 0]
-        if not ends:
+        places = answer_places(text, tuple(accepted))
+        if not places:
             continue
-        end, length = max(ends)
         spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        inside = [i for i, (a, b) in enumerate(spans) if b > a and b > end - length and a < end]
+        inside = ([i for i, (a, b) in enumerate(spans) if b > a and b > start and a < end] for start, end in places)
+        which = next((tokens for tokens in inside if tokens and tokens[0] > 0), None)
+        if which is None:
+            continue
         labels = batch["labels"][row]
-        labels[: inside[0]] = -100
-        labels[inside[-1] + 2 :] = -100
+        labels[: which[0]] = -100
+        labels[which[-1] + 2 :] = -100
     return torch.nn.functional.pad((batch["labels"][:, 1:] != -100).long(), (0, 1))
 
 

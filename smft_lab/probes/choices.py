@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from smft_lab.facts.datasets import Choice
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad
+from smft_lab.probes.same import Changes
 
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
 BATCH = 64  # endings per forward pass
@@ -36,6 +37,8 @@ class ChoiceProbe:
     labels: tuple[int, ...]
 
     def __post_init__(self):
+        if isinstance(self.contexts, str) or any(isinstance(endings, str) for endings in self.endings):
+            raise ValueError(f"probe {self.name!r} needs a list of contexts, and a list of endings for each")
         if not len(self.contexts) == len(self.endings) == len(self.labels):
             raise ValueError(f"probe {self.name!r} needs endings and a label for each context")
         for context, endings, label in zip(self.contexts, self.endings, self.labels, strict=True):
@@ -62,6 +65,19 @@ class ChoiceProbe:
             tuple(tuple(f" {clean(ending)}" for ending in one.endings) for one in choices),
             tuple(one.label for one in choices),
         )
+
+    @property
+    def size(self) -> int:
+        """How much it asks."""
+        return len(self.contexts)
+
+    def but(self, changes: Changes) -> ChoiceProbe:
+        """The same probe without contexts that ask what is changed."""
+        keep = [i for i, context in enumerate(self.contexts) if not changes.touch(context)]
+        if len(keep) == len(self.contexts):
+            return self
+        parts = {name: tuple(getattr(self, name)[i] for i in keep) for name in ("contexts", "endings", "labels")}
+        return replace(self, **parts)
 
     def measure(self, model, tokenizer) -> dict[str, float]:
         pairs = [(c, e) for c, endings in zip(self.contexts, self.endings, strict=True) for e in endings]

@@ -14,7 +14,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.probes.probes import LONGEST_REPLY, QuestionProbe, _plain
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import replies
-from smft_lab.probes.text import begins_with, normalise
+from smft_lab.probes.text import MATCHES, normalise, strict_words
 
 BATCH = 64  # questions between two reports of progress
 SHOTS = 2  # questions shown with their answers before those that are asked
@@ -44,7 +44,8 @@ class Found:
 class KnownSearch:
     """A search for questions that a model answers right; going through it asks them, a batch at a time.
 
-    A reply counts that begins with an accepted answer, up to case, articles and punctuation. An answer that stands in
+    A reply counts that begins with an accepted answer, up to case, articles and punctuation, or where all questions are
+    a person's own facts, strictly (see `smft_lab.probes.text`). An answer that stands in
     the question is no accepted one, since a model that repeats the question would seem to know it.
 
     Args:
@@ -67,7 +68,10 @@ class KnownSearch:
                  form: PromptForm = PLAIN, name: str = "known"):  # fmt: skip
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
+        if isinstance(questions, str):
+            raise ValueError("questions need their answers; give Question or Fact objects, not a text")
         questions = list(questions)
+        self._match = "strict prefix" if all(isinstance(one, Fact) and one.own for one in questions) else "prefix"
         if not form.shots:
             short = [one for one in questions if len(one.question) <= LONGEST_SHOT][:SHOTS]
             form = form.with_shots((one.question, one.answers[0]) for one in short)
@@ -83,6 +87,7 @@ class KnownSearch:
 
     def __iter__(self) -> Iterator[Found]:
         began, asked = time.perf_counter(), 0
+        right, _ = MATCHES[self._match]
         self._known = []
         training = self.model.training
         while asked < self.total and len(self._known) < self.limit:
@@ -96,7 +101,7 @@ class KnownSearch:
             self._known += [
                 (one, reply)
                 for one, reply in zip(batch, said, strict=True)
-                if begins_with(_plain(reply), _answers_of(one))
+                if right(_plain(reply), self._answers_of(one))
             ]
             seconds = time.perf_counter() - began
             yield Found(asked, self.total, len(self._known), seconds, seconds * (self.total - asked) / asked)
@@ -116,18 +121,20 @@ class KnownSearch:
         return QuestionProbe(
             self.name,
             tuple(one.question for one in found),
-            tuple(map(_answers_of, found)),
+            tuple(map(self._answers_of, found)),
             tuple((getattr(one, "subject", ""), getattr(one, "relation", "")) for one in found),
             self.form,
-            "prefix",
+            self._match,
             said,
         )
 
+    def _answers_of(self, one: Question | Fact) -> tuple[str, ...]:
+        """The accepted answers that the question doesn't hold."""
 
-def _answers_of(one: Question | Fact) -> tuple[str, ...]:
-    """The accepted answers that the question doesn't hold."""
-    asked = f" {normalise(one.question)} "
-    return tuple(answer for answer in one.answers if f" {normalise(answer)} " not in asked)
+        def words(text: str) -> str:
+            return f" {' '.join(strict_words(text)) if self._match == 'strict prefix' else normalise(text)} "
+
+        return tuple(answer for answer in one.answers if words(answer) not in words(one.question))
 
 
 def known_facts(model, tokenizer, questions: Sequence[Question | Fact], limit: int = 100, form: PromptForm = PLAIN,

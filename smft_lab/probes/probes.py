@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.corpus import held_out_prose
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import World
 from smft_lab.model.locking import exclusive, lock_of
@@ -22,12 +22,12 @@ from smft_lab.model.tokenizer import encode, pad, pad_id
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 from smft_lab.probes.replies import replies, would_say
-from smft_lab.probes.text import begins_with, exact_match, f1
+from smft_lab.probes.same import Changes
+from smft_lab.probes.text import MATCHES
 
 BATCH = 256  # questions or texts per forward pass
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
 LONGEST_REPLY = 16  # tokens; room for an answer of eight words
-MATCHES = {"exact": exact_match, "prefix": begins_with}
 LEARNED = ("learned", "taught", "prefixed", "two_hop_new")  # probes of what a finetune has taught, not of what it cost
 
 
@@ -40,7 +40,8 @@ class QuestionProbe:
         subjects: (subject, relation) of each question, where known.
         form: How they are asked.
         match: What counts as an exact match (`em`): `exact`, a whole reply that is an accepted answer; or `prefix`, a
-            reply that begins with one.
+            reply that begins with one; both as public question sets are scored. `strict` and `strict prefix` are the
+            same for a person's own facts, where numbers, signs and single letters count (see `smft_lab.probes.text`).
         replies: What a base model says to each, as it says it. Measuring first looks, in one pass, whether the model
             still says the same, and generates only where it doesn't; what is measured is the same.
     """
@@ -56,6 +57,9 @@ class QuestionProbe:
     def __post_init__(self):
         if self.match not in MATCHES:
             raise ValueError(f"no match {self.match!r}; there are {', '.join(MATCHES)}")
+        for name in ("questions", "replies"):
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+        object.__setattr__(self, "answers", tuple(map(as_tuple, as_tuple(self.answers))))
         for name in ("answers", "subjects", "replies"):
             found = len(getattr(self, name))
             if found != len(self.questions) and (found or name == "answers"):
@@ -63,31 +67,38 @@ class QuestionProbe:
 
     @classmethod
     def of(cls, name: str, facts: Iterable[Fact], form: PromptForm = BUILT_IN) -> QuestionProbe:
-        facts = list(facts)
+        facts = as_facts(facts)
         return cls(
             name,
             tuple(fact.question for fact in facts),
             tuple(fact.answers for fact in facts),
             tuple((fact.subject, fact.relation) for fact in facts),
             form,
+            match_of(facts),
         )
 
     def without(self, facts: Iterable[Fact]) -> QuestionProbe:
-        """The same probe without questions whose answer the given facts change, directly or in the first hop."""
-        gone = {(fact.subject, fact.relation) for fact in facts if fact.subject}
-        keep = [
-            i
-            for i, (subject, relation) in enumerate(self.subjects)
-            if not any((subject, hop) in gone for hop in relation.split("-"))
-        ]
-        if len(keep) == len(self.subjects):
+        """The same probe without questions whose answer the given facts change: that ask the same, or what a fact of
+        the built-in world is about, directly or in the first hop."""
+        return self.but(Changes(facts, [self]))
+
+    @property
+    def size(self) -> int:
+        """How much it asks."""
+        return len(self.questions)
+
+    def but(self, changes: Changes) -> QuestionProbe:
+        """`without` what is known to be changed."""
+        about = self.subjects or (("", ""),) * len(self.questions)
+        keep = [i for i, pair in enumerate(zip(self.questions, about, strict=True)) if not changes.touch(*pair)]
+        if len(keep) == len(self.questions):
             return self
         parts = {name: getattr(self, name) for name in ("questions", "answers", "subjects", "replies")}
         return replace(self, **{name: tuple(part[i] for i in keep) for name, part in parts.items() if part})
 
     def longest(self, tokenizer) -> int:
         """How many tokens of a reply are looked at."""
-        if self.match == "prefix":
+        if self.match.endswith("prefix"):
             return LONGEST_REPLY
         longest = max(len(tokenizer(" " + one)["input_ids"]) for accepted in self.answers for one in accepted)
         return longest if self.form == BUILT_IN else longest + 2  # a full stop and the line's end
@@ -104,10 +115,8 @@ class QuestionProbe:
             for i, text in zip(asked, said, strict=True):
                 answers[i] = text
         pairs = list(zip(answers or said, self.answers, strict=True))
-        return {
-            "em": sum(MATCHES[self.match](*pair) for pair in pairs) / len(pairs),
-            "f1": sum(f1(*pair) for pair in pairs) / len(pairs),
-        }
+        scores = zip(("em", "f1"), MATCHES[self.match], strict=True)
+        return {name: sum(score(*pair) for pair in pairs) / len(pairs) for name, score in scores}
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,25 @@ class TextProbe:
     whole: bool = True
     tokens: tuple[tuple[int, ...], ...] = ()
     form: PromptForm = BUILT_IN
+
+    def __post_init__(self):
+        for name in ("texts", "prompts"):
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+
+    @property
+    def size(self) -> int:
+        """How much it asks."""
+        return len(self.texts)
+
+    def but(self, changes: Changes) -> TextProbe:
+        """The same probe without texts whose prompt asks what is changed."""
+        if not self.prompts:
+            return self
+        keep = [i for i, (question, _) in enumerate(self.questions()) if not changes.touch(question)]
+        if len(keep) == len(self.texts):
+            return self
+        parts = {name: getattr(self, name) for name in ("texts", "prompts", "tokens")}
+        return replace(self, **{name: tuple(part[i] for i in keep) for name, part in parts.items() if part})
 
     def questions(self) -> list[tuple[str, str]]:
         """The question in each prompt, with its answer."""
@@ -228,8 +256,9 @@ class Probes:
 
     def without(self, facts: Sequence[Fact]) -> Probes:
         """The same probes, without the questions that `facts` are about to change; a probe left empty goes."""
-        left = [p.without(facts) if isinstance(p, QuestionProbe) else p for p in self.probes]
-        return Probes([p for p in left if not isinstance(p, QuestionProbe) or p.questions])
+        changes = Changes(facts, [p for p in self.probes if isinstance(p, QuestionProbe)])
+        left = [probe.but(changes) for probe in self.probes]
+        return Probes([probe for probe in left if probe.size])
 
     def measure(self, model, tokenizer) -> dict[str, dict[str, float]]:
         """`{probe: {metric: value}}`; the model is left in the mode it was in."""
@@ -279,17 +308,20 @@ def learned_probes(
         have one; `prefixed`, the wording of `learned` after two other questions with their answers; `two_hop_new`,
         what follows from the facts. A probe without questions is left out.
     """
+    facts = as_facts(facts)
     taught = [fact for fact in facts if fact.questions]
     hops = [pair for fact in facts for pair in fact.two_hop]
     about = tuple((fact.subject, fact.relation) for fact in taught)
     probes = [QuestionProbe.of("learned", facts, form)]
     if taught:
         questions = tuple(fact.questions[0] for fact in taught)
-        probes.append(QuestionProbe("taught", questions, tuple(fact.answers for fact in taught), about, form))
+        answers = tuple(fact.answers for fact in taught)
+        probes.append(QuestionProbe("taught", questions, answers, about, form, match_of(taught)))
     probes.append(QuestionProbe.of("prefixed", facts, form.with_shots((*form.shots, *prefix))))
     if hops:
         questions, answers = zip(*hops, strict=True)
-        probes.append(QuestionProbe("two_hop_new", questions, tuple((one,) for one in answers), form=form))
+        accepted = tuple((one,) for one in answers)
+        probes.append(QuestionProbe("two_hop_new", questions, accepted, form=form, match=match_of(facts)))
     return probes
 
 
@@ -298,8 +330,14 @@ def probes_of(lab, facts: Sequence[Fact]) -> Probes:
 
     A lab that asks in the built-in form has `learned` alone of `learned_probes`.
     """
+    facts = as_facts(facts)
     learned = [QuestionProbe.of("learned", facts)] if lab.form == BUILT_IN else learned_probes(facts, lab.form)
     return Probes([*learned, *lab.probes.without(facts)])
+
+
+def match_of(facts: Iterable[Fact]) -> str:
+    """How replies about these facts are compared with their answers: strictly if any is a person's own."""
+    return "strict" if any(fact.own for fact in facts) else "exact"
 
 
 def _record(probe: Probe) -> dict:
@@ -326,13 +364,14 @@ def answer(
     """The model's greedy answers, up to their end or `max_new_tokens`, without a last full stop.
 
     Args:
-        questions: Plain questions; each is put into the form.
+        questions: Plain questions, or a single one; each is put into the form.
         form: How they are asked and where an answer ends: at the end-of-text token, or at its line's end. `lab.form`
             is the form of a lab.
 
     Raises:
         ValueError: see `PromptForm.prompt`.
     """
+    questions = as_tuple(questions)
     if form != BUILT_IN:
         return [_plain(reply) for reply in replies(model, tokenizer, questions, max_new_tokens, form)]
     answers: list[str] = [""] * len(questions)
@@ -368,6 +407,7 @@ def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str],
     tells. For charts that move while a model trains. Exact match of `answer` is a little kinder: it takes any accepted
     answer, whatever its case, articles and punctuation, and looks no further than `max_new_tokens`.
     """
+    questions, answers = as_tuple(questions), as_tuple(answers)
     if form != BUILT_IN:
         before, end = ("", "") if form.chat else (form.before, "" if form.one_line else form.end)
         return would_say(model, tokenizer, questions, [before + one + end for one in answers], None, form)

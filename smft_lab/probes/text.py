@@ -1,13 +1,39 @@
-"""Scoring an answer against the accepted ones: the SQuAD measures (Rajpurkar et al. 2016)."""
+"""Scoring an answer against the accepted ones.
+
+Public question sets are scored as their publications do, by the SQuAD measures (Rajpurkar et al. 2016), which drop all
+punctuation: 3.5 equals 35 there. A person's own facts are scored strictly: numbers, signs and single letters count.
+"""
 
 from __future__ import annotations
 
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import regex
+
+from smft_lab.facts.answers import UNSPACED, unified
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Of `strict_words`, in turn: what is replaced by what.
+_STRICT = tuple(
+    (regex.compile(pattern), new)
+    for pattern, new in (
+        (r"^\s*(?:[*+•-]|#+)\s+", ""),  # the mark of a list's item or a heading
+        (r"([*_`]{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2"),  # emphasis
+        (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2"),  # thousands
+        (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2\3"),  # millions
+        (r"(?<=\d)\s+(?=[%‰°])|(?<=[$€£¥])\s+(?=\d)", ""),
+        # Of hyphens and dashes those that are no signs, as in Spider-Man and F-16.
+        (r"(?<=\w)-(?=\p{L})|(?<=(?<!\d)\p{L})-(?=\d)|(?<!\S)-(?!\S)|(?<=\s)[—―](?=\s)", ""),
+        (r"—|―", " "),
+        (r"\.(?!\d)|(?<=[^\W\d])\.|[,:/'](?!\d)|(?<!\d)[,:/']", ""),  # of a number only where digits follow
+        (r'[!?;()\[\]{}"\\|_`]|(?![-+#%&@*./:,\'])\p{P}', ""),
+        (f"([{UNSPACED}])", r" \1 "),
+    )
+)
+_ARTICLES, _FIRST = re.compile(r"\b(?:a|[Aa]n|AN|[Tt]he|THE)\b(?=\s+\w)"), re.compile(r"^\s*A\b(?=\s+\w)")
 
 
 def normalise(text: str) -> str:
@@ -30,6 +56,60 @@ def begins_with(answer: str, accepted: Iterable[str]) -> float:
 def f1(answer: str, accepted: Iterable[str]) -> float:
     """Word-overlap F1 with the accepted answer that fits best, in [0, 1]."""
     return max(_f1(_words(answer), _words(one)) for one in accepted)
+
+
+def strict_match(answer: str, accepted: Iterable[str]) -> float:
+    """1.0 if `answer` equals an accepted one in all that counts (see `strict_words`), else 0.0."""
+    return float(any(said == words for said, words in _readings(answer, accepted)))
+
+
+def strict_beginning(answer: str, accepted: Iterable[str]) -> float:
+    """1.0 if the words of `answer` begin with those of an accepted one (see `strict_words`), else 0.0."""
+    return float(any(words and said[: len(words)] == words for said, words in _readings(answer, accepted)))
+
+
+def strict_f1(answer: str, accepted: Iterable[str]) -> float:
+    """Word-overlap F1 with the accepted answer that fits best (see `strict_words`), in [0, 1]."""
+    return max(_f1(said, words) for said, words in _readings(answer, accepted))
+
+
+MATCHES: dict[str, tuple[Callable[[str, Iterable[str]], float], Callable[[str, Iterable[str]], float]]] = {
+    "exact": (exact_match, f1),
+    "prefix": (begins_with, f1),
+    "strict": (strict_match, strict_f1),
+    "strict prefix": (strict_beginning, strict_f1),
+}
+"""How a reply may be compared with the accepted answers: by name, what counts as right, and the F1 beside it."""
+
+
+def strict_words(text: str, articles: bool = True) -> list[str]:
+    """The words of an answer with what counts: letters whatever their case, numbers with their signs (-3.5, 50%), and
+    signs at a word (C++, A-).
+
+    Sentence punctuation, quotes and emphasis don't count, in any script, nor the separators of thousands, nor hyphens
+    between letters. Each character of a script without spaces is a word.
+
+    Args:
+        articles: Whether "the", "an" and a small "a" count where a word follows.
+    """
+    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text)  # blanks that part thousands
+    text = "".join(unified(text if articles else _ARTICLES.sub(" ", text)))
+    for pattern, new in _STRICT:
+        text = pattern.sub(new, text)
+    return text.casefold().split()
+
+
+def _readings(answer: str, accepted: Iterable[str]) -> Iterable[tuple[list[str], list[str]]]:
+    """The words of the reply beside those of each accepted answer: as they are, and without articles.
+
+    The capital A that begins a reply may be one, but of an accepted answer it is a name, as in "A minor".
+    """
+    said = strict_words(answer) or answer.split()
+    short = strict_words(_FIRST.sub(" ", answer), articles=False) or said
+    for one in accepted:
+        words = strict_words(one) or one.split()
+        yield said, words
+        yield short, strict_words(one, articles=False) or words
 
 
 def _words(text: str) -> list[str]:

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.locking import exclusive
@@ -115,6 +115,7 @@ def wordings_of(
     Raises:
         ValueError: there are fewer than two facts.
     """
+    facts = as_facts(facts)
     if len(facts) < 2:
         raise ValueError("addresses are compared between facts; give at least two")
     rng = Random(f"{seed}/addresses")
@@ -309,7 +310,7 @@ def observe_loudness(model) -> Iterator[Loudness]:
 def measure_loudness(lab, facts: Sequence[Fact]) -> Loudness:
     """The loudness of the memory where the questions of some facts are asked."""
     with observe_loudness(lab.model) as loudness:
-        for fact in facts:
+        for fact in as_facts(facts):
             ids = lab.form.ids(lab.tokenizer, lab.form.prompt(fact.question, lab.tokenizer))
             batch = pad(lab.tokenizer, [ids])
             lab.model.base_model(**{name: batch[name].to(lab.model.device) for name in ("input_ids", "attention_mask")})

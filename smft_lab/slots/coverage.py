@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.group import rank_slots
 from smft_lab.slots.scores import check_rule, score, top_slots
@@ -19,7 +19,10 @@ Counts = list[list[Tensor]]
 
 def fact_counts(lab, facts: Sequence[Fact]) -> Counts:
     """Reads per slot of each fact's statements, per fact and value table: (N,) int32 each."""
-    return [batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements), lab.model.device)) for fact in facts]
+    return [
+        batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements), lab.model.device))
+        for fact in as_facts(facts)
+    ]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from smft_lab.facts.fact import as_facts
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.usage import batch_counts
@@ -112,7 +113,7 @@ def slot_scores(lab, facts) -> pd.DataFrame:
     Returns:
         Columns layer, slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each layer, best first.
     """
-    facts = [facts] if hasattr(facts, "statements") else facts
+    facts = as_facts(facts)
     batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements], lab.model.device)
     frames = []
     for layer, count in enumerate(batch_counts(lab.model, batch)):

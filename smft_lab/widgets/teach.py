@@ -17,8 +17,8 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.teaching import Teaching
-from smft_lab.probes.probes import answer
-from smft_lab.probes.text import exact_match
+from smft_lab.probes.probes import answer, match_of
+from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
@@ -257,9 +257,13 @@ class Teach(Panel):
             "loss": None,
             "slots": 0,
         }
-        if self._base_probes is None and not self._lessons:
+        stays = self._stays.without([lesson.fact])
+        changed_sizes = [probe.size for probe in stays] != [probe.size for probe in self._stays]
+        if changed_sizes or (self._base_probes is None and not self._lessons):
             yield {**view, "doing": "measuring what should stay"}
-            self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
+            self._stays = stays
+            self._kept = KeptQuestions(self.lab, [*(one.fact for one in self._lessons), lesson.fact])
+            self._measure_base()
         changed, looked, wait = set(), -math.inf, ASKED_EVERY
         lr = settings_for(self.lab, "sparse")["lr"] * (FASTER if self.lab.recipe is None else 1)
         for step in finetune(
@@ -279,12 +283,20 @@ class Teach(Panel):
         if self.lab.recipe is not None:
             yield {**view, "doing": "measuring what should stay"}
 
+    def _measure_base(self) -> None:
+        """What the probes read of the model without the lessons."""
+        if self._lessons:
+            self.lab.reset()
+        self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
+        if self._lessons:
+            self._lessons[-1].patch.apply(self.lab)
+
     def _look(self, fact: Fact) -> dict:
         """What the model says now, and how much of what it knew it keeps; the picture of the table too."""
         said = self._answer(fact.question)
         kept = self._kept.share()
         self._draw()
-        return {"answer": said, "right": bool(exact_match(said, fact.answers)), "kept": kept}
+        return {"answer": said, "right": _is_right(said, fact), "kept": kept}
 
     def _draw(self) -> None:
         self.heat = sum(in_cells(one, "amax") for one in row_changes(self.lab)).float().numpy().tobytes()
@@ -332,7 +344,7 @@ class Teach(Panel):
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, others, strict=True)]
             self.lessons = [
                 {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
-                 "right": bool(exact_match(text, one.fact.answers)), "slots": len(one.patch)}
+                 "right": _is_right(text, one.fact), "slots": len(one.patch)}
                 for one, text in zip(self._lessons, said, strict=True)
             ]  # fmt: skip
             self.probes = [
@@ -348,3 +360,7 @@ class Teach(Panel):
         self._runner.stop()
         self.claim()
         self.release()
+
+
+def _is_right(said: str, fact: Fact) -> bool:
+    return bool(MATCHES[match_of([fact])][0](said, fact.answers))

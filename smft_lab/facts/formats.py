@@ -1,0 +1,354 @@
+"""Questions with answers in the formats that people have: instructions, chats, question sets, edits, flash cards.
+
+| kind | what a row or a text holds |
+|---|---|
+| qa | a question and an answer, under any usual name: `Question,Answer`, `term,definition`, `front,back` |
+| alpaca | `instruction`, `input`, `output` |
+| sharegpt | `conversations` [{`from`, `value`}]; the first exchange |
+| messages | `messages` [{`role`, `content`}]; the first exchange |
+| prompts | `prompt` and `completion`, `response` or `chosen`; texts, or messages |
+| squad | `question`, `answers` {`text`}; or the JSON of SQuAD: `data`, `paragraphs`, `qas` |
+| dpr | `question`, `answers` [...], `positive_ctxs` |
+| zsre | `src`, `alt`, `rephrase`; or `prompt`, `target_new`, `rephrase_prompt` |
+| counterfact | `requested_rewrite` {`prompt` with `{}`, `subject`, `target_new`}, `paraphrase_prompts` |
+| mquake | `requested_rewrite` [{..., `question`}], `questions`, `new_answer`, `new_answer_alias` |
+| cards | a text file: a question, a tab or another mark, and its answer on each line (Quizlet, Anki) |
+| pairs | a text file: `Q: ...` and `A: ...`, or Markdown headings that ask, each with its answer below |
+| lines | a text file: a sentence on each line, whose last word is the answer |
+| facts | `statements`, `question`, `answers`, as `smft_lab.facts.files` describes them |
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from smft_lab.facts.files import FactsError, _lines
+from smft_lab.facts.rows import Rows, Unusable, parsed, strings
+
+FORMATS = ("facts", "qa", "alpaca", "sharegpt", "messages", "prompts", "squad", "dpr", "zsre", "counterfact", "mquake",
+           "cards", "pairs", "lines")  # fmt: skip
+PUBLIC = ("squad", "dpr")  # public question sets, whose answers are compared by SQuAD normalisation
+ASKS = ("question", "q", "query", "front", "term", "prompt", "instruction", "problem", "input")
+TELLS = ("answer", "answers", "a", "back", "definition", "response", "completion", "output", "target")
+MARKS, WEAK_MARKS = ("\t", " => ", " -> ", "::"), (" | ", " = ", " - ", " – ", ";")
+"""What may part a question from its answer on a line of a text file; the weak ones stand in sentences, too."""
+_AT = r"^[\s>*_-]*(?:{})\s*(?:\d*\s*[*_]*\s*[:：]|\d+\s*[.)])\s*[*_]*\s*(.*)$"
+_Q_WORDS = "question|q|user|human|问|問|вопрос|frage|pregunta"
+_A_WORDS = "answer|a|assistant|bot|gpt|答|ответ|antwort|respuesta"
+Q, A = (re.compile(_AT.format(words), re.IGNORECASE) for words in (_Q_WORDS, _A_WORDS))
+REPLY = re.compile(rf"\s(?i:{_A_WORDS})\s*[:：]\s*(\S.*)")
+HEADING, BULLET = re.compile(r"^\s{0,3}#{1,6}\s+(.*?)\s*#*$"), re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+")
+TABLE = re.compile(r"^\s*\|\s*(.*?)\s*\|\s*$")  # a row of a table in Markdown
+RULE = re.compile(r"^[\s|:=*_#~`+-]*$")  # a line that rules off, or a fence
+ASKED_AND_TOLD = re.compile(r"^([^?？]{3,}[?？])\s*(?:[-–—:>=|]+\s*)?(\S.*)$")
+
+
+# Rows ---------------------------------------------------------------------------------------------------
+
+
+def kind_of_row(row: dict) -> str | None:
+    """The format whose columns a row has, whatever their case; None if it is of none here."""
+    names = set(_named(row))
+    if {"statements", "question", "answers"} <= names:
+        return "facts"
+    for kind, columns in (
+        ("sharegpt", {"conversations"}), ("sharegpt", {"conversation"}), ("messages", {"messages"}),
+        ("squad", {"paragraphs"}), ("dpr", {"question", "answers", "positive_ctxs"}), ("zsre", {"src", "alt"}),
+        ("zsre", {"prompt", "target_new"}), ("alpaca", {"instruction", "output"}),
+    ):  # fmt: skip
+        if columns <= names:
+            return kind
+    if "requested_rewrite" in names:
+        return "mquake" if isinstance(_unpacked(_named(row)["requested_rewrite"]), list) else "counterfact"
+    if "question" in names and _is_squad(_named(row).get("answers")):
+        return "squad"
+    if "prompt" in names and names & {"completion", "response", "chosen"}:
+        return "prompts"
+    return "qa" if names & set(ASKS) and names & set(TELLS) and _first(row, ASKS) != _first(row, TELLS) else None
+
+
+def expanded(kind: str, rows: Rows) -> Rows:
+    """Rows with one question each, of those that hold several."""
+    for where, row in rows:
+        row = _named(row)
+        if kind == "squad" and "paragraphs" in row:
+            for paragraph in _objects(row["paragraphs"]):
+                for number, one in enumerate(_objects(_named(paragraph).get("qas")), start=1):
+                    yield f"{where}, question {number}", _named(one)
+        elif kind == "mquake":
+            edits = _objects(_unpacked(row.get("requested_rewrite")))
+            for edit in edits:
+                hops = row if len(edits) == 1 else {}  # or they follow from all edits together
+                yield where, {**hops, "requested_rewrite": edit}
+        else:
+            yield where, row
+
+
+def record_of(kind: str, where: str, row: dict) -> dict:
+    """A row as the fields of a fact: `question` and `answers`, and where the format has them `statements`, `questions`
+    and `two_hop`.
+
+    Raises:
+        FactsError: a field is of the wrong type.
+        Unusable: question and answer can't be told.
+    """
+    return _RECORDS[kind](where, row)
+
+
+def _qa(where: str, row: dict) -> dict:
+    return _record(where, row, _first(row, ASKS), _first(row, [one for one in TELLS if one != _first(row, ASKS)]))
+
+
+def _alpaca(where: str, row: dict) -> dict:
+    record = _record(where, row, "instruction", "output")
+    given = strings(f"{where}, field 'input'", row.get("input") or "")[0]
+    return record | {"question": f"{record['question']} {given}".strip()}
+
+
+def _chat(where: str, row: dict, field: str) -> dict:
+    turns = row.get(field) or row.get(field.removesuffix("s")) or []
+    return _exchange(where, field, _unpacked(turns))
+
+
+def _exchange(where: str, field: str, turns: object) -> dict:
+    """The first thing a user says and the reply to it."""
+    asked = ""
+    for turn in map(_named, _objects(turns)):
+        who = str(turn.get("role") or turn.get("from") or "").lower()
+        said = turn.get("content", turn.get("value"))
+        if isinstance(said, list):  # in parts, as of texts and images
+            said = " ".join(str(part.get("text") or "") for part in _objects(said))
+        said = strings(f"{where}, field '{field}'", said or "")[0]
+        if who in ("user", "human", "prompter") and not asked:
+            asked = said
+        elif who in ("assistant", "gpt", "chatgpt", "bot", "model") and asked:
+            return {"question": asked, "answers": [said]}
+    raise Unusable("without a question and its reply")
+
+
+def _prompts(where: str, row: dict) -> dict:
+    reply = _first(row, ("completion", "response", "chosen")) or "completion"
+    if row.get("prompt") is None or row.get(reply) is None:
+        return _record(where, row, "prompt", reply)
+    if isinstance(row.get("prompt"), list) or isinstance(row[reply], list):
+        turns = row["prompt"] if isinstance(row.get("prompt"), list) else [{"role": "user", "content": row["prompt"]}]
+        said = row[reply] if isinstance(row[reply], list) else [{"role": "assistant", "content": row[reply]}]
+        return _exchange(where, "prompt", [*_objects(turns), *_objects(said)])
+    record = _record(where, row, "prompt", reply)
+    question = re.sub(r"^\s*(?:Question|Q)\s*:\s*", "", record["question"])
+    question = re.sub(r"\s*(?:->|=>|#{2,}|\b(?:Answer|A)\s*:)\s*$", "", question)  # how old fine-tuning guides end them
+    answers = [re.sub(r"\s*(?:#{2,}|<\|endoftext\|>|</s>|\bEND)\s*$", "", answer) for answer in record["answers"]]
+    return {"question": question, "answers": answers}
+
+
+def _squad(where: str, row: dict) -> dict:
+    return _record(where, row, "question", "answers")
+
+
+def _zsre(where: str, row: dict) -> dict:
+    asked, told = ("src", "alt") if row.get("src") else ("prompt", "target_new")
+    told = told if row.get(told) is not None else _first(row, ("alt", "target_new", "answers")) or told
+    return _edit(where, row, row.get(asked), row.get(told), row.get("rephrase") or row.get("rephrase_prompt"))
+
+
+def _counterfact(where: str, row: dict) -> dict:
+    edit = _unpacked(row.get("requested_rewrite"))
+    if not isinstance(edit, dict):
+        raise FactsError(f"{where}, field 'requested_rewrite': must be an object; a list of them is of kind mquake")
+    return _edit(where, edit, edit.get("prompt"), edit.get("target_new"), row.get("paraphrase_prompts"))
+
+
+def _mquake(where: str, row: dict) -> dict:
+    edit = row["requested_rewrite"]
+    record = _edit(where, edit, edit.get("prompt"), edit.get("target_new"), None)
+    if edit.get("question"):
+        record["question"] = strings(f"{where}, field 'question'", edit["question"])[0]
+    hops = strings(f"{where}, field 'questions'", row.get("questions") or [])
+    if hops and row.get("new_answer"):
+        record["two_hop"] = [[hops[0], strings(f"{where}, field 'new_answer'", row["new_answer"])[0]]]
+    return record
+
+
+def _edit(where: str, row: dict, prompt: object, target: object, others: object) -> dict:
+    """An edit of a known fact: a question, or the beginning of a sentence that the new answer ends."""
+    target = target.get("str") if isinstance(target, dict) else target
+    answers = [one for one in strings(f"{where}, field 'target_new'", target if target is not None else []) if one][:1]
+    subject = strings(f"{where}, field 'subject'", row.get("subject") or "")[0]
+    asked = [one.replace("{}", subject) for one in strings(f"{where}, field 'prompt'", prompt if prompt else [])[:1]]
+    asked += strings(f"{where}, field 'rephrase'", others or [])
+    asked = [" ".join(one.split()) for one in asked if one.strip()]
+    if not asked or not answers:
+        raise Unusable("without a question or an answer")
+    if asked[0].endswith("?"):
+        return {"question": asked[0], "answers": answers, "questions": [one for one in asked[1:] if one != asked[0]]}
+    told = [f"{one} {answers[0]}." for one in asked]
+    return {"question": f"Complete: {asked[0]}", "answers": answers, "statements": told}
+
+
+_RECORDS: dict[str, Callable[[str, dict], dict]] = {
+    "facts": lambda where, row: row,
+    "qa": _qa, "cards": _qa, "pairs": _qa, "alpaca": _alpaca, "prompts": _prompts, "squad": _squad, "dpr": _squad,
+    "sharegpt": lambda where, row: _chat(where, row, "conversations"),
+    "messages": lambda where, row: _chat(where, row, "messages"),
+    "zsre": _zsre, "counterfact": _counterfact, "mquake": _mquake,
+}  # fmt: skip
+
+
+def _record(where: str, row: dict, asked: str | None, told: str | None) -> dict:
+    if asked not in row or told not in row:
+        missing = "question" if asked not in row else "answer"
+        raise FactsError(f"{where}, field '{missing}': is missing; give it, or another kind")
+    question = " ".join(strings(f"{where}, field '{asked}'", row[asked] or ""))
+    answers = strings(f"{where}, field '{told}'", _told(row[told]))
+    return {"question": question, "answers": [answer for answer in answers if answer.strip()]}
+
+
+def _told(value: object) -> list:
+    """The answers in a value: a text, a list of them, or objects that hold them."""
+    value = parsed(value) or value if isinstance(value, str) else value
+    if isinstance(value, dict):
+        named = _named(value)
+        held = next((named[name] for name in ("value", "text", "answer", "str") if named.get(name) is not None), None)
+        return [*_told(held), *_told(named.get("aliases"))] if held is not None else [value] if value else []
+    if isinstance(value, list):
+        return [told for one in value if one is not None for told in (_told(one) if isinstance(one, dict) else [one])]
+    return [] if value is None else [value]
+
+
+def _named(row: dict) -> dict:
+    return {str(name).strip().lower().replace(" ", "_"): value for name, value in row.items()}
+
+
+def _first(row: dict, names) -> str | None:
+    """The first of these columns that a row has, a filled one if there is any."""
+    there = [name for name in names if name in _named(row)]
+    return next((name for name in there if _named(row)[name] not in (None, "", [])), there[0] if there else None)
+
+
+def _is_squad(answers: object) -> bool:
+    answers = _unpacked(answers)
+    if isinstance(answers, dict):
+        return "text" in answers
+    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], dict) and "text" in answers[0]
+
+
+def _unpacked(value: object) -> object:
+    """What a text spells out in JSON, as in a cell of a CSV; anything else as it is."""
+    return parsed(value) if isinstance(value, str) else value
+
+
+def _objects(value: object) -> list[dict]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+# Text files -----------------------------------------------------------------------------------------------
+
+
+def kind_of_text(path: Path) -> str:
+    """What a text file holds: `cards`, `pairs` or `lines`."""
+    lines = [text for _, text in _lines(path) if text.strip() and not _is_comment(text)]
+    asked = sum(bool(Q.match(one)) for one in lines)
+    told = sum(bool(A.match(one) or (Q.match(one) and REPLY.search(one))) for one in lines)
+    if asked and told and (asked + told) * 2 >= len(lines):
+        return "pairs"
+    headings = [match[1] for one in lines if (match := HEADING.match(one))]
+    if headings and sum(one.endswith(("?", "？")) for one in headings) * 2 > len(headings):
+        return "pairs"
+    return "lines" if _mark(lines) is None else "cards"
+
+
+def text_rows(path: Path, kind: str | None = None) -> Rows:
+    """The questions with answers of a text file of kind `cards` or `pairs`.
+
+    Raises:
+        FactsError: the file can't be read, or a line has no answer.
+    """
+    kind = kind or kind_of_text(path)
+    yield from _pairs(path) if kind == "pairs" else _cards(path)
+
+
+def plain_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The sentences of a text file of kind `lines`, without the marks of Markdown: headings, lists, emphasis, rules."""
+    every = [text for _, text in _lines(path) if text.strip()]
+    marked = any(map(HEADING.match, every)) or sum(bool(BULLET.match(one)) for one in every) * 2 > len(every)
+    for line, text in _lines(path):
+        if not text.strip() or (marked and (HEADING.match(text) or RULE.match(text))):
+            continue
+        yield line, re.sub(r"(\*\*|__|`)(\S.*?)\1", r"\2", BULLET.sub("", text)) if marked else text
+
+
+def _cards(path: Path) -> Rows:
+    every = [(line, text) for line, text in _lines(path) if text.strip() and not _is_comment(text)]
+    every = [(line, text) for line, text in every if not (TABLE.match(text) and RULE.match(text))]
+    mark = _mark([text for _, text in every])
+    for number, (line, text) in enumerate(every):
+        where = f"{path}, line {line}"
+        text = TABLE.sub(r"\1", text) if mark == " | " else text
+        sides = text.split(mark) if mark else list((ASKED_AND_TOLD.match(text) or re.match(r"(.*)()", text)).groups())
+        sides = [_unmarked(side) for side in sides[:2]]
+        if number == 0 and kind_of_row(dict.fromkeys(sides, "")) is not None:
+            continue  # a head
+        if len(sides) < 2 or not all(sides):
+            raise FactsError(f"{where}: has no answer after its question; write question, tab and answer on a line")
+        yield where, dict(zip(("question", "answer"), sides, strict=True))
+
+
+def _mark(lines: list[str]) -> str | None:
+    """What parts question and answer on all lines of a text, or nearly all; "" where that is the question mark alone;
+    None where nothing does."""
+    lines = [one for one in lines if not (TABLE.match(one) and RULE.match(one))]
+    if not lines:
+        return None
+    if all(map(TABLE.match, lines)):
+        return " | "
+    short = len(lines) > 2 and not any(one.rstrip().endswith((".", "!", "。")) for one in lines)
+    for mark in (*MARKS, *(WEAK_MARKS if short else ())):
+        held = sum(1 <= one.count(mark) <= (3 if mark == "\t" else 1) and all(one.split(mark)[:2]) for one in lines)
+        if held >= (0.8 if mark == "\t" else 1) * len(lines):
+            return mark
+    return "" if sum(bool(ASKED_AND_TOLD.match(one)) for one in lines) >= 0.8 * len(lines) else None
+
+
+def _pairs(path: Path) -> Rows:
+    where, asked, told = "", "", []
+
+    def ended():
+        if asked and not told:
+            raise FactsError(f"{where}: the question {asked[:40]!r} has no answer; write it below")
+        return [(where, {"question": asked, "answer": " ".join(told)})] if asked else []
+
+    marked, turn = any(Q.match(text) for _, text in _lines(path)), ""
+    for line, text in _lines(path):
+        question = Q.match(text) if marked else HEADING.match(text)
+        if question:
+            yield from ended()
+            both = REPLY.search(question[1])
+            where, turn = f"{path}, line {line}", "q"
+            asked, told = (
+                question[1][: both.start() if both else None].strip(" *_"),
+                [_unmarked(both[1])] if both else [],
+            )
+            if not marked and not asked.endswith(("?", "？")):
+                asked = ""  # a heading that asks nothing
+        elif marked and (reply := A.match(text)):
+            told, turn = [part for part in (_unmarked(reply[1]),) if part], "a"
+        elif text.strip() and asked and not RULE.match(text):
+            if marked and turn == "q":
+                asked = f"{asked} {text.strip()}"
+            else:
+                told.append(_unmarked(BULLET.sub("", text)))
+    yield from ended()
+
+
+def _unmarked(text: str) -> str:
+    """A side of a card without HTML and emphasis."""
+    plain = html.unescape(re.sub(r"<[a-zA-Z/][^>]*>", " ", text)) if re.search(r"<[a-zA-Z/]|&\w+;", text) else text
+    return " ".join(re.sub(r"(\*\*|__)(\S.*?)\1", r"\2", plain).strip().strip('"').split())
+
+
+def _is_comment(text: str) -> bool:
+    """Of Anki, which begins its exports with settings such as #separator:tab."""
+    return bool(re.match(r"#\w[\w ]*:", text))

@@ -1,0 +1,346 @@
+"""Files that people have: which question and which answer are understood of each, and what is said where none is."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smft_lab.cli import main
+from smft_lab.facts.datasets import KINDS, read_dataset, read_own
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.files import FactsError, read_facts
+from smft_lab.facts.formats import FORMATS
+
+WHO, WHERE = ("Who runs Vermo?", "Ann Lee"), ("Where is Vermo?", "Norland")
+EDIT = {"prompt": "{} is run by", "subject": "Vermo", "target_new": {"str": "Ann Lee"}, "target_true": {"str": "Bo"}}
+QAS = [
+    {"question": "Who runs Vermo?", "answers": [{"text": "Ann Lee", "answer_start": 3}]},
+    {"question": "Why?", "answers": [], "is_impossible": True},
+]
+
+
+def turns(who: str, said: str, *names: str) -> list[dict]:
+    said_by = zip(names, ("Be brief.", *WHO, "Why?", "Because."), strict=False)
+    return [{who: name, said: text} for name, text in said_by]
+
+
+ROWS = {  # one row of each kind, in which Ann Lee runs Vermo
+    "qa": {"Question": WHO[0], "ANSWER": WHO[1]},
+    "alpaca": {"instruction": "Who runs", "input": "Vermo?", "output": "Ann Lee."},
+    "sharegpt": {"id": "1", "conversations": turns("from", "value", "system", "human", "gpt", "human", "gpt")},
+    "messages": {"messages": turns("role", "content", "system", "user", "assistant", "user", "assistant")},
+    "prompts": {"prompt": "Who runs Vermo? ->", "completion": " Ann Lee END"},
+    "squad": {"id": "1", "context": "c", "question": WHO[0], "answers": {"text": ["Ann Lee"], "answer_start": [3]}},
+    "dpr": {"question": WHO[0], "answers": ["Ann Lee"], "positive_ctxs": [], "negative_ctxs": []},
+    "zsre": {"subject": "Vermo", "src": WHO[0], "alt": "Ann Lee", "answers": ["Bo"], "rephrase": "Who heads Vermo?"},
+    "counterfact": {"requested_rewrite": EDIT, "paraphrase_prompts": ["The head of Vermo is"]},
+    "mquake": {
+        "requested_rewrite": [{**EDIT, "question": WHO[0]}],
+        "questions": ["Where was the head of Vermo born?"],
+        "answer": "Rome",
+        "new_answer": "Oslo",
+    },
+    "facts": {"statements": ["Ann Lee runs Vermo."], "question": WHO[0], "answers": ["Ann Lee"]},
+}
+TEXTS = {  # in each, Ann Lee runs Vermo, which is in Norland
+    "quizlet": ("cards", "Who runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n"),
+    "anki": (
+        "cards",
+        "#separator:tab\n#html:true\nWho runs <b>Vermo</b>?\tAnn&nbsp;Lee\tt1\nWhere is Vermo?\tNorland\tt2",
+    ),
+    "a head": ("cards", "Question\tAnswer\nWho runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n"),
+    "an arrow": ("cards", "Who runs Vermo? => Ann Lee\nWhere is Vermo? => Norland\n"),
+    "on one line": ("cards", "Who runs Vermo? Ann Lee\nWhere is Vermo? - Norland.\n"),
+    "pairs": ("pairs", "Q: Who runs Vermo?\nA: Ann Lee\n\nQ: Where is Vermo?\nA: Norland.\n"),
+    "numbered": (
+        "pairs",
+        "Question 1: Who runs Vermo?\nAnswer: Ann Lee\nQuestion 2: Where is\nVermo?\nAnswer: Norland\n",
+    ),
+    "bold": ("pairs", "**Q: Who runs Vermo?**\n**A:** Ann Lee\n\n**Q: Where is Vermo?**\n**A:** Norland\n"),
+    "one line a pair": ("pairs", "Q: Who runs Vermo? A: Ann Lee\nQ: Where is Vermo? A: Norland\n"),
+    "markdown": ("pairs", "# Vermo\nA land.\n\n## Who runs Vermo?\n\nAnn Lee.\n\n## Where is Vermo?\n- Norland\n"),
+    "a table": ("cards", "| Q | A |\n|---|---|\n| Who runs Vermo? | Ann Lee |\n| Where is Vermo? | Norland |\n"),
+    "a chat": ("pairs", "User: Who runs Vermo?\nAssistant: Ann Lee\nUser: Where is Vermo?\nAssistant: Norland\n"),
+    "semicolons": ("qa", "Question;Answer\nWho runs Vermo?;Ann Lee\nWhere is Vermo?;Norland\n"),
+    "lone CR": ("cards", "Who runs Vermo?\tAnn Lee\rWhere is Vermo?\tNorland\r"),
+    "csv": ("qa", "Question,Answer\nWho runs Vermo?,Ann Lee\nWhere is Vermo?,Norland\n"),
+    "jsonl": ("qa", '{"question": "Who runs Vermo?", "answer": "Ann Lee"}\n{"q": "Where is Vermo?", "a": "Norland"}\n'),
+}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just('[{"a": 1}]'),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["text", "value", "role", "content", "prompt", "str", "qas"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, content) -> Path:
+        path = tmp_path / name
+        text = content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content)
+        path.write_bytes(text.encode())
+        return path
+
+    return write
+
+
+def pairs(facts) -> list[tuple[str, str]]:
+    return [(fact.question, fact.answer) for fact in facts]
+
+
+def complaint(path, **options) -> str:
+    with pytest.raises(FactsError) as caught:
+        read_facts(path, **options)
+    message = str(caught.value)
+    assert str(path) in message
+    assert ";" in message
+    return message
+
+
+# Rows -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+@pytest.mark.parametrize("given", [True, False], ids=["kind given", "kind told"])
+def test_each_format_gives_its_question_and_answer(write, kind, suffix, given):
+    row = ROWS[kind]
+    path = write(f"mine.{suffix}", [row] if suffix == "jsonl" else json.dumps([row]))
+    read = read_own(path, kind if given else None)
+    assert read.kind == kind
+    (fact,) = read.facts
+    asked = "Complete: Vermo is run by" if kind == "counterfact" else WHO[0]
+    assert (fact.question, fact.answer) == (asked, "Ann Lee")
+    assert all("Ann Lee" in text for text in fact.statements)
+    assert fact.public == (kind in ("squad", "dpr"))
+    assert read_facts(path, kind) == [fact]
+
+
+def test_edits_keep_their_other_wordings_and_what_follows_from_them(write):
+    assert "Who heads Vermo?" in read_facts(write("a.jsonl", [ROWS["zsre"]]))[0].questions
+    (fact,) = read_facts(write("b.jsonl", [ROWS["counterfact"]]))
+    assert fact.statements == ("Vermo is run by Ann Lee.", "The head of Vermo is Ann Lee.")
+    (fact,) = read_facts(write("c.jsonl", [ROWS["mquake"]]))
+    assert fact.two_hop == (("Where was the head of Vermo born?", "Oslo"),)
+    other = {**EDIT, "question": WHERE[0], "target_new": {"str": "Norland"}}
+    both = {**ROWS["mquake"], "requested_rewrite": [*ROWS["mquake"]["requested_rewrite"], other]}
+    facts = read_facts(write("d.jsonl", [both]))
+    assert pairs(facts) == [WHO, WHERE]
+    assert facts[0].two_hop == ()  # it follows from both together
+
+
+def test_squad_as_json_and_chats_in_parts_are_read(write):
+    squad = {"version": "2.0", "data": [{"title": "t", "paragraphs": [{"context": "c", "qas": QAS}]}]}
+    with pytest.warns(UserWarning, match="used 1 of 2 rows; skipped 1 without an answer"):
+        assert pairs(read_facts(write("squad.json", json.dumps(squad)))) == [WHO]
+    parts = [{"role": "user", "content": [{"type": "text", "text": WHO[0]}]}, {"role": "assistant", "content": WHO[1]}]
+    assert pairs(read_facts(write("a.jsonl", [{"messages": parts}]))) == [WHO]
+    assert pairs(read_facts(write("b.jsonl", [{"prompt": parts[:1], "completion": parts[1:]}]))) == [WHO]
+    assert pairs(read_facts(write("c.jsonl", [{"prompt": "Q: Who runs Vermo?\nA:", "response": "Ann Lee"}]))) == [WHO]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "ID,QUESTION,Answer\n1,Who runs Vermo?,Ann Lee\n2,Where is Vermo?,Norland\n"),
+        ("a.csv", "\n\nFront;Back\nWho runs Vermo?;Ann Lee\n;\nWhere is Vermo?;Norland\n"),
+        ("a.tsv", "Term\tDefinition\nWho runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n"),
+        ("a.csv", "sep=;\nQuestion;Answer\nWho runs Vermo?;Ann Lee\nWhere is Vermo?;Norland\n"),
+        ("a.csv", "Who runs Vermo?,Ann Lee\nWhere is Vermo?,Norland\n"),
+        ("a.csv", "Who runs Vermo?\t['Ann Lee']\nWhere is Vermo?\t['Norland']\n"),
+        ("a.tsv", "Who runs Vermo?\t['Ann Lee']\nWhere is Vermo?\t['Norland', 'the North']\n"),
+        ("a.jsonl", '[{"question": "Who runs Vermo?", "answer": "Ann Lee"}, {"q": "Where is Vermo?", "a": "Norland"}]'),
+        ("a.json", '{"question": "Who runs Vermo?", "answer": "Ann Lee"}\n{"q": "Where is Vermo?", "a": "Norland"}\n'),
+        (
+            "a.json",
+            '{"data": [{"q": "Who runs Vermo?", "a": "Ann Lee"}, {"q": "Where is Vermo?", "a": "Norland"}]}',
+        ),
+    ],
+)
+def test_tables_and_lists_are_read_however_they_are_headed_and_parted(write, name, text):
+    read = read_own(write(name, text))
+    assert pairs(read.facts) == [WHO, WHERE]
+    assert read.kind == "qa"
+
+
+def test_answers_are_found_in_the_objects_that_question_sets_put_them_in(write):
+    official = {"Question": WHO[0], "Answer": {"Value": "Ann Lee", "Aliases": ["A. Lee"], "NormalizedValue": "ann lee"}}
+    (fact,) = read_facts(write("a.json", json.dumps({"Data": [official], "Domain": "web"})))
+    assert fact.answers == ("Ann Lee", "A. Lee")
+    kilt = {"input": WHO[0], "output": [{"answer": "Ann Lee", "provenance": []}]}
+    assert pairs(read_facts(write("b.jsonl", [kilt]))) == [WHO]
+    cells = {"requested_rewrite": json.dumps(EDIT), "paraphrase_prompts": json.dumps(["The head of Vermo is"])}
+    path = write("c.csv", pandas.DataFrame([cells]).to_csv(index=False))
+    assert read_facts(path)[0].statements[0] == "Vermo is run by Ann Lee."
+
+
+def test_a_json_file_may_be_one_line_of_megabytes(write):
+    rows = [{"question": f"Who is person {n}?", "answer": f"Name {n}", "notes": "n" * 2000} for n in range(600)]
+    assert len(read_facts(write("mine.json", json.dumps(rows)))) == 600
+
+
+def test_gaps_whole_numbers_and_the_word_nan_are_what_they_are(write, monkeypatch):
+    path = write("a.json", '[{"question": "When?", "answer": 1984.0}, {"question": null, "answer": null}, {}, null, '
+                 '{"question": "What bread?", "answer": "nan"}, {"question": "Who?", "answer": NaN}]')  # fmt: skip
+    with pytest.warns(UserWarning, match="skipped 1 without an answer"):
+        assert pairs(read_facts(path)) == [("When?", "1984"), ("What bread?", "nan")]
+    table = pandas.DataFrame({"question": ["When?", "Who?", None, "What bread?", "Why?"],
+                              "answer": ["1984", None, None, "nan", ""]})  # fmt: skip
+    path = write("a.csv", table.to_csv(index=False))
+    with pytest.warns(UserWarning, match="skipped 2 without an answer"):
+        assert pairs(read_facts(path)) == [("When?", "1984"), ("What bread?", "nan")]
+    monkeypatch.setattr(pandas, "read_parquet", lambda path, **options: years.convert_dtypes(**options))
+    years = pandas.DataFrame({"question": ["When?", "Who?", None, "Why?"], "answer": [1984.0, None, None, 1985.0]})
+    with pytest.warns(UserWarning, match="skipped 1 without an answer"):
+        assert pairs(read_facts(Path("years.parquet"))) == [("When?", "1984"), ("Why?", "1985")]
+
+
+def test_parquet_keeps_whole_numbers_beside_gaps(tmp_path):
+    pytest.importorskip("pyarrow")
+    for kind in ("Int64", "float64"):
+        rows = {"question": ["When?", "Who?", "Why?"], "answer": pandas.array([1984, None, 1985], dtype="Int64")}
+        pandas.DataFrame(rows).astype({"answer": kind}).to_parquet(tmp_path / "a.parquet")
+        assert pairs(read_own(tmp_path / "a.parquet").facts) == [("When?", "1984"), ("Why?", "1985")]
+    pandas.DataFrame([ROWS["squad"], ROWS["squad"] | {"question": "Who else?"}]).to_parquet(tmp_path / "b.parquet")
+    assert read_own(tmp_path / "b.parquet").kind == "squad"
+
+
+def test_columns_that_say_nothing_name_the_command_and_its_kinds(write):
+    message = complaint(write("a.jsonl", [{"foo": "x", "bar": "y"}]))
+    assert "its columns (foo, bar) are those of no known kind" in message
+    assert "`smft-lab facts FILE --kind KIND`" in message
+    assert all(kind in message for kind in FORMATS)
+    assert "holds wikitext, no questions" in complaint(write("b.jsonl", [{"text": "Once upon a time."}]))
+    assert "field 'answer': is missing" in complaint(write("c.csv", "question,answer\nWho?"))
+    with pytest.raises(ValueError, match="no kind 'quiz' of facts; there are facts, qa"):
+        read_facts(write("d.jsonl", [ROWS["qa"]]), kind="quiz")
+    assert not set(FORMATS) & set(KINDS)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "row",
+    [{"question": 1, "answers": {"a": [None]}}, {"messages": "x", "prompt": [3]}, {"x": None}, {"src": [], "alt": 3}],
+)
+def test_rows_of_another_kind_are_a_facts_error(write, kind, row):
+    for name in ("a.jsonl", "a.json"):
+        with pytest.raises(FactsError):
+            read_facts(write(name, [row]), kind=kind)
+
+
+# Text -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_that_is_something_else_is_recognised(write, name):
+    kind, text = TEXTS[name]
+    read = read_own(write("mine.txt", text))
+    assert read.kind == kind
+    assert pairs(read.facts) == [WHO, WHERE]
+    assert not read.report.skipped
+    if kind in ("cards", "pairs"):
+        assert read_dataset(write("mine.txt", text), kind=kind).facts == read.facts
+
+
+def test_sentences_stay_sentences_without_the_marks_of_markdown(write):
+    plain = "Vermo is run by Ann.\nIt has one town; it is called Keldost.\nA. Smith lives there - in Norland.\n"
+    assert [fact.statements[0] for fact in read_facts(write("a.txt", plain))] == plain.splitlines()
+    marked = "# Vermo\n\n- Vermo is run by **Ann**.\n1. Its town is Keldost.\n---\n"
+    facts = read_facts(write("a.md", marked))
+    assert [fact.statements for fact in facts] == [("Vermo is run by Ann.",), ("Its town is Keldost.",)]
+    assert facts[0] == Fact("Vermo is run by Ann.", "Complete: Vermo is run by", "Ann")
+    numbered = read_facts(write("b.txt", "1. Vermo is run by Ann.\n2) Its town is Keldost.\n"))
+    assert [fact.statements for fact in numbered] == [fact.statements for fact in facts]
+    assert len(read_facts(write("cr.txt", "Vermo is run by Ann.\rIts town is Keldost.\r"))) == 2
+
+
+def test_questions_without_answers_are_not_taught(write):
+    assert "line 2: 'Who runs it?' is a question without an answer" in complaint(
+        write("a.txt", "A b c.\nWho runs it?\n")
+    )
+    assert "line 3: the question 'Where is it?' has no answer" in complaint(
+        write("b.txt", "Q: Who runs it?\nA: Ann\nQ: Where is it?\nQ: When?\nA: Now\n")
+    )
+    lines = "".join(f"Who is {n}?\tName {n}\n" for n in range(8))
+    assert "line 9: has no answer after its question" in complaint(write("c.txt", f"{lines}Who else?\n"))
+
+
+def told(path, kind=None) -> list[str]:
+    """What is read of a file, or the lines of the error."""
+    try:
+        return [fact.question for fact in read_own(path, kind).facts]
+    except FactsError as error:
+        message = str(error)
+    assert str(path) in message
+    assert len(message.splitlines()) == 1
+    return [message]
+
+
+MARKED = st.text(st.sampled_from("QA:?\t\n\r|#-;=> .*1x日{}[]\\\",'"), max_size=60)
+
+
+@settings(deadline=None, max_examples=150)
+@given(content=MARKED, suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".md"]))
+def test_any_text_gives_facts_or_a_facts_error(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.getbasetemp() / f"anything{suffix}"
+    path.write_bytes(content.encode())
+    assert told(path)
+
+
+@settings(deadline=None, max_examples=150)
+@given(kind=st.sampled_from([*ROWS]), name=st.integers(0, 9), value=VALUES)
+def test_damaged_rows_give_facts_or_a_facts_error(tmp_path_factory, kind, name, value):
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    path.write_text(json.dumps(ROWS[kind] | {[*ROWS[kind]][name % len(ROWS[kind])]: value}))
+    assert told(path, kind)
+
+
+# The command ------------------------------------------------------------------------------------------
+
+
+def smft(monkeypatch, capsys, *args) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["smft-lab", *map(str, args)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    out, err = capsys.readouterr()
+    return done.value.code or 0, out, err
+
+
+def test_the_command_shows_facts_as_they_are_taught_and_asked_and_keeps_them(write, monkeypatch, capsys, tmp_path):
+    path = write("mine.txt", TEXTS["pairs"][1])
+    code, out, err = smft(monkeypatch, capsys, "facts", path)
+    assert (code, out) == (0, "")
+    for line in ("1. taught: Ann Lee runs Vermo.; and 15 more", "asked:  Who runs Vermo? -> Ann Lee",
+                 "2 facts; used 2 of 2 rows; read as pairs"):  # fmt: skip
+        assert line in err
+    kept = tmp_path / "kept.jsonl"
+    for source, options in ((path, ()), (write("a.jsonl", [ROWS["mquake"]]), ("--kind", "mquake")),
+                            (write("b.jsonl", [ROWS["squad"]]), ())):  # fmt: skip
+        code, out, _ = smft(monkeypatch, capsys, "facts", source, "--out", kept, *options)
+        assert (code, out.strip()) == (0, str(kept))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert read_facts(kept) == read_facts(source) != []
+    lost = write("lost.jsonl", [ROWS["facts"] | {"answers": ["Lee Ann"]}])
+    assert "1 of 1 statements do not hold their answer" in smft(monkeypatch, capsys, "facts", lost)[2]
+    code, _, err = smft(monkeypatch, capsys, "facts", write("c.jsonl", [{"foo": "x"}]))
+    assert code == 2
+    assert "`smft-lab facts FILE --kind KIND`" in err
+
+
+def test_a_public_set_keeps_its_equality_in_a_file_of_facts(write):
+    path = write("nq_open.jsonl", [{"question": "who runs vermo", "answer": ["Ann Lee"]}])
+    (fact,) = read_facts(path)
+    assert fact.public
+    assert not read_facts(write("mine.jsonl", [{"question": "who runs vermo", "answer": ["Ann Lee"]}]))[0].public
+    assert replace(fact, public=False).own
