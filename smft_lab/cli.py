@@ -29,6 +29,7 @@ app.command()(study)
 
 STANDARD = "sparse,full,lora"
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
 
 
@@ -126,47 +127,52 @@ def compare(
     lab: LabOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
+    force: ForceOption = False,
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
-    from smft_lab.experiments.compare import Comparison
+    from smft_lab.experiments.compare import REPORT, Comparison, results_folder
 
     names = names_in(methods, "--methods")
     own = None if facts is None else _from_file(facts)  # before the seconds that opening a lab takes
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
-    for folder in (out, *out.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--out {folder} is a file; name a folder")
     if passes is None and opened.recipe is None:
         passes = 12
     settings = {"top_t": top_t, "passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
     comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
-    if tune:
-        opened.defaults = _tuned(opened, taught, names, settings)
-    about = {"facts": called, **_tuned_under(opened)}
-    interrupted = False
+    problem: BaseException | None = None
+    with results_folder(out, force) as folder:  # before any computing
+        if tune:
+            opened.defaults = _tuned(opened, taught, names, settings)
+        about = {"facts": called, **_tuned_under(opened)}
+        try:
+            _follow(comparison)
+        except (KeyboardInterrupt, Exception) as stop:  # what has ended by then is kept, whatever it was
+            problem = stop
+        if comparison.finished_runs().empty:
+            console.print("stopped before the first run ended; nothing was written")
+            raise typer.Exit(130) if isinstance(problem, KeyboardInterrupt) else problem
+        if problem is not None:
+            about["stopped early"] = "the page shows the runs that had ended"
+        comparison.write(folder, out, settings=about, command=_command())
+    _print_summary(comparison)
+    if problem is not None:
+        console.print("stopped early; the report shows the runs that had ended")
+    print(out / REPORT)
+    if isinstance(problem, KeyboardInterrupt):
+        raise typer.Exit(130) from None
+    if problem is not None:
+        raise problem
+
+
+def _follow(comparison) -> None:
     with progress_bar() as bar:
         task = bar.add_task("compare", total=None)
-        try:
-            for at in comparison.steps():
-                known = "" if at.learned is None else f" learned {at.learned:.0%}"
-                label = f"{at.method:<7} seed {at.seed}{known}"
-                bar.update(task, total=at.total, completed=at.done, description=label)
-        except KeyboardInterrupt:
-            interrupted = True
-    if comparison.finished_runs().empty:
-        console.print("stopped before the first run ended; nothing was written")
-        raise typer.Exit(130)
-    if interrupted:
-        about["stopped early"] = "the page shows the runs that had ended"
-    report = comparison.save(out, settings=about, command=_command())
-    _print_summary(comparison)
-    if interrupted:
-        console.print("stopped early; the report shows the runs that had ended")
-    print(report)
-    if interrupted:
-        raise typer.Exit(130)
+        for at in comparison.steps():
+            known = "" if at.learned is None else f" learned {at.learned:.0%}"
+            label = f"{at.method:<7} seed {at.seed}{known}"
+            bar.update(task, total=at.total, completed=at.done, description=label)
 
 
 def _command() -> str:
@@ -256,19 +262,21 @@ def tune(
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
     from smft_lab.finetuning.methods import METHODS
-    from smft_lab.lab import LAB_FILE
-    from smft_lab.writing import write_whole
+    from smft_lab.lab import LAB_FILE, PATIENCE
+    from smft_lab.writing import alone, check_new, json_text, write_whole
 
     opened = _open_lab(lab, device)
+    file = lab / LAB_FILE
+    check_new(file, force=True)
     taught, _ = _built_in(opened, count)
     if passes is None and opened.recipe is None:
         passes = 12
     settings = {"passes": passes, "top_t": top_t, "order": None, "loss_on": None}
     defaults = _tuned(opened, taught, list(METHODS), settings)
-    file = lab / LAB_FILE
-    about = json.loads(file.read_text())
-    about["defaults"] = defaults
-    write_whole(file, json.dumps(about, indent=2) + "\n")
+    with alone(lab, PATIENCE):  # the lab may have been saved again meanwhile
+        about = json.loads(file.read_text(encoding="utf-8"))
+        about["defaults"] = defaults
+        write_whole(file, json_text(about, indent=2))
     print(file)
 
 
@@ -339,14 +347,18 @@ def make_facts(
     documents: Annotated[bool, typer.Option("--documents", help="A text file: its passages, in order.")] = False,
     paraphraser: Annotated[str | None, typer.Option(help="A Hugging Face model that rewords; else only rules.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    force: ForceOption = False,
 ) -> None:
     """Turn a public question set, or a text file, into facts with statements, by rule."""
     from smft_lab.facts.datasets import read_dataset
     from smft_lab.facts.documents import read_documents
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import check_new, write_whole
 
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: facts are JSON lines; let its name end in .jsonl")
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise ValueError(f"--out {out} is the source itself; name another file, or it is lost")
+    check_new(out, force)
     read = read_documents(source, seed=seed) if documents else read_dataset(
         source, limit=limit, seed=seed, paraphraser=paraphraser
     )  # fmt: skip
@@ -354,7 +366,6 @@ def make_facts(
     if not facts:
         raise ValueError(f"{source} holds no questions with short answers ({read.report})")
     rows = [{"statements": fact.statements, "question": fact.question, "answers": fact.answers} for fact in facts]
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     console.print(f"{len(facts)} facts; {read.report}", markup=False, soft_wrap=True)
     print(out)
@@ -365,6 +376,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats: under a minute.")] = False,
     lab: LabOption = None,
     out: Annotated[Path, typer.Option(help="Folder of bench.json and bench.csv.")] = Path("results/bench"),
+    force: ForceOption = False,
 ) -> None:
     """Time a sparse step beside the other ways to take it; ratios are what counts."""
     from dataclasses import asdict
@@ -374,8 +386,10 @@ def bench(
 
     from smft_lab.experiments.bench import bench as rows_of
     from smft_lab.experiments.bench import machine, ratios
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import check_new, json_text, write_whole
 
+    for name in ("bench.csv", "bench.json"):
+        check_new(out / name, force)
     opened = _open_lab(lab)
     about, rows = machine(), []
     console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
@@ -396,9 +410,8 @@ def bench(
             table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)
         console.print(table)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "bench.csv", frame.to_csv(index=False))
-    write_whole(out / "bench.json", json.dumps({"machine": about, "rows": records}, indent=2) + "\n")
+    write_whole(out / "bench.json", json_text({"machine": about, "rows": records}, indent=2))
     print(out / "bench.json")
 
 

@@ -62,6 +62,38 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_bytes(data)
 
 
+def check_new(path: Path, force: bool = False) -> None:
+    """Find out before long work whether `path` can be written; makes the folder that it is in.
+
+    Args:
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: it is a folder or lies in a file, or there is such a file and `force` is not given.
+    """
+    for folder in path.parents:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; name a folder")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    if not force and os.path.lexists(path):
+        raise ValueError(f"{path} is there already; name another, or replace it with --force")
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as problem:
+        raise unwritable(path, problem) from None
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError unless something can be made in a folder."""
+    probe = folder / f".{uuid4().hex[:RANDOM]}{PARTIAL}"
+    probe.mkdir()
+    probe.rmdir()
+
+
 @contextmanager
 def naming(path: Path, size: Callable[[], int]) -> Iterator[None]:
     """Say of what goes wrong in the block that it is `path` that can't be written.
@@ -201,9 +233,7 @@ def check_place(path: Path, mark: str, room: int = 0) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for place in (target.parent, *([target] if target.exists() else [])):
-            probe = place / f".{uuid4().hex[:RANDOM]}{PARTIAL}"
-            probe.mkdir()
-            probe.rmdir()
+            _probe(place)
         with alone(path):
             _recover(path, mark)
     except OSError as problem:

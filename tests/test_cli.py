@@ -191,7 +191,7 @@ def test_out_that_is_a_file_is_refused_and_kept(tiny, smft, tmp_path):
     out_file = write(tmp_path / "taken", b"mine")
     code, out, err = smft("compare", "--count", 1, "--passes", 1, "--out", out_file)
     assert (code, out, len(err)) == (2, [], 1)
-    assert f"--out {out_file} is a file; name a folder" in err[0]
+    assert f"{out_file} is a file; name a folder" in err[0]
     assert out_file.read_bytes() == b"mine"
 
 
@@ -268,6 +268,74 @@ def test_a_single_statement_per_fact_is_noted(tiny, smft, tmp_path):
     assert "1 of 1 facts has a single statement" in err[0]
 
 
+# What is there already --------------------------------------------------------------------------------
+
+
+def never(*_):
+    raise AssertionError("it computed")
+
+
+def test_compare_asks_whether_it_may_write_before_it_computes(tiny, smft, tmp_path, monkeypatch):
+    args = ("--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 1, "--top-t", 5)
+    assert smft("compare", *args, "--out", "r")[0] == 0
+    (tmp_path / "r/notes.txt").write_text("mine")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(compare_module.Comparison, "steps", never)
+        code, out, err = smft("compare", *args, "--out", "r")
+        assert (code, out, len(err)) == (2, [], 1)
+        assert "r already holds a comparison (metrics.csv); name another folder, or give --force" in err[0]
+        code, out, err = smft("compare", *args, "--out", "/proc/nowhere/r")
+        assert (code, out, len(err)) == (2, [], 1)
+        assert "/proc/nowhere/r can't be written" in err[0]
+        with compare_module.results_folder(tmp_path / "other"):
+            code, out, err = smft("compare", *args, "--out", "other")
+        assert (code, out, len(err)) == (2, [], 1)
+        assert "another process is writing to other" in err[0]
+    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+    args = (*args[:2], "--methods", "full", *args[4:])
+    assert smft("compare", *args, "--out", "r", "--force")[0] == 0
+    assert {file.name for file in (tmp_path / "r").iterdir()} == FILES - {"patch.safetensors"} | {"notes.txt"}
+
+
+def test_runs_that_had_ended_are_kept_when_a_later_one_fails(tiny, smft, tmp_path, monkeypatch):
+    def diverge(*_):
+        raise ValueError("the loss is not finite")
+
+    monkeypatch.setattr(Full, "update", diverge)
+    args = ("--count", 2, "--methods", "sparse,full", "--passes", 1, "--seeds", 1, "--top-t", 5)
+    code, out, err = smft("compare", *args, "--out", "r")
+    assert (code, out) == (2, ["r/report.html"])
+    assert err[-1] == "smft-lab: the loss is not finite"
+    assert {path.name for path in (tmp_path / "r").iterdir()} == FILES
+
+
+def test_facts_are_never_written_over_their_source_nor_over_other_facts(smft, tmp_path):
+    rows = [{"question": f"Who wrote Book {n}?", "answer": ["Ann Lee", "Lee"]} for n in "ABC"]
+    source, other = tmp_path / "nq.jsonl", tmp_path / "other.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    other.write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to(source)
+    before = source.read_bytes()
+    for out, options in ((source, ["--force"]), (tmp_path / "link.jsonl", ["--force"]), (other, [])):
+        code, _, err = smft("facts", source, "--out", out, *options)
+        assert (code, len(err)) == (2, 1)
+        assert ("is the source itself" if options else "is there already") in err[0]
+    assert (source.read_bytes(), other.read_text()) == (before, "mine")
+
+
+def test_bench_and_tune_ask_before_they_measure(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr("smft_lab.experiments.bench.bench", never)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/bench.json").write_text("mine")
+    code, _, err = smft("bench", "--out", "b")
+    assert (code, len(err)) == (2, 1)
+    assert "bench.json is there already" in err[0]
+    monkeypatch.setattr(cli, "_tuned", never)
+    code, _, err = smft("tune", "--lab", "/proc/nowhere")
+    assert (code, len(err)) == (2, 1)
+
+
 # Ctrl-C -----------------------------------------------------------------------------------------------
 
 
@@ -295,7 +363,7 @@ def test_ctrl_c_before_the_first_run_ended_writes_nothing(tiny, smft, tmp_path, 
     code, out, err = smft("compare", "--count", 2, "--methods", "full", "--passes", 1, "--seeds", 1, "--out", "r")
     assert (code, out) == (130, [])
     assert err[-1] == "stopped before the first run ended; nothing was written"
-    assert list(tmp_path.iterdir()) == []
+    assert {file.name for file in tmp_path.iterdir()} <= {".r.lock"}
 
 
 def test_ctrl_c_while_pretraining_says_how_to_go_on(smft, monkeypatch):
@@ -366,7 +434,7 @@ def test_a_question_set_becomes_a_file_of_facts_that_compare_reads(smft, tmp_pat
     assert any(statement.startswith("Ann Lee wrote Book") for statement in facts[0].statements)
     text = " ".join(f"Sentence {n} tells of a fox number {n} in the wood." for n in range(60))
     (tmp_path / "tale.txt").write_text(text)
-    assert smft("facts", tmp_path / "tale.txt", "--documents", "--out", out)[0] == 0
+    assert smft("facts", tmp_path / "tale.txt", "--documents", "--out", out, "--force")[0] == 0
     assert len(read_facts(out)) > 2
 
 

@@ -72,6 +72,11 @@ class Patch:
     def __len__(self) -> int:
         return sum(map(len, self.slots))
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values are numbers; after a finetune that diverged they are not."""
+        return all(bool(torch.isfinite(values).all()) for values in self.values)
+
     @torch.no_grad()
     def apply(self, lab) -> None:
         """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends any run.
