@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -89,9 +90,7 @@ def check_new(path: Path, force: bool = False) -> None:
 
 def _probe(folder: Path) -> None:
     """Raise OSError unless something can be made in a folder."""
-    probe = folder / f".{uuid4().hex[:RANDOM]}{PARTIAL}"
-    probe.mkdir()
-    probe.rmdir()
+    TemporaryFile(dir=folder).close()  # it has no name, so that a kill leaves nothing
 
 
 @contextmanager
