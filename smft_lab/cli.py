@@ -17,7 +17,7 @@ from smft_lab.attach_cli import attach, train_on_text, train_plain
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
-from smft_lab.terminal import console, names_in, progress_bar
+from smft_lab.terminal import console, names_in, printable, progress_bar
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
@@ -58,10 +58,14 @@ def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal has no sign for is spelled out, and never ends the work
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (ValueError, OSError) as problem:
-        console.print(f"smft-lab: {' '.join(str(problem).split())}", markup=False, soft_wrap=True)
+        told = printable(" ".join(str(problem).split()))
+        console.print(f"smft-lab: {told}", markup=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors import safe_open
@@ -19,7 +21,7 @@ import smft_lab.model.language_model  # noqa: F401  (registers the model with tr
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
-from smft_lab.model.memory import differing_rows, empty_table, named_tables, value_tables
+from smft_lab.model.memory import MemoryLayer, differing_rows, empty_table, named_tables, value_tables
 from smft_lab.model.opening import (
     Source,
     check_unchanged,
@@ -47,6 +49,8 @@ EARLIER_FILES = re.compile(
     r"|generation_config\.json|chat_template\.jinja|tokenizer(_config)?\.json|tokenizer\.model|special_tokens_map\.json"
     r"|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt"
 )
+LARGEST_WORLD = 100  # times the built-in one
+REPLACED_SHARE = 8  # at least one in so many weights of a model is not in feed-forwards, which a memory may replace
 PATIENCE = 60  # seconds that `load` waits for a save to get done
 READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
 
@@ -352,14 +356,14 @@ def _read(path: Path, device: str | torch.device) -> Lab:
         except (ValueError, OSError) as problem:
             kind = FileNotFoundError if isinstance(problem, FileNotFoundError) else ValueError
             raise kind(f"{path}: {problem}") from None
+    with _reading(path, USAGE_FILE):
+        usage = Usage.from_tensors(load_tensors((path / USAGE_FILE).read_bytes()))
     with quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path, about.get("tables_by_rows", []), base)
+        model = _read_model(path, about.get("tables_by_rows", []), usage, base)
     model.to(device)
     if tokenizer is None or about.get("own_tokenizer"):
         with _reading(path, "the tokenizer's files"):
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    with _reading(path, USAGE_FILE):
-        usage = Usage.from_tensors(load_tensors((path / USAGE_FILE).read_bytes()))
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
     if "form" in about:
         with _reading(path / LAB_FILE, "the prompt form"):
@@ -389,16 +393,19 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
-def _read_model(path: Path, by_rows: list[str], base=None):
+def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None):
     """The model of a saved lab.
 
     Args:
         by_rows: State-dict names of value tables of which the file has some rows; all others are zero.
+        usage: What was counted of its slots.
         base: The opened model that a lab names whose base was not copied; it is given its memory here.
     """
     options = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(path, **options)
     asked = getattr(config, CONFIG_KEY, None)
+    file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
+    _check_sizes(config, asked, file, usage, base)
     if asked is None:
         if base is not None:
             raise ValueError(f"config.json lacks {CONFIG_KEY}")
@@ -413,7 +420,6 @@ def _read_model(path: Path, by_rows: list[str], base=None):
     else:
         model = base
     add_memory(model, **asked)
-    file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
     missing, unexpected = load_model(model, str(file), strict=False)
     entries = model.state_dict()
     left_out = {storage(entries[name]) for name in (*by_rows, *(() if base is None else outside_memory(model)))}
@@ -428,6 +434,33 @@ def _read_model(path: Path, by_rows: list[str], base=None):
             _check_rows(rows, values, entries[name], name)
             entries[name][rows] = values
     return model
+
+
+def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> None:
+    """Raise ValueError where config.json names sizes that the files don't have, before anything of them is made."""
+    slots = getattr(config, "memory_slots", None) if asked is None else asked["slots"]
+    if type(slots) is not int or slots != usage.df.shape[1]:
+        raise ValueError(f"config.json has {str(slots)[:20]} slots, {USAGE_FILE} {usage.df.shape[1]:,}")
+    if not file.exists():
+        return
+    with safe_open(file, "pt") as stored:
+        shapes = [stored.get_slice(name).get_shape() for name in stored.keys()]  # noqa: SIM118
+    numbers = sum(map(math.prod, shapes))
+    layers = config.get_text_config().num_hidden_layers
+    if base is None and layers > len(shapes):
+        raise ValueError(f"config.json has {layers} layers, {file.name} {len(shapes)} weights")
+    if asked is None:
+        return  # transformers compares each shape
+    with torch.device("meta"):
+        width = (config if base is None else base.config).get_text_config().hidden_size
+        options = {name: value for name, value in asked.items() if name not in ("layers", "mode", "shared", "seed")}
+        table = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
+        needed = sum(parameter.numel() for parameter in MemoryLayer(width, values=table, **options).parameters())
+        if base is None:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            needed += sum(parameter.numel() for parameter in model.parameters()) // REPLACED_SHARE
+    if needed > numbers:
+        raise ValueError(f"config.json describes {needed:,} numbers and more, {file.name} holds {numbers:,}")
 
 
 @contextmanager
@@ -458,12 +491,45 @@ def _read_about(path: Path) -> dict:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         newer = about["format"] > FORMAT
-        missing = {"world_seed", "defaults"} - set(about)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{file} is not what Lab.save() writes; copy the lab again") from None
     if newer:
         found = f"format {about['format']} is newer than this version reads ({FORMAT})"
         raise ValueError(f"{file}: {found}; update smft-lab")
-    if missing:
+    if missing := {"world_seed", "defaults"} - set(about):
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; copy the lab again")
+    for name, (is_right, what) in ABOUT.items():
+        if name in about and not is_right(about[name]):
+            raise ValueError(f"{file}: {name} is {str(about[name])[:60]!r}, not {what}; copy the lab again")
     return about
+
+
+def _is_defaults(value) -> bool:
+    """Whether this may be settings per method, the sweep that they come from and what that ran under."""
+    if not isinstance(value, dict):
+        return False
+    kinds = {name: list if name == "sweep" else dict for name in value}
+    return all(isinstance(value[name], kind) for name, kind in kinds.items()) and all(
+        isinstance(row, dict) for row in value.get("sweep", [])
+    )
+
+
+def _is_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+ABOUT = {
+    "format": (lambda value: type(value) is int and value > 0, "a version"),
+    "world_seed": (lambda value: value is None or type(value) is int, "a whole number or null"),
+    "world_scale": (
+        lambda value: type(value) in (int, float) and 0 < value <= LARGEST_WORLD,
+        f"a number above 0, at most {LARGEST_WORLD}",
+    ),
+    "defaults": (_is_defaults, "an object of settings per method"),
+    "tables_by_rows": (_is_texts, "a list of names"),
+    "files": (_is_texts, "a list of names"),
+    "own_tokenizer": (lambda value: isinstance(value, bool), "true or false"),
+    "form": (lambda value: isinstance(value, dict), "an object"),
+    "recipe": (lambda value: isinstance(value, dict), "an object"),
+}
+"""What each entry of a lab's file may be, and how that is called."""

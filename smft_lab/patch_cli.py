@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from smft_lab.terminal import console
+from smft_lab.terminal import console, printable
 
 if TYPE_CHECKING:
     from smft_lab.slots.patch import Patch
@@ -54,14 +55,15 @@ def show(files: Files) -> None:
         told = str(len(facts)) if isinstance(facts, list) else str(facts)
         size = f"{file.stat().st_size / 1000:,.1f}"
         row = (about.get("rule", ""), about.get("top_t", ""), told, about.get("date", ""), patch.base[:8])
-        table.add_row(file.name, f"{len(patch):,}", size, *map(str, row))
+        cells = (file.name, f"{len(patch):,}", size, *map(str, row))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console(highlight=False).print(table)
     for patch in read:
         facts = patch.about.get("facts")
         if isinstance(facts, list) and facts:
-            print(f"{patch.name} was taught:")
+            print(f"{printable(patch.name)} was taught:")
             for fact in facts[:SHOWN]:
-                print(f"  {fact}")
+                print(f"  {printable(str(fact))}")
             if len(facts) > SHOWN:
                 print(f"  and {len(facts) - SHOWN} more")
     if len(read) > 1 and len({patch.base for patch in read}) == 1:
@@ -142,7 +144,7 @@ def diff(
     lines = lines_of(*_read([first, second]))
     own = (f"only {first.name}", f"only {second.name}")
     for name in ("table", *own, "alike in both", "different", "mean L2 distance", "mean cosine"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
     for line in lines.itertuples():
         far = ("", "") if line.different == 0 else (f"{line.distance:.3f}", f"{line.cosine:.3f}")
         table.add_row(*(f"{value:,}" for value in line[1:6]), *far)

@@ -115,3 +115,21 @@ def test_a_lab_that_is_there_is_replaced_only_by_force_and_the_base_never(run, f
     code, _, err = run("combine", "one.safetensors", "--out", "two.safetensors")
     assert code == 2
     assert "two.safetensors is there already" in err
+
+
+def test_names_and_dates_are_shown_literally(run, folder, tmp_path):
+    name = "[bold]n\x1b[31m.safetensors"
+    patch = Patch.load("one.safetensors")
+    about = {
+        **patch.about,
+        "date": "[link=x]2[/link]\x07",
+        "rule": "a\rb",
+        "facts": ["One\x1b]0;title\x07 fact.\u202e"],
+    }
+    Patch(patch.slots, patch.values, patch.base, about).save(tmp_path / name)
+    code, out, _ = run("show", tmp_path / name)
+    assert code == 0
+    assert not set(out) & set("\x1b\x07\r\u202e")
+    told = out.replace("\n", "").replace(" ", "").replace("\u2502", "")
+    for shown in ("[bold]n", r"\x1b[31m", "[link=x]2", r"\x07", r"a\rb", r"One\x1b]0;title\x07fact."):
+        assert shown in told, (shown, out)

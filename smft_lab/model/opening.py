@@ -491,7 +491,8 @@ def _plain_llama(reader):
             count = heads if ".attn_q." in name else key_heads
             array = array.reshape(count, head_dim // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
         weights[there[name]] = torch.tensor(array, dtype=torch.float32)  # copies: the file stays as it is
-    model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
+    own = {"config": config, "state_dict": weights, "dtype": torch.float32}
+    model = LlamaForCausalLM.from_pretrained(None, trust_remote_code=False, **own)
     model.generation_config = GenerationConfig.from_model_config(config)
     return model
 
