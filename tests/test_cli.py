@@ -2,23 +2,32 @@
 
 import csv
 import json
+import os
+import re
+import subprocess
 import sys
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from random import Random
 
 import pytest
+from safetensors import SafetensorError
 
 from smft_lab import cli
 from smft_lab.experiments import compare as compare_module
-from smft_lab.experiments import plain_model
+from smft_lab.experiments import memory_training, plain_model
 from smft_lab.experiments import pretrain as pretrain_module
 from smft_lab.experiments import tune as tune_module
+from smft_lab.facts.files import read_facts
 from smft_lab.facts.world import World, new_facts
 from smft_lab.finetuning.methods import Full
 from smft_lab.lab import LAB_FILE
+from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes import probes as probes_module
+from smft_lab.writing import write_whole
 
+TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]
 FILES = {"metrics.csv", "summary.json", "samples.json", "patch.safetensors", "report.html"}
 
 
@@ -503,3 +512,51 @@ def test_bad_input_to_attach_is_one_line_and_exit_code_2(smft, tokenizer, tmp_pa
     assert message in " ".join(err)
     assert len(err) == 1
     assert not (tmp_path / "lab" / "lab.json").exists()
+
+
+# A terminal of another time ---------------------------------------------------------------------------
+
+
+def test_a_locale_or_a_terminal_without_utf_8_costs_no_result(tmp_path):
+    """Names that the terminal can't show, and that are no text at all, are spelled out where they are printed."""
+    rows = [{"question": f"Who wrote Bøk {n}?", "answer": ["Ånn Lée", "Lée"]} for n in "ABC"]
+    source = tmp_path / "spørsmål.jsonl"
+    source.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, **old, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    for out in (os.fsencode(tmp_path / "fakta-å.jsonl"), os.fsencode(tmp_path) + b"/fakta-\xff.jsonl"):
+        command = [sys.executable, "-m", "smft_lab.cli", "facts", os.fsencode(source), "--out", out]
+        done = subprocess.run(command, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.startswith(os.fsencode(tmp_path))
+        done.stdout.decode("ascii")
+        assert len(read_facts(Path(os.fsdecode(out)))) == 3
+
+
+def test_a_name_that_is_no_text_does_not_cost_a_report(tmp_path):
+    write_whole(tmp_path / "report.html", "made by --facts fakta-\udcff.jsonl")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").endswith("fakta-\\udcff.jsonl")
+
+
+def test_no_file_is_read_or_written_in_the_encoding_of_the_locale():
+    command = [sys.executable, "-m", "ruff", "check", "--preview", "--select", "PLW1514", "--no-cache", "smft_lab"]
+    done = subprocess.run(command, cwd=Path(cli.__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_disk_full_at_a_checkpoint_of_attach_is_one_line(smft, tmp_path, monkeypatch):
+    from test_attach import small
+
+    from smft_lab.experiments import pretrain
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pretrain, "save_file", full)
+    monkeypatch.setattr("smft_lab.model.opening.open_model", lambda _: (small("llama"), train_tokenizer(TEXT, 300)))
+    monkeypatch.setattr(memory_training, "MemoryTraining", partial(memory_training.MemoryTraining, checkpoint_every=1))
+    (tmp_path / "words.txt").write_text(" ".join(TEXT), encoding="utf-8")
+    args = ("attach", "any", "--out", "lab", "--text", "words.txt", "--steps", 2, "--window", 16, "--slots", 256)
+    code, out, err = smft(*args)
+    assert (code, out) == (2, [])
+    assert re.search(r"state.safetensors can't be written \(No space left on device: .* needed, .* free\)", err[-1])

@@ -317,6 +317,15 @@ def _plain(answer: str) -> str:
     return answer.strip().removesuffix(".")
 
 
+def check_questions(model, tokenizer, questions: Sequence[str]) -> None:
+    """Raise ValueError if a question is longer than the model reads; its attention would take memory without end."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for text in questions:
+        if most and len(text.encode()) > most and (tokens := len(tokenizer(text)["input_ids"])) > most:
+            raise ValueError(f"the question {text[:40]!r}... has {tokens} tokens, but the model reads at most {most}; "
+                             "ask a shorter one")  # fmt: skip
+
+
 @torch.inference_mode()
 def answer(
     model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24, form: PromptForm = BUILT_IN
@@ -329,8 +338,9 @@ def answer(
             is the form of a lab.
 
     Raises:
-        ValueError: see `PromptForm.prompt`.
+        ValueError: a question is longer than the model reads, or see `PromptForm.prompt`.
     """
+    check_questions(model, tokenizer, questions)
     if form != BUILT_IN:
         return [_plain(reply) for reply in replies(model, tokenizer, questions, max_new_tokens, form)]
     answers: list[str] = [""] * len(questions)
