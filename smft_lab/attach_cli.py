@@ -51,10 +51,9 @@ def attach(
     seed: Annotated[int, typer.Option(help="Of the new weights, and of all that is drawn.")] = 0,
 ) -> None:  # fmt: skip
     """Give a finished model a memory, in minutes and without training it, as a lab for `compare --lab`."""
-    from smft_lab.lab import LAB_FILE
+    from smft_lab.lab import check_lab_place
 
-    if (out / LAB_FILE).exists():
-        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
+    check_lab_place(out)
     chosen = replace(RECIPES[recipe.value], **({} if slots is None else {"slots": slots}))
     if steps:
         if text is None:
@@ -143,11 +142,10 @@ def train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) 
     """Train a model's memory, or all of it, on a text, and save it as a lab; an unfinished run there goes on."""
     from smft_lab.experiments import memory_training as training
     from smft_lab.experiments.processes import Processes
-    from smft_lab.lab import LAB_FILE
+    from smft_lab.lab import check_lab_place
     from smft_lab.writing import write_whole
 
-    if (out / LAB_FILE).exists():
-        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
+    check_lab_place(out)
     unfinished = out / "unfinished"
     recent: list[float] = []
     main = Processes().main

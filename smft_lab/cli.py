@@ -17,7 +17,7 @@ from smft_lab.attach_cli import attach, train_on_text, train_plain
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
-from smft_lab.terminal import console, names_in, progress_bar
+from smft_lab.terminal import console, names_in, printable, progress_bar
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
@@ -30,6 +30,7 @@ app.command()(study)
 STANDARD = "sparse,full,lora"
 SHOWN = 5  # facts of a file that `facts` prints
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
 
 
@@ -58,10 +59,14 @@ def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal has no sign for is spelled out, and never ends the work
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except (ValueError, OSError) as problem:
-        console.print(f"smft-lab: {' '.join(str(problem).split())}", markup=False, soft_wrap=True)
+        told = printable(" ".join(str(problem).split()))
+        console.print(f"smft-lab: {told}", markup=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -127,47 +132,52 @@ def compare(
     lab: LabOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
+    force: ForceOption = False,
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
-    from smft_lab.experiments.compare import Comparison
+    from smft_lab.experiments.compare import REPORT, Comparison, results_folder
 
     names = names_in(methods, "--methods")
     own = None if facts is None else _from_file(facts)  # before the seconds that opening a lab takes
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
-    for folder in (out, *out.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--out {folder} is a file; name a folder")
     if passes is None and opened.recipe is None:
         passes = 12
     settings = {"top_t": top_t, "passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
     comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
-    if tune:
-        opened.defaults = _tuned(opened, taught, names, settings)
-    about = {"facts": called, **_tuned_under(opened)}
-    interrupted = False
+    problem: BaseException | None = None
+    with results_folder(out, force) as folder:  # before any computing
+        if tune:
+            opened.defaults = _tuned(opened, taught, names, settings)
+        about = {"facts": called, **_tuned_under(opened)}
+        try:
+            _follow(comparison)
+        except (KeyboardInterrupt, Exception) as stop:  # what has ended by then is kept, whatever it was
+            problem = stop
+        if comparison.finished_runs().empty:
+            console.print("stopped before the first run ended; nothing was written")
+            raise typer.Exit(130) if isinstance(problem, KeyboardInterrupt) else problem
+        if problem is not None:
+            about["stopped early"] = "the page shows the runs that had ended"
+        comparison.write(folder, out, settings=about, command=_command())
+    _print_summary(comparison)
+    if problem is not None:
+        console.print("stopped early; the report shows the runs that had ended")
+    print(out / REPORT)
+    if isinstance(problem, KeyboardInterrupt):
+        raise typer.Exit(130) from None
+    if problem is not None:
+        raise problem
+
+
+def _follow(comparison) -> None:
     with progress_bar() as bar:
         task = bar.add_task("compare", total=None)
-        try:
-            for at in comparison.steps():
-                known = "" if at.learned is None else f" learned {at.learned:.0%}"
-                label = f"{at.method:<7} seed {at.seed}{known}"
-                bar.update(task, total=at.total, completed=at.done, description=label)
-        except KeyboardInterrupt:
-            interrupted = True
-    if comparison.finished_runs().empty:
-        console.print("stopped before the first run ended; nothing was written")
-        raise typer.Exit(130)
-    if interrupted:
-        about["stopped early"] = "the page shows the runs that had ended"
-    report = comparison.save(out, settings=about, command=_command())
-    _print_summary(comparison)
-    if interrupted:
-        console.print("stopped early; the report shows the runs that had ended")
-    print(report)
-    if interrupted:
-        raise typer.Exit(130)
+        for at in comparison.steps():
+            known = "" if at.learned is None else f" learned {at.learned:.0%}"
+            label = f"{at.method:<7} seed {at.seed}{known}"
+            bar.update(task, total=at.total, completed=at.done, description=label)
 
 
 def _command() -> str:
@@ -257,19 +267,21 @@ def tune(
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
     from smft_lab.finetuning.methods import METHODS
-    from smft_lab.lab import LAB_FILE
-    from smft_lab.writing import write_whole
+    from smft_lab.lab import LAB_FILE, PATIENCE
+    from smft_lab.writing import alone, check_new, json_text, write_whole
 
     opened = _open_lab(lab, device)
+    file = lab / LAB_FILE
+    check_new(file, force=True)
     taught, _ = _built_in(opened, count)
     if passes is None and opened.recipe is None:
         passes = 12
     settings = {"passes": passes, "top_t": top_t, "order": None, "loss_on": None}
     defaults = _tuned(opened, taught, list(METHODS), settings)
-    file = lab / LAB_FILE
-    about = json.loads(file.read_text())
-    about["defaults"] = defaults
-    write_whole(file, json.dumps(about, indent=2) + "\n")
+    with alone(lab, PATIENCE):  # the lab may have been saved again meanwhile
+        about = json.loads(file.read_text(encoding="utf-8"))
+        about["defaults"] = defaults
+        write_whole(file, json_text(about, indent=2))
     print(file)
 
 
@@ -341,16 +353,21 @@ def make_facts(
     documents: Annotated[bool, typer.Option("--documents", help="A text file: its passages, in order.")] = False,
     paraphraser: Annotated[str | None, typer.Option(help="A Hugging Face model that rewords; else only rules.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    force: ForceOption = False,
 ) -> None:
     """Show the first facts of a file or a public question set as they will be taught and asked; --out keeps all."""
     from smft_lab.facts.answers import check_answers
     from smft_lab.facts.datasets import read_dataset, read_own
     from smft_lab.facts.documents import read_documents
     from smft_lab.facts.files import check_paraphrases
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import check_new, write_whole
 
     if out is not None and out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: facts are JSON lines; let its name end in .jsonl")
+    if out is not None:
+        if out.exists() and Path(source).exists() and out.samefile(source):
+            raise ValueError(f"--out {out} is the source itself; name another file, or it is lost")
+        check_new(out, force)
     if documents:
         read, is_what = read_documents(source, seed=seed), "documents"
     else:
@@ -374,7 +391,6 @@ def make_facts(
             console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(f"{len(facts)} facts; {read.report}; read as {is_what}", markup=False, soft_wrap=True)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, "".join(json.dumps(_filled(fact), ensure_ascii=False) + "\n" for fact in facts))
         print(out)
 
@@ -402,6 +418,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats: under a minute.")] = False,
     lab: LabOption = None,
     out: Annotated[Path, typer.Option(help="Folder of bench.json and bench.csv.")] = Path("results/bench"),
+    force: ForceOption = False,
 ) -> None:
     """Time a sparse step beside the other ways to take it; ratios are what counts."""
     from dataclasses import asdict
@@ -411,8 +428,10 @@ def bench(
 
     from smft_lab.experiments.bench import bench as rows_of
     from smft_lab.experiments.bench import machine, ratios
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import check_new, json_text, write_whole
 
+    for name in ("bench.csv", "bench.json"):
+        check_new(out / name, force)
     opened = _open_lab(lab)
     about, rows = machine(), []
     console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
@@ -433,9 +452,8 @@ def bench(
             table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)
         console.print(table)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "bench.csv", frame.to_csv(index=False))
-    write_whole(out / "bench.json", json.dumps({"machine": about, "rows": records}, indent=2) + "\n")
+    write_whole(out / "bench.json", json_text({"machine": about, "rows": records}, indent=2))
     print(out / "bench.json")
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import math
+import re
 import threading
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from tempfile import mkdtemp
+from types import SimpleNamespace
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, load_model, save_file
+from safetensors import safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import load_model, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
@@ -24,23 +24,39 @@ from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
 from smft_lab.model.locking import exclusive, lock_of
-from smft_lab.model.memory import differing_rows, empty_table, named_tables, value_tables
-from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
+from smft_lab.model.memory import MemoryLayer, differing_rows, empty_table, named_tables, value_tables
+from smft_lab.model.opening import (
+    Source,
+    check_unchanged,
+    outside_memory,
+    own_memory,
+    quiet,
+    reopen,
+    storage,
+    tokenizer_hash,
+)
 from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.recipe import Recipe
 from smft_lab.slots.usage import Usage
+from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder
 
 FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
 ROWS, VALUES = ".rows", ".values"  # after a table's name in a weights file: which of its rows are not zero, and those
 MEMORY_FILE = "memory.safetensors"  # in place of WEIGHTS_FILE, where the base is named instead of copied
 BASES = ("copy", "reference")
-UNFINISHED = ".unfinished"
+# What labs were made of before they listed their files; others of a folder are a person's own.
+EARLIER_FILES = re.compile(
+    r"(usage|memory|model|model-\d{5}-of-\d{5})\.safetensors|model\.safetensors\.index\.json|probes\.json|config\.json"
+    r"|generation_config\.json|chat_template\.jinja|tokenizer(_config)?\.json|tokenizer\.model|special_tokens_map\.json"
+    r"|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt"
+)
+LARGEST_WORLD = 100  # times the built-in one
+REPLACED_SHARE = 8  # at least one in so many weights of a model is not in feed-forwards, which a memory may replace
 PATIENCE = 60  # seconds that `load` waits for a save to get done
 READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
-REPLACED = ".replaced"  # ends the name that a saved lab has while a new one takes its place
 
 
 class Lab:
@@ -210,20 +226,8 @@ class Lab:
         if base == "reference":
             self._check_reference()
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(path):
-            _bring_back(path)
-            for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            unfinished = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
-            try:
-                self._write(unfinished, base == "reference")
-                unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
-                _put(unfinished, path)
-            except SafetensorError as problem:  # what a full disk is called there
-                raise OSError(f"{path} could not be written: {problem}") from None
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        with whole_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: self._size(base == "reference")):
+            self._write(folder, base == "reference")
 
     def _check_reference(self) -> None:
         advice = 'save it with base="copy"'
@@ -244,15 +248,10 @@ class Lab:
             self.model.config.save_pretrained(folder)
             if self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(folder)
-            outside = set(outside_memory(self.model)) if reference else set()
-            rows = _few_rows(self.model)
-            kept = {name: tensor for name, tensor in _distinct(self.model.state_dict()).items() if name not in outside}
-            kept = {name: tensor.contiguous() for name, tensor in kept.items() if name not in rows}
-            for name, places in rows.items():
-                kept |= {name + ROWS: places, name + VALUES: self.model.state_dict()[name][places].contiguous()}
+            kept, rows = self._tensors(reference)
             save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
             if rows:
-                about |= {"format": FORMAT, "tables_by_rows": list(rows)}
+                about |= {"format": FORMAT, "tables_by_rows": rows}
             if reference:
                 own_tokenizer = tokenizer_hash(self.tokenizer) != self.source.tokenizer
                 about |= {"format": FORMAT, "source": self.source.to_json(), "own_tokenizer": own_tokenizer}
@@ -268,8 +267,43 @@ class Lab:
         if self.recipe is not None:
             about |= {"format": FORMAT, "recipe": self.recipe.to_dict()}
         if self.world_seed is None:  # else they come from the seed
-            (folder / PROBES_FILE).write_text(json.dumps(self.probes.to_records(), indent=1) + "\n", encoding="utf-8")
-        (folder / LAB_FILE).write_text(json.dumps(about, indent=2) + "\n")
+            (folder / PROBES_FILE).write_text(json_text(self.probes.to_records(), indent=1), encoding="utf-8")
+        about["files"] = sorted([LAB_FILE, *(file.name for file in folder.iterdir())])
+        (folder / LAB_FILE).write_text(json_text(about, indent=2), encoding="utf-8")
+
+    def _tensors(self, reference: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """What the weights file of a model with an added memory holds, and the names of tables of which it has rows."""
+        outside = set(outside_memory(self.model)) if reference else set()
+        rows, entries = _few_rows(self.model), self.model.state_dict()
+        kept = {
+            name: tensor.contiguous()
+            for name, tensor in _distinct(entries).items()
+            if name not in outside and name not in rows
+        }
+        for name, places in rows.items():
+            kept |= {name + ROWS: places, name + VALUES: entries[name][places].contiguous()}
+        return kept, list(rows)
+
+    def _size(self, reference: bool) -> int:
+        """Bytes of a saved lab, but for small files of text."""
+        added = hasattr(self.model.config, CONFIG_KEY)
+        kept = self._tensors(reference)[0] if added else _distinct(self.model.state_dict())
+        return sum(tensor.nbytes for tensor in (*kept.values(), *self.usage.to_tensors().values()))
+
+
+def is_lab_file(name: str) -> bool:
+    """Whether a lab that doesn't list its files wrote one of that name."""
+    return EARLIER_FILES.fullmatch(name) is not None
+
+
+def check_lab_place(path: Path) -> None:
+    """Raise OSError or ValueError unless a new lab can be saved at `path`, before long work: see `check_place`."""
+    check_place(path, LAB_FILE)
+    if (path / LAB_FILE).exists():
+        raise ValueError(f"{path} already holds a finished lab; name another folder, or delete it")
+    if path.is_dir() and (lost := sorted(file.name for file in path.iterdir() if is_lab_file(file.name))):
+        raise ValueError(f"{path} holds a file {lost[0]} of another model, which a lab would replace; name another "
+                         "folder")  # fmt: skip
 
 
 def _distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -326,61 +360,6 @@ def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.new_zeros(1).expand(tensor.shape)
 
 
-@contextmanager
-def alone(path: Path, patience: float = 0):
-    """Keep other processes from writing to the same folder, until the block ends or this process does.
-
-    Args:
-        patience: Seconds to wait for another that does.
-
-    Raises:
-        ValueError: another process is writing there now.
-    """
-    lock = FileLock(path.parent / f".{path.name}.lock")
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        raise ValueError(f"another process is writing to {path}; wait for it, or name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _moved_away(path: Path) -> bool:
-    """Whether a save is between the two renames of `_put`, or was killed there."""
-    replaced = path.with_name(path.name + REPLACED)
-    return (replaced / LAB_FILE).exists() and not path.exists()  # in this order: it goes after the new one has come
-
-
-def _bring_back(path: Path) -> None:
-    """Give a lab its place again whose replacement was killed; to be called alone."""
-    if _moved_away(path):
-        os.replace(path.with_name(path.name + REPLACED), path)
-
-
-def _put(unfinished: Path, path: Path) -> None:
-    """Give a whole new lab its place. A kill at any moment leaves the old one or the new one to `load`."""
-    if not (path / LAB_FILE).exists():
-        path.mkdir(exist_ok=True)
-        for file in sorted(unfinished.iterdir(), key=lambda file: file.name == LAB_FILE):  # it says: a lab is here
-            os.replace(file, path / file.name)
-        return
-    for file in path.iterdir():
-        if not (unfinished / file.name).exists() and not _written_by_save(file.name):
-            (shutil.copytree if file.is_dir() else shutil.copy2)(file, unfinished / file.name)
-    old = path.with_name(path.name + REPLACED)
-    shutil.rmtree(old, ignore_errors=True)
-    os.replace(path, old)
-    os.replace(unfinished, path)
-    shutil.rmtree(old)
-
-
-def _written_by_save(name: str) -> bool:
-    also = (USAGE_FILE, PROBES_FILE, MEMORY_FILE, "generation_config.json", "chat_template.jinja")
-    return name in also or name.startswith(("model", "tokenizer"))
-
-
 def shipped_checkpoint() -> Path:
     """The directory of the checkpoint that comes with the package."""
     return Path(str(resources.files("smft_lab") / "model" / "checkpoint"))
@@ -400,20 +379,20 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     check_device(device)
     path = shipped_checkpoint() if path is None else Path(path)
     for _ in range(READS):
-        if _moved_away(path):
+        if moved_away(path, LAB_FILE):
             with alone(path, PATIENCE):
-                _bring_back(path)
+                bring_back(path, LAB_FILE)
         place = _place(path)
         try:
             lab = _read(path, device)
         except (OSError, ValueError):
-            if not _moved_away(path) and _place(path) == place:
+            if not moved_away(path, LAB_FILE) and _place(path) == place:
                 raise
         else:
             if _place(path) == place:
                 return lab
     with alone(path, PATIENCE):  # it is replaced as fast as it is read
-        _bring_back(path)
+        bring_back(path, LAB_FILE)
         return _read(path, device)
 
 
@@ -438,14 +417,14 @@ def _read(path: Path, device: str | torch.device) -> Lab:
         except (ValueError, OSError) as problem:
             kind = FileNotFoundError if isinstance(problem, FileNotFoundError) else ValueError
             raise kind(f"{path}: {problem}") from None
+    with _reading(path, USAGE_FILE):
+        usage = Usage.from_tensors(load_tensors((path / USAGE_FILE).read_bytes()))
     with torch.random.fork_rng(devices=[]), quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path, about.get("tables_by_rows", []), base)
+        model = _read_model(path, about.get("tables_by_rows", []), usage, base)
     model.to(device)
     if tokenizer is None or about.get("own_tokenizer"):
         with _reading(path, "the tokenizer's files"):
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    with _reading(path, USAGE_FILE):
-        usage = Usage.from_tensors(load_file(path / USAGE_FILE))
     lab = Lab(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
     if "form" in about:
         with _reading(path / LAB_FILE, "the prompt form"):
@@ -475,16 +454,19 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
-def _read_model(path: Path, by_rows: list[str], base=None):
+def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None):
     """The model of a saved lab.
 
     Args:
         by_rows: State-dict names of value tables of which the file has some rows; all others are zero.
+        usage: What was counted of its slots.
         base: The opened model that a lab names whose base was not copied; it is given its memory here.
     """
     options = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(path, **options)
     asked = getattr(config, CONFIG_KEY, None)
+    file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
+    _check_sizes(config, asked, file, usage, base)
     if asked is None:
         if base is not None:
             raise ValueError(f"config.json lacks {CONFIG_KEY}")
@@ -493,10 +475,12 @@ def _read_model(path: Path, by_rows: list[str], base=None):
         )
         if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
             raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
-        return model
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval() if base is None else base
+        return own_memory(model)
+    if base is None:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
+    else:
+        model = base
     add_memory(model, **asked)
-    file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
     missing, unexpected = load_model(model, str(file), strict=False)
     entries = model.state_dict()
     left_out = {storage(entries[name]) for name in (*by_rows, *(() if base is None else outside_memory(model)))}
@@ -511,6 +495,33 @@ def _read_model(path: Path, by_rows: list[str], base=None):
             _check_rows(rows, values, entries[name], name)
             entries[name][rows] = values
     return model
+
+
+def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> None:
+    """Raise ValueError where config.json names sizes that the files don't have, before anything of them is made."""
+    slots = getattr(config, "memory_slots", None) if asked is None else asked["slots"]
+    if type(slots) is not int or slots != usage.df.shape[1]:
+        raise ValueError(f"config.json has {str(slots)[:20]} slots, {USAGE_FILE} {usage.df.shape[1]:,}")
+    if not file.exists():
+        return
+    with safe_open(file, "pt") as stored:
+        shapes = [stored.get_slice(name).get_shape() for name in stored.keys()]  # noqa: SIM118
+    numbers = sum(map(math.prod, shapes))
+    layers = config.get_text_config().num_hidden_layers
+    if base is None and layers > len(shapes):
+        raise ValueError(f"config.json has {layers} layers, {file.name} {len(shapes)} weights")
+    if asked is None:
+        return  # transformers compares each shape
+    with torch.device("meta"):
+        width = (config if base is None else base.config).get_text_config().hidden_size
+        options = {name: value for name, value in asked.items() if name not in ("layers", "mode", "shared", "seed")}
+        table = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
+        needed = sum(parameter.numel() for parameter in MemoryLayer(width, values=table, **options).parameters())
+        if base is None:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            needed += sum(parameter.numel() for parameter in model.parameters()) // REPLACED_SHARE
+    if needed > numbers:
+        raise ValueError(f"config.json describes {needed:,} numbers and more, {file.name} holds {numbers:,}")
 
 
 @contextmanager
@@ -541,12 +552,45 @@ def _read_about(path: Path) -> dict:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         newer = about["format"] > FORMAT
-        missing = {"world_seed", "defaults"} - set(about)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{file} is not what Lab.save() writes; copy the lab again") from None
     if newer:
         found = f"format {about['format']} is newer than this version reads ({FORMAT})"
         raise ValueError(f"{file}: {found}; update smft-lab")
-    if missing:
+    if missing := {"world_seed", "defaults"} - set(about):
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; copy the lab again")
+    for name, (is_right, what) in ABOUT.items():
+        if name in about and not is_right(about[name]):
+            raise ValueError(f"{file}: {name} is {str(about[name])[:60]!r}, not {what}; copy the lab again")
     return about
+
+
+def _is_defaults(value) -> bool:
+    """Whether this may be settings per method, the sweep that they come from and what that ran under."""
+    if not isinstance(value, dict):
+        return False
+    kinds = {name: list if name == "sweep" else dict for name in value}
+    return all(isinstance(value[name], kind) for name, kind in kinds.items()) and all(
+        isinstance(row, dict) for row in value.get("sweep", [])
+    )
+
+
+def _is_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+ABOUT = {
+    "format": (lambda value: type(value) is int and value > 0, "a version"),
+    "world_seed": (lambda value: value is None or type(value) is int, "a whole number or null"),
+    "world_scale": (
+        lambda value: type(value) in (int, float) and 0 < value <= LARGEST_WORLD,
+        f"a number above 0, at most {LARGEST_WORLD}",
+    ),
+    "defaults": (_is_defaults, "an object of settings per method"),
+    "tables_by_rows": (_is_texts, "a list of names"),
+    "files": (_is_texts, "a list of names"),
+    "own_tokenizer": (lambda value: isinstance(value, bool), "true or false"),
+    "form": (lambda value: isinstance(value, dict), "an object"),
+    "recipe": (lambda value: isinstance(value, dict), "an object"),
+}
+"""What each entry of a lab's file may be, and how that is called."""

@@ -8,8 +8,10 @@ import shlex
 import signal
 import sys
 import tempfile
+import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 PACKAGE = Path(__file__).parent
@@ -109,8 +111,9 @@ def jupyterlab_options(first: Path, workspaces: Path, browser: bool, port: int |
 
 
 def voila_options(first: Path, browser: bool, port: int | None) -> list[str]:
-    """The command line for Voila: a list of the notebooks beside `first`, each a page."""
-    return [str(first.parent), "--VoilaConfiguration.show_tracebacks=True", *_common("Voila", browser, port)]
+    """The command line for Voila: a list of the notebooks beside `first`, each a page; the address holds a token."""
+    options = ["--Voila.auto_token=True", "--VoilaConfiguration.show_tracebacks=True"]
+    return [str(first.parent), *options, *_common("Voila", browser, port)]
 
 
 def _common(server: str, browser: bool, port: int | None) -> list[str]:
@@ -132,9 +135,8 @@ def serve(first: Path, pages: bool = False, browser: bool = True, port: int | No
         # The kernel and the widgets' JavaScript of this environment, not others of the person's home folder.
         os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
         if pages:
-            from voila.app import Voila
-
-            Voila.launch_instance(voila_options(first, browser, port), tornado_settings={"headers": OFFLINE})
+            settings = {"headers": OFFLINE, "allow_remote_access": False}  # other names than localhost are refused
+            _voila(Path(own)).launch_instance(voila_options(first, browser, port), tornado_settings=settings)
         else:
             from jupyterlab.labapp import LabApp
 
@@ -142,3 +144,20 @@ def serve(first: Path, pages: bool = False, browser: bool = True, port: int | No
             # Jupyter's own Ctrl-C asks a question in a terminal, and elsewhere leaves kernels behind.
             signal.signal(signal.SIGINT, lambda *_: server.stop(from_signal=True))
             server.start()
+
+
+def _voila(own: Path):
+    """Voila with the address, token and all, in the browser that it opens.
+
+    Args:
+        own: A folder that nobody else reads: a token in a browser's command line would be seen by every user.
+    """
+    from voila.app import Voila
+
+    class Pages(Voila):
+        def launch_browser(self) -> None:
+            page = own / "open.html"
+            page.write_text(f'<meta http-equiv="refresh" content="0; url={self.display_url}">', encoding="utf-8")
+            Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
+
+    return Pages

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from smft_lab.terminal import console
+from smft_lab.terminal import console, printable
 
 if TYPE_CHECKING:
     from smft_lab.slots.patch import Patch
@@ -20,6 +21,7 @@ SHOWN = 10
 
 Files = Annotated[list[Path], typer.Argument(help="Patch files.")]
 BaseOption = Annotated[Path | None, typer.Option("--lab", help="The base: a saved lab; the shipped one if absent.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 OutLab = Annotated[Path, typer.Option(help="Folder of the new lab.")]
 
 
@@ -53,14 +55,15 @@ def show(files: Files) -> None:
         told = str(len(facts)) if isinstance(facts, list) else str(facts)
         size = f"{file.stat().st_size / 1000:,.1f}"
         row = (about.get("rule", ""), about.get("top_t", ""), told, about.get("date", ""), patch.base[:8])
-        table.add_row(file.name, f"{len(patch):,}", size, *map(str, row))
+        cells = (file.name, f"{len(patch):,}", size, *map(str, row))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console(highlight=False).print(table)
     for patch in read:
         facts = patch.about.get("facts")
         if isinstance(facts, list) and facts:
-            print(f"{patch.name} was taught:")
+            print(f"{printable(patch.name)} was taught:")
             for fact in facts[:SHOWN]:
-                print(f"  {fact}")
+                print(f"  {printable(str(fact))}")
             if len(facts) > SHOWN:
                 print(f"  and {len(facts) - SHOWN} more")
     if len(read) > 1 and len({patch.base for patch in read}) == 1:
@@ -68,15 +71,21 @@ def show(files: Files) -> None:
 
 
 @patches.command()
-def apply(files: Files, out: OutLab, lab: BaseOption = None, on_conflict: ConflictOption = OnConflict.refuse) -> None:
+def apply(
+    files: Files,
+    out: OutLab,
+    lab: BaseOption = None,
+    on_conflict: ConflictOption = OnConflict.refuse,
+    force: ForceOption = False,
+) -> None:
     """Save the base with these patches in it, as a lab of its own."""
     from smft_lab.lab import load
     from smft_lab.slots.combine import hold
 
+    _check_out(out, lab, force)
     read = _read(files)
     opened = load(lab)
     together = hold(opened, read, on_conflict.value)
-    _refuse_same(out, lab)
     opened.save(out)
     _say(together, read)
     print(out)
@@ -88,14 +97,15 @@ def revert(
     lab: Annotated[Path, typer.Option("--lab", help="The lab that holds it, as `patch apply` saved it.")],
     out: OutLab,
     base: Annotated[Path | None, typer.Option(help="The base it was made on; the shipped lab if absent.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Take one patch out of a lab; others in it stay."""
     from smft_lab.lab import load
 
+    _check_out(out, base, force)
     (patch,) = _read([file])
     opened = load(lab)
     patch.revert(opened, load(base))
-    _refuse_same(out, base)
     opened.save(out)
     console.print(f"{len(patch):,} rows are the base's again")
     print(out)
@@ -107,14 +117,16 @@ def combine(
     out: Annotated[Path, typer.Option(help="The new patch file.")],
     on_conflict: ConflictOption = OnConflict.refuse,
     lab: BaseOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Make one patch of several of the same base; says how many rows they set differently."""
     from smft_lab.lab import load
     from smft_lab.slots.combine import combine as together_of
+    from smft_lab.writing import check_new
 
+    check_new(out, force)
     read = _read(files)
     together = together_of(read, on_conflict.value, load(lab) if on_conflict is OnConflict.sum else None)
-    out.parent.mkdir(parents=True, exist_ok=True)
     together.save(out)
     _say(together, read)
     print(out)
@@ -132,16 +144,24 @@ def diff(
     lines = lines_of(*_read([first, second]))
     own = (f"only {first.name}", f"only {second.name}")
     for name in ("table", *own, "alike in both", "different", "mean L2 distance", "mean cosine"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
     for line in lines.itertuples():
         far = ("", "") if line.different == 0 else (f"{line.distance:.3f}", f"{line.cosine:.3f}")
         table.add_row(*(f"{value:,}" for value in line[1:6]), *far)
     Console(highlight=False).print(table)
 
 
-def _refuse_same(out: Path, base: Path | None) -> None:
-    if base is not None and out.resolve() == base.resolve():
+def _check_out(out: Path, base: Path | None, force: bool) -> None:
+    """Find out before the work whether a lab may be saved at `out`."""
+    from smft_lab.lab import LAB_FILE, check_lab_place, shipped_checkpoint
+    from smft_lab.writing import check_place
+
+    if out.resolve() == (base or shipped_checkpoint()).resolve():
         raise ValueError(f"--out {out} is the base itself; name another folder, or the base is lost")
+    if not force:
+        check_lab_place(out)
+    else:
+        check_place(out, LAB_FILE)
 
 
 def _say(together: Patch, read: list[Patch]) -> None:

@@ -7,6 +7,7 @@ was; `RETROFIT` is what makes a model learn that was finished without one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 KEYS = ("random", "kmeans", "pca")
@@ -129,11 +130,17 @@ class Recipe:
         """The recipe of such fields; those that are missing are as by default.
 
         Raises:
-            ValueError: there is no such field, or a value is out of range.
+            ValueError: there is no such field, or a value is of another type or out of range.
         """
         known = {one.name for one in fields(cls)}
         if strangers := sorted(set(values) - known):
             raise ValueError(f"a recipe has no {strangers[0]!r}; it has {', '.join(sorted(known))}")
+        for one in fields(cls):
+            value, kind = values.get(one.name, one.default), type(one.default)
+            if type(value) not in ((int, float) if kind is float else (kind,)) or (
+                kind is float and not math.isfinite(value)
+            ):
+                raise ValueError(f"{one.name} of a recipe is a {kind.__name__}, not {str(value)[:40]!r}")
         return cls(**values)
 
 

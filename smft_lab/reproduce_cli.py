@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +49,7 @@ def reproduce(
     from smft_lab.reproduce.page import write_claims, write_page
     from smft_lab.reproduce.scale import OWN
     from smft_lab.reproduce.sweep import read_result, sweep
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import json_text, write_whole
 
     chosen = list(EXPERIMENTS) if names == ["all"] else names
     if strangers := [name for name in chosen if name not in EXPERIMENTS]:
@@ -89,7 +88,7 @@ def reproduce(
     about = {**size, "seeds": seeds, "base": everything[0].base, "parameters": base.model.num_parameters(),
              "slots": base.slots, "reads per token": keys.heads * keys.k, "runs": len(set(everything)),
              "seconds of computing": round(seconds)}  # fmt: skip
-    write_whole(out / "claims.json", json.dumps({"settings": about, "claims": record}, indent=2) + "\n")
+    write_whole(out / "claims.json", json_text({"settings": about, "claims": record}, indent=2))
     write_claims(out / "claims.md", about, parts)
     write_page(out / "report.html", about, parts)
     print(out / "report.html")

@@ -39,6 +39,7 @@ def study(
     """Measure a retrofit: blocks, switches, and sparse against full finetuning and LoRA. Killed, it goes on."""
     from smft_lab.reproduce.real import CHOICES, QUESTIONS, TEXT, RetrofitJob
     from smft_lab.reproduce.study import (
+        TITLE,
         ablation_jobs,
         best_rates,
         block_jobs,
@@ -50,8 +51,12 @@ def study(
         sweep_jobs,
     )
     from smft_lab.reproduce.sweep import sweep
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import check_new, write_whole
 
+    written = out / "README.md"
+    check_new(written, force=True)
+    if written.exists() and not written.read_text(encoding="utf-8", errors="replace").startswith(TITLE):
+        raise ValueError(f"{written} is not a page of this command, and would be replaced; name another --out")
     for name in (TEXT, QUESTIONS, *([CHOICES] if choices else [])):
         if not read and not (data / name).is_file():
             raise ValueError(f"{data} has no {name}; the study needs it for its background and its probes")
@@ -93,5 +98,5 @@ def study(
              "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
              "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
              "on one thread, with other runs beside it."]  # fmt: skip
-    write_whole(out / "README.md", page(made, results, about) + "\n")
-    print(out / "README.md")
+    write_whole(written, page(made, results, about) + "\n")
+    print(written)

@@ -100,6 +100,11 @@ def _clock(seconds: float | None) -> str:
     return str(timedelta(seconds=round(seconds or 0)))
 
 
+def printable(text: str) -> str:
+    """A text from a file as it stands there, on one line: what would move the cursor, colour or hide is spelled out."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def names_in(text: str, option: str) -> list[str]:
     """The names in a list with commas, as in `--methods sparse,full`.
 

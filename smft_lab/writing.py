@@ -1,28 +1,46 @@
-"""Files that no reader finds half of."""
+"""Files and folders that no reader finds half of, and that take the place of nobody else's."""
 
 from __future__ import annotations
 
+import errno
 import glob
+import json
+import math
 import os
+import re
+import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
-PARTIAL = ".partial"
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+PARTIAL, UNFINISHED, REPLACED, LOCK = ".partial", ".unfinished", ".replaced", ".lock"
 RANDOM = 8  # hexadecimal digits
 LEFT_BEHIND = 3600  # seconds; what is older was left by a process that was killed
+FULL = (errno.ENOSPC, errno.EDQUOT)
+IMMOVABLE = (errno.EBUSY, errno.EXDEV)
 
 
 @contextmanager
-def whole(path: Path, left_behind: float = LEFT_BEHIND) -> Iterator[Path]:
+def whole(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place at the end of the block: the file is the old one or the
     new one, never a part, also where several machines write it at once. An error leaves the old one.
 
     Args:
+        path: A link stays one: the file that it names is written.
         left_behind: Age in seconds from which another's part is deleted; 0 where nobody else writes `path`.
+        size: Bytes that are to be written, for the message of a full disk.
+
+    Raises:
+        OSError: it can't be written; the message says which file, and what a full disk lacks.
     """
+    asked, path = path, Path(os.path.realpath(path))
     for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * RANDOM}{PARTIAL}"):
         with suppress(OSError):  # it may be another's
             if not left_behind or time.time() - left.stat().st_mtime > left_behind:
@@ -31,11 +49,285 @@ def whole(path: Path, left_behind: float = LEFT_BEHIND) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except (OSError, SafetensorError) as problem:
+        raise unwritable(asked, problem, size) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, or never was one
+            partial.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text`, whole or not at all."""
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    data = text.encode("utf-8", "backslashreplace")  # a file's name in another encoding may be part of it
+    with whole(path, size=len(data)) as partial:
+        partial.write_bytes(data)
+
+
+def check_new(path: Path, force: bool = False) -> None:
+    """Find out before long work whether `path` can be written; makes the folder that it is in.
+
+    Args:
+        force: Whether a file that is there may be replaced.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: it is a folder or lies in a file, or there is such a file and `force` is not given.
+    """
+    for folder in path.parents:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; name a folder")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    if not force and os.path.lexists(path):
+        raise ValueError(f"{path} is there already; name another, or replace it with --force")
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _probe(folder)
+    except OSError as problem:
+        raise unwritable(path, problem) from None
+
+
+def _probe(folder: Path) -> None:
+    """Raise OSError unless something can be made in a folder."""
+    TemporaryFile(dir=folder).close()  # it has no name, so that a kill leaves nothing
+
+
+@contextmanager
+def naming(path: Path, size: Callable[[], int]) -> Iterator[None]:
+    """Say of what goes wrong in the block that it is `path` that can't be written.
+
+    Args:
+        size: Tells how many bytes are written in all.
+
+    Raises:
+        OSError: see `unwritable`.
+    """
+    try:
+        yield
+    except Exception as problem:  # tokenizers and safetensors have errors of their own for the system's
+        if isinstance(problem, OSError | SafetensorError) or "(os error" in str(problem):
+            raise unwritable(path, problem, size()) from None
+        raise
+
+
+def json_text(value, indent: int | None = None) -> str:
+    """JSON that every reader takes: null where a number is not finite."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def unwritable(path: Path, problem: Exception, size: int | None = None) -> OSError:
+    """What to raise when `path` couldn't be written: which file, why, and how much room is lacking.
+
+    Args:
+        problem: An OSError, or what safetensors makes of one.
+        size: Bytes that were to be written.
+    """
+    reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())
+    full = getattr(problem, "errno", None) in FULL or f"os error {errno.ENOSPC}" in reason
+    if full and size is not None:
+        reason = f"{os.strerror(errno.ENOSPC)}: {in_bytes(size)} needed, {in_bytes(_free(path))} free"
+    return OSError(f"{path} can't be written ({reason}); nothing was saved, choose another place")
+
+
+def in_bytes(size: int) -> str:
+    """A size in words, such as `12.3 MB`; rounded up."""
+    for unit, bytes_in in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= bytes_in:
+            return f"{math.ceil(10 * size / bytes_in) / 10:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _free(path: Path) -> int:
+    """Bytes that may still be written where `path` is, or will be."""
+    path = Path(os.path.realpath(path))
+    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+
+
+# Folders ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def alone(path: Path, patience: float = 0):
+    """Keep other processes from writing to the same folder, until the block ends or this process does.
+
+    Args:
+        patience: Seconds to wait for another that does.
+
+    Raises:
+        ValueError: another process is writing there now.
+    """
+    lock = FileLock(_beside(path, LOCK))
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise ValueError(f"another process is writing to {path}; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def whole_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room: int = 0) -> Iterator[Path]:
+    """A folder beside `path` to write to, whose files take their place there at the end of the block.
+
+    A kill at any moment leaves what was there or what is new; after an error all is as it was. Files of others in the
+    folder stay. `path` may be a link to a folder.
+
+    Args:
+        mark: The file that says what is in the folder: a JSON object, whose `files` lists all that the block writes.
+        is_earlier: Whether a file of that name was written with the mark, by versions that listed none.
+        room: Bytes that have to be free on the disk before the block begins.
+
+    Raises:
+        OSError: `path` can't be written.
+        ValueError: another process is writing there now, a file of somebody else would be lost, or see `check_place`.
+    """
+    check_place(path, mark, room)
+    target = Path(os.path.realpath(path))
+    with alone(path):
+        _recover(path, mark)
+        unfinished = target.with_name(f".{target.name}.{uuid4().hex[:RANDOM]}{UNFINISHED}")
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            _follow_umask(unfinished)
+            try:
+                _put(unfinished, target, mark, is_earlier)
+            except OSError as problem:
+                raise (_immovable(path) if problem.errno in IMMOVABLE else unwritable(path, problem)) from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_place(path: Path, mark: str, room: int = 0) -> None:
+    """Find out before long work whether `whole_folder` can write to `path`; makes the folder that it is in, and clears
+    up what a killed one left.
+
+    Raises:
+        OSError: it can't be written, or the disk has too little room.
+        ValueError: `path` is or lies in a file, is a mount point, has a name that is kept for the unfinished, would be
+            replaced while this process works in it, or another process is writing there now.
+    """
+    target = Path(os.path.realpath(path))
+    for folder in (target, *target.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder if folder != target else path} is a file; name a folder")
+    if not target.name or target.is_mount():
+        raise _immovable(path)
+    if target.name.startswith(".") and target.name.endswith((UNFINISHED, REPLACED)):
+        raise ValueError(f"{path}: names like that are of folders under way; name another folder")
+    if (target / mark).exists() and Path(os.path.realpath(".")).is_relative_to(target):
+        raise ValueError(f"{path} is the folder that this runs in, and can't be replaced; run it from another, or name "
+                         "another")  # fmt: skip
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for place in (target.parent, *([target] if target.exists() else [])):
+            _probe(place)
+        with alone(path):
+            _recover(path, mark)
+    except OSError as problem:
+        raise unwritable(path, problem) from None
+    if room and _free(target) < room:
+        raise OSError(f"{path} can't be written ({os.strerror(errno.ENOSPC)}: {in_bytes(room)} needed, "
+                      f"{in_bytes(_free(target))} free); make room, or choose another place")  # fmt: skip
+
+
+def moved_away(path: Path, mark: str) -> bool:
+    """Whether `whole_folder` is between the two renames with which it replaces a folder, or was killed there."""
+    return (_beside(path, REPLACED) / mark).exists() and not path.exists()  # in this order: it goes after the new came
+
+
+def bring_back(path: Path, mark: str) -> None:
+    """Give a folder its place again whose replacement was killed; to be called `alone`."""
+    if moved_away(path, mark):
+        os.replace(_beside(path, REPLACED), os.path.realpath(path))
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A hidden name beside a folder, or beside the one that a link names."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}{suffix}")
+
+
+def _immovable(path: Path) -> ValueError:
+    return ValueError(f"{path} is a mount point, whose place no new folder can take; name a folder in it")
+
+
+def _listed(folder: Path, mark: str) -> set[str] | None:
+    """What was written into a folder together with its mark; None where it doesn't say."""
+    try:
+        names = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
+        return {name for name in names if isinstance(name, str) and Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _recover(path: Path, mark: str) -> None:
+    """Undo what killed processes left half done; to be called `alone`."""
+    bring_back(path, mark)
+    target = Path(os.path.realpath(path))
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{RANDOM}}}{re.escape(UNFINISHED)}")
+    for left in target.parent.iterdir():
+        if not name.fullmatch(left.name):
+            continue
+        if not (target / mark).exists():
+            for moved in (_listed(left, mark) or set()) - {file.name for file in left.iterdir()}:
+                _delete(target / moved)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _delete(file: Path) -> None:
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file, ignore_errors=True)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give all files the mode that a new file gets; safetensors writes for the owner alone."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
+
+
+def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], bool]) -> None:
+    new = sorted((file.name for file in unfinished.iterdir()), key=lambda name: name == mark)  # the mark comes last
+    there = {file.name for file in target.iterdir()} if target.exists() else set()
+    own = set()
+    if mark in there:
+        listed = _listed(target, mark)
+        own = {mark} | {name for name in there if (is_earlier(name) if listed is None else name in listed)}
+    if lost := sorted(there.intersection(new) - own):
+        raise ValueError(f"{target} holds a file {lost[0]} that was not written with {mark} and would be lost; name "
+                         "another folder, or move it away")  # fmt: skip
+    if not there and not target.exists():
+        os.replace(unfinished, target)
+    elif mark not in there:
+        for name in new:
+            os.replace(unfinished / name, target / name)
+    else:
+        for name in there - own:
+            _copy(target / name, unfinished / name)
+        shutil.copymode(target, unfinished)
+        old = _beside(target, REPLACED)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(unfinished, target)
+        shutil.rmtree(old)
+
+
+def _copy(file: Path, copy: Path) -> None:
+    if file.is_dir() and not file.is_symlink():
+        shutil.copytree(file, copy, symlinks=True)
+    else:
+        shutil.copy2(file, copy, follow_symlinks=False)

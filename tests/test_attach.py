@@ -216,7 +216,7 @@ def test_what_a_text_reads_is_told_token_by_token(family, tokenizer, corpus):
 
 
 def test_a_folder_that_another_process_writes_to_is_left_alone(tokenizer, corpus, tmp_path):
-    from smft_lab.lab import alone
+    from smft_lab.writing import alone
 
     lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
     with alone(tmp_path / "lab"), pytest.raises(ValueError, match="another process is writing"):

@@ -5,14 +5,17 @@
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import smft_lab
 from smft_lab.facts.files import FactsError, read_facts
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
@@ -169,3 +172,115 @@ def test_damaged_facts_are_a_clear_error_or_facts(tmp_path, suffix):
             clear(problem, file)
 
     check()
+
+
+BAD_ENTRIES = [
+    ("format", 0), ("format", 1.5), ("format", True), ("world_seed", "0"), ("world_seed", 0.5), ("world_scale", 0),
+    ("world_scale", 1e9), ("world_scale", "1"), ("world_scale", float("nan")), ("defaults", []),
+    ("defaults", {"sparse": 0.5}), ("defaults", {"sweep": {}}), ("defaults", {"sweep": [1]}), ("files", "lab.json"),
+    ("files", [1]), ("tables_by_rows", {"a": 1}), ("own_tokenizer", "yes"), ("form", []), ("recipe", 3),
+    ("recipe", {"slots": "many"}), ("recipe", {"lr": float("inf")}), ("recipe", {"gate": "no"}),
+    ("recipe", {"passes": 1.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_ENTRIES)
+def test_an_entry_of_another_type_or_size_is_named_in_one_line_and_no_model_is_made(
+    saved, tmp_path, monkeypatch, name, value
+):
+    file = changed_copy(saved, tmp_path, "attached", LAB_FILE, **{name: value})
+    if name != "recipe":
+        monkeypatch.setattr("smft_lab.lab.add_memory", lambda *_, **__: pytest.fail("a model was made"))
+    with pytest.raises(ValueError, match=name) as problem:
+        load(tmp_path / "lab")
+    clear(problem.value, file)
+
+
+HUGE = [
+    ("attached", {"smft_memory": {"slots": 1_000_000**2}}, "slots"),
+    ("attached", {"smft_memory": {"slots": 16, "value_dim": 4}}, "slots"),
+    ("attached", {"smft_memory": {"key_dim": 2_000_000_000}}, "holds"),
+    ("attached", {"smft_memory": {"value_dim": 3_000_000_000}}, "holds"),
+    ("attached", {"hidden_size": 1_000_000}, "holds"),
+    ("attached", {"vocab_size": 2_000_000_000}, "holds"),
+    ("attached", {"num_hidden_layers": 1_000_000_000}, "layers"),
+    ("built-in", {"num_hidden_layers": 1_000_000_000}, "layers"),
+    ("built-in", {"memory_slots": 1_000_000**2}, "slots"),
+    ("built-in", {"vocab_size": 2_000_000_000}, ""),
+    ("built-in", {"memory_key_dim": 2_000_000_000}, ""),
+]
+
+
+def changed_copy(saved, tmp_path, kind: str, name: str, **changes):
+    """A copy of a saved lab in which entries of a JSON file are others."""
+    shutil.copytree(saved[0] / kind, tmp_path / "lab")
+    file = tmp_path / "lab" / name
+    content = json.loads(file.read_text())
+    for key, value in changes.items():
+        content[key] = {**content[key], **value} if key == "smft_memory" else value
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(("kind", "changes", "named"), HUGE)
+def test_a_size_that_the_files_do_not_have_is_refused_before_it_is_made(saved, tmp_path, kind, changes, named):
+    import resource
+
+    file = changed_copy(saved, tmp_path, kind, "config.json", **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=named) as problem:
+        load(tmp_path / "lab")
+    clear(problem.value, file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+BAD_USAGE = {
+    "a negative df": {"usage.df": torch.full((1, 256), -1)},
+    "a df over the batches": {"usage.df": torch.full((1, 256), 21)},
+    "a negative count": {"usage.count": torch.full((1, 256), -5)},
+    "a count that is no number": {"usage.count": torch.full((1, 256), float("nan"))},
+    "a count too large": {"usage.count": torch.full((1, 256), 2**40)},
+    "no batches": {"usage.batches": torch.tensor([0])},
+    "half a batch": {"usage.batches": torch.tensor([0.5])},
+    "an empty list of batches": {"usage.batches": torch.zeros(0, dtype=torch.long)},
+    "another shape": {"usage.count": torch.ones(1, 16)},
+    "no table": {"usage.df": torch.ones(0, 256), "usage.count": torch.ones(0, 256)},
+}
+
+
+@pytest.mark.parametrize("name", BAD_USAGE)
+def test_a_usage_that_no_text_can_have_is_refused(saved, tmp_path, name):
+    shutil.copytree(saved[0] / "attached", tmp_path / "lab")
+    file = tmp_path / "lab" / USAGE_FILE
+    save_file({**load_file(file), **BAD_USAGE[name]}, file)
+    with pytest.raises(ValueError, match=f"{USAGE_FILE} can't be read") as problem:
+        load(tmp_path / "lab")
+    clear(problem.value, file)
+
+
+def test_a_patch_of_numbers_that_are_none_is_neither_saved_nor_loaded(saved, tmp_path):
+    patch = Patch.load(saved[0] / "patch.safetensors")
+    bad = [values.clone() for values in patch.values]
+    for number in (float("nan"), float("inf")):
+        bad[0][1, 2] = number
+        file = tmp_path / "bad.safetensors"
+        broken = Patch(patch.slots, bad, patch.base, patch.about)
+        with pytest.raises(ValueError, match=r"values are nan or infinite.*lower learning rate"):
+            broken.save(file)
+        assert not file.exists()
+        with pytest.MonkeyPatch.context() as unchecked:
+            unchecked.setattr("smft_lab.slots.patch.check_rows", lambda _: None)
+            broken.save(file)
+        with pytest.raises(ValueError, match=r"bad.safetensors is damaged.*values are nan or infinite"):
+            Patch.load(file)
+        file.unlink()
+
+
+def test_nothing_that_comes_with_a_model_is_ever_run_or_offered_to_be():
+    """Every call that could ask whether to trust a model's own code says no."""
+    calls = r"(?:from_pretrained|from_config)\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+    for file in Path(smft_lab.__file__).parent.rglob("*.py"):
+        for call in re.findall(calls, file.read_text(encoding="utf-8")):
+            if "from_pretrained()" in call or ("from_config(config)" in call and "plain_model" in file.name):
+                continue  # words; a model whose class was named by us
+            assert "trust_remote_code=False" in call or "**options" in call, f"{file}: {call}"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from page_policy import Scripts, allowed
 from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import curves, plane, report, write_report
@@ -498,3 +499,11 @@ def test_methods_come_in_the_order_of_their_numbers():
     assert ordered(["t = 2,000", "lora", "t = 50", "sparse", "t = 500", "all"]) == [
         "sparse", "lora", "all", "t = 50", "t = 500", "t = 2,000",
     ]  # fmt: skip
+
+
+def test_the_page_lets_its_own_scripts_run_and_no_others(html):
+    read = Scripts(html)
+    assert allowed(read)
+    assert len(read.scripts) == 2
+    assert not allowed(Scripts(html.replace("</main>", "<script>document.title = 'harmless'</script></main>")))
+    assert not any(name.startswith("on") for name in read.tags)

@@ -2,23 +2,32 @@
 
 import csv
 import json
+import os
+import re
+import subprocess
 import sys
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from random import Random
 
 import pytest
+from safetensors import SafetensorError
 
 from smft_lab import cli
 from smft_lab.experiments import compare as compare_module
-from smft_lab.experiments import plain_model
+from smft_lab.experiments import memory_training, plain_model
 from smft_lab.experiments import pretrain as pretrain_module
 from smft_lab.experiments import tune as tune_module
+from smft_lab.facts.files import read_facts
 from smft_lab.facts.world import World, new_facts
 from smft_lab.finetuning.methods import Full
 from smft_lab.lab import LAB_FILE
+from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes import probes as probes_module
+from smft_lab.writing import write_whole
 
+TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]
 FILES = {"metrics.csv", "summary.json", "samples.json", "patch.safetensors", "report.html"}
 
 
@@ -191,7 +200,7 @@ def test_out_that_is_a_file_is_refused_and_kept(tiny, smft, tmp_path):
     out_file = write(tmp_path / "taken", b"mine")
     code, out, err = smft("compare", "--count", 1, "--passes", 1, "--out", out_file)
     assert (code, out, len(err)) == (2, [], 1)
-    assert f"--out {out_file} is a file; name a folder" in err[0]
+    assert f"{out_file} is a file; name a folder" in err[0]
     assert out_file.read_bytes() == b"mine"
 
 
@@ -268,6 +277,74 @@ def test_a_single_statement_per_fact_is_noted(tiny, smft, tmp_path):
     assert "1 of 1 facts has a single statement" in err[0]
 
 
+# What is there already --------------------------------------------------------------------------------
+
+
+def never(*_):
+    raise AssertionError("it computed")
+
+
+def test_compare_asks_whether_it_may_write_before_it_computes(tiny, smft, tmp_path, monkeypatch):
+    args = ("--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 1, "--top-t", 5)
+    assert smft("compare", *args, "--out", "r")[0] == 0
+    (tmp_path / "r/notes.txt").write_text("mine")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(compare_module.Comparison, "steps", never)
+        code, out, err = smft("compare", *args, "--out", "r")
+        assert (code, out, len(err)) == (2, [], 1)
+        assert "r already holds a comparison (metrics.csv); name another folder, or give --force" in err[0]
+        code, out, err = smft("compare", *args, "--out", "/proc/nowhere/r")
+        assert (code, out, len(err)) == (2, [], 1)
+        assert "/proc/nowhere/r can't be written" in err[0]
+        with compare_module.results_folder(tmp_path / "other"):
+            code, out, err = smft("compare", *args, "--out", "other")
+        assert (code, out, len(err)) == (2, [], 1)
+        assert "another process is writing to other" in err[0]
+    assert {file.name: file.read_bytes() for file in (tmp_path / "r").iterdir()} == before
+    args = (*args[:2], "--methods", "full", *args[4:])
+    assert smft("compare", *args, "--out", "r", "--force")[0] == 0
+    assert {file.name for file in (tmp_path / "r").iterdir()} == FILES - {"patch.safetensors"} | {"notes.txt"}
+
+
+def test_runs_that_had_ended_are_kept_when_a_later_one_fails(tiny, smft, tmp_path, monkeypatch):
+    def diverge(*_):
+        raise ValueError("the loss is not finite")
+
+    monkeypatch.setattr(Full, "update", diverge)
+    args = ("--count", 2, "--methods", "sparse,full", "--passes", 1, "--seeds", 1, "--top-t", 5)
+    code, out, err = smft("compare", *args, "--out", "r")
+    assert (code, out) == (2, ["r/report.html"])
+    assert err[-1] == "smft-lab: the loss is not finite"
+    assert {path.name for path in (tmp_path / "r").iterdir()} == FILES
+
+
+def test_facts_are_never_written_over_their_source_nor_over_other_facts(smft, tmp_path):
+    rows = [{"question": f"Who wrote Book {n}?", "answer": ["Ann Lee", "Lee"]} for n in "ABC"]
+    source, other = tmp_path / "nq.jsonl", tmp_path / "other.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    other.write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to(source)
+    before = source.read_bytes()
+    for out, options in ((source, ["--force"]), (tmp_path / "link.jsonl", ["--force"]), (other, [])):
+        code, _, err = smft("facts", source, "--out", out, *options)
+        assert (code, len(err)) == (2, 1)
+        assert ("is the source itself" if options else "is there already") in err[0]
+    assert (source.read_bytes(), other.read_text()) == (before, "mine")
+
+
+def test_bench_and_tune_ask_before_they_measure(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr("smft_lab.experiments.bench.bench", never)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/bench.json").write_text("mine")
+    code, _, err = smft("bench", "--out", "b")
+    assert (code, len(err)) == (2, 1)
+    assert "bench.json is there already" in err[0]
+    monkeypatch.setattr(cli, "_tuned", never)
+    code, _, err = smft("tune", "--lab", "/proc/nowhere")
+    assert (code, len(err)) == (2, 1)
+
+
 # Ctrl-C -----------------------------------------------------------------------------------------------
 
 
@@ -295,7 +372,7 @@ def test_ctrl_c_before_the_first_run_ended_writes_nothing(tiny, smft, tmp_path, 
     code, out, err = smft("compare", "--count", 2, "--methods", "full", "--passes", 1, "--seeds", 1, "--out", "r")
     assert (code, out) == (130, [])
     assert err[-1] == "stopped before the first run ended; nothing was written"
-    assert list(tmp_path.iterdir()) == []
+    assert {file.name for file in tmp_path.iterdir()} <= {".r.lock"}
 
 
 def test_ctrl_c_while_pretraining_says_how_to_go_on(smft, monkeypatch):
@@ -366,7 +443,7 @@ def test_a_question_set_becomes_a_file_of_facts_that_compare_reads(smft, tmp_pat
     assert any(statement.startswith("Ann Lee wrote Book") for statement in facts[0].statements)
     text = " ".join(f"Sentence {n} tells of a fox number {n} in the wood." for n in range(60))
     (tmp_path / "tale.txt").write_text(text)
-    assert smft("facts", tmp_path / "tale.txt", "--documents", "--out", out)[0] == 0
+    assert smft("facts", tmp_path / "tale.txt", "--documents", "--out", out, "--force")[0] == 0
     assert len(read_facts(out)) > 2
 
 
@@ -435,3 +512,51 @@ def test_bad_input_to_attach_is_one_line_and_exit_code_2(smft, tokenizer, tmp_pa
     assert message in " ".join(err)
     assert len(err) == 1
     assert not (tmp_path / "lab" / "lab.json").exists()
+
+
+# A terminal of another time ---------------------------------------------------------------------------
+
+
+def test_a_locale_or_a_terminal_without_utf_8_costs_no_result(tmp_path):
+    """Names that the terminal can't show, and that are no text at all, are spelled out where they are printed."""
+    rows = [{"question": f"Who wrote Bøk {n}?", "answer": ["Ånn Lée", "Lée"]} for n in "ABC"]
+    source = tmp_path / "spørsmål.jsonl"
+    source.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, **old, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    for out in (os.fsencode(tmp_path / "fakta-å.jsonl"), os.fsencode(tmp_path) + b"/fakta-\xff.jsonl"):
+        command = [sys.executable, "-m", "smft_lab.cli", "facts", os.fsencode(source), "--out", out]
+        done = subprocess.run(command, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stdout.startswith(os.fsencode(tmp_path))
+        done.stdout.decode("ascii")
+        assert len(read_facts(Path(os.fsdecode(out)))) == 3
+
+
+def test_a_name_that_is_no_text_does_not_cost_a_report(tmp_path):
+    write_whole(tmp_path / "report.html", "made by --facts fakta-\udcff.jsonl")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").endswith("fakta-\\udcff.jsonl")
+
+
+def test_no_file_is_read_or_written_in_the_encoding_of_the_locale():
+    command = [sys.executable, "-m", "ruff", "check", "--preview", "--select", "PLW1514", "--no-cache", "smft_lab"]
+    done = subprocess.run(command, cwd=Path(cli.__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_disk_full_at_a_checkpoint_of_attach_is_one_line(smft, tmp_path, monkeypatch):
+    from test_attach import small
+
+    from smft_lab.experiments import pretrain
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pretrain, "save_file", full)
+    monkeypatch.setattr("smft_lab.model.opening.open_model", lambda _: (small("llama"), train_tokenizer(TEXT, 300)))
+    monkeypatch.setattr(memory_training, "MemoryTraining", partial(memory_training.MemoryTraining, checkpoint_every=1))
+    (tmp_path / "words.txt").write_text(" ".join(TEXT), encoding="utf-8")
+    args = ("attach", "any", "--out", "lab", "--text", "words.txt", "--steps", 2, "--window", 16, "--slots", 256)
+    code, out, err = smft(*args)
+    assert (code, out) == (2, [])
+    assert re.search(r"state.safetensors can't be written \(No space left on device: .* needed, .* free\)", err[-1])

@@ -1,5 +1,6 @@
 """Comparing methods: the same base and batches for each, the base left behind, and results that can be kept."""
 
+import errno
 import json
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 
 from smft_lab.experiments import compare as module
 from smft_lab.experiments import tune
-from smft_lab.experiments.compare import COLUMNS, Comparison, compare
+from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
 from smft_lab.facts.fact import Fact
@@ -373,7 +374,7 @@ def test_an_option_out_of_range_is_refused_before_anything_runs(lab, options, me
 
 KEYS = {
     *("title", "settings", "methods", "target", "rule_text", "base", "equal_learning", "final", "sweep", "command"),
-    *("versions", "machine", "seconds", "date"),
+    *("versions", "machine", "seconds", "date", "files"),
 }
 ROW_KEYS = {
     *("method", "probe", "metric", "base", "mean", "low", "high", "drop_mean", "drop_low", "drop_high", "n"),
@@ -467,6 +468,56 @@ def test_saving_again_replaces_the_files(whole, saved):
     comparison.save(out, title="Mine", settings={"facts": "3 new people"}, command="smft-lab compare")
     assert (out / "metrics.csv").read_bytes() == before
     assert not list(out.glob("*.partial"))
+
+
+def test_one_folder_is_one_comparison(whole, lab, tmp_path):
+    comparison, out = whole[0], tmp_path / "out"
+    comparison.save(out, title="first")
+    (out / "notes.txt").write_text("mine")
+    again = Comparison(lab, new_facts(3), ["full"], passes=1, lr=RATES)
+    again.rows, again.costs, again._ended = comparison.rows, comparison.costs, comparison._ended
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ValueError, match=r"already holds a comparison \(metrics.csv\)"):
+        again.save(out)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    again.save(out, force=True)
+    assert {file.name for file in out.iterdir()} == {*RESULTS, "notes.txt"} - {"patch.safetensors"}
+    assert json.loads((out / "summary.json").read_text())["files"] == [
+        name for name in RESULTS if name != "patch.safetensors"
+    ]
+
+
+def test_a_save_that_fails_leaves_the_earlier_comparison_whole(whole, tmp_path, monkeypatch):
+    comparison = whole[0]
+    out = comparison.save(tmp_path / "out", title="first").parent
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    write = module.write_whole
+
+    def full(path, text):
+        if path.name == "report.html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_whole", full)
+    message = rf"^{out} can't be written \(No space left on device: .* MB needed, .* free\)"
+    with pytest.raises(OSError, match=message):
+        comparison.save(out, title="second")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert {file.name for file in tmp_path.iterdir()} <= {"out", ".out.lock"}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_a_diverged_run_left_costs_no_result_and_no_file_holds_a_bare_nan(whole, lab, tmp_path):
+    comparison = Comparison(lab, new_facts(3), METHODS, seeds=(0, 1), passes=1, lr=RATES)
+    comparison.costs, comparison._ended = whole[0].costs, whole[0]._ended
+    comparison.rows = [{**row, "value": float("nan")} if row["metric"] == "nll" else row for row in whole[0].rows]
+    patch = whole[0].patch
+    comparison.patch = Patch(patch.slots, [values * float("nan") for values in patch.values], patch.base, patch.about)
+    comparison.save(tmp_path)
+    assert not (tmp_path / "patch.safetensors").exists()
+    for name in ("summary.json", "samples.json"):
+        json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+    assert "not finite" in json.loads((tmp_path / "summary.json").read_text())["settings"]["patch"]
 
 
 def test_a_run_stopped_half_way_is_left_out_of_the_summary_and_the_report(lab, tmp_path):

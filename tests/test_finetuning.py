@@ -1,5 +1,7 @@
 """The methods: what a step may change, and that all of them are given the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from smft_lab.finetuning.rows import RowAdam, RowSGD
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.memory import value_tables
 from smft_lab.model.tokenizer import encode, only_answers
+from smft_lab.probes.probes import answer
 from smft_lab.slots.scores import RULES, score, top_slots
 from smft_lab.slots.usage import batch_counts
 
@@ -254,3 +257,17 @@ def test_a_bad_option_is_refused_before_anything_changes(lab, options, says):
         steps(lab, **options)
     with pytest.raises(ValueError, match="no facts"):
         finetune(lab, [])
+
+
+@pytest.mark.parametrize("field", ["question", "answers"])
+def test_a_question_or_an_answer_longer_than_the_model_reads_is_refused_before_any_step(lab, field):
+    long = "Where is it? " * 1200  # 15 kB
+    (fact,) = new_facts(1)
+    changed = replace(fact, **{field: (long,) if field == "answers" else long})
+    with pytest.raises(ValueError, match=f"^fact 1, {field.rstrip('s')} 'Where .*the model reads at most .*; shorten"):
+        next(finetune(lab, [changed], top_t=5))
+
+
+def test_a_question_longer_than_the_model_reads_is_not_asked(lab):
+    with pytest.raises(ValueError, match=r"^the question 'Where is it.* has .* tokens, but the model reads at most"):
+        answer(lab.model, lab.tokenizer, ["Where is it? " * 1200])

@@ -1,5 +1,6 @@
 """A killed process leaves the last saved state whole. `SMFT_KILLS=20 pytest tests/test_kills.py` tries harder."""
 
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import time
 import pytest
 import torch
 
+from smft_lab.experiments.compare import RESULTS, results_folder
 from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory
 from smft_lab.experiments.pretrain import PretrainSettings, pretrain
 from smft_lab.lab import LAB_FILE, load
@@ -51,6 +53,19 @@ for turn, _ in enumerate(pretrain(sys.argv[1], TINY)):
     if turn == 1:  # it saves every second step
         print("ready", flush=True)
 print("ready", flush=True)
+"""
+
+COMPARING = """
+import json, sys
+from pathlib import Path
+from smft_lab.writing import whole_folder
+out, *names, mark = sys.argv[1:]
+for turn in range(1, 100_000):
+    with whole_folder(Path(out), mark, names.__contains__) as folder:
+        for name in (*names, mark):
+            (folder / name).write_text(json.dumps({"files": [*names, mark], "turn": turn}))
+    if turn == 1:
+        print("ready", flush=True)
 """
 
 FINETUNING = """
@@ -163,3 +178,15 @@ def test_a_killed_finetune_leaves_its_last_patch_whole_and_its_lab_untouched(sav
         assert patch.about["step"] >= 1
         patch.apply(lab)
         assert len(patch) == len(Patch.between(lab)) > 0
+
+
+def test_a_kill_while_a_comparison_is_written_over_another_leaves_files_of_one_of_them(tmp_path):
+    out, rng = tmp_path / "out", random.Random(KILLS)
+    for _ in range(KILLS):
+        assert run_and_kill(COMPARING, out, *RESULTS, after=rng.uniform(0, 0.3))
+        with results_folder(out, force=True) as folder:  # as the next run does first
+            turns = {json.loads((out / name).read_text())["turn"] for name in RESULTS}
+            for name in RESULTS:
+                (folder / name).write_text((out / name).read_text())
+        assert len(turns) == 1
+        assert {entry.name for entry in tmp_path.iterdir()} == {"out", ".out.lock"}

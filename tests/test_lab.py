@@ -1,14 +1,25 @@
 """A lab in its folder: saved whole, found again, on a device that is there."""
 
+import errno
+import json
 import os
+import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from smft_lab import lab as module
-from smft_lab.lab import READS, REPLACED, load
+from smft_lab.lab import LAB_FILE, READS, Lab, check_lab_place, is_lab_file, load
+from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import value_tables
+from smft_lab.model.opening import open_model
+from smft_lab.slots.patch import Patch
+from smft_lab.slots.usage import Usage
+from smft_lab.writing import REPLACED, whole_folder
 
 
 def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_path, monkeypatch):
@@ -23,7 +34,7 @@ def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_pat
             reader.start()
             reader.join(0.5)
 
-    monkeypatch.setattr("smft_lab.lab.os.replace", replace)
+    monkeypatch.setattr("smft_lab.writing.os.replace", replace)
     lab.defaults = {"sparse": {"lr": 0.5}}
     lab.save(tmp_path / "lab")
     reader.join()
@@ -34,10 +45,10 @@ def test_a_save_after_one_that_was_killed_between_its_renames_keeps_the_files_be
     lab = tiny_lab()
     lab.save(tmp_path / "lab")
     (tmp_path / "lab" / "notes.txt").write_text("mine")
-    (tmp_path / "lab").rename(tmp_path / f"lab{REPLACED}")
+    (tmp_path / "lab").rename(tmp_path / f".lab{REPLACED}")
     lab.save(tmp_path / "lab")
     assert (tmp_path / "lab" / "notes.txt").read_text() == "mine"
-    assert not (tmp_path / f"lab{REPLACED}").exists()
+    assert not (tmp_path / f".lab{REPLACED}").exists()
 
 
 @pytest.mark.parametrize("moment", ["_read_about", "_read_model"])
@@ -85,7 +96,9 @@ def test_a_lab_that_is_read_again_keeps_no_one_from_saving_it(tiny_lab, tmp_path
 def test_a_lab_whose_replacement_was_killed_during_the_last_read_is_found_again(tiny_lab, tmp_path, monkeypatch):
     lab, path = tiny_lab(), tmp_path / "lab"
     lab.save(path)
-    left = let_happen(monkeypatch, *[lambda: lab.save(path)] * (READS - 1), lambda: path.rename(f"{path}{REPLACED}"))
+    left = let_happen(
+        monkeypatch, *[lambda: lab.save(path)] * (READS - 1), lambda: path.rename(tmp_path / f".lab{REPLACED}")
+    )
     assert load(path).defaults == lab.defaults
     assert not left
 
@@ -97,7 +110,7 @@ def test_a_lab_that_is_moved_away_just_before_it_is_read_is_found_again(tiny_lab
 
     def moves(folder):
         monkeypatch.setattr(module, "_place", real)
-        path.rename(tmp_path / f"lab{REPLACED}")
+        path.rename(tmp_path / f".lab{REPLACED}")
         return real(folder)
 
     monkeypatch.setattr(module, "_place", moves)
@@ -121,3 +134,203 @@ def test_a_lab_that_does_not_fit_its_device_is_not_called_damaged(tiny_lab, tmp_
     monkeypatch.setattr("torch.nn.Module.to", full)
     with pytest.raises(torch.OutOfMemoryError):
         load(tmp_path / "lab")
+
+
+# Other people's folders and files ---------------------------------------------------------------------
+
+
+def entries(folder) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if not entry.name.endswith(".lock")}
+
+
+@pytest.mark.parametrize(("one", "other"), [("n", "n.v2"), ("[ab]", "a"), ("n", "n.12345678"), ("n*", "n-other")])
+def test_saving_leaves_a_save_under_way_at_a_similar_name_alone(one, other, tiny_lab, tmp_path):
+    lab = tiny_lab()
+    with whole_folder(tmp_path / other, LAB_FILE, is_lab_file) as under_way:
+        lab._write(under_way, False)
+        lab.save(tmp_path / one)
+        assert (under_way / LAB_FILE).exists()
+    for name in (one, other):
+        load(tmp_path / name)
+    assert entries(tmp_path) == {one, other}
+
+
+@pytest.mark.parametrize("suffix", [".replaced", ".unfinished", ".lock"])
+def test_a_lab_whose_name_ends_like_one_under_way_is_a_lab_of_its_own(suffix, tiny_lab, tmp_path):
+    lab = tiny_lab()
+    lab.save(tmp_path / f"n{suffix}")
+    lab.save(tmp_path / "n")
+    lab.save(tmp_path / "n")
+    (tmp_path / "n").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "n")
+    load(tmp_path / f"n{suffix}")
+
+
+OWN = ("model_card.md", "models/notes.txt", "tokenizer-notes.txt", "model.txt", "modelling/deep/er.py", ".hidden")
+
+
+def with_own_files(folder) -> None:
+    for name in OWN:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    (folder / "link").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_saving_again_leaves_every_file_that_no_lab_wrote(listed, tiny_lab, tmp_path):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    with_own_files(path)
+    for base in range(3):
+        lab.save(path)
+        if not listed:  # as labs were before they listed their files
+            about = json.loads((path / LAB_FILE).read_text())
+            del about["files"]
+            (path / LAB_FILE).write_text(json.dumps(about))
+        lab.defaults = {"sparse": {"lr": base}}
+    assert all((path / name).read_text() == "mine" for name in OWN)
+    assert os.readlink(path / "link") == "nowhere"
+    assert entries(tmp_path) == {"lab"}
+
+
+def test_what_an_earlier_lab_wrote_and_a_new_one_does_not_goes(tiny_lab, tmp_path):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.world_seed = None
+    lab.save(path)
+    assert (path / "probes.json").exists()
+    lab.world_seed = 0
+    lab.save(path)
+    assert not (path / "probes.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "usage.safetensors"])
+def test_a_file_of_another_model_is_not_overwritten_by_a_lab(name, tiny_lab, tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds a file {name} that was not written with lab.json"):
+        tiny_lab().save(tmp_path / "lab")
+    assert entries(tmp_path / "lab") == {name}
+    assert entries(tmp_path) == {"lab"}
+    with pytest.raises(ValueError, match=f"holds a file {name} of another model"):
+        check_lab_place(tmp_path / "lab")
+
+
+@pytest.mark.parametrize("moved", [0, 1, 3])
+def test_a_first_save_that_was_killed_while_its_files_moved_can_be_made_again(moved, tiny_lab, tmp_path):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    left = tmp_path / ".lab.0123abcd.unfinished"
+    left.mkdir()
+    lab._write(left, False)
+    for file in sorted(file for file in left.iterdir() if file.name != LAB_FILE)[:moved]:
+        file.rename(path / file.name)
+    check_lab_place(path)
+    assert entries(path) == {"notes.txt"}
+    lab.save(path)
+    load(path)
+    assert entries(tmp_path) == {"lab"}
+
+
+def test_a_lab_at_a_link_is_saved_where_it_points_any_number_of_times(tiny_lab, tmp_path):
+    lab, link = tiny_lab(), tmp_path / "links" / "lab"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "disk" / "real")  # nothing is there yet
+    for turn in range(3):
+        lab.defaults = {"sparse": {"lr": turn}}
+        lab.save(link)
+        assert link.is_symlink()
+        assert load(link).defaults == load(tmp_path / "disk" / "real").defaults == lab.defaults
+    assert entries(link.parent) == {"lab"}
+    assert entries(tmp_path / "disk") == {"real"}
+
+
+def test_the_folder_one_is_in_takes_a_first_lab_and_says_why_it_takes_no_second(tiny_lab, tmp_path, monkeypatch):
+    lab = tiny_lab()
+    monkeypatch.chdir(tmp_path)
+    lab.save(".")
+    load(".")
+    with pytest.raises(ValueError, match=r"^\. is the folder that this runs in"):
+        lab.save(".")
+    load(tmp_path)
+
+
+def test_a_mount_point_is_refused_with_what_to_do(tiny_lab, tmp_path, monkeypatch):
+    lab = tiny_lab()
+    with pytest.raises(ValueError, match="/ is a mount point, whose place no new folder can take; name a folder in it"):
+        lab.save("/")
+    lab.save(tmp_path / "lab")
+
+    def busy(source, target):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr("smft_lab.writing.os.replace", busy)
+    with pytest.raises(ValueError, match="lab is a mount point"):
+        lab.save(tmp_path / "lab")
+    load(tmp_path / "lab")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_saved_files_follow_the_umask_and_a_replaced_folder_keeps_its_mode(mask, tiny_lab, tmp_path):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    before = os.umask(mask)
+    try:
+        lab.save(path)
+        patch = Patch.between(lab)
+        patch.save(tmp_path / "patch.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~mask
+    for file in (*path.iterdir(), tmp_path / "patch.safetensors"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask, file
+    path.chmod(0o750)
+    lab.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o750
+
+
+def test_a_full_disk_says_which_lab_and_how_much_room_it_needs(tiny_lab, tmp_path, monkeypatch):
+    lab = tiny_lab()
+    full = OSError(errno.ENOSPC, "No space left on device")
+    problems = (full, SafetensorError("I/O error: No space left on device (os error 28)"),
+                Exception("No space left on device (os error 28)"))  # fmt: skip
+    for problem in problems:
+        monkeypatch.setattr("smft_lab.lab.save_file", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
+        with pytest.raises(OSError, match=r"lab can't be written \(No space left on device: \S+ kB needed, .* free"):
+            lab.save(tmp_path / "lab")
+        assert not entries(tmp_path)
+
+
+MAPPED = """
+import sys
+import smft_lab as smft
+from smft_lab.slots.patch import Patch
+patch, *files = sys.argv[1:]
+labs, patch = [smft.load(name) for name in files if not name.endswith(".safetensors")], Patch.load(patch)
+loaded = [patch.values[0], *(t for lab in labs for t in (lab.usage.df, *lab.model.parameters()))]
+before = [tensor.clone() for tensor in loaded]
+for name in sys.argv[1:]:
+    if name.endswith(".safetensors"):
+        open(name, "r+b").truncate(8)  # a page that is mapped still ends the process when it is read
+print(all((one == other).all() for one, other in zip(before, loaded)))
+"""
+
+
+def test_files_that_are_cut_after_loading_change_nothing_that_was_loaded(tiny_lab, tokenizer, tmp_path):
+    from test_attach import MEMORY, small
+
+    built_in, base = tiny_lab(), tmp_path / "base"
+    small("llama").save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    usage = Usage(20, torch.ones(1, 256, dtype=torch.int32), torch.ones(1, 256))
+    model, own = open_model(base)
+    attached = Lab(add_memory(model, 1, **MEMORY), own, usage)
+    built_in.save(tmp_path / "built-in")
+    attached.save(tmp_path / "copy")
+    attached.save(tmp_path / "reference", base="reference")
+    value_tables(built_in.model)[0].weight.data[3:200] += 1
+    Patch.between(built_in).save(tmp_path / "patch.safetensors")
+    labs = [tmp_path / name for name in ("built-in", "copy", "reference")]
+    files = [file for folder in (*labs, base) for file in folder.glob("*.safetensors")]
+    command = [sys.executable, "-c", MAPPED, tmp_path / "patch.safetensors", *labs, *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

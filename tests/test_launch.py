@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -124,3 +126,54 @@ def test_the_lab_serves_the_first_notebook_on_the_next_free_port_and_ends_at_onc
             assert opened.url.split("?")[0].endswith(f"/lab/tree/{FIRST}")
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0  # stdin is open and silent: no question was asked
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+
+def answer_of(url: str, **headers) -> tuple[int, str]:
+    """Status and location of what a server says."""
+    opener = urllib.request.build_opener(NoRedirect)
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=20) as opened:
+            return opened.status, opened.url
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.headers.get("Location", "")
+
+
+def test_the_pages_are_for_whoever_has_the_token_and_for_no_other_host(tmp_path):
+    command = [sys.executable, "-m", "smft_lab.cli", "lab", "--app", "--no-browser", "--folder", "notes"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([*command, "--port", str(port)], cwd=tmp_path, **out) as process:
+        try:
+            url = next(found[0] for line in process.stdout if (found := re.findall(r"http://\S+token=[0-9a-f]+", line)))
+            plain = url.split("?")[0]
+            assert answer_of(url)[0] in (200, 302)
+            with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(url, timeout=20) as opened:
+                assert FIRST in opened.read().decode()
+            for path in ("", f"voila/render/{FIRST}", "api/kernels/0"):
+                status, where = answer_of(plain + path)
+                assert status == 403 or (status == 302 and "login" in where), (path, status, where)
+            assert answer_of(plain + "?token=" + 48 * "0")[0] in (302, 403)
+            assert answer_of(url, Host="harmless.example")[0] == 403
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def test_the_browser_is_given_the_token_in_a_file_and_not_on_its_command_line(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(launch.webbrowser, "open", opened.append)
+    app = launch._voila(tmp_path)
+    monkeypatch.setattr(app, "display_url", "http://localhost:1/?token=secret")
+    app.launch_browser(app.__new__(app))
+    while not opened:
+        time.sleep(0.01)
+    assert "secret" not in opened[0]
+    assert "url=http://localhost:1/?token=secret" in (tmp_path / "open.html").read_text()

@@ -68,7 +68,7 @@ def test_several_are_combined_by_a_stated_rule_and_the_conflicts_counted(run, tm
     assert "last, mean or sum" in err
     for rule in ("last", "mean", "sum"):
         code, out, err = run("combine", "one.safetensors", "two.safetensors", "--lab", "base",
-                             "--on-conflict", rule, "--out", tmp_path / "both.safetensors")  # fmt: skip
+                             "--on-conflict", rule, "--out", tmp_path / "both.safetensors", "--force")  # fmt: skip
         assert code == 0
         assert f"the rule {rule}" in err
     assert len(Patch.load(tmp_path / "both.safetensors").about["facts"]) == 2
@@ -100,3 +100,36 @@ def test_bad_input_is_one_line(run, folder, args, message):
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (folder / "x").exists()
+
+
+def test_a_lab_that_is_there_is_replaced_only_by_force_and_the_base_never(run, folder, tmp_path, lab):
+    lab.save(tmp_path / "other")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()}
+    code, out, err = run("apply", "one.safetensors", "--lab", "base", "--out", tmp_path / "other")
+    assert (code, out) == (2, "")
+    assert "other already holds a finished lab" in err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()} == before
+    assert run("apply", "one.safetensors", "--lab", "base", "--out", "base", "--force")[0] == 2
+    assert run("apply", "one.safetensors", "--lab", "base", "--out", tmp_path / "other", "--force")[0] == 0
+    assert Patch.between(load("base")).slots[0].numel() == 0
+    code, _, err = run("combine", "one.safetensors", "--out", "two.safetensors")
+    assert code == 2
+    assert "two.safetensors is there already" in err
+
+
+def test_names_and_dates_are_shown_literally(run, folder, tmp_path):
+    name = "[bold]n\x1b[31m.safetensors"
+    patch = Patch.load("one.safetensors")
+    about = {
+        **patch.about,
+        "date": "[link=x]2[/link]\x07",
+        "rule": "a\rb",
+        "facts": ["One\x1b]0;title\x07 fact.\u202e"],
+    }
+    Patch(patch.slots, patch.values, patch.base, about).save(tmp_path / name)
+    code, out, _ = run("show", tmp_path / name)
+    assert code == 0
+    assert not set(out) & set("\x1b\x07\r\u202e")
+    told = out.replace("\n", "").replace(" ", "").replace("\u2502", "")
+    for shown in ("[bold]n", r"\x1b[31m", "[link=x]2", r"\x07", r"a\rb", r"One\x1b]0;title\x07fact."):
+        assert shown in told, (shown, out)

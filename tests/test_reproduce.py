@@ -3,16 +3,20 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import plotly.graph_objects as go
 import psutil
 import pytest
+from page_policy import Scripts, allowed
 
 from smft_lab import reproduce_cli
 from smft_lab.experiments.pretrain import PretrainRecord
@@ -22,9 +26,10 @@ from smft_lab.lab import load
 from smft_lab.reproduce import charts, scale
 from smft_lab.reproduce import jobs as jobs_module
 from smft_lab.reproduce.beyond import _known_of_quarters
+from smft_lab.reproduce.claims import Claim
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
-from smft_lab.reproduce.page import write_claims, write_page
+from smft_lab.reproduce.page import FIELDS, write_claims, write_page
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
 from smft_lab.reproduce.tables import known_in_stream
 from smft_lab.reproduce.verdicts import (
@@ -204,6 +209,72 @@ def test_a_file_that_is_no_result_is_named(saved, tmp_path):
         result_file(tmp_path, job).write_text(text)
         with pytest.raises(ValueError, match=f"{job.key}.json is no result of a job; delete it"):
             drain([job], tmp_path)
+
+
+def changed_result(result: dict, how: str) -> dict:
+    row = result["rows"][0]
+    return {
+        "no rows": lambda: result | {"rows": []},
+        "no seconds": lambda: {name: value for name, value in result.items() if name != "seconds"},
+        "more fields": lambda: result | {"more": 1},
+        "another job": lambda: result | {"config": result["config"] | {"top_t": 7}},
+        "half a config": lambda: result | {"config": {"method": "sparse"}},
+        "nothing found": lambda: result | {"found": {}},
+        "found a text": lambda: result | {"found": result["found"] | {"known": "all"}},
+        "a key": lambda: result | {"rows": [row | {"key": "<b>harmless</b>"}]},
+        "no probe": lambda: result | {"rows": [{name: row[name] for name in ("step", "metric", "value")}]},
+        "nan": lambda: result | {"rows": [row | {"value": float("nan")}]},
+        "infinity": lambda: result | {"seconds": float("inf")},
+        "a share over 1": lambda: result | {"rows": [row | {"metric": "em", "value": 1.5}]},
+        "a share below 0": lambda: result | {"rows": [row | {"metric": "f1", "value": -0.1}]},
+        "a text": lambda: result | {"rows": [row | {"value": "<b>harmless</b>"}]},
+        "a step before the first": lambda: result | {"rows": [row | {"step": -1}]},
+        "half a step": lambda: result | {"rows": [row | {"step": 0.5}]},
+    }[how]()  # fmt: skip
+
+
+BAD = ("no rows", "no seconds", "more fields", "another job", "half a config", "nothing found", "found a text", "a key",
+       "no probe", "nan", "infinity", "a share over 1", "a share below 0", "a text", "a step before the first",
+       "half a step")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def good(saved):
+    job = grid(saved)[0]
+    return job, run_job(job)
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_result_that_its_job_can_not_have_had_is_refused(how, good, tmp_path):
+    job, result = good
+    file = result_file(tmp_path, job)
+    file.write_text(json.dumps(result))
+    assert read_result(tmp_path, job)["rows"] == result["rows"]
+    file.write_text(json.dumps(changed_result(result, how)))
+    with pytest.raises(ValueError, match=f"^{file} is no result of a job; delete it"):
+        read_result(tmp_path, job)
+
+
+MARKED = "<em>harmless</em></script> {{ 7 * 7 }} ' \" & | \n# not a heading"
+
+
+def test_no_text_of_a_result_or_a_claim_is_more_than_text_on_the_page(tmp_path):
+    claim = Claim(MARKED, MARKED, MARKED, AGREES, why=MARKED)
+    table = pd.DataFrame([{**dict.fromkeys(FIELDS, MARKED), "key": MARKED}])
+    figure = go.Figure(go.Bar(x=[MARKED], y=[1]))
+    experiment = SimpleNamespace(name=MARKED, title=MARKED, paper=MARKED, draw=[lambda *_: figure], label=None)
+    about = {**ABOUT, MARKED: MARKED}
+    write_page(tmp_path / "page.html", about, [(experiment, table, {}, [claim])])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Scripts(text)
+    assert "em" not in page.tags
+    assert allowed(page)
+    assert len(page.scripts) == 2
+    drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text).group(1)
+    assert json.loads(drawn)["chart0-0"]["data"][0]["x"] == [MARKED]
+    write_claims(tmp_path / "claims.md", about, [(experiment, table, {}, [claim])])
+    lines = (tmp_path / "claims.md").read_text(encoding="utf-8").splitlines()
+    assert not any("<em>" in line or line.startswith("# not") for line in lines)
 
 
 def test_another_table_is_not_taken_for_the_shipped_one(saved, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The study of a real model: which settings there are, how results are read, and what the page says."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from typer.testing import CliRunner
@@ -35,7 +35,7 @@ def keep(folder, job, learned, known, text=0.0, found=None):
         rows.append({"step": step, "probe": "text", "metric": "nll", "value": 3.0 + text * step / 100})
     found = {"seconds": 60.0, "steps": 100, "texts": 8, **(found or {})}
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"config": {}, "rows": rows, "found": found, "seconds": 70.0}
+    result = {"config": asdict(job), "rows": rows, "found": found, "seconds": 70.0}
     (folder / f"{job.key}.json").write_text(json.dumps(result))
 
 
@@ -155,3 +155,11 @@ def test_every_part_of_the_study_can_be_read_by_the_command(tmp_path):
     done = CliRunner().invoke(app, [*read, "--facts", str(DRAFT.facts), "--block", str(DRAFT.block)])
     assert done.exit_code == 0, done.output
     assert "## Sweep" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_readme_that_is_not_the_studys_is_not_replaced(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine")
+    done = CliRunner().invoke(app, ["study", "--read", "--data", "data", "--out", str(tmp_path)])
+    assert isinstance(done.exception, ValueError)
+    assert "README.md is not a page of this command" in str(done.exception)
+    assert (tmp_path / "README.md").read_text() == "# Mine"

@@ -175,14 +175,27 @@ def test_a_lesson_can_be_stopped_and_what_it_taught_stays_until_undone(lab):
     panel.close()
 
 
-def test_a_saved_patch_makes_the_taught_model_again(lab, panel, tmp_path):
+def test_a_saved_patch_makes_the_taught_model_again(lab, panel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     teach(panel)
     taught = weights(lab)
-    press(panel, "save", path=str(tmp_path / "dog.safetensors"))
+    press(panel, "save", path="dog.safetensors")
     assert "Saved" in panel.note
     lab.reset()
     smft.Patch.load(tmp_path / "dog.safetensors").apply(lab)
     assert same(taught, weights(lab))
+
+
+@pytest.mark.parametrize("name", ["../dog.safetensors", "/tmp/dog.safetensors", "dog.txt", ".safetensors", 7,
+                                  "a/b.safetensors", "link.safetensors", "folder.safetensors"])  # fmt: skip
+def test_a_page_gives_a_patch_a_name_and_no_other_place(lab, panel, tmp_path, monkeypatch, name):
+    (tmp_path / "own" / "folder.safetensors").mkdir(parents=True)
+    (tmp_path / "own" / "link.safetensors").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "own")
+    teach(panel)
+    press(panel, "save", path=name)
+    assert "give" in panel.error
+    assert {file.name for file in tmp_path.rglob("*")} == {"own", "folder.safetensors", "link.safetensors"}
 
 
 def test_slots_beside_it_light_up_and_other_panels_wait_for_the_lesson(lab, panel):

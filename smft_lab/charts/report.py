@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -86,6 +88,7 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
     methods = style.ordered([*table["method"], *summary["methods"]])
     drawn = {"plane": figures.plane(table, summary), "curves": figures.curves(table)}
     sweep = _sweep(summary)
+    plotly, js = get_plotlyjs(), _part("page.js")
     return Template(_part("page.html")).substitute(
         title=escape(summary["title"]),
         headline=escape(headline(summary)),
@@ -110,9 +113,20 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
         command=_command(summary["command"]),
         made_with=_made_with(summary),
         glossary=_pairs(GLOSSARY.items(), "words"),
-        plotly=get_plotlyjs(),
+        policy=content_policy(plotly, js),
+        plotly=plotly,
         figures=_figures_json(drawn),
-        js=_part("page.js"),
+        js=js,
+    )
+
+
+def content_policy(*scripts: str) -> str:
+    """What a page of one file may do: run these scripts and no others, and ask nothing of the network."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    own = " ".join(f"'sha256-{one}'" for one in hashes)
+    return (
+        f"default-src 'none'; script-src {own}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+        "form-action 'none'"
     )
 
 

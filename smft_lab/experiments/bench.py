@@ -69,7 +69,7 @@ def machine() -> dict:
     """The machine and the versions that the figures were measured with."""
     name = platform.processor() or platform.machine()
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass

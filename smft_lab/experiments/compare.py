@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import math
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,12 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
-from smft_lab.writing import write_whole
+from smft_lab.writing import json_text, naming, whole_folder, write_whole
 
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
+REPORT, SUMMARY = "report.html", "summary.json"
+RESULTS = ("metrics.csv", "samples.json", PATCH_FILE, REPORT, SUMMARY)
+ROOM = 10_000_000  # bytes of a report with its patch
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
 SAMPLES = {
     "learned": 5, "taught": 2, "prefixed": 2, "two_hop_new": 3, "old_facts": 5, "known": 5, "two_hop": 3,
@@ -126,6 +129,7 @@ class Comparison:
         self._steps = {self.seeds[0]: teaching.steps}
         self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
         self.seconds = 0.0
+        self._saved_at = ""
         self._probes = probes_of(self.lab, first)
 
     def __repr__(self) -> str:
@@ -345,28 +349,64 @@ class Comparison:
 
         write_report(path, self.finished_runs(), self.summary(), self.samples)
 
-    def save(self, out: str | Path, **about) -> Path:
-        """Write metrics.csv, summary.json, patch.safetensors and report.html into `out`; returns the report's path.
+    def save(self, out: str | Path, force: bool = False, **about) -> Path:
+        """Write metrics.csv, summary.json, samples.json, patch.safetensors and report.html into `out`: all or nothing.
 
         Args:
+            force: Whether another comparison in `out` may be replaced; other files there stay.
             about: Entries of the summary to replace, such as its title or the command.
-        """
-        from smft_lab.charts.report import write_report
 
+        Returns:
+            The report's path.
+
+        Raises:
+            OSError: `out` can't be written.
+            ValueError: `out` holds another comparison, or another process is writing there now.
+        """
         out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
+        with results_folder(out, force or os.path.realpath(out) == self._saved_at) as folder:
+            self.write(folder, out, **about)
+        self._saved_at = os.path.realpath(out)
+        return out / REPORT
+
+    def write(self, folder: Path, out: Path, **about) -> None:
+        """Write the files of `save` into an empty folder, which is to take its place at `out`."""
+        from smft_lab.charts.report import page
+
         table = self.finished_runs()
         summary = self.summary()
         summary["settings"] |= about.pop("settings", {})
         summary |= about
-        write_whole(out / "metrics.csv", table.to_csv(index=False))
-        write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-        write_whole(out / "samples.json", json.dumps(self.samples, indent=2) + "\n")
-        (out / PATCH_FILE).unlink(missing_ok=True)  # an earlier comparison's would be taken for this one's
-        if self.patch is not None:
-            self.patch.save(out / PATCH_FILE)
-        write_report(out / "report.html", table, summary, self.samples)
-        return out / "report.html"
+        patch = self.patch
+        if patch is not None and not patch.is_finite:
+            summary["settings"]["patch"] = "none: the values that sparse finetuning left are not finite"
+            patch = None
+        summary["files"] = [name for name in RESULTS if name != PATCH_FILE or patch is not None]
+        texts = {
+            "metrics.csv": table.to_csv(index=False),
+            "samples.json": json_text(self.samples, indent=2),
+            REPORT: page(table, summary, self.samples),
+            SUMMARY: json_text(summary, indent=2),
+        }
+        with naming(out, lambda: sum(map(len, texts.values()))):
+            if patch is not None:
+                patch.save(folder / PATCH_FILE)
+            for name, text in texts.items():
+                write_whole(folder / name, text)
+
+
+@contextmanager
+def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
+    """A folder to write a comparison to, which takes its place at `out` when the block ends; see `whole_folder`.
+
+    Raises:
+        OSError: `out` can't be written, or the disk is full.
+        ValueError: `out` holds a comparison already and `force` is not given, or another process is writing there.
+    """
+    if not force and (there := [name for name in RESULTS if (out / name).exists()]):
+        raise ValueError(f"{out} already holds a comparison ({there[0]}); name another folder, or give --force")
+    with whole_folder(out, SUMMARY, RESULTS.__contains__, ROOM) as folder:
+        yield folder
 
 
 def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from smft_lab.experiments.pretrain import PretrainSettings, make_optimizer, resume_state, save_state, schedule
 from smft_lab.experiments.processes import Processes
-from smft_lab.lab import Lab, alone
+from smft_lab.lab import Lab
 from smft_lab.model.attach import without_memory
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
 from smft_lab.model.tokenizer import pad, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
 from smft_lab.slots.usage import Usage, measure_usage
+from smft_lab.writing import alone
 
 HELD_OUT = 0.05  # the last of the text: the probe `prose`
 PROBE_TEXTS = 120

@@ -23,13 +23,13 @@ from safetensors.torch import load_file, save_file
 from smft_lab.experiments.processes import Processes
 from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world import World
-from smft_lab.lab import LAB_FILE, Lab, alone
+from smft_lab.lab import Lab, check_lab_place
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.slots.usage import measure_usage
-from smft_lab.writing import whole, write_whole
+from smft_lab.writing import alone, whole, write_whole
 
 CHUNK = 32  # batches drawn together, so that texts of a like length share a batch
 DRAWING = 4  # at most so many processes draw batches while a GPU trains: one alone would keep it waiting
@@ -150,8 +150,7 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
     """
     keep_freed_memory()
     out = Path(out)
-    if (out / LAB_FILE).exists():
-        raise ValueError(f"{out} already holds a finished lab; name another folder, or delete it")
+    check_lab_place(out)
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
@@ -324,7 +323,9 @@ def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: 
         for name, tensor in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{name}"] = tensor.clone()
     about = {"step": str(step), "settings": json.dumps(settings), "rows": json.dumps(list(rows))}
-    with whole(folder / "state.safetensors", left_behind=0) as partial:  # it may be as large as the disk has room for
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    # Nobody else writes it, and it may be as large as the disk has room for.
+    with whole(folder / "state.safetensors", left_behind=0, size=size) as partial:
         save_file(tensors, partial, metadata=about)
 
 
@@ -347,14 +348,14 @@ def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, l
             if parameter.requires_grad:
                 parameter.copy_(tensors[f"model.{name}"])
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        names = ("step", "exp_avg", "exp_avg_sq")
-        optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"].to(parameter.device) for name in names}
+        names, place = ("step", "exp_avg", "exp_avg_sq"), parameter.device
+        optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"].to(place, copy=True) for name in names}
     return int(about["step"]), json.loads(about["rows"])
 
 
 def _write_metrics(path: Path, rows: list[dict]) -> None:
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    with whole(path) as partial, partial.open("w", newline="") as file:
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)

@@ -84,16 +84,19 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
 
 
 def check_facts(lab, facts: Sequence[Fact]) -> None:
-    """Raise ValueError if there are no facts, or a statement is longer than the model's context."""
+    """Raise ValueError if there are no facts, or a text of one is longer than the model's context."""
     if not facts:
         raise ValueError("no facts to teach")
     longest = lab.model.config.max_position_embeddings - 1  # and the end-of-text token
     for number, fact in enumerate(facts, start=1):
-        for text in fact.statements:
-            if len(text) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
+        texts = [("statement", text) for text in fact.statements]
+        texts += [("question", fact.question), *(("answer", text) for text in fact.answers)]
+        for what, text in texts:
+            if len(text.encode()) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
+                advice = "split it into shorter statements" if what == "statement" else f"shorten the {what}"
                 raise ValueError(
-                    f"fact {number}, statement {text[:40]!r}...: {tokens} tokens, but the model reads at most "
-                    f"{longest}; split it into shorter statements"
+                    f"fact {number}, {what} {text[:40]!r}...: {tokens} tokens, but the model reads at most "
+                    f"{longest}; {advice}"
                 )
 
 

@@ -98,9 +98,7 @@ class RowAdam:
             ValueError: the state is of a table of another size, or of another optimizer.
         """
         if "rows" not in state or ("first" in state) != (self._first is not None):
-            raise ValueError(
-                "the state is of another optimizer: of SGD, or of Adam with momentum and not without"
-            )
+            raise ValueError("the state is of another optimizer: of SGD, or of Adam with momentum and not without")
         rows, width = state["rows"], self.table.shape[1]
         if state["second"].shape != (len(rows), width) or (len(rows) and rows.max() >= len(self.table)):
             raise ValueError(f"the state is not of a table of {len(self.table):,} x {width} values")

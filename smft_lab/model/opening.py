@@ -319,7 +319,7 @@ def _open(place: _Place, asked: str, source: Source | None = None):
             model, tokenizer, about, cached = _open_transformers(place)
     if getattr(model.config, CONFIG_KEY, None) is not None:
         raise ValueError(f"{asked} is a model with memory layers of a saved lab; open it with smft_lab.load")
-    model.eval()
+    own_memory(model.eval())
     about = source.about if source else about
     tensors = dict(hashes(model))
     weights = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
@@ -331,6 +331,14 @@ def _open(place: _Place, asked: str, source: Source | None = None):
         where, revision, files = place.name, cached and cached.name, _files(cached) if cached else {}
     model.smft_source = Source(asked, where, revision, files, weights, about, tensors, tokenizer_hash(tokenizer))
     return model, tokenizer
+
+
+@torch.no_grad()
+def own_memory(model):
+    """Copy weights that lie in a file still: it may be overwritten after it was checked, or cut under the process."""
+    for tensor in {*model.parameters(), *model.buffers()}:
+        tensor.data = tensor.data.clone()
+    return model
 
 
 def _cached(name: str) -> Path | None:
@@ -393,7 +401,8 @@ def _read_gguf(path: Path):
     model = _plain_llama(reader)
     if model is None:
         model = _from_transformers(path)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True,
+                                                        trust_remote_code=False)  # fmt: skip
     _set_special_tokens(reader, model, tokenizer)
     tokenizer.name_or_path = model.config._name_or_path = path.stem
     return model, tokenizer, _about(reader, path)
@@ -482,7 +491,8 @@ def _plain_llama(reader):
             count = heads if ".attn_q." in name else key_heads
             array = array.reshape(count, head_dim // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
         weights[there[name]] = torch.tensor(array, dtype=torch.float32)  # copies: the file stays as it is
-    model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
+    own = {"config": config, "state_dict": weights, "dtype": torch.float32}
+    model = LlamaForCausalLM.from_pretrained(None, trust_remote_code=False, **own)
     model.generation_config = GenerationConfig.from_model_config(config)
     return model
 

@@ -356,6 +356,15 @@ def _plain(answer: str) -> str:
     return answer.strip().removesuffix(".")
 
 
+def check_questions(model, tokenizer, questions: Sequence[str]) -> None:
+    """Raise ValueError if a question is longer than the model reads; its attention would take memory without end."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for text in questions:
+        if most and len(text.encode()) > most and (tokens := len(tokenizer(text)["input_ids"])) > most:
+            raise ValueError(f"the question {text[:40]!r}... has {tokens} tokens, but the model reads at most {most}; "
+                             "ask a shorter one")  # fmt: skip
+
+
 @exclusive
 @torch.inference_mode()
 def answer(
@@ -369,9 +378,10 @@ def answer(
             is the form of a lab.
 
     Raises:
-        ValueError: see `PromptForm.prompt`.
+        ValueError: a question is longer than the model reads, or see `PromptForm.prompt`.
     """
     questions = as_tuple(questions)
+    check_questions(model, tokenizer, questions)
     if form != BUILT_IN:
         return [_plain(reply) for reply in replies(model, tokenizer, questions, max_new_tokens, form)]
     answers: list[str] = [""] * len(questions)

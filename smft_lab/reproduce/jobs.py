@@ -93,6 +93,11 @@ class Job:
         said = {name: value for name, value in asdict(self).items() if name != "lab"}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        """Names of what its result has under `found`."""
+        return FOUND[self.kind]
+
     def run(self, device: str = "cpu") -> dict:
         """See `run_job`."""
         return run_job(self, device)
@@ -251,6 +256,11 @@ def _answers(lab: Lab, job: Job, fact: Fact, t: int) -> bool:
     return known
 
 
+FOUND = {
+    "finetune": ("ms_per_step", "trainable_per_step", "slots_read_per_step", "flops_per_step", "kl_on_taught",
+                 "rows_changed", "known"),
+    "coreset": ("facts", "tokens"),
+}  # fmt: skip
 KINDS = {"finetune": _finetune, "coreset": _coreset}
 FACTS = {
     "new": World.new_facts,

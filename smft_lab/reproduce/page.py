@@ -5,17 +5,20 @@ And the same claims as Markdown, to be read where no page can be opened.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
+from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from smft_lab.charts.report import content_policy
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
 from smft_lab.writing import write_whole
 
+HERE = Path(__file__).parent
 TITLE = "Sparse memory finetuning, reproduced at lab scale"
 MARKS = {AGREES: "✓", DIFFERS: "✗"}
 LEGEND = (
@@ -28,37 +31,8 @@ LEGEND = (
     "t: slots that a step trains; all methods start from the same model, which has a memory",
     "lr: learning rate; unless told, as tuned on other facts: sparse with row-wise Adam, the others with AdamW",
 )
-STYLE = """
-:root { color-scheme: light dark; --line: #d5d5d5; --soft: #666; --yes: #137333; --no: #b3261e;
-  --ground: #fff; --ink: #1f1f1f }
-@media (prefers-color-scheme: dark) {
-  :root { --line: #444; --soft: #aaa; --yes: #81c995; --no: #f2b8b5; --ground: #161616; --ink: #e8e8e8 } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
-  background: var(--ground); color: var(--ink) }
-h2 { margin-top: 3rem } .soft { color: var(--soft) } .wide { overflow-x: auto }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .4rem .8rem .4rem 0;
-  border-bottom: 1px solid var(--line) }
-th { font-weight: 600 }
-.agrees { color: var(--yes); white-space: nowrap } .differs { color: var(--no); white-space: nowrap }
-.chart { height: 420px; margin: 1rem 0 }
-details { margin: .6rem 0 } code { font-size: .85em }
-"""
-FOLLOW_SCHEME = """
-const dark = matchMedia('(prefers-color-scheme: dark)');
-function follow() {
-  const [ink, line] = dark.matches ? ['#e8e8e8', '#444'] : ['#1f1f1f', '#e4e8ec'];
-  for (const chart of document.querySelectorAll('.chart')) {
-    const look = {'font.color': ink};
-    for (const axis of Object.keys(chart.layout).filter((key) => /^[xy]axis/.test(key))) {
-      look[axis + '.gridcolor'] = look[axis + '.zerolinecolor'] = line;
-    }
-    Plotly.relayout(chart, look);
-  }
-}
-dark.addEventListener('change', follow);
-follow();
-"""
+FIELDS = ("method", "rule", "top_t", "lr", "rank", "optimizer", "facts", "what", "background", "protect", "remedy",
+          "strength", "passes", "slots", "k", "seed")  # fmt: skip
 
 
 def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
@@ -68,37 +42,26 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         about: Settings, for the table at the end.
         parts: Per experiment its rows, what was found per result, and what they say.
     """
-    claims = [claim for *_, said in parts for claim in said]
-    legend = "".join(f"<li>{escape(one)}</li>" for one in LEGEND)
-    body = [
-        f"<h1>{TITLE}</h1>",
-        f"<p>{_lead(claims, about)}</p>",
-        f"<ul class='soft'>{legend}</ul>",
-        _claims_table(claims),
-    ]
+    figures, shown = {}, []
     for number, (experiment, table, found, said) in enumerate(parts):
-        body.append(
-            f"<h2 id='{experiment.name}'>{escape(experiment.title)} "
-            f"<span class='soft'>({escape(experiment.paper)})</span></h2>"
-        )
-        for place, draw in enumerate(experiment.draw):
-            body.append(_chart(f"chart{number}-{place}", draw(table, found, experiment.label)))
-        body.append(_claims_table(said))
-        body.append(_sources(table))
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in _settings(about))
-    body.append(f"<h2>Settings</h2><div class='wide'><table>{rows}</table></div>")
-    head = (
-        "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-        "<title>SMFT reproduced</title>"
+        drawn = {
+            f"chart{number}-{place}": json.loads(draw(table, found, experiment.label).to_json())
+            for place, draw in enumerate(experiment.draw)
+        }
+        figures |= drawn
+        shown.append({"name": experiment.name, "title": experiment.title, "paper": experiment.paper, "charts": drawn,
+                      "claims": said, "sources": table.drop_duplicates("key").to_dict("records")})  # fmt: skip
+    claims = [claim for *_, said in parts for claim in said]
+    drawing = (HERE / "page.js").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        (HERE / "page.html").read_text(encoding="utf-8")
     )
-    html = f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style><script>{get_plotlyjs()}</script></head>"
-    write_whole(path, f"{html}<body>{''.join(body)}<script>{FOLLOW_SCHEME}</script></body></html>\n")
-
-
-def _chart(name: str, figure: go.Figure) -> str:
-    return (f"<div class='chart' id='{name}'></div><script>Plotly.newPlot('{name}', "
-            f"...Object.values({figure.to_json()}).slice(0, 2), {{responsive: true, displaylogo: false}})</script>"
-            )  # fmt: skip
+    html = template.render(
+        title=TITLE, lead=_lead(claims, about), legend=LEGEND, claims=claims, parts=shown, fields=FIELDS,
+        settings=_settings(about), marks=MARKS, looks={AGREES: "agrees", DIFFERS: "differs"}, figures=figures,
+        plotly=get_plotlyjs(), drawing=drawing, policy=content_policy(get_plotlyjs(), drawing),
+    )  # fmt: skip
+    write_whole(path, html)
 
 
 def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
@@ -107,7 +70,7 @@ def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.D
     lines += [f"- {one}" for one in LEGEND]
     for experiment, _, _, said in parts:
         rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.said) for one in said]
-        lines += ["", f"## {experiment.title} ({experiment.paper}): `{experiment.name}`", ""]
+        lines += ["", f"## {_cell(experiment.title)} ({_cell(experiment.paper)}): `{_cell(experiment.name)}`", ""]
         lines += _markdown(("claim", "the paper", "here", "verdict"), rows)
     lines += ["", "## Settings", "", *_markdown(("setting", "value"), _settings(about))]
     write_whole(path, "\n".join(lines) + "\n")
@@ -134,46 +97,10 @@ def _count(claims: Sequence[Claim], verdict: str) -> int:
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *cells)]
 
 
-def _claims_table(claims: Sequence[Claim]) -> str:
-    lines = []
-    for one in claims:
-        mark = {AGREES: "agrees", DIFFERS: "differs"}.get(one.verdict, "soft")
-        why = f"<br><span class='soft'>{escape(one.why)}</span>" if one.why else ""
-        cells = f"<td>{escape(one.text)}{why}</td><td>{escape(one.paper)}</td><td>{escape(one.ours)}</td>"
-        sign = MARKS.get(one.verdict, "")
-        lines.append(f"<tr>{cells}<td class='{mark}'>{sign} {escape(one.said)}</td></tr>")
-    head = "<tr><th>claim</th><th>the paper</th><th>here</th><th>verdict</th></tr>"
-    return f"<div class='wide'><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
-
-
-def _sources(table: pd.DataFrame) -> str:
-    files = table.drop_duplicates("key")
-    fields = [
-        "method",
-        "rule",
-        "top_t",
-        "lr",
-        "rank",
-        "optimizer",
-        "facts",
-        "what",
-        "background",
-        "protect",
-        "remedy",
-        "strength",
-        "passes",
-        "slots",
-        "k",
-        "seed",
-    ]
-    head = "".join(f"<th>{name}</th>" for name in ("result file", *fields))
-    lines = []
-    for row in files.to_dict("records"):
-        cells = "".join(f"<td>{escape(str(row[name]))}</td>" for name in fields)
-        lines.append(f"<tr><td><code>{row['key']}.json</code></td>{cells}</tr>")
-    return (f"<details><summary>{len(files)} results</summary><div class='wide'><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(lines)}</tbody></table></div></details>")  # fmt: skip
+def _cell(value) -> str:
+    """A value as the text of a Markdown table, whatever is in it."""
+    return " ".join(escape(str(value), quote=False).replace("|", "\\|").split())

@@ -96,6 +96,11 @@ class RetrofitJob:
         said["recipe"] = {name: recipe[name] for name in names}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        """Names of what its result has under `found`."""
+        return ("seconds", "steps", "texts")
+
     def run(self, device: str = "cpu") -> dict:
         """Do what the job says: `config`, `rows` (step, probe, metric, value), `found` and `seconds`; all JSON."""
         began = time.perf_counter()

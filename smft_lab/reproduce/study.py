@@ -16,6 +16,7 @@ from smft_lab.recipe import PAPER, RETROFIT
 from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.sweep import read_result
 
+TITLE = "# A real model: what each switch is worth, and what is learned and lost"
 BLOCKS = (0, 2, 4, 8, 12, 16)
 RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 ALIKE = 0.02  # of the known answers: one of sixty
@@ -278,7 +279,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
     """The study as one page of Markdown: what was run, and a table per part."""
     usual = {"learned": 0, "taught": 0, "prefixed": 0, "known lost": 1, "text, nats": 3, "HellaSwag lost": 1,
              "seconds": 0, "steps": 0, "loudness": 2}  # fmt: skip
-    lines = ["# A real model: what each switch is worth, and what is learned and lost", "", *about, ""]
+    lines = [TITLE, "", *about, ""]
     for name, jobs in parts.items():
         equal = name in ("sweep", "comparison", "many", "own")
         table = readings(jobs, folder, equal)

@@ -12,18 +12,22 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from random import SystemRandom
 from threading import Thread
+from types import NoneType
 
 import pandas as pd
 
 from smft_lab.reproduce.jobs import Job
-from smft_lab.writing import write_whole
+from smft_lab.writing import json_text, write_whole
 
 BACKENDS = ("local", "dask", "ray")
 RAY_PORTION = 64
+PLACES = {"lab", "data", "source", "switches"}  # what a job's name says in another way than its result
+SHARES = {"em", "f1", "acc"}
 
 
 def result_file(folder: Path, job: Job) -> Path:
@@ -39,14 +43,45 @@ def read_result(folder: Path, job: Job) -> dict | None:
     """
     file = result_file(folder, job)
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        if not (isinstance(result["rows"], list) and isinstance(result["found"], dict)):
-            raise TypeError
+        result = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        check_result(job, result)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file} is no result of a job; delete it, and the job runs again") from None
+    except (ValueError, RecursionError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(f"{file} is no result of a job; delete it, and the job runs again ({reason})") from None
     return result
+
+
+def _no_number(word: str):
+    raise ValueError(f"it holds {word}")
+
+
+def check_result(job: Job, result) -> None:
+    """Raise ValueError unless a result is one that the job can have had."""
+    kinds = {"config": dict, "rows": list, "found": dict, "seconds": int | float}
+    if not isinstance(result, dict) or set(result) != set(kinds):
+        raise ValueError(f"it is no object of {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if not isinstance(result[name], kind) or (name == "rows" and not result[name]):
+            raise ValueError(f"its {name} are {str(result[name])[:40]!r}")
+    for name, value in json.loads(json.dumps(asdict(job))).items():
+        if name not in PLACES and result["config"].get(name) != value:
+            raise ValueError(f"its {name} is {str(result['config'].get(name))[:40]!r}, but the job's is {value!r}")
+    if missing := set(job.finds) - set(result["found"]):
+        raise ValueError(f"it found no {sorted(missing)[0]}")
+    if texts := [name for name, value in result["found"].items() if isinstance(value, str)]:
+        raise ValueError(f"what it found as {texts[0][:40]!r} is a text")
+    for row in result["rows"]:
+        if not isinstance(row, dict) or set(row) != {"step", "probe", "metric", "value"}:
+            raise ValueError("a row is no object of step, probe, metric, value")
+        step, probe, metric, value = row["step"], row["probe"], row["metric"], row["value"]
+        if type(step) is not int or step < 0 or not isinstance(probe, str) or not isinstance(metric, str):
+            raise ValueError(f"a row has the step {str(step)[:40]!r}, or a probe or a metric that is no name")
+        if type(value) not in (int, float, NoneType) or (
+            metric in SHARES and value is not None and not 0 <= value <= 1
+        ):
+            raise ValueError(f"a row has the {metric} {str(value)[:40]!r}")
 
 
 def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", address: str | None = None,
@@ -102,7 +137,7 @@ def _keep(folder: Path, job: Job, device: str, parent: int | None = None) -> str
     if parent is not None and parent != os.getpid():
         _end_with(parent)
     if not result_file(folder, job).exists():  # another machine may have been here
-        write_whole(result_file(folder, job), json.dumps(job.run(device)) + "\n")
+        write_whole(result_file(folder, job), json_text(job.run(device)))
     return job.key
 
 
@@ -155,5 +190,5 @@ def table_of(jobs: Sequence[Job], folder: str | Path) -> pd.DataFrame:
     for job in dict.fromkeys(jobs):
         result = read_result(Path(folder), job)
         if result is not None:
-            rows += [{**result["config"], "key": job.key, **row} for row in result["rows"]]
+            rows += [{**result["config"], **row, "key": job.key} for row in result["rows"]]
     return pd.DataFrame(rows)

@@ -11,14 +11,15 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
-from smft_lab.writing import whole
+from smft_lab.writing import json_text, whole
 
 FORMAT = "1"
 KIND = "smft-lab patch"
@@ -71,6 +72,11 @@ class Patch:
 
     def __len__(self) -> int:
         return sum(map(len, self.slots))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all values are numbers; after a finetune that diverged they are not."""
+        return all(bool(torch.isfinite(values).all()) for values in self.values)
 
     @torch.no_grad()
     def apply(self, lab) -> None:
@@ -155,14 +161,11 @@ class Patch:
         tensors = {}
         for i, (slots, values) in enumerate(zip(self.slots, self.values, strict=True)):
             tensors |= {f"{i}.slots": slots.contiguous(), f"{i}.values": values.contiguous()}
-        metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": json.dumps(self.about)}
+        metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": json_text(self.about)}
         metadata["digest"] = _digest(metadata, tensors)
-        try:
-            with whole(path) as partial:
-                partial.write_bytes(to_bytes(tensors, metadata))
-        except OSError as problem:
-            reason = f"{path} can't be written ({problem.strerror or problem}); nothing was saved, choose another place"
-            raise OSError(reason) from None
+        data = to_bytes(tensors, metadata)
+        with whole(path, size=len(data)) as partial:
+            partial.write_bytes(data)
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
@@ -176,13 +179,13 @@ class Patch:
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file; name one that Patch.save() wrote")
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") != KIND:
-                    raise ValueError("its metadata don't say so")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            data = path.read_bytes()  # what is checked below is what stays, whatever becomes of the file
+            tensors = from_bytes(data)
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+            if metadata.get("kind") != KIND:
+                raise ValueError("its metadata don't say so")
         # A header may name shapes and types that PyTorch can't make.
-        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, AttributeError) as problem:
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError) as problem:
             reason = (str(problem).splitlines() or ["unreadable"])[0]
             raise ValueError(f"{path} is not a patch written by Patch.save(): {reason}") from None
         if metadata.get("format") != FORMAT:
@@ -208,7 +211,7 @@ class Patch:
 
 
 def check_rows(patch: Patch) -> None:
-    """Raise ValueError unless every table has ascending slots and one row of numbers for each."""
+    """Raise ValueError unless every table has ascending slots and one row of finite numbers for each."""
     if len(patch.slots) != len(patch.values):
         raise ValueError(f"{patch.name}: slots for {len(patch.slots)} tables, values for {len(patch.values)}")
     for i, (slots, values) in enumerate(zip(patch.slots, patch.values, strict=True)):
@@ -221,6 +224,8 @@ def check_rows(patch: Patch) -> None:
             problem = f"{len(slots)} slots, but {len(values)} rows of values"
         elif len(slots) and (slots[0] < 0 or (slots.diff() <= 0).any()):
             problem = "slots must ascend from 0 or more, each once"
+        elif not torch.isfinite(values).all():
+            problem = "values are nan or infinite, as after a finetune that diverged: teach at a lower learning rate"
         if problem:
             raise ValueError(f"{patch.name} is damaged, table {i}: {problem}; {WRITE_AGAIN}")
 

@@ -63,7 +63,23 @@ class Usage:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Usage:
-        return cls(int(tensors["usage.batches"][0]), tensors["usage.df"].int(), tensors["usage.count"].int())
+        """The opposite of `to_tensors`.
+
+        Raises:
+            ValueError: these can't be counts.
+        """
+        df, count, batches = (tensors[f"usage.{name}"] for name in ("df", "count", "batches"))
+        if batches.shape != (1,) or batches.is_floating_point() or batches[0] < 1:
+            raise ValueError(f"usage needs at least one background batch, not {str(batches.tolist())[:40]}")
+        if df.ndim != 2 or df.shape != count.shape:
+            raise ValueError(f"df is {tuple(df.shape)} and count {tuple(count.shape)}, not both (tables, slots)")
+        if (
+            not df.numel()
+            or not ((df >= 0) & (df <= batches)).all()
+            or not ((count >= 0) & (count.double() < 2**31)).all()
+        ):
+            raise ValueError(f"df must be between 0 and the {int(batches)} batches, and counts 0 or more")
+        return cls(int(batches), df.int(), count.int())
 
 
 @exclusive

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator
@@ -49,6 +51,14 @@ def saved(patch: Patch, path: str | Path) -> str:
     return f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
 
 
+def check_name(name) -> None:
+    """Raise ValueError unless this names a patch in the kernel's own folder: a page chooses no other."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .-]*\.safetensors", name):
+        raise ValueError(f"the page asked to save to {str(name)[:80]!r}; it may give a name such as mine.safetensors")
+    if os.path.lexists(name) and (os.path.islink(name) or not os.path.isfile(name)):
+        raise ValueError(f"{name} is no plain file; give another name")
+
+
 class Panel(anywidget.AnyWidget):
     """Base of the panels: commands from the browser come in as `{"do": name, ...}` and end in a method of that name.
 
@@ -87,7 +97,10 @@ class Panel(anywidget.AnyWidget):
             self.error = ""
             if name not in self.commands:
                 raise ValueError(f"the page asked for {name!r}, which this version doesn't know; reload the page")
-            getattr(self, name)(**{key: value for key, value in content.items() if key != "do"})
+            options = {key: value for key, value in content.items() if key != "do"}
+            if name == "save":
+                check_name(options.get("path", "patch.safetensors"))
+            getattr(self, name)(**options)
         except Exception as problem:
             self.fail(problem)
         if name != "tick":
