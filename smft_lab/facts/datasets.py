@@ -34,9 +34,8 @@ from random import Random
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError, _fact, _kind, _lines, _same, _short, _text
+from smft_lab.facts.paraphraser import load_paraphraser, paraphrases
 from smft_lab.facts.questions import (
-    load_paraphraser,
-    paraphrases,
     rewordings,
     statements_from,
     tidy_answer,
@@ -130,7 +129,7 @@ def read_dataset(
         split: Of a hub data set; its test or validation split by default.
         limit: The most rows to use, drawn by `seed` and kept in their order; all by default.
         paraphraser: None for statements by rule. A Hugging Face id or a pair (model, tokenizer) adds its rewordings of
-            the first statement; see `smft_lab.facts.questions.paraphrases`.
+            the first statement; see `smft_lab.facts.paraphraser.paraphrases`.
         statements: The most statements of a fact.
 
     Returns:
@@ -187,6 +186,8 @@ def read_dataset(
 
 def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int) -> Fact:
     question, answers = item.question, item.answers
+    if _same(question) in _same(answers[0]):
+        raise _Skip("with the question in the answer")
     texts = statements_from(question, answers[0], how_many)
     if paraphraser is not None:
         told = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
