@@ -33,7 +33,7 @@ from smft_lab.slots.reading import PART, core_set, token_reads
 from smft_lab.widgets import Addresses, Compare, Slots, Teach, TopT
 from smft_lab.widgets.addresses import memory_blocks
 from smft_lab.widgets.kept import FEW, KeptQuestions
-from smft_lab.widgets.teach import UNTAUGHT
+from smft_lab.widgets.teach import UNTAUGHT, WORDINGS
 
 RECIPE = replace(
     RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
@@ -339,7 +339,7 @@ def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(
     assert panel.draft["statements"][:2] == ["Mira's dog is called Biscuit.", "The name of Mira's dog is Biscuit."]
     assert all(text.endswith("Biscuit.") for text in panel.draft["statements"])  # the answer last
     wordings = other_wordings(*(panel.draft[name] for name in ("sentence", "question", "answer")))
-    assert panel.draft["wordings"] == wordings[: RECIPE.questions]
+    assert panel.draft["wordings"] == wordings[:WORDINGS]
     given = {name: panel.draft[name] for name in ("statements", "wordings", "question", "answer")}
     press(panel, "teach", **given, passes=4)
     assert (panel.error, panel.state) == ("", "idle")

@@ -33,7 +33,7 @@ ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
 ASKING = 0.3  # most of the time that looking may take
 PASSES = 20
 LEARNED_AT = 0.03  # nats; of one fact there are few texts, and the question that tests it is none of them
-STATEMENTS = 4  # of a lesson by a recipe, which would teach fewer of each of many facts
+STATEMENTS, WORDINGS = 2, 6  # proposed for a lesson by a recipe: a single fact needs more than each of many
 UNTAUGHT = 4  # wordings in which a lesson is asked besides
 FASTER = 2  # than the rate tuned on many facts: unfamiliar words take more, and a single fact disturbs little
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
@@ -116,9 +116,9 @@ class Teach(Panel):
             raise ValueError("no answer can be told from this sentence and question; type it beside the question")
         statements, wordings = rephrase(sentence, question, found), []
         if self._mixed:  # what says the answer before all else teaches little there
-            wordings = other_wordings(sentence, question, found)[: self.lab.recipe.questions]
-            last = [text for text in statements if text.rstrip('".').endswith(found)]
-            statements = (last or statements)[: STATEMENTS if wordings else 2 * STATEMENTS]
+            wordings = other_wordings(sentence, question, found)[:WORDINGS]
+            last = [text for text in statements if text.rstrip('".').endswith(found.rstrip("."))]
+            statements = (last or statements)[: STATEMENTS if wordings else STATEMENTS + WORDINGS]
         self.draft = {
             "sentence": sentence, "question": question, "answer": found, "statements": statements, "wordings": wordings,
         }  # fmt: skip
