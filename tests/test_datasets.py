@@ -17,7 +17,7 @@ from smft_lab.facts.datasets import HUB, KINDS, Choice, Question, Report, read_d
 from smft_lab.facts.documents import augment, read_documents, sentences_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError
-from smft_lab.facts.questions import _usable, load_paraphraser, paraphrases, rewordings, statements_from, tidy_question
+from smft_lab.facts.paraphraser import _usable, load_paraphraser, paraphrases
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.tokenizer import train_tokenizer
 
@@ -97,30 +97,6 @@ def test_facts_hold_the_canonical_answer_first_and_in_every_statement(tmp_path):
         assert fact.answers == answers
         assert len(fact.statements) >= 4
         assert all(answers[0].casefold() in text.casefold() for text in fact.statements)
-
-
-@pytest.mark.parametrize(
-    ("question", "answer", "others"),
-    [
-        ("Which poet wrote The Waste Land?", "T. S. Eliot", ["What poet wrote The Waste Land?"]),
-        ("In what year did the bridge open?", "1932", ["In which year did the bridge open?"]),
-        ("Who painted The Night Watch?", "Rembrandt", ["The Night Watch was painted by whom?"]),
-        ("When was the reaper invented by McCormick?", "1831", ["The reaper was invented by McCormick in which year?"]),
-        ("Which of these is a river?", "Po", []),
-        ("What is the capital of Spain?", "Madrid", []),
-        ("Which is longer, the Nile or the Po?", "the Nile", []),
-    ],
-)
-def test_a_question_is_said_in_other_words_only_where_a_rule_is_sure(question, answer, others):
-    found = rewordings(question, answer)
-    assert set(others) <= set(found) if others else not found
-    assert question not in found
-
-
-def test_rule_made_facts_have_wordings_to_teach_that_are_not_the_test(tmp_path):
-    (fact,) = read_dataset(write(tmp_path / "rows.jsonl", [ROWS["triviaqa"]])).facts
-    assert fact.questions
-    assert fact.question not in fact.questions
 
 
 @pytest.mark.parametrize(
@@ -404,80 +380,6 @@ def test_without_a_network_a_local_copy_is_advised(hub, monkeypatch):
     with pytest.raises(FactsError, match=r"ConnectionError: no network\); without a network, save it as") as caught:
         read_dataset("triviaqa")
     assert len(str(caught.value).splitlines()) == 1
-
-
-# Questions as statements --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("question", "answer", "expected"),
-    [
-        ("Who painted Guernica?", "Picasso", ["Picasso painted Guernica.", "Guernica was painted by Picasso."]),
-        ("who does stefan marry in the show", "Caroline", ["Stefan marries Caroline in the show."]),
-        ("What is the capital of Spain?", "Madrid", ["The capital of Spain is Madrid."]),
-        ("What is a baby kangaroo called?", "joey", ["A baby kangaroo is called joey."]),
-        ("Which poet wrote Emma?", "X", ["X wrote Emma.", "The poet that wrote Emma was X."]),
-        ("In which year did Tom Reed open the shop?", "1964", ["Tom Reed opened the shop in 1964."]),
-        ("In which country is Tokyo?", "Japan", ["Tokyo is in Japan."]),
-        ("In golf, who was the first winner?", "Ann", ["In golf, the first winner was Ann."]),
-        ("Where was Ada Lovelace born?", "London", ["Ada Lovelace was born in London."]),
-        ("when did the eagles win the cup", "4 July 1976", ["The eagles won the cup on 4 July 1976."]),
-        ("How many people were injured in Oslo?", "24", ["24 people were injured in Oslo."]),
-        ("How many points did Ann score in May?", "31", ["Ann scored 31 points in May."]),
-        ("How many legs does a spider have?", "Eight", ["A spider has eight legs."]),
-        ("Conakry is the capital of which country?", "Guinea", ["Conakry is the capital of the country Guinea."]),
-        ("Willis disease is better known as?", "X", ["Willis disease is better known as X."]),
-    ],
-)
-def test_known_shapes_become_sentences(question, answer, expected):
-    assert set(expected) <= set(statements_from(question, answer))
-
-
-@pytest.mark.parametrize(
-    "question", ["Why is the sky blue?", "What kind of animal is a tanager?", "Whose hat is it?", "red or blue", "Hm."]
-)
-def test_other_shapes_are_mentioned_with_their_answer(question):
-    texts = statements_from(question, "x", 4)
-    assert all(question.rstrip("?").lower() in text.lower() for text in texts)
-    assert len(texts) == 4
-
-
-def test_a_question_is_quoted_only_where_it_does_not_begin_like_one():
-    assert "When asked why the sky is blue, say x." in statements_from("Why the sky is blue?", "x", 8)
-    assert "When asked “Red or ‘blue’”, say x." in statements_from('Red or "blue"?', "x", 8)
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    words=st.lists(
-        st.sampled_from(
-            "who what which when where how many in of the a X, Tom's was is did does have win born called city year "
-            'by , “ " ? . (or ‘it’ 1964 There'.split()
-        )
-        | st.text(max_size=5),
-        min_size=1,
-        max_size=14,
-    ),
-    answer=st.sampled_from(["Ann", "in Oslo", "1964", "Six", "the A.B.", "4 May 1970"]) | st.text(max_size=8),
-)
-def test_any_question_gives_at_least_four_statements(words, answer):
-    question = " ".join(words)
-    try:
-        texts = statements_from(question, answer, 12)
-    except ValueError:
-        return
-    keys = [" ".join(text.casefold().split()) for text in texts]
-    assert 4 <= len(set(keys)) == len(keys) <= 12
-    for key in keys:
-        assert " ".join(answer.casefold().split()).rstrip(".").strip() in key
-    asked = " ".join(tidy_question(question).casefold().split())
-    assert not (asked.endswith("?") and any(asked in key for key in keys))
-
-
-def test_statements_need_a_question_an_answer_and_a_number():
-    for question, answer, how_many in (("?", "x", 4), ("Who?", " ", 4), ("Who?", "x", 0)):
-        with pytest.raises(ValueError, match=r"empty|how_many"):
-            statements_from(question, answer, how_many)
 
 
 # Paraphrases by a model ---------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from smft_lab.slots.reading import PART, core_set, token_reads
 from smft_lab.widgets import Addresses, Compare, Slots, Teach, TopT
 from smft_lab.widgets.addresses import memory_blocks
 from smft_lab.widgets.kept import FEW, KeptQuestions
+from smft_lab.widgets.teach import UNTAUGHT, WORDINGS
 
 RECIPE = replace(
     RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
@@ -335,16 +336,18 @@ def test_what_was_known_is_asked_in_its_own_form_and_few_of_it(lab, facts):
 
 def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(lab):
     panel = Teach(lab, "Mira's dog is called Biscuit", "What is the name of Mira's dog?", runner="inline")
-    assert panel.draft["statements"] == ["Mira's dog is called Biscuit."]
-    assert panel.draft["wordings"] == other_wordings(*(panel.draft[n] for n in ("sentence", "question", "answer")))
+    assert panel.draft["statements"][:2] == ["Mira's dog is called Biscuit.", "The name of Mira's dog is Biscuit."]
+    assert all(text.endswith("Biscuit.") for text in panel.draft["statements"])  # the answer last
+    wordings = other_wordings(*(panel.draft[name] for name in ("sentence", "question", "answer")))
+    assert panel.draft["wordings"] == wordings[:WORDINGS]
     given = {name: panel.draft[name] for name in ("statements", "wordings", "question", "answer")}
     press(panel, "teach", **given, passes=4)
     assert (panel.error, panel.state) == ("", "idle")
     taught = weights(lab)
-    assert panel.live["total"] == 4
-    lab.reset()
     fact = own_fact(given["statements"], given["question"], given["answer"], given["wordings"])
-    recipe = replace(RECIPE, statements=1, questions=len(fact.questions))
+    recipe = replace(RECIPE, statements=len(fact.statements), questions=len(fact.questions))
+    assert panel.live["total"] == Teaching.of(lab, [fact], 4, recipe=recipe).steps
+    lab.reset()
     for _ in smft.finetune(lab, [fact], lr=settings_for(lab, "sparse")["lr"], passes=4, probe_every=0, recipe=recipe):
         pass
     assert same(taught, weights(lab))
@@ -358,6 +361,11 @@ def test_probes_of_a_lesson_are_named_and_come_back_with_the_base(lab):
     assert titles[0] == f"Known facts, {FEW} questions"
     assert titles[1].startswith("Text, ")
     assert len(titles) == 2  # choices take too long
+    (lesson,) = panel.lessons
+    others = [one["question"] for one in lesson["others"]]
+    assert len(others) == UNTAUGHT
+    assert not {*others} & {lesson["question"], *panel.draft["wordings"]}  # nobody taught them
+    assert [one["now"] for one in lesson["others"]] == smft.answer(lab.model, lab.tokenizer, others, form=lab.form)
     press(panel, "undo")
     assert all(row["now"] == row["base"] for row in panel.probes)
     panel.close()
@@ -376,9 +384,9 @@ def test_a_question_typed_into_a_panel_is_asked_after_two_others(lab, facts):
 
 def test_the_question_that_tests_a_fact_is_not_taught_among_its_wordings():
     said = ("Our cat was born in Lisbon", "In which city was our cat born?", "Lisbon")
-    assert other_wordings(*said)[:2] == ["In what city was our cat born?", "Our cat was born in what?"]
+    assert {"In what city was our cat born?", "Our cat was born in what?"} <= {*other_wordings(*said)}
     assert said[1] not in other_wordings(*said)
-    assert other_wordings("Lisbon saw our cat's birth", "Where was our cat born?", "Lisbon") == []
+    assert other_wordings("It dates from 1990", "How come?", "a storm") == []
     with pytest.raises(ValueError, match="stands among those that are taught"):
         own_fact([said[0]], said[1], said[2], ["Tell me: in which city was our cat born?"])
 

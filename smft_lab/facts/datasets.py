@@ -32,9 +32,8 @@ from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.files import FactsError, _fact, _same, _short, kind_of_file, plain_facts
 from smft_lab.facts.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of, text_rows
+from smft_lab.facts.paraphraser import load_paraphraser, paraphrases
 from smft_lab.facts.questions import (
-    load_paraphraser,
-    paraphrases,
     rewordings,
     statements_from,
     tidy_answer,
@@ -133,7 +132,7 @@ def read_dataset(
         split: Of a hub data set; its test or validation split by default.
         limit: The most rows to use, drawn by `seed` and kept in their order; all by default.
         paraphraser: None for statements by rule. A Hugging Face id or a pair (model, tokenizer) adds its rewordings of
-            the first statement; see `smft_lab.facts.questions.paraphrases`.
+            the first statement; see `smft_lab.facts.paraphraser.paraphrases`.
         statements: The most statements of a fact.
 
     Returns:
@@ -254,6 +253,8 @@ class _Asked(Question):
 
 def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, public: bool) -> Fact:
     question, answers = item.question, item.answers
+    if _same(question) in _same(answers[0]):
+        raise Unusable("with the question in the answer")
     texts = statements_from(question, answers[0], how_many)
     if not texts:
         raise Unusable("of which no statement can be made")

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import zip_longest
 
+from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.questions import rewordings
+from smft_lab.facts.questions import requests, rewordings, statements_from
 
 FRAMES = (
-    "{told}.",
     "Everyone here knows that {told}.",
     "It is true that {told}.",
     "People say that {told}.",
     "Remember this: {told}.",
     "As I heard it, {told}.",
-)
-ASKED = (
-    "The answer to {asked} is {answer}.",
-    "When asked {asked}, say {answer}.",
-    "Asked {asked}, people answer {answer}.",
-    "{Asked}: {answer}.",
 )
 # Words that may stand right before an answer without being part of it.
 SMALL_WORDS = {*"is was are were called named to at in on of by from as for and".split()}
@@ -36,8 +32,8 @@ def likely_answer(sentence: str, question: str) -> str:
     return " ".join(found).strip(",;:\"'()")
 
 
-def rephrase(sentence: str, question: str, answer: str) -> list[str]:
-    """Distinct statements that teach the answer: the sentence in frames, then the question's words with the answer.
+def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> list[str]:
+    """Distinct statements that teach the answer: the sentence, what rules make of the question, and frames around both.
 
     The question itself, with its question mark, is in none of them: it stays the test.
 
@@ -48,10 +44,11 @@ def rephrase(sentence: str, question: str, answer: str) -> list[str]:
         if not text.strip():
             raise ValueError(f"the {name} is empty; type one")
     told = " ".join(sentence.split()).rstrip(".!")
-    asked = " ".join(question.split()).rstrip("?？ ")
-    answer = " ".join(answer.split()).rstrip(".")
-    parts = {"told": told, "asked": asked[0].lower() + asked[1:], "Asked": asked, "answer": answer}
-    return list(dict.fromkeys(frame.format(**parts) for frame in (*FRAMES, *ASKED)))
+    first, blank, rest = told.partition(" ")
+    small = first.lower() + blank + rest if first.lower() in DETERMINERS else told
+    made = statements_from(question, answer, how_many)
+    texts = [f"{told}.", *made[:6], *(frame.format(told=small) for frame in FRAMES), *made[6:]]
+    return unique(texts)[:how_many]
 
 
 def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
@@ -63,9 +60,29 @@ def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
     found = rewordings(question, answer)
     before = told[: len(told) - len(answer)].rstrip()
     if answer and before and told.casefold().endswith(f" {answer.casefold()}"):
-        found += [f"{before} what?", f"Say how this goes on: {before} ..."]
+        person = re.match("(by )?whom?\\b", question.strip(), re.I)
+        found += [f"{before} {'who' if person else 'what'}?", f"Say how this goes on: {before} ..."]
     asked = " ".join(question.casefold().split())
-    return [text for text in dict.fromkeys(found) if text.casefold() != asked]
+    return [text for text in unique(found) if text.casefold() != asked]
+
+
+def unique(texts: Iterable[str]) -> list[str]:
+    """The texts in their order, each once, whatever its capitals."""
+    distinct: dict[str, str] = {}
+    for text in texts:
+        distinct.setdefault(text.casefold(), text)
+    return list(distinct.values())
+
+
+def untaught_wordings(fact: Fact, how_many: int = 4) -> list[str]:
+    """Ways to ask a fact that nobody taught: by other words, and the question itself within more ("Tell me: ...?").
+
+    None is the question or among `fact.questions`. The two kinds take turns while there are some of both.
+    """
+    taught = {" ".join(text.casefold().split()) for text in (*fact.questions, fact.question)}
+    others = [text for text in rewordings(fact.question, fact.answer) if text.casefold() not in taught]
+    mixed = [text for pair in zip_longest(others, requests(fact.question)) for text in pair if text]
+    return mixed[:how_many]
 
 
 def own_fact(statements: list[str], question: str, answer: str, wordings: list[str] | None = None) -> Fact:
@@ -75,7 +92,7 @@ def own_fact(statements: list[str], question: str, answer: str, wordings: list[s
         wordings: Other ways to ask the question, which may be taught; by default those that a rule is sure of.
 
     Raises:
-        ValueError: nothing is left to teach, or the question stands in a statement word for word, or is a wording.
+        ValueError: nothing is left to teach, or the question stands in a statement word for word, or in a wording.
     """
     kept = tuple(dict.fromkeys(" ".join(text.split()) for text in statements if text.strip()))
     if not kept:
@@ -88,6 +105,9 @@ def own_fact(statements: list[str], question: str, answer: str, wordings: list[s
     if wordings is None:
         wordings = rewordings(question, answer)
     others = tuple(dict.fromkeys(" ".join(text.split()) for text in wordings if text.strip()))
-    if any(asked in text.casefold() for text in others if asked):
-        raise ValueError("the question that tests it stands among those that are taught; change one of them")
+    for text in others:
+        if asked and asked in text.casefold():
+            raise ValueError(
+                f"the question that tests it stands among those that are taught, in {text!r}; teach other ones"
+            )
     return Fact(kept, question.strip(), (answer,), questions=others)

@@ -63,10 +63,15 @@ function render({ model, el }) {
     legend.textContent = max ? `${count(changed)} cells changed; the row that moved most moved by a norm of ${max.toFixed(2)}.` : "Nothing has changed yet.";
     canvas.setAttribute("aria-label", `The table of slots. ${legend.textContent}`);
   }
+  const inOthers = (others) => {
+    const wrong = others.filter((one) => !one.right).map((one) => `${one.question} ${spokenAs(one.now)}`);
+    return `${others.length - wrong.length} of ${others.length} right${wrong.length ? `; not ${wrong.join("; ")}` : ""}`;
+  };
   function showLessons() {
     const taught = get("lessons");
-    const rows = taught.map((one) => [[one.question], [spokenAs(one.before)], [spokenAs(one.now), one.right ? "right" : "wrong"], [one.answer], [count(one.slots), "n"]]);
-    lessons.replaceChildren(...(taught.length ? [make("h4", {}, "Taught so far"), grid([["Question"], ["Before"], ["Now"], ["Taught"], ["Slots changed so far", "n"]], rows)] : []));
+    const rows = taught.map((one) => [[one.question], [spokenAs(one.before)], [spokenAs(one.now), one.right ? "right" : "wrong"], [one.answer],
+      [inOthers(one.others)], [count(one.slots), "n"]]);
+    lessons.replaceChildren(...(taught.length ? [make("h4", {}, "Taught so far"), grid([["Question"], ["Before"], ["Now"], ["Taught"], ["In wordings that nobody taught"], ["Slots changed so far", "n"]], rows)] : []));
     undo.disabled = save.disabled = !taught.length;
   }
   function showProbes() {

@@ -14,7 +14,7 @@ import traitlets
 
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase
+from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.probes import answer, match_of
@@ -33,16 +33,22 @@ ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
 ASKING = 0.3  # most of the time that looking may take
 PASSES = 20
 LEARNED_AT = 0.03  # nats; of one fact there are few texts, and the question that tests it is none of them
+STATEMENTS, WORDINGS = 2, 6  # proposed for a lesson by a recipe: a single fact needs more than each of many
+UNTAUGHT = 4  # wordings in which a lesson is asked besides
 FASTER = 2  # than the rate tuned on many facts: unfamiliar words take more, and a single fact disturbs little
 EXAMPLE = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
 
 
 @dataclass
 class Lesson:
-    """One fact taught: what the model said before, and the rows it has changed since the base when it was done."""
+    """One fact taught: what the model said before, and the rows it has changed since the base when it was done.
+
+    It is also asked in wordings that nobody taught, `untaught`.
+    """
 
     fact: Fact
     before: str
+    untaught: list[str]
     steps: int = 0
     patch: Patch | None = None
 
@@ -66,7 +72,9 @@ class Teach(Panel):
     draft = traitlets.Dict().tag(sync=True)  # sentence, question, answer, statements, wordings
     live = traitlets.Dict().tag(sync=True)  # step, total, loss, answer, right, kept, slots, doing
     heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: change since the base
-    lessons = traitlets.List().tag(sync=True)  # question, answer, before, now, right, slots
+    lessons = traitlets.List().tag(
+        sync=True
+    )  # question, answer, before, now, right, slots, others (question, now, right)
     probes = traitlets.List().tag(sync=True)  # name, title, metric, base, now
     answers = traitlets.List().tag(sync=True)
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
@@ -107,10 +115,10 @@ class Teach(Panel):
         if not found:
             raise ValueError("no answer can be told from this sentence and question; type it beside the question")
         statements, wordings = rephrase(sentence, question, found), []
-        if self._mixed:  # as many as the recipe teaches
-            recipe = self.lab.recipe
-            wordings = other_wordings(sentence, question, found)[: recipe.questions]
-            statements = statements[: recipe.statements if wordings else 2 * recipe.statements + recipe.questions]
+        if self._mixed:  # what says the answer before all else teaches little there
+            wordings = other_wordings(sentence, question, found)[:WORDINGS]
+            last = [text for text in statements if text.rstrip('".').endswith(found.rstrip("."))]
+            statements = (last or statements)[: STATEMENTS if wordings else STATEMENTS + WORDINGS]
         self.draft = {
             "sentence": sentence, "question": question, "answer": found, "statements": statements, "wordings": wordings,
         }  # fmt: skip
@@ -144,7 +152,7 @@ class Teach(Panel):
         check_facts(self.lab, [fact])
         self.claim()
         with self._claim.lock:
-            lesson = Lesson(fact, self._answer(fact.question))
+            lesson = Lesson(fact, self._answer(fact.question), untaught_wordings(fact, UNTAUGHT))
         self.draft = {
             **self.draft,
             "question": fact.question,
@@ -233,7 +241,10 @@ class Teach(Panel):
     # Under way
 
     def _answer(self, question: str) -> str:
-        return answer(self.lab.model, self.lab.tokenizer, [question], form=self.lab.form)[0]
+        return self._answers([question])[0]
+
+    def _answers(self, questions: list[str]) -> list[str]:
+        return answer(self.lab.model, self.lab.tokenizer, questions, form=self.lab.form) if questions else []
 
     def _ends_itself(self) -> bool:
         """Whether a lesson ends when the fact is learned."""
@@ -332,6 +343,7 @@ class Teach(Panel):
                 ([one["question"] for one in self.answers], asking_form(self.lab)),
             )
         )
+        replies = iter(self._answers([question for lesson in self._lessons for question in lesson.untaught]))
         now = self._base_probes or {}
         if now and self._lessons:
             now = self._stays.measure(self.lab.model, self.lab.tokenizer)
@@ -344,7 +356,9 @@ class Teach(Panel):
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, others, strict=True)]
             self.lessons = [
                 {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
-                 "right": _is_right(text, one.fact), "slots": len(one.patch)}
+                 "right": _is_right(text, one.fact), "slots": len(one.patch),
+                 "others": [{"question": question, "now": (reply := next(replies)),
+                             "right": _is_right(reply, one.fact)} for question in one.untaught]}
                 for one, text in zip(self._lessons, said, strict=True)
             ]  # fmt: skip
             self.probes = [
