@@ -320,13 +320,13 @@ def test_the_command_shows_facts_as_they_are_taught_and_asked_and_keeps_them(wri
     path = write("mine.txt", TEXTS["pairs"][1])
     code, out, err = smft(monkeypatch, capsys, "facts", path)
     assert (code, out) == (0, "")
-    for line in ("1. taught: Ann Lee runs Vermo.; and 15 more", "asked:  Who runs Vermo? -> Ann Lee",
+    for line in ("1. taught: The one who runs Vermo is Ann Lee.; and 15 more", "asked:  Who runs Vermo? -> Ann Lee",
                  "2 facts; used 2 of 2 rows; read as pairs"):  # fmt: skip
         assert line in err
     kept = tmp_path / "kept.jsonl"
     for source, options in ((path, ()), (write("a.jsonl", [ROWS["mquake"]]), ("--kind", "mquake")),
                             (write("b.jsonl", [ROWS["squad"]]), ())):  # fmt: skip
-        code, out, _ = smft(monkeypatch, capsys, "facts", source, "--out", kept, *options)
+        code, out, _ = smft(monkeypatch, capsys, "facts", source, "--out", kept, "--force", *options)
         assert (code, out.strip()) == (0, str(kept))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
