@@ -21,7 +21,7 @@ import smft_lab.model.language_model  # noqa: F401  (registers the model with tr
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import CONFIG_KEY, add_memory
-from smft_lab.model.memory import differing_rows, empty_table, named_tables, value_tables
+from smft_lab.model.memory import Wide, differing_rows, empty_table, named_tables, value_tables
 from smft_lab.model.opening import Source, check_unchanged, outside_memory, quiet, reopen, storage, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
@@ -66,6 +66,8 @@ class Lab:
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
+        for module in (module for module in model.modules() if isinstance(module, Wide)):
+            module.widen()
         expected = (len(tables), len(tables[0].weight))
         if tuple(usage.df.shape) != expected:
             raise ValueError(f"the usage is for (tables, slots) = {tuple(usage.df.shape)}, the model has {expected}")

@@ -20,7 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smft_lab.experiments.pretrain import PretrainSettings, make_optimizer, resume_state, save_state, schedule
+from smft_lab.experiments.pretrain import (
+    PretrainSettings,
+    check_finite,
+    make_optimizer,
+    resume_state,
+    save_state,
+    schedule,
+)
 from smft_lab.experiments.processes import Processes
 from smft_lab.lab import Lab, alone
 from smft_lab.model.attach import without_memory
@@ -151,6 +158,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
             if settings.distill:
                 loss = (1 - settings.distill) * loss + settings.distill * _distance(model, teacher, batch, out.logits)
             told = processes.backward(loss, batch, model, out.loss)
+            check_finite(step + 1, told)
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)

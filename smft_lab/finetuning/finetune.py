@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
-from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
+from smft_lab.finetuning.methods import LORA_RANK, NotFinite, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.model.attach import without_memory
@@ -247,7 +247,10 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
                 batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
                 if decays:
                     training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
-                update = training.update(batch)
+                try:
+                    update = training.update(batch)
+                except NotFinite as problem:
+                    raise ValueError(f"step {step}: {problem}") from None
                 for owner, text, nats in zip(owners, texts, update.nats, strict=False):  # and what was mixed in
                     learned[owner, text] = nats < learned_at
                 if place == len(part):

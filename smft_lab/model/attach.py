@@ -42,7 +42,10 @@ class AttachedMemory(nn.Module):
         if self.feed_forward is not None and not self.on:
             return self.feed_forward(x)
         read = self.memory(x if x.ndim == 3 else x.unsqueeze(0)).view_as(x)
-        return read if self.feed_forward is None else self.feed_forward(x) + read
+        if self.feed_forward is None:
+            return read
+        out = self.feed_forward(x)
+        return out + read.to(out.dtype)
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,8 @@ def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
     """
     from psutil import virtual_memory
 
-    cuda, lazy = like.device.type == "cuda", empty and like.device.type == "cpu" and like.dtype == torch.float32
-    needed = numbers * like.element_size() * (WRITTEN if lazy else 1)
+    cuda, lazy = like.device.type == "cuda", empty and like.device.type == "cpu" and like.element_size() <= 4
+    needed = numbers * max(like.element_size(), 4) * (WRITTEN if lazy else 1)
     free = torch.cuda.mem_get_info(like.device)[0] if cuda else virtual_memory().available
     if needed > free:
         sizes = f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
