@@ -87,7 +87,7 @@ class Sparse:
         options = {"momentum": momentum} if optimizer == "adam" else {}
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr, **options) for table in self.tables]
         self.selection = Selection(lab.model, lab.usage, top_t, rule, seed, protect)
-        self.prefixes: dict[bool, Prefix | None] = {}  # for packed batches, and for those that are not
+        self.prefixes: dict[tuple[bool, bool], Prefix | None] = {}  # by what of a form has to be proven of its own
         freeze_all_but_values(lab.model)
         self.rounded = RoundedWeights() if self.fast and RoundedWeights.suit(lab.model) else None
         self._stack = ExitStack()
@@ -146,9 +146,10 @@ class Sparse:
     def _replayed(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
         form = form_of(self.lab.model, batch)
-        if form.packed not in self.prefixes:
-            self.prefixes[form.packed] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
-        prefix = self.prefixes[form.packed]
+        kind = form.packed, form.branches
+        if kind not in self.prefixes:
+            self.prefixes[kind] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
+        prefix = self.prefixes[kind]
         if prefix is None:
             self.fast = False
             return None, None

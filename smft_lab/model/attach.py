@@ -166,7 +166,7 @@ def feed_forwards(model) -> list[FeedForward]:
     Raises:
         ValueError: it can't be found; the message says what was looked for.
     """
-    blocks = _blocks(model)
+    blocks = text_blocks(model)
     calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}  # in the order of their ends
 
     def record(module, args, kwargs, output):
@@ -204,6 +204,18 @@ def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
         raise ValueError(f"the value table needs {sizes} on {like.device}; use fewer slots or a smaller value_dim")
 
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+
+
+def max_positions(model) -> int | None:
+    """How many tokens a model reads at most; None where its config sets no limit."""
+    for config in (_text(model), model.config):
+        for name in POSITIONS:
+            if isinstance(most := getattr(config, name, None), int) and most > 0:
+                return most
+    return None
+
+
 def _text(model):
     return model.config.get_text_config()
 
@@ -215,7 +227,7 @@ def _chosen(layers: Sequence[int] | int, count: int) -> list[int]:
     return sorted({one % count for one in asked})
 
 
-def _blocks(model) -> nn.ModuleList:
+def text_blocks(model) -> nn.ModuleList:
     count = getattr(_text(model), "num_hidden_layers", None)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
