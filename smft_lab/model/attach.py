@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, keep_when_saved
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
 MODES = ("replace", "add")
-CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
 
 
 class AttachedMemory(nn.Module):
@@ -114,6 +114,7 @@ def add_memory(
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if memory_layers(model):
         raise ValueError("the model has memory layers already")
+    check_no_adapters(model)
     places = feed_forwards(model)
     chosen = _chosen(layers, len(places))
     width = _text(model).hidden_size
@@ -137,7 +138,23 @@ def add_memory(
     changed = {"gate": (gate, True), "project": (project, True), "whiten": (whiten, False)}  # from Memory+
     asked |= {name: value for name, (value, usual) in changed.items() if value != usual}
     setattr(model.config, CONFIG_KEY, asked)
+    keep_when_saved(model, _shared(model))
     return model
+
+
+def attached_at(model) -> list[str]:
+    """Names of the modules that stand where a feed-forward was."""
+    return [name for name, module in model.named_modules() if isinstance(module, AttachedMemory)]
+
+
+def _shared(model) -> dict[str, str]:
+    """State-dict names of the tables that a layer has in common with one before, and of that one's."""
+    first: dict[ValueTable, str] = {}
+    shared = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, ValueTable) and first.setdefault(module, name) != name:
+            shared[f"{name}.weight"] = f"{first[module]}.weight"
+    return shared
 
 
 @contextmanager
