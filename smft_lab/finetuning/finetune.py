@@ -15,8 +15,8 @@ from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import LORA_RANK, NotFinite, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
-from smft_lab.model.attach import without_memory
-from smft_lab.model.tokenizer import encode, only_answers
+from smft_lab.model.attach import max_positions, without_memory
+from smft_lab.model.tokenizer import encode, only_answers, typed_special
 from smft_lab.probes.probes import probes_of
 from smft_lab.recipe import Recipe
 
@@ -81,13 +81,19 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
 
 
 def check_facts(lab, facts: Sequence[Fact]) -> None:
-    """Raise ValueError if there are no facts, or a statement is longer than the model's context."""
+    """Raise ValueError if there are no facts, a statement is longer than the model's context, or a special token of the
+    model is written out in one."""
     if not facts:
         raise ValueError("no facts to teach")
-    longest = lab.model.config.max_position_embeddings - 1  # and the end-of-text token
+    most = max_positions(lab.model)
+    longest = 0 if most is None else most - 1  # and the end-of-text token
     for number, fact in enumerate(facts, start=1):
+        for text in (*fact.statements, *fact.answers, fact.question, *fact.questions):
+            if token := typed_special(lab.tokenizer, text):
+                raise ValueError(f"fact {number}, {text[:40]!r}...: {token!r} is a special token of the model, not text "
+                                 "to it, so it can't be taught; write it otherwise")  # fmt: skip
         for text in fact.statements:
-            if len(text) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
+            if longest and len(text) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
                 raise ValueError(
                     f"fact {number}, statement {text[:40]!r}...: {tokens} tokens, but the model reads at most "
                     f"{longest}; split it into shorter statements"

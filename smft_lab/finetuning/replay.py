@@ -72,7 +72,7 @@ class Frozen:
         below: Output of the block below the first memory layer's; None where that is the first block.
         beside: Outputs, by name, of the parts of its own block that come before the memory layer: the attention.
         gate: silu's argument, (B, T, Vd), of the first memory layer; None where it has no gate.
-        feed_forward: Output of the feed-forward beside the first memory layer; None where there is none.
+        feed_forward: All that the feed-forward beside the first memory layer gives; None where there is none.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
         past: By layer, keys and values of positions that are not run at all (see `Live`).
         memo: Where these are live positions, what takes the place of the batch's `memo`, which is of all positions.
@@ -82,7 +82,7 @@ class Frozen:
     below: object
     beside: dict[str, object]
     gate: Tensor | None
-    feed_forward: Tensor | None
+    feed_forward: object
     reads: tuple[Tensor, Tensor]
     past: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     memo: dict = field(default_factory=dict)
@@ -285,25 +285,28 @@ class Prefix:
         def keep(module, args, output):
             outputs[module] = output
 
+        def take(module, args, kwargs):
+            outputs[module] = args, kwargs
+
         keys = self.layer.keys
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
         handles = [module.register_forward_hook(keep) for module in (*wanted, keys)]
         for module in filter(None, (self.layer, self._attached)):
-            handles.append(module.register_forward_pre_hook(lambda module, args: outputs.update({module: args[0]})))
+            handles.append(module.register_forward_pre_hook(take, with_kwargs=True))
         try:
             with stopping_at(keys), _replaced(self._exact):
                 self._run(form)
         finally:
             for handle in handles:
                 handle.remove()
-        x = outputs[self.layer]
-        attached = self._attached
+        (x,), _ = outputs[self.layer]
+        attached, (given, named) = self._attached, outputs.get(self._attached, ((), {}))
         frozen = Frozen(
             form=form,
             below=outputs[self._below[-1][1]] if self._below else None,
             beside={name: outputs[module] for name, module in self._candidates if module in outputs},
             gate=None if self.layer.gate is None else self.layer.gate(x),
-            feed_forward=None if attached is None else attached.feed_forward(outputs[attached]),
+            feed_forward=None if attached is None else attached.feed_forward(*given, **named),
             reads=outputs[keys],
         )
         if not batch.once and self._held("frozen") + frozen.size() <= CACHE_BYTES:
