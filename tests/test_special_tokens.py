@@ -79,7 +79,8 @@ def test_a_tokenizer_without_an_end_of_text_teaches_and_is_asked(tokenizer, corp
     endless = other(tokenizer, eos_token=None, pad_token=None)
     assert (endless.eos_token_id, pad_id(endless)) == (None, 0)
     rows = encode(endless, ["Mira", "Mira keeps a cat."])
-    assert rows["attention_mask"].sum(1).tolist() == [len(endless(one)["input_ids"]) for one in ("Mira", FACT.statements[0])]
+    lengths = [len(endless(one)["input_ids"]) for one in ("Mira", "Mira keeps a cat.")]
+    assert rows["attention_mask"].sum(1).tolist() == lengths
     model = add_memory(small("llama", eos_token_id=None, pad_token_id=None), 1, **MEMORY)
     lab = lab_of(model, endless, corpus)
     for form in (PLAIN, BUILT_IN):
@@ -119,7 +120,7 @@ def test_a_question_longer_than_the_context_is_named(form, lab):
         lambda: recalled(lab.model, lab.tokenizer, ["Who?", long], ["a", "b"], form),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match=r"question 'Who keeps a cat.*tokens.*the model reads at most 256; shorten"):
+        with pytest.raises(ValueError, match=r"question 'Who keeps a cat.*tokens.*model reads at most 256; shorten"):
             call()
 
 
@@ -144,7 +145,8 @@ def test_a_special_token_that_is_typed_is_text_in_a_question_and_refused_in_a_fa
         ids = form.ids(tokenizer, form.prompt(f"What does {typed} mean?"))
         assert special not in ids[1:]
         assert tokenizer.decode(ids[1:]).replace(" ", "") == form.prompt(f"What does {typed} mean?").replace(" ", "")
-    for changed in ({"statements": (f"Mira says {typed}.",)}, {"answers": (typed,)}, {"question": f"Who says {typed}?"}):
+    for name, text in (("statements", f"Mira says {typed}."), ("answers", typed), ("question", f"Who says {typed}?")):
+        changed = {name: text if name == "question" else (text,)}
         with pytest.raises(ValueError, match=f"fact 2, .*'{typed}' is a special token of the model"):
             smft.finetune(lab, [FACT, replace(FACT, **changed)])
 
@@ -186,8 +188,8 @@ def test_a_generation_config_changes_no_answer(form, shares, lab, monkeypatch):
         monkeypatch.setattr(module._Start, "__init__", lambda self, model, prompts: setattr(self, "cache", None))
     questions = [fact.question for fact in new_facts(4)]
     expected = answer(lab.model, lab.tokenizer, questions, 6, form)
-    given = GenerationConfig(min_new_tokens=4, no_repeat_ngram_size=1, repetition_penalty=3.0, num_beams=2, temperature=0.1,
-                             suppress_tokens=list(range(3, 300)), begin_suppress_tokens=[2], top_k=1)  # fmt: skip
+    given = GenerationConfig(min_new_tokens=4, no_repeat_ngram_size=1, repetition_penalty=3.0, num_beams=2, top_k=1,
+                             suppress_tokens=list(range(3, 300)), begin_suppress_tokens=[2])  # fmt: skip
     lab.model.generation_config = given
     assert answer(lab.model, lab.tokenizer, questions, 6, form) == expected
     assert lab.model.generation_config is given

@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 LAYERS, LARGEST = 4, 3_000_000  # blocks; numbers of a model, beyond which it is not tiny
 SMALL = {
-    32: "hidden_size d_model n_embd dim embed_dim word_embed_proj_dim mamba_d_ssm lru_width vocab_size_per_layer_input "
+    32: "hidden_size d_model n_embd dim embed_dim word_embed_proj_dim mamba_d_ssm lru_width "
         "text_dim encoder_hidden_size embedding_size hidden_size_per_layer_input attention_hidden_size hidden_dim "
         "mamba_intermediate",
     64: "intermediate_size ffn_dim d_ff n_inner decoder_ffn_dim encoder_ffn_dim feed_forward_hidden_size "
@@ -31,7 +31,7 @@ SMALL = {
     24: "qk_head_dim",
     48: "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size "
         "moe_shared_expert_intermediate_size",
-    400: "vocab_size",
+    400: "vocab_size vocab_size_per_layer_input",
     256: "max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length seq_length max_target_positions "
          "max_source_positions",
 }  # fmt: skip
@@ -39,9 +39,9 @@ NUMBERS = {name: number for number, names in SMALL.items() for name in names.spl
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 EXTRA: dict[str, dict] = {
     "axk1": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
-    "bamba": {"mamba_n_heads": 4},
+    "bamba": {"mamba_n_heads": 4, "attn_layer_indices": [1]},
     "falcon_h1": {"mamba_n_heads": 2},
-    "granitemoehybrid": {"mamba_n_heads": 4},
+    "granitemoehybrid": {"mamba_n_heads": 4, "layer_types": ["mamba", "attention"] * 2},
     "codegen": {"n_head": 4, "rotary_dim": 4},
     "deepseek_v2": {"topk_group": 1, "n_group": 1, "num_experts_per_tok": 2},
     "deepseek_v3": {"head_dim": 8},
@@ -52,8 +52,10 @@ EXTRA: dict[str, dict] = {
     "jamba": {"attn_layer_offset": 1, "expert_layer_offset": 1, "use_mamba_kernels": False},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4},
-    "nemotron": {"head_dim": 16},
-    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False, "vocab_size": 400},
+    "blenderbot": {"max_position_embeddings": 256},
+    "ministral": {"head_dim": 16},
+    "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "gemma3n_text": {"activation_sparsity_pattern": 0.0},
 }
 

@@ -81,8 +81,8 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
 
 
 def check_facts(lab, facts: Sequence[Fact]) -> None:
-    """Raise ValueError if there are no facts, a statement is longer than the model's context, or a special token of the
-    model is written out in one."""
+    """Raise ValueError if there are no facts, or one has a statement that is longer than the model's context or a
+    special token written out in it."""
     if not facts:
         raise ValueError("no facts to teach")
     most = max_positions(lab.model)
@@ -90,8 +90,8 @@ def check_facts(lab, facts: Sequence[Fact]) -> None:
     for number, fact in enumerate(facts, start=1):
         for text in (*fact.statements, *fact.answers, fact.question, *fact.questions):
             if token := typed_special(lab.tokenizer, text):
-                raise ValueError(f"fact {number}, {text[:40]!r}...: {token!r} is a special token of the model, not text "
-                                 "to it, so it can't be taught; write it otherwise")  # fmt: skip
+                problem = f"{token!r} is a special token of the model, and no text to it"
+                raise ValueError(f"fact {number}, {text[:40]!r}...: {problem}; write it otherwise")
         for text in fact.statements:
             if longest and len(text) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
                 raise ValueError(

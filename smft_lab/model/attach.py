@@ -282,8 +282,8 @@ def _check_plain_numbers(feed_forward: nn.Module, block: int) -> None:
     strange += [one.dtype for one in feed_forward.buffers() if one.ndim > 1 and one.dtype in PACKED]
     if strange:
         advice = "load the model in bfloat16 or float32, or call model.dequantize()"
-        raise ValueError(f"the feed-forward of block {block} is quantized ({strange[0]}), and no lab of such a model could "
-                         f"be saved and loaded; {advice}")  # fmt: skip
+        problem = f"the feed-forward of block {block} is quantized ({strange[0]})"
+        raise ValueError(f"{problem}, and no lab of such a model could be saved and loaded; {advice}")
 
 
 def text_blocks(model) -> nn.ModuleList:
@@ -294,7 +294,7 @@ def text_blocks(model) -> nn.ModuleList:
     """
     name, config = type(model).__name__, _text(model)
     if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{name} is an encoder-decoder; a memory needs a causal language model, as its decoder alone is")
+        raise ValueError(f"{name} is an encoder-decoder; a memory needs a causal language model, such as its decoder")
     count = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     for module in _of_text(model, (type(model.config), type(config))):
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -343,6 +343,11 @@ class _Call:
         return output[0] if self.outputs else output
 
     @property
+    def in_order(self) -> bool:
+        """Whether the hidden states were those of one text, one after the other."""
+        return self.x.shape[:-1] in ((1, TOKENS), (TOKENS,))
+
+    @property
     def simple(self) -> bool:
         """Whether it was of one tensor, and gave one."""
         return len(self.args) == 1 and not self.kwargs and not self.outputs
@@ -361,7 +366,7 @@ def _feed_forward(block: nn.Module, calls: dict[nn.Module, list[_Call]]) -> Feed
         inside = any(name.startswith(outer + ".") for outer, _ in found)
         if name and not inside and len(calls.get(module, ())) == 1 and _matrices(module) > 1:
             (call,) = calls[module]
-            if call.x.numel() == call.y.numel() and _positions(call.x) == TOKENS and _by_itself(module, call):
+            if call.in_order and call.x.numel() == call.y.numel() and _by_itself(module, call):
                 found.append((name, module))
     if found:
         name, module = max(found, key=lambda one: sum(p.numel() for p in one[1].parameters()))
@@ -378,10 +383,6 @@ def _feed_forward(block: nn.Module, calls: dict[nn.Module, list[_Call]]) -> Feed
                 parts = tuple(children[module] for module in (first, between, last))
                 return FeedForward(block, parts[0], parts)
     return None
-
-
-def _positions(x: Tensor) -> int:
-    return x.shape[:-1].numel()
 
 
 def _matrices(module: nn.Module) -> int:
