@@ -53,7 +53,7 @@ EXTRA: dict[str, dict] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4},
     "reformer": {"is_decoder": True, "axial_pos_embds": False, "vocab_size": 400},
-    "blenderbot": {"max_position_embeddings": 256},
+    "blenderbot": {"max_position_embeddings": 256, "encoder_layers": 4},
     "ministral": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "gemma3n_text": {"activation_sparsity_pattern": 0.0},
