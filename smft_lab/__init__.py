@@ -7,7 +7,10 @@
 >>> smft.widgets.TopT(lab, facts)                      # in a notebook: drag the slider, watch it learn and forget
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 
 _HOME = {  # public name -> module; imported when first used, so that `import smft_lab` stays light
     "Fact": "smft_lab.facts.fact",
@@ -78,3 +81,37 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+class _AutoClasses(MetaPathFinder):
+    """Registers the models with a memory as soon as the auto classes of `transformers` are imported, and not before.
+
+    Else a saved one could not be opened without naming this package again, or `import smft_lab` would import torch.
+    """
+
+    NAME = "transformers.models.auto.modeling_auto"
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.NAME:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            _register()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _register() -> None:
+    for name in ("autoclass", "language_model"):
+        import_module(f"smft_lab.model.{name}")
+
+
+if _AutoClasses.NAME in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AutoClasses())

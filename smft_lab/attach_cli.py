@@ -130,8 +130,12 @@ def _trained(model, out, text, blocks, slots, mode, steps, window, distill, ever
     settings.check()
     words = training.read_text(text)
     mine, tokenizer = open_model(model)
+    training.check_window(mine, window)
     windows = training.TextWindows(words, tokenizer, window)
-    blocks = [len(feed_forwards(mine)) // 2] if blocks is None else blocks
+    if blocks is None:
+        places = feed_forwards(mine)
+        known = [block for block, place in enumerate(places) if place is not None]
+        blocks = [min(known, key=lambda block: abs(block - len(places) // 2))]
     teacher = open_model(model)[0] if distill and mode is Mode.replace else None
     add_memory(mine, blocks, slots, mode.value, seed=seed)
     console.print(described(mine), markup=False, soft_wrap=True)

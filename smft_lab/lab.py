@@ -16,15 +16,26 @@ from types import SimpleNamespace
 import torch
 from safetensors import safe_open
 from safetensors.torch import load as load_tensors
-from safetensors.torch import load_model, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world import World
 from smft_lab.model.allocator import keep_freed_memory
-from smft_lab.model.attach import CONFIG_KEY, add_memory
+from smft_lab.model.attach import add_memory, attached_at
+from smft_lab.model.autoclass import (
+    CONFIG_KEY,
+    check_no_adapters,
+    check_rebuilds,
+    narrow,
+    narrow_buffers,
+    new_model,
+    read_config,
+    take_weights,
+    write_config,
+)
 from smft_lab.model.locking import exclusive, lock_of
-from smft_lab.model.memory import MemoryLayer, differing_rows, empty_table, named_tables, value_tables
+from smft_lab.model.memory import MemoryLayer, Wide, differing_rows, empty_table, named_tables, value_tables
 from smft_lab.model.opening import (
     Source,
     check_unchanged,
@@ -55,6 +66,7 @@ EARLIER_FILES = re.compile(
 )
 LARGEST_WORLD = 100  # times the built-in one
 REPLACED_SHARE = 8  # at least one in so many weights of a model is not in feed-forwards, which a memory may replace
+DTYPES = ("float32", "auto")
 PATIENCE = 60  # seconds that `load` waits for a save to get done
 READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
 
@@ -77,7 +89,7 @@ class Lab:
         source: Where the base came from, if `open_model` opened it; else None.
 
     Raises:
-        ValueError: the model has no memory layer, or the usage is of another shape.
+        ValueError: the model has no memory layer, or adapters on it, or the usage is of another shape.
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
@@ -86,6 +98,9 @@ class Lab:
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
+        check_no_adapters(model)
+        for module in (module for module in model.modules() if isinstance(module, Wide)):
+            module.widen()
         expected = (len(tables), len(tables[0].weight))
         if tuple(usage.df.shape) != expected:
             raise ValueError(f"the usage is for (tables, slots) = {tuple(usage.df.shape)}, the model has {expected}")
@@ -121,6 +136,7 @@ class Lab:
         A run that nobody holds any more ends by itself.
         """
         self.end()
+        check_no_adapters(self.model)
         self._run = weakref.ref(run)
 
     @exclusive
@@ -179,8 +195,13 @@ class Lab:
 
     @exclusive
     def reset(self) -> None:
-        """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way."""
+        """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way.
+
+        Raises:
+            ValueError: there are adapters of peft on the model.
+        """
         self.end()
+        check_no_adapters(self.model)
         self.restore_weights()
 
     def restore_weights(self) -> None:
@@ -213,18 +234,22 @@ class Lab:
 
         Raises:
             OSError: the disk is full, or `path` can't be written; what was there is as before.
-            ValueError: another process is writing there now; or the model's weights have other names than the lab's; or
-                `base` is `reference`, and the weights outside the memory are not those that `open_model` opened.
+            ValueError: another process is writing there now; the model isn't what its config describes, so that `load`
+                couldn't build it; its weights have other names than the lab's; or `base` is `reference`, and the
+                weights outside the memory are not those that `open_model` opened.
         """
         if base not in BASES:
             raise ValueError(f"no base {base!r}; there are {', '.join(BASES)}")
         self.end()
+        check_no_adapters(self.model)
         if strangers := sorted(self.model.state_dict().keys() ^ self._base.keys()):
             raise ValueError(
                 f"the model is not the one that the lab was made with: {strangers[0]} is in one of them only"
             )
         if base == "reference":
             self._check_reference()
+        else:
+            check_rebuilds(self.model, attached_at(self.model))
         path = Path(path)
         with whole_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: self._size(base == "reference")):
             self._write(folder, base == "reference")
@@ -245,7 +270,7 @@ class Lab:
         about = {"format": 1, "world_seed": self.world_seed, "defaults": self.defaults}
         own_tokenizer = True
         if hasattr(self.model.config, CONFIG_KEY):
-            self.model.config.save_pretrained(folder)
+            write_config(self.model, folder)
             if self.model.generation_config is not None:
                 self.model.generation_config.save_pretrained(folder)
             kept, rows = self._tensors(reference)
@@ -262,6 +287,9 @@ class Lab:
         save_file(self.usage.to_tensors(), folder / USAGE_FILE)
         if self.world_scale != 1.0:
             about["world_scale"] = self.world_scale
+        if self.model.dtype != torch.float32:
+            about["dtype"] = str(self.model.dtype).removeprefix("torch.")
+            about["narrow_buffers"] = narrow_buffers(self.model)
         if self.form != BUILT_IN:
             about |= {"format": FORMAT, "form": self.form.to_json()}
         if self.recipe is not None:
@@ -365,11 +393,12 @@ def shipped_checkpoint() -> Path:
     return Path(str(resources.files("smft_lab") / "model" / "checkpoint"))
 
 
-def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> Lab:
+def load(path: str | Path | None = None, device: str | torch.device = "cpu", dtype: str = "float32") -> Lab:
     """Open a saved lab; the shipped one by default. Computes in float32, whatever the file stores.
 
     Args:
         device: Where the model computes, such as `cuda`.
+        dtype: `float32`; or `auto`, in what the lab was in when it was saved, to the same logits.
 
     Raises:
         FileNotFoundError: there is no lab at `path`; or the base that it names is gone.
@@ -377,6 +406,8 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
             another process keeps writing there; or the base that it names is another one now.
     """
     check_device(device)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     path = shipped_checkpoint() if path is None else Path(path)
     for _ in range(READS):
         if moved_away(path, LAB_FILE):
@@ -384,7 +415,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
                 bring_back(path, LAB_FILE)
         place = _place(path)
         try:
-            lab = _read(path, device)
+            lab = _read(path, device, dtype)
         except (OSError, ValueError):
             if not moved_away(path, LAB_FILE) and _place(path) == place:
                 raise
@@ -393,7 +424,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
                 return lab
     with alone(path, PATIENCE):  # it is replaced as fast as it is read
         bring_back(path, LAB_FILE)
-        return _read(path, device)
+        return _read(path, device, dtype)
 
 
 def _place(path: Path) -> tuple[int, int, int] | None:
@@ -405,7 +436,7 @@ def _place(path: Path) -> tuple[int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_ctime_ns  # an inode number may be given again
 
 
-def _read(path: Path, device: str | torch.device) -> Lab:
+def _read(path: Path, device: str | torch.device, dtype: str = "float32") -> Lab:
     about = _read_about(path)
     keep_freed_memory()
     base = tokenizer = None
@@ -420,7 +451,10 @@ def _read(path: Path, device: str | torch.device) -> Lab:
     with _reading(path, USAGE_FILE):
         usage = Usage.from_tensors(load_tensors((path / USAGE_FILE).read_bytes()))
     with torch.random.fork_rng(devices=[]), quiet(), _reading(path, "config.json and the weights"):
-        model = _read_model(path, about.get("tables_by_rows", []), usage, base)
+        kind = getattr(torch, about.get("dtype", "float32") if dtype == "auto" else dtype)
+        model = _read_model(path, about.get("tables_by_rows", []), usage, base, kind)
+        if dtype == "auto":
+            narrow(model, about.get("narrow_buffers", []), kind)
     model.to(device)
     if tokenizer is None or about.get("own_tokenizer"):
         with _reading(path, "the tokenizer's files"):
@@ -454,38 +488,34 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
-def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None):
+def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: torch.dtype = torch.float32):
     """The model of a saved lab.
 
     Args:
+        dtype: What it computes in; if that is not float32, each weight is as the file has it.
         by_rows: State-dict names of value tables of which the file has some rows; all others are zero.
         usage: What was counted of its slots.
         base: The opened model that a lab names whose base was not copied; it is given its memory here.
     """
-    options = {"local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(path, **options)
+    config = read_config(path)
     asked = getattr(config, CONFIG_KEY, None)
     file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
     _check_sizes(config, asked, file, usage, base)
     if asked is None:
         if base is not None:
             raise ValueError(f"config.json lacks {CONFIG_KEY}")
-        model, found = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
+        options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
         if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
             raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
         return own_memory(model)
-    if base is None:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
-    else:
-        model = base
-    add_memory(model, **asked)
-    missing, unexpected = load_model(model, str(file), strict=False)
+    model = add_memory(new_model(config, dtype) if base is None else base, **asked)
+    taken = take_weights(model, [file], as_saved=dtype != torch.float32)
     entries = model.state_dict()
     left_out = {storage(entries[name]) for name in (*by_rows, *(() if base is None else outside_memory(model)))}
-    strangers = sorted(set(unexpected) - {name + part for name in by_rows for part in (ROWS, VALUES)})
-    if strangers := sorted(name for name in missing if storage(entries[name]) not in left_out) + strangers:
+    strangers = sorted(taken - set(entries) - {name + part for name in by_rows for part in (ROWS, VALUES)})
+    missing = sorted(set(entries) - taken)
+    if strangers := [name for name in missing if storage(entries[name]) not in left_out] + strangers:
         raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
     with safe_open(file, "pt") as stored:
         for name in by_rows:

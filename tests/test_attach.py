@@ -127,14 +127,6 @@ def test_tied_embeddings_stay_tied(family, tokenizer, corpus, tmp_path):
     assert torch.equal(logits(again), logits(model))
 
 
-def test_a_bf16_model_gets_a_bf16_memory_and_the_same_logits():
-    model = small("llama").bfloat16()
-    before = logits(model)
-    add_memory(model, 1, **MEMORY)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert torch.equal(logits(model), before)
-
-
 def test_a_model_with_a_device_map_gets_its_memory_where_its_block_is(tmp_path):
     small("llama").save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cpu").eval()

@@ -133,7 +133,7 @@ def test_a_run_takes_over_what_an_earlier_one_kept_and_is_the_same(lab):
     lab.model.get_submodule("model.layers.0").register_forward_hook(lambda *_: ran.append("below"))
     top_t = 10  # another choice of slots than the run before
     updates, values = run(kept)
-    assert len(ran) == 2  # the check of a few texts against the plain way: these alone are run from the bottom
+    assert len(ran) == 3  # the check of a few texts, and of their mask: these alone are run from the bottom
     expected_updates, expected_values = run({})
     assert updates == expected_updates
     assert all(torch.equal(one, other) for one, other in zip(values, expected_values, strict=True))

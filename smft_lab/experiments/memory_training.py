@@ -20,13 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smft_lab.experiments.pretrain import PretrainSettings, make_optimizer, resume_state, save_state, schedule
+from smft_lab.experiments.pretrain import (
+    PretrainSettings,
+    check_finite,
+    make_optimizer,
+    resume_state,
+    save_state,
+    schedule,
+)
 from smft_lab.experiments.processes import Processes
 from smft_lab.lab import Lab
-from smft_lab.model.attach import without_memory
+from smft_lab.model.attach import max_positions, without_memory
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
-from smft_lab.model.tokenizer import pad, train_tokenizer
+from smft_lab.model.tokenizer import end_ids, pad, text_ids, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
 from smft_lab.slots.usage import Usage, measure_usage
 from smft_lab.writing import alone
@@ -98,15 +105,22 @@ class TextWindows:
         # A window of tokens that are bytes may begin or end within a character.
         self.held_out = tuple(tokenizer.decode(rest[i : i + window]).strip("\ufffd").strip() for i in starts)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._first = tokenizer("")["input_ids"][:1]  # the beginning-of-text token, where there is one
+        self._first = text_ids(tokenizer, "")[:1]  # the beginning-of-text token, where there is one
 
     def batch(self, rng: Random, size: int) -> dict[str, Tensor]:
         """`size` windows from anywhere, as `encode` gives them."""
-        width = self.window - len(self._first) - 1  # `pad` ends each
+        width = self.window - len(self._first) - len(end_ids(self.tokenizer))  # `pad` ends each
         starts = [rng.randrange(len(self.ids) - width) for _ in range(size)]
         batch = pad(self.tokenizer, [[*self._first, *self.ids[i : i + width]] for i in starts])
         batch["labels"][:, -1] = -100  # a window ends where it happens to end
         return batch
+
+
+def check_window(model, window: int) -> None:
+    """Raise ValueError if a window has more tokens than the model reads."""
+    most = max_positions(model)
+    if most is not None and window > most:
+        raise ValueError(f"a window of {window} tokens is more than the model reads, {most}; give a smaller one")
 
 
 def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryTraining(),
@@ -127,6 +141,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
             with other settings, or `distill` has nothing to compare with.
     """
     settings.check()
+    check_window(model, settings.window)
     if not memory_layers(model) and not settings.everything:
         raise ValueError("the model has no memory layer; see add_memory")
     if settings.distill and teacher is None:
@@ -160,6 +175,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
             if settings.distill:
                 loss = (1 - settings.distill) * loss + settings.distill * _distance(model, teacher, batch, out.logits)
             told = processes.backward(loss, batch, model, out.loss)
+            check_finite(step + 1, told)
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
@@ -190,6 +206,7 @@ def new_model(text: str, seed: int = 0):
 
 def text_usage(model, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Usage:
     """Background usage of the slots by windows of the text."""
+    check_window(model, text.window)
     rng = Random(f"{settings.seed}/background")
     size = settings.background_batch_size
     return measure_usage(model, (text.batch(rng, size) for _ in range(settings.background_batches)))

@@ -264,6 +264,7 @@ def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: Pretra
             group["lr"] = group["peak"] * rate
         batch = processes.share(batches[step % CHUNK])
         loss = processes.backward(model(**batch).loss, batch, model)
+        check_finite(step + 1, loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=on_gpu)  # a CPU is faster with the memory it has
@@ -302,6 +303,12 @@ def make_optimizer(model, settings) -> torch.optim.AdamW:
         {"params": values, "peak": settings.value_lr, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
+
+
+def check_finite(step: int, loss: float) -> None:
+    """Raise ValueError if the loss of a step, from 1, is not finite: what is trained on it is not a number either."""
+    if not math.isfinite(loss):
+        raise ValueError(f"step {step}: the loss is {loss}, so nothing more is learned; lower lr, or train in float32")
 
 
 def schedule(step: int, settings) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.experiments.background import OwnQuestions, OwnTexts, question_documents, text_documents
-from smft_lab.experiments.memory_training import skew
+from smft_lab.experiments.memory_training import check_window, skew
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
@@ -104,6 +104,7 @@ class Retrofit:
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
         if value_tables(model):
             raise ValueError("the model has memory layers already")
+        check_window(model, recipe.window if text is None else 2 * recipe.window)  # held-out text is in longer ones
         self.model, self.tokenizer, self.recipe, self.layers = model, tokenizer, recipe, layers
         self.text, self.questions, self.known, self.probes = text, list(questions), list(known), list(probes)
         self.taught = list(facts) or new_facts(FACTS, seed=ADDRESS_SEED)

@@ -15,11 +15,11 @@ from torch import Tensor
 from smft_lab.facts.answers import check_answers
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.baselines import Anchor
-from smft_lab.finetuning.methods import LORA_RANK, check_method, check_settings, start
+from smft_lab.finetuning.methods import LORA_RANK, NotFinite, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
-from smft_lab.model.attach import without_memory
-from smft_lab.model.tokenizer import encode, only_answers
+from smft_lab.model.attach import max_positions, without_memory
+from smft_lab.model.tokenizer import encode, only_answers, typed_special
 from smft_lab.probes.probes import probes_of
 from smft_lab.recipe import Recipe
 
@@ -84,15 +84,20 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
 
 
 def check_facts(lab, facts: Sequence[Fact]) -> None:
-    """Raise ValueError if there are no facts, or a text of one is longer than the model's context."""
+    """Raise ValueError if there are no facts, or a text of one is longer than the model's context or has a special
+    token written out in it."""
     if not facts:
         raise ValueError("no facts to teach")
-    longest = lab.model.config.max_position_embeddings - 1  # and the end-of-text token
+    most = max_positions(lab.model)
+    longest = 0 if most is None else most - 1  # and the end-of-text token
     for number, fact in enumerate(facts, start=1):
         texts = [("statement", text) for text in fact.statements]
         texts += [("question", fact.question), *(("answer", text) for text in fact.answers)]
         for what, text in texts:
-            if len(text.encode()) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
+            if token := typed_special(lab.tokenizer, text):
+                problem = f"{token!r} is a special token of the model, and no text to it"
+                raise ValueError(f"fact {number}, {what} {text[:40]!r}...: {problem}; write it otherwise")
+            if longest and len(text.encode()) > longest and (tokens := len(lab.tokenizer(text)["input_ids"])) > longest:
                 advice = "split it into shorter statements" if what == "statement" else f"shorten the {what}"
                 raise ValueError(
                     f"fact {number}, {what} {text[:40]!r}...: {tokens} tokens, but the model reads at most "
@@ -263,7 +268,10 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
                     batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
                     if decays:
                         training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
-                    update = training.update(batch)
+                    try:
+                        update = training.update(batch)
+                    except NotFinite as problem:
+                        raise ValueError(f"step {step}: {problem}") from None
                     for owner, text, nats in zip(owners, texts, update.nats, strict=False):  # and what was mixed in
                         learned[owner, text] = nats < learned_at
                     if place == len(part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -46,6 +46,25 @@ class Update:
     nats: tuple[float, ...] = ()
 
 
+class NotFinite(ValueError):
+    """A step came to a loss or a gradient that isn't finite; it changed nothing."""
+
+    def __init__(self, model, what: str):
+        dtype = str(model.dtype).removeprefix("torch.")
+        half = model.dtype.itemsize < 4 or torch.is_autocast_enabled(model.device.type)
+        wider = " or without autocast" if half and model.dtype.itemsize >= 4 else ""
+        advice = f"compute in float32 (the model is in {dtype}){wider}, or lower lr" if half else "lower lr"
+        super().__init__(f"{what}, so nothing more is learned; {advice}, and start again from lab.reset()")
+
+
+def check_finite(model, loss: Tensor, grads: Iterable[Tensor] = ()) -> None:
+    """Raise NotFinite unless a loss is finite, and with it the gradients, if given."""
+    if not loss.isfinite():
+        raise NotFinite(model, f"the loss is {loss.item()}")
+    if not all(bool(grad.isfinite().all()) for grad in grads):
+        raise NotFinite(model, "a gradient is not finite")
+
+
 class Sparse:
     """Sparse memory finetuning: only the value rows of the batch's top-t slots move (paper section 3).
 
@@ -68,7 +87,7 @@ class Sparse:
         options = {"momentum": momentum} if optimizer == "adam" else {}
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr, **options) for table in self.tables]
         self.selection = Selection(lab.model, lab.usage, top_t, rule, seed, protect)
-        self.prefixes: dict[bool, Prefix | None] = {}  # for packed batches, and for those that are not
+        self.prefixes: dict[tuple[bool, bool], Prefix | None] = {}  # by what of a form has to be proven of its own
         freeze_all_but_values(lab.model)
         self.rounded = RoundedWeights() if self.fast and RoundedWeights.suit(lab.model) else None
         self._stack = ExitStack()
@@ -106,10 +125,12 @@ class Sparse:
                 drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
         (loss + self.kl_anchor * drift).backward()
         slots = self.selection.slots
-        for table, optimizer in zip(self.tables, self.optimizers, strict=True):
-            grad = table.weight.grad.coalesce()
-            optimizer.step(grad.indices()[0], grad.values())
+        grads = [table.weight.grad.coalesce() for table in self.tables]
+        for table in self.tables:
             table.weight.grad = None
+        check_finite(self.lab.model, loss.detach(), [grad.values() for grad in grads])
+        for optimizer, grad in zip(self.optimizers, grads, strict=True):
+            optimizer.step(grad.indices()[0], grad.values())
         self.selection.log_writes()
         width = self.tables[0].weight.shape[1]
         return Update(loss.item(), sum(map(len, slots)) * width, slots, tuple(nats.tolist()))
@@ -124,9 +145,10 @@ class Sparse:
     def _replayed(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
         form = form_of(self.lab.model, batch)
-        if form.packed not in self.prefixes:
-            self.prefixes[form.packed] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
-        prefix = self.prefixes[form.packed]
+        kind = form.packed, form.branches
+        if kind not in self.prefixes:
+            self.prefixes[kind] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
+        prefix = self.prefixes[kind]
         if prefix is None:
             self.fast = False
             return None, None
@@ -151,23 +173,36 @@ def _unlabelled(batch: Batch) -> Tensor:
 
 
 class _Dense:
-    """A torch optimizer on every parameter of `model` that takes a gradient."""
+    """A torch optimizer on every parameter of `model` that takes a gradient.
+
+    Of half-precision parameters it moves float32 copies, which are then rounded: a step is often too small for them.
+    """
 
     def __init__(self, model, lr: float, optimizer: str):
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._copies = {one: one.detach().float() for one in parameters if one.dtype.itemsize < 4}
+        moved = [self._copies.get(one, one) for one in parameters]
         if optimizer == "adamw":
             fused = parameters[0].is_cuda  # without copies of the model in memory
-            self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
+            self.optimizer = torch.optim.AdamW(moved, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
         else:
-            self.optimizer = torch.optim.SGD(parameters, lr=lr)
+            self.optimizer = torch.optim.SGD(moved, lr=lr)
         self.trainable = sum(parameter.numel() for parameter in parameters)
 
     def update(self, batch: Batch) -> Update:
         loss = self.model(**batch.inputs).loss
         loss.backward()
         self.pull()
+        grads = [one.grad for one in self._copies if one.grad is not None]  # others overflow with the loss
+        check_finite(self.model, loss.detach(), grads)
+        for one, copy in self._copies.items():
+            copy.grad = None if one.grad is None else one.grad.float()
         self.optimizer.step()
+        with torch.no_grad():
+            for one, copy in self._copies.items():
+                one.copy_(copy)
+                copy.grad = one.grad = None
         self.optimizer.zero_grad(set_to_none=False)
         return Update(loss.item(), self.trainable)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -84,6 +85,15 @@ class Form:
     def packed(self) -> bool:
         """Whether it is trees."""
         return "position_ids" in self.inputs
+
+    @cached_property
+    def branches(self) -> bool:
+        """Whether it is trees in which something stands beside another; else a row is one text after all."""
+        if not self.packed:
+            return False
+        sees = self.inputs["attention_mask"][:, 0] == 0
+        real = sees.sum(-1, keepdim=True) > 1  # padding sees itself alone
+        return bool((sees.tril().logical_not() & torch.ones_like(sees).tril() & real).any())
 
 
 def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
@@ -170,7 +180,7 @@ def _alike(texts: list[list[int]], least: int = 1) -> list[list[int]]:
         last = texts[i]
     rows: list[list[int]] = [[] for _ in range(max(least, math.ceil(total / ROW)))]
     for i, tokens in zip(order, before, strict=True):
-        rows[tokens * len(rows) // total].append(i)
+        rows[min(tokens * len(rows) // total, len(rows) - 1)].append(i)  # the last may add nothing
     return [row for row in rows if row]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smft_lab.finetuning.live import KeptKeys, PastKeys, live_part, live_positions
+from smft_lab.finetuning.masks import is_plain_causal, takes_trees
 from smft_lab.finetuning.packing import Form, Targets, as_rows, as_trees
 from smft_lab.finetuning.products import HeadLoss, RoundedWeights, StandIn, fast_linears
 from smft_lab.model.attach import AttachedMemory
@@ -71,7 +72,7 @@ class Frozen:
         below: Output of the block below the first memory layer's; None where that is the first block.
         beside: Outputs, by name, of the parts of its own block that come before the memory layer: the attention.
         gate: silu's argument, (B, T, Vd), of the first memory layer; None where it has no gate.
-        feed_forward: Output of the feed-forward beside the first memory layer; None where there is none.
+        feed_forward: All that the feed-forward beside the first memory layer gives; None where there is none.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
         past: By layer, keys and values of positions that are not run at all (see `Live`).
         memo: Where these are live positions, what takes the place of the batch's `memo`, which is of all positions.
@@ -81,7 +82,7 @@ class Frozen:
     below: object
     beside: dict[str, object]
     gate: Tensor | None
-    feed_forward: Tensor | None
+    feed_forward: object
     reads: tuple[Tensor, Tensor]
     past: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     memo: dict = field(default_factory=dict)
@@ -284,6 +285,9 @@ class Prefix:
         def keep(module, args, output):
             outputs[module] = output
 
+        def take(module, args, kwargs):
+            outputs[module] = args, kwargs
+
         keys = self.layer.keys
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
         handles = []
@@ -291,20 +295,20 @@ class Prefix:
             for module in (*wanted, keys):
                 handles.append(module.register_forward_hook(keep))
             for module in filter(None, (self.layer, self._attached)):
-                handles.append(module.register_forward_pre_hook(lambda module, args: outputs.update({module: args[0]})))
+                handles.append(module.register_forward_pre_hook(take, with_kwargs=True))
             with stopping_at(keys), _replaced(self._exact):
                 self._run(form)
         finally:
             for handle in handles:
                 handle.remove()
-        x = outputs[self.layer]
-        attached = self._attached
+        (x,), _ = outputs[self.layer]
+        attached, (given, named) = self._attached, outputs.get(self._attached, ((), {}))
         frozen = Frozen(
             form=form,
             below=outputs[self._below[-1][1]] if self._below else None,
             beside={name: outputs[module] for name, module in self._candidates if module in outputs},
             gate=None if self.layer.gate is None else self.layer.gate(x),
-            feed_forward=None if attached is None else attached.feed_forward(outputs[attached]),
+            feed_forward=None if attached is None else attached.feed_forward(*given, **named),
             reads=outputs[keys],
         )
         if not batch.once and self._held("frozen") + frozen.size() <= CACHE_BYTES:
@@ -318,13 +322,18 @@ class Prefix:
 
 
 def form_of(model, batch: Batch) -> Form:
-    """How to run a batch: as trees, where that saves something and all of a row is within the attention window."""
+    """How to run a batch: as trees, where that saves something and the model sees all that stands before a token."""
     if batch.frozen is not None:
         return batch.frozen.form
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     packed = None
-    if window is None or batch.inputs["input_ids"].shape[1] <= window:
+    if window is None or ids.shape[1] <= window:
         packed = as_trees(batch.inputs, batch.counted, model.dtype)
+    if packed is not None:
+        longest = mask.sum(1).argmax()
+        if not is_plain_causal(model, ids[longest][mask[longest].bool()].tolist(), _made_of(model)):
+            packed = None
     return packed or as_rows(batch.inputs, batch.counted)
 
 
@@ -340,7 +349,7 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     What was found to agree is not tried again while the model is made in the same way.
     """
     grouped = selection is not None and selection.chosen is not None
-    proven, made = _PROVEN.setdefault(model, {}), (form.packed, grouped, *map(_made, model.modules()))
+    proven, made = _PROVEN.setdefault(model, {}), (form.packed, form.branches, grouped, *_made_of(model))
     if made in proven:
         fused, trees, may_round = proven[made]
         return Prefix(model, selection, fused, trees, rounded if may_round else None)
@@ -352,7 +361,8 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
     problem = None
-    for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
+    packed = form.packed and takes_trees(model, form)
+    for trees, fused in product((True, False) if packed else (False,), (True, False)):
         batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
             prefix = Prefix(model, selection, fused, trees)
@@ -387,9 +397,14 @@ def _few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
     else:
         trees = min(2, len(form.inputs["input_ids"]))
         few_form = as_trees(few.inputs, few.counted, model.dtype, least=trees, least_saved=-1.0)  # if it saves or not
-    if few_form is None or not learns:
+    if few_form is None or few_form.branches != form.branches or not learns:
         return replace(batch, memo={}, frozen=None, live=None), form
     return few, few_form
+
+
+def _made_of(model) -> tuple:
+    """What a model computes depends on, but for its weights."""
+    return model.dtype, torch.is_autocast_enabled(model.device.type), *map(_made, model.modules())
 
 
 def _made(module: nn.Module) -> tuple:

@@ -1,6 +1,7 @@
 """Optimizers that touch chosen rows of a table, in place, and nothing else.
 
-A masked dense optimizer would not do: the moments of AdamW go on moving rows that an earlier step selected.
+A masked dense optimizer would not do: the moments of AdamW go on moving rows that an earlier step selected. A table is
+float32 whatever the model is in (see `smft_lab.model.memory.Wide`), and so is all that is kept of its rows here.
 """
 
 from __future__ import annotations

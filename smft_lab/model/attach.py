@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, keep_when_saved
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
 MODES = ("replace", "add")
-CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
+TOKENS = 7  # of the text that shows where a model's feed-forwards are
+NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PACKED = (torch.uint8, torch.int8, torch.int32)
 
 
 class AttachedMemory(nn.Module):
@@ -28,21 +31,33 @@ class AttachedMemory(nn.Module):
     Attributes:
         memory: The `MemoryLayer`.
         feed_forward: What stood here, in mode `add`; None in mode `replace`.
+        residual, outputs: See `FeedForward`.
         on: Whether the memory takes part; see `without_memory`.
     """
 
-    def __init__(self, memory: MemoryLayer, feed_forward: nn.Module | None):
+    def __init__(self, memory: MemoryLayer, feed_forward: nn.Module | None, residual: bool = False, outputs: int = 0):
         super().__init__()
         self.feed_forward = feed_forward
         self.memory = memory
+        self.residual, self.outputs = residual, outputs
         self.on = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., D) -> (..., D); some models join batch and tokens before their feed-forward."""
+    def forward(self, *args, **kwargs):
+        """Hidden states x (..., D), and what else the feed-forward takes -> (..., D), or what it gives with that first.
+
+        Some models join batch and tokens before their feed-forward.
+        """
+        x = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
         if self.feed_forward is not None and not self.on:
-            return self.feed_forward(x)
+            return self.feed_forward(*args, **kwargs)
         read = self.memory(x if x.ndim == 3 else x.unsqueeze(0)).view_as(x)
-        return read if self.feed_forward is None else self.feed_forward(x) + read
+        if self.feed_forward is None:
+            read = read + args[1] if self.residual else read
+            return (read, *(None,) * (self.outputs - 1)) if self.outputs else read
+        out = self.feed_forward(*args, **kwargs)
+        if self.outputs:
+            return out[0] + read.view_as(out[0]).to(out[0].dtype), *out[1:]
+        return out + read.view_as(out).to(out.dtype)
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,15 @@ class FeedForward:
 
     Attributes:
         parts: Names of three children of `parent` (matrix, activation, matrix), where no single module holds them.
+        residual: Whether it takes the residual too, and adds it.
+        outputs: Of how many it gives a tuple, hidden states first; 0 where it gives hidden states alone.
     """
 
     parent: nn.Module
     name: str
     parts: tuple[str, ...] = ()
+    residual: bool = False
+    outputs: int = 0
 
     @property
     def module(self) -> nn.Module:
@@ -111,13 +130,16 @@ def add_memory(
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if memory_layers(model):
         raise ValueError("the model has memory layers already")
+    check_no_adapters(model)
     places = feed_forwards(model)
-    chosen = _chosen(layers, len(places))
+    chosen = _chosen(layers, places)
     width = _text(model).hidden_size
     old = [places[number].module for number in chosen]
     like = [next(module.parameters()) for module in old]
     if any(parameter.is_meta for parameter in like):
         raise ValueError("a feed-forward of the model is offloaded; load the model with its weights in memory")
+    for number, module in zip(chosen, old, strict=True):
+        _check_plain_numbers(module, number)
     check_fits(slots * (value_dim or width) * (1 if shared else len(chosen)), like[0], empty=mode == "add")
     values = None
     with torch.random.fork_rng(devices=[]):
@@ -128,13 +150,31 @@ def add_memory(
             memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten)
             memory.to(device=parameter.device, dtype=parameter.dtype).train(feed_forward.training)
             values = memory.values if shared else None
-            places[number].put(AttachedMemory(memory, feed_forward if mode == "add" else None))
+            place = places[number]
+            beside = feed_forward if mode == "add" else None
+            place.put(AttachedMemory(memory, beside, place.residual, place.outputs))
     asked = {"layers": chosen, "slots": slots, "mode": mode, "heads": heads, "k": k, "key_dim": key_dim}
     asked |= {"value_dim": value_dim, "qk_norm": qk_norm, "shared": shared}
     changed = {"gate": (gate, True), "project": (project, True), "whiten": (whiten, False)}  # from Memory+
     asked |= {name: value for name, (value, usual) in changed.items() if value != usual}
     setattr(model.config, CONFIG_KEY, asked)
+    keep_when_saved(model, _shared(model))
     return model
+
+
+def attached_at(model) -> list[str]:
+    """Names of the modules that stand where a feed-forward was."""
+    return [name for name, module in model.named_modules() if isinstance(module, AttachedMemory)]
+
+
+def _shared(model) -> dict[str, str]:
+    """State-dict names of the tables that a layer has in common with one before, and of that one's."""
+    first: dict[ValueTable, str] = {}
+    shared = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, ValueTable) and first.setdefault(module, name) != name:
+            shared[f"{name}.weight"] = f"{first[module]}.weight"
+    return shared
 
 
 @contextmanager
@@ -156,33 +196,41 @@ def without_memory(model) -> Iterator[None]:
             one.on = True
 
 
+@torch.inference_mode(False)  # gradients are asked for, whoever calls
 @torch.no_grad()
-def feed_forwards(model) -> list[FeedForward]:
-    """The feed-forward of every block, first to last.
+def feed_forwards(model) -> list[FeedForward | None]:
+    """The feed-forward of every block, first to last; None for a block that has none, as in hybrids.
 
     Raises:
-        ValueError: it can't be found; the message says what was looked for.
+        ValueError: no block has one; the message says what was looked for. Or the model is an encoder-decoder.
     """
-    blocks = _blocks(model)
-    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}  # in the order of their ends
+    blocks = text_blocks(model)
+    calls: dict[nn.Module, list[_Call]] = {}  # in the order of their ends
 
     def record(module, args, kwargs, output):
-        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            calls.setdefault(module, []).append((args[0], output))
+        if (call := _Call.of(args, kwargs, output)) is not None:
+            calls.setdefault(module, []).append(call)
 
     training = model.training
     model.eval()
     handles = [module.register_forward_hook(record, with_kwargs=True) for block in blocks for module in block.modules()]
     try:
-        ids = torch.arange(4, device=model.get_input_embeddings().weight.device).unsqueeze(0) + 1
+        ids = torch.arange(TOKENS, device=model.get_input_embeddings().weight.device).unsqueeze(0) + 1
         model(input_ids=ids, use_cache=False)
         for handle in handles:
             handle.remove()
-        return [_feed_forward(model, block, number, calls) for number, block in enumerate(blocks)]
+        places = [_feed_forward(block, calls) for block in blocks]
     finally:
         for handle in handles:
             handle.remove()
         model.train(training)
+    if any(places):
+        return places
+    raise ValueError(
+        f"{type(model).__name__}, block 0 ({type(blocks[0]).__name__}): no feed-forward found. Looked for a module "
+        "with at least two weight matrices that takes hidden states, returns them in the same shape and works on "
+        "every position by itself, or for matrix, activation, matrix called in a row"
+    )
 
 
 def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
@@ -193,73 +241,171 @@ def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
     """
     from psutil import virtual_memory
 
-    cuda, lazy = like.device.type == "cuda", empty and like.device.type == "cpu" and like.dtype == torch.float32
-    needed = numbers * like.element_size() * (WRITTEN if lazy else 1)
+    cuda, lazy = like.device.type == "cuda", empty and like.device.type == "cpu" and like.element_size() <= 4
+    needed = numbers * max(like.element_size(), 4) * (WRITTEN if lazy else 1)
     free = torch.cuda.mem_get_info(like.device)[0] if cuda else virtual_memory().available
     if needed > free:
         sizes = f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free"
         raise ValueError(f"the value table needs {sizes} on {like.device}; use fewer slots or a smaller value_dim")
 
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+
+
+def max_positions(model) -> int | None:
+    """How many tokens a model reads at most; None where its config sets no limit."""
+    for config in (_text(model), model.config):
+        for name in POSITIONS:
+            if isinstance(most := getattr(config, name, None), int) and most > 0:
+                return most
+    return None
+
+
 def _text(model):
     return model.config.get_text_config()
 
 
-def _chosen(layers: Sequence[int] | int, count: int) -> list[int]:
-    asked = [layers] if isinstance(layers, int) else list(layers)
+def _chosen(layers: Sequence[int] | int, places: Sequence[FeedForward | None]) -> list[int]:
+    asked, count = [layers] if isinstance(layers, int) else list(layers), len(places)
     if not asked or not all(-count <= one < count for one in asked):
         raise ValueError(f"layers must name blocks between 0 and {count - 1}, not {asked}")
-    return sorted({one % count for one in asked})
+    chosen = sorted({one % count for one in asked})
+    if without := [number for number in chosen if places[number] is None]:
+        known = ", ".join(str(number) for number, place in enumerate(places) if place is not None)
+        raise ValueError(f"block {without[0]} has no feed-forward; blocks that have one: {known}")
+    return chosen
 
 
-def _blocks(model) -> nn.ModuleList:
-    count = getattr(_text(model), "num_hidden_layers", None)
-    for module in model.modules():
+def _check_plain_numbers(feed_forward: nn.Module, block: int) -> None:
+    """Raise ValueError if a feed-forward is quantized."""
+    strange = [one.dtype for one in feed_forward.parameters() if one.ndim and one.dtype not in NUMBERS]
+    strange += [one.dtype for one in feed_forward.buffers() if one.ndim > 1 and one.dtype in PACKED]
+    if strange:
+        advice = "load the model in bfloat16 or float32, or call model.dequantize()"
+        problem = f"the feed-forward of block {block} is quantized ({strange[0]})"
+        raise ValueError(f"{problem}, and no lab of such a model could be saved and loaded; {advice}")
+
+
+def text_blocks(model) -> nn.ModuleList:
+    """The transformer blocks of a model's text decoder.
+
+    Raises:
+        ValueError: there is no list of as many as its config says, or the model is an encoder-decoder.
+    """
+    name, config = type(model).__name__, _text(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is an encoder-decoder; a memory needs a causal language model, such as its decoder")
+    count = getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", None)
+    for module in _of_text(model, (type(model.config), type(config))):
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    name = type(model).__name__
-    raise ValueError(f"{name}: no list of {count} blocks (config.num_hidden_layers) in it, so no place for a memory")
+    raise ValueError(f"{name}: no list of {count} blocks (as its config says) in it, so no place for a memory")
 
 
-def _feed_forward(model, block: nn.Module, number: int, calls: dict) -> FeedForward:
+def _of_text(module: nn.Module, configs: tuple[type, ...]) -> Iterator[nn.Module]:
+    """A module and all in it, but for models of their own kind within it, such as a vision tower."""
+    yield module
+    for child in module.children():
+        if not hasattr(child, "base_model_prefix") or isinstance(child.config, configs):
+            yield from _of_text(child, configs)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How a module was called: with hidden states x, and what else; y is what came back for x."""
+
+    x: Tensor
+    args: tuple
+    kwargs: dict
+    y: Tensor
+    outputs: int
+
+    @classmethod
+    def of(cls, args: tuple, kwargs: dict, output) -> _Call | None:
+        """None where it isn't one of hidden states and of what belongs to each of them."""
+        name = next((name for name in ("hidden_states", "x") if name in kwargs), None)
+        x = args[0] if args else kwargs.get(name)
+        outputs = len(output) if isinstance(output, tuple) else 0
+        y = output[0] if outputs else output
+        others = [*args[1:], *(value for key, value in kwargs.items() if args or key != name)]
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or not all(_of_positions(one, x) for one in others):
+            return None
+        return cls(x, args, kwargs, y, outputs)
+
+    def again(self, module: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """What comes out for other hidden states, and another first argument after them, if given."""
+        if not self.args:
+            name = next(name for name in ("hidden_states", "x") if name in self.kwargs)
+            output = module(**{**self.kwargs, name: x})
+        else:
+            rest = self.args[1:] if residual is None else (residual, *self.args[2:])
+            output = module(x, *rest, **self.kwargs)
+        return output[0] if self.outputs else output
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the hidden states were those of one text, one after the other."""
+        return self.x.shape[:-1] in ((1, TOKENS), (TOKENS,))
+
+    @property
+    def simple(self) -> bool:
+        """Whether it was of one tensor, and gave one."""
+        return len(self.args) == 1 and not self.kwargs and not self.outputs
+
+
+def _of_positions(value, x: Tensor) -> bool:
+    """Whether an argument holds something for each position by itself, or nothing."""
+    if isinstance(value, Tensor):
+        return value.shape[: x.ndim - 1] == x.shape[:-1]
+    return value is None or isinstance(value, bool | int | float)
+
+
+def _feed_forward(block: nn.Module, calls: dict[nn.Module, list[_Call]]) -> FeedForward | None:
     found: list[tuple[str, nn.Module]] = []
     for name, module in block.named_modules():
         inside = any(name.startswith(outer + ".") for outer, _ in found)
         if name and not inside and len(calls.get(module, ())) == 1 and _matrices(module) > 1:
-            (x, y) = calls[module][0]
-            if x.shape == y.shape and _by_itself(module, x):
+            (call,) = calls[module]
+            if call.in_order and call.x.numel() == call.y.numel() and _by_itself(module, call):
                 found.append((name, module))
     if found:
-        name = max(found, key=lambda one: sum(p.numel() for p in one[1].parameters()))[0]
+        name, module = max(found, key=lambda one: sum(p.numel() for p in one[1].parameters()))
         parent, _, last = name.rpartition(".")
-        return FeedForward(block.get_submodule(parent), last)
+        (call,) = calls[module]
+        return FeedForward(block.get_submodule(parent), last, (), _adds_residual(module, call), call.outputs)
     children = {module: name for name, module in block.named_children()}
-    called = [module for module in calls if module in children]
+    called = [module for module in calls if module in children and len(calls[module]) == 1 and calls[module][0].simple]
     for first, between, last in zip(called, called[1:], called[2:], strict=False):
         if _matrices(first) == _matrices(last) == 1 and not _matrices(between):
             chain = [calls[module][0] for module in (first, between, last)]
-            joined = chain[0][1] is chain[1][0] and chain[1][1] is chain[2][0]
-            if joined and chain[0][0].shape == chain[2][1].shape:
+            joined = chain[0].y is chain[1].x and chain[1].y is chain[2].x
+            if joined and chain[0].x.shape == chain[2].y.shape:
                 parts = tuple(children[module] for module in (first, between, last))
                 return FeedForward(block, parts[0], parts)
-    raise ValueError(
-        f"{type(model).__name__}, block {number} ({type(block).__name__}): no feed-forward found. Looked for a module "
-        "with at least two weight matrices that takes hidden states alone, returns them in the same shape and works on "
-        "every position by itself, or for matrix, activation, matrix called in a row"
-    )
+    return None
 
 
 def _matrices(module: nn.Module) -> int:
     return sum(parameter.ndim > 1 for parameter in module.parameters())
 
 
-def _by_itself(module: nn.Module, x: Tensor) -> bool:
-    """Whether another first position leaves what comes out at the others the same (attention looks back at it)."""
-    other = x.clone()
-    positions = other.view(-1, other.shape[-1])
-    positions[0] = positions[1:].mean(0) + 1
+def _by_itself(module: nn.Module, call: _Call) -> bool:
+    """Whether what comes out at other positions has nothing of the first in it (attention looks back at it)."""
+    x = call.x.detach().clone().requires_grad_()
     try:
-        one, two = (module(y).reshape(-1, y.shape[-1])[1:] for y in (x, other))
+        with torch.enable_grad():
+            y = call.again(module, x * 1).reshape(-1, x.shape[-1])
+            probe = torch.randn(y.shape[-1], generator=torch.Generator().manual_seed(0)).to(y.device, y.dtype)
+            (grad,) = torch.autograd.grad((y[1:] @ probe).sum(), x)
     except Exception:  # it takes more than hidden states, so it is no feed-forward
         return False
-    return torch.allclose(one, two, rtol=1e-2, atol=1e-2 * one.abs().max().item())
+    return not grad.reshape(-1, x.shape[-1])[0].any()
+
+
+def _adds_residual(module: nn.Module, call: _Call) -> bool:
+    """Whether it adds a second argument to what it computes of the first, as BLOOM's does."""
+    residual = call.args[1] if len(call.args) > 1 else None
+    if not isinstance(residual, Tensor) or residual.shape != call.x.shape or not residual.is_floating_point():
+        return False
+    moved = call.again(module, call.x, residual + 1) - call.again(module, call.x)
+    return torch.allclose(moved, torch.ones_like(moved), atol=1e-2)

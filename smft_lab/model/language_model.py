@@ -57,6 +57,7 @@ class MemoryLlamaForCausalLM(LlamaForCausalLM):
     """`generate()`, `save_pretrained()` and `from_pretrained()` work as for any `transformers` model."""
 
     config_class = MemoryLlamaConfig
+    _keep_in_fp32_modules_strict = ("keys", "values")  # see `smft_lab.model.memory.Wide`
 
     def __init__(self, config: MemoryLlamaConfig):
         super().__init__(config)

@@ -34,7 +34,28 @@ from torch import Tensor, nn
 CHUNK = 8192  # rows that are compared together
 
 
-class ProductKeys(nn.Module):
+class Wide(nn.Module):
+    """Keeps its numbers in float32, at least, when the model that it is in is made half precision.
+
+    A step of sparse finetuning is often smaller than what half precision can tell apart, and rounded scores choose
+    other slots.
+    """
+
+    def widen(self) -> None:
+        """Make float32 of what is narrower, as after an assignment."""
+        self._apply(lambda tensor: tensor)
+
+    def _apply(self, fn, recurse: bool = True):
+        def widely(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point() or moved.dtype.itemsize >= 4:
+                return moved
+            return tensor.to(moved.device, torch.promote_types(tensor.dtype, torch.float32))
+
+        return super()._apply(widely, recurse)
+
+
+class ProductKeys(Wide):
     """Addresses the table: hidden states in, the slots each token reads and their weights out.
 
     Args:
@@ -74,6 +95,7 @@ class ProductKeys(nn.Module):
         self.register_buffer("mean", torch.zeros(hidden_size) if whiten else None)
         self.register_buffer("deviation", torch.ones(hidden_size) if whiten else None)
         self.known: tuple[Tensor, Tensor] | None = None  # the answer of `forward`, where it was computed before
+        self.widen()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -85,12 +107,17 @@ class ProductKeys(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> queries of all heads (..., H * Kd), not yet normalised."""
+        x = x.to(self.keys.dtype)
         return self.query(x if self.mean is None else (x - self.mean) / self.deviation)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
         if self.known is not None:
             return self.known
+        with torch.autocast(x.device.type, enabled=False):
+            return self._search(x)
+
+    def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
         B, T, _ = x.shape
         query = self.queries(x).view(B * T, self.heads, 2, self.key_dim // 2)
         keys = self.keys
@@ -168,7 +195,7 @@ class RowLookup(torch.autograd.Function):
         return of_table, None, of_weights, None
 
 
-class ValueTable(nn.Module):
+class ValueTable(Wide):
     """N value rows, looked up as one weighted sum per token; may be shared by several memory layers.
 
     Args:
@@ -182,13 +209,15 @@ class ValueTable(nn.Module):
             self.weight = nn.Parameter(empty_table(slots, value_dim))
         else:
             self.weight = nn.Parameter(torch.empty(slots, value_dim))
+            self.widen()
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     def forward(self, slots: Tensor, weights: Tensor) -> Tensor:
-        """slots, weights (M, reads) -> weighted sums (M, Vd)."""
+        """slots, weights (M, reads) -> weighted sums (M, Vd), in the table's dtype."""
+        weights = weights.to(self.weight.dtype)
         if self._hits is None:
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
         return RowLookup.apply(self.weight, slots, weights, self._hits)
@@ -278,11 +307,11 @@ class MemoryLayer(nn.Module):
         self.out = nn.Linear(value_dim, hidden_size, bias=False) if project else None  # W2
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+        """x (B, T, D) -> (B, T, D), of the dtype of x."""
         B, T, _ = x.shape
         slots, weights = self.keys(x)
         y = self.values(slots.reshape(B * T, -1), weights.reshape(B * T, -1))  # heads are summed with their reads
-        y = y.view(B, T, -1)
+        y = y.view(B, T, -1).to(x.dtype)
         if self.gate is not None:
             y = y * F.silu(self.gate(x))
         return y if self.out is None else self.out(y)

@@ -26,7 +26,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging, quantization_config
 
-from smft_lab.model.attach import CONFIG_KEY, AttachedMemory
+from smft_lab.model.attach import AttachedMemory
+from smft_lab.model.autoclass import CONFIG_KEY, AttachedConfig
 from smft_lab.model.memory import MemoryLayer
 from smft_lab.model.packaged import PACKAGED, packaged_file
 
@@ -233,6 +234,7 @@ def _find(name: str, on_hub: bool = True) -> _Place:
         return _Place(name, packaged_file(name))
     path = Path(name).expanduser()
     if path.is_dir():
+        _check_no_memory(path)
         files = sorted(path.glob("*.gguf"))
         if _weights_files(path):
             return _Place(name, path.resolve())
@@ -250,6 +252,23 @@ def _find(name: str, on_hub: bool = True) -> _Place:
     if not on_hub:
         raise FileNotFoundError(f"{name}: there is no such file or folder")
     return _Place(name, None)
+
+
+def _check_no_memory(folder: Path) -> None:
+    """Raise ValueError if a folder holds a model with a memory, or adapters of peft."""
+    if (folder / "lab.json").is_file():
+        raise ValueError(f"{folder} is a saved lab, so its model has a memory already; open it with smft_lab.load")
+    if (folder / "adapter_config.json").is_file():
+        advice = "merge them into their model first (merge_and_unload()), save that, and name its folder"
+        raise ValueError(f"{folder} holds adapters of peft; {advice}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        attached = isinstance(config, dict) and (CONFIG_KEY in config or config.get("model_type") == CONFIG_KEY)
+    except (OSError, ValueError):  # whoever reads it will say what is wrong
+        return
+    if attached:
+        advice = "AutoModelForCausalLM.from_pretrained opens it, once smft_lab is imported"
+        raise ValueError(f"{folder} holds a model that has a memory already; {advice}")
 
 
 def _weights_files(folder: Path) -> list[Path]:
@@ -317,8 +336,6 @@ def _open(place: _Place, asked: str, source: Source | None = None):
             model, tokenizer, about = _open_gguf(place.path)
         else:
             model, tokenizer, about, cached = _open_transformers(place)
-    if getattr(model.config, CONFIG_KEY, None) is not None:
-        raise ValueError(f"{asked} is a model with memory layers of a saved lab; open it with smft_lab.load")
     own_memory(model.eval())
     about = source.about if source else about
     tensors = dict(hashes(model))
@@ -354,6 +371,8 @@ def _open_transformers(place: _Place):
     options = {"local_files_only": place.path is not None, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(where, **options)
+        if isinstance(config, AttachedConfig):
+            raise ValueError("it has a memory already")
         stored = getattr(config, "dtype", None)
         cached = None if place.path else _cached(where)
         if cached is not None:
@@ -368,6 +387,11 @@ def _open_transformers(place: _Place):
         raise ValueError(f"{place.name}: no causal language model {at} ({reason})") from None
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{place.name} is no causal language model: its weights lack {missing[0]}")
+    if strange := sorted(found["unexpected_keys"]):
+        raise ValueError(f"{place.name} is not what its config.json describes, a {type(model).__name__}: its weights "
+                         f"hold {strange[0]}, for which that has no place")  # fmt: skip
+    if mismatched := sorted(map(str, found.get("mismatched_keys", ()))):
+        raise ValueError(f"{place.name} is not what its config.json describes: {mismatched[0]} has another shape there")
     name = Path(where).name if place.path else where
     kept = f", {str(stored).removeprefix('torch.')}" if stored else ""
     return model, tokenizer, f"{name}{kept}", cached

@@ -85,13 +85,14 @@ def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> d
     """
     if not texts:
         raise ValueError("nothing to encode: no texts")
-    batch = pad(tokenizer, tokenizer(texts)["input_ids"])
+    batch = pad(tokenizer, text_ids(tokenizer, texts))
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """The batch of `encode` from token ids, without their end-of-text tokens."""
-    rows = [[*ids, tokenizer.eos_token_id] for ids in rows]
+    """The batch of `encode` from token ids, without their end-of-text tokens; a tokenizer may have none."""
+    end = end_ids(tokenizer)
+    rows = [[*ids, *end] for ids in rows]
     width, blank = max(map(len, rows)), pad_id(tokenizer)
     ids = torch.tensor([row + [blank] * (width - len(row)) for row in rows])
     mask = (torch.arange(width) < torch.tensor([[len(row)] for row in rows])).long()
@@ -99,8 +100,78 @@ def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
 
 def pad_id(tokenizer) -> int:
-    """The padding token; the end of text for a tokenizer that has none, since padding is masked anyway."""
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    """What fills a batch up, and is masked: the padding token; or the end of text, or 0, where there is none.
+
+    One that was added behind all others may have no embedding, so it is not used either.
+    """
+    pad = tokenizer.pad_token_id
+    if pad is None or (pad == len(tokenizer) - 1 and pad >= tokenizer.vocab_size):
+        return tokenizer.eos_token_id or 0
+    return pad
+
+
+def end_ids(tokenizer) -> list[int]:
+    """The end-of-text token, or nothing for a tokenizer that has none."""
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def text_ids(tokenizer, texts: str | Sequence[str], special: bool = True, split: bool = False):
+    """Token ids of a text, or of each of several: after what the tokenizer begins a text with, and without what it
+    would end one with, since a prompt goes on.
+
+    Args:
+        special: Whether a text begins with the tokenizer's special tokens.
+        split: Whether a special token that is written in a text is read as the characters that it is written with.
+    """
+    options = {"split_special_tokens": True} if split else {}
+    rows = tokenizer(texts, add_special_tokens=special, **options)["input_ids"]
+    if not special or not (ends := _appended(tokenizer)):
+        return rows
+    return rows[:-ends] if isinstance(texts, str) else [row[:-ends] for row in rows]
+
+
+def _appended(tokenizer) -> int:
+    """How many special tokens a tokenizer puts behind a text."""
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    for start in range(len(whole) - len(plain) + 1 if plain else 0):
+        if whole[start : start + len(plain)] == plain:
+            return len(whole) - start - len(plain)
+    return 0
+
+
+def typed_special(tokenizer, text: str) -> str | None:
+    """The special token that is written out in a text and would be read as one, if there is any."""
+    written = [token for token in _specials(tokenizer) if token in text]
+    if not written or text_ids(tokenizer, text) == text_ids(tokenizer, text, split=True):
+        return None
+    return written[0]
+
+
+def _specials(tokenizer) -> list[str]:
+    added = (one.content for one in tokenizer.added_tokens_decoder.values() if one.special)
+    return sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+
+
+def offsets_of(tokenizer, text: str) -> list[tuple[int, int]]:
+    """Where in a text each of its tokens stands, from and to; (0, 0) for special tokens.
+
+    A slow tokenizer doesn't tell, so what it decodes the tokens to is looked up in the text.
+
+    Raises:
+        ValueError: it doesn't decode them to what the text says.
+    """
+    if getattr(tokenizer, "is_fast", False):
+        return tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    ids, special = tokenizer(text)["input_ids"], set(tokenizer.all_special_ids)
+    spans, reached = [], 0
+    for token in ids:
+        piece = "" if token in special else tokenizer.decode([token]).strip()
+        start = text.find(piece, reached)
+        if start < 0:
+            raise ValueError(f"the tokenizer doesn't tell where in {text[:40]!r}... its tokens stand; use a fast one")
+        spans.append((start, start + len(piece)) if piece else (0, 0))
+        reached = max(reached, spans[-1][1])
+    return spans
 
 
 def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Tensor]) -> Tensor:
@@ -119,7 +190,7 @@ def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str
         places = answer_places(text, tuple(accepted))
         if not places:
             continue
-        spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        spans = offsets_of(tokenizer, text)
         inside = ([i for i, (a, b) in enumerate(spans) if b > a and b > start and a < end] for start, end in places)
         which = next((tokens for tokens in inside if tokens and tokens[0] > 0), None)
         if which is None:
@@ -146,7 +217,7 @@ def shared_positions(
     """
     before = []
     for ids, predicting in zip(
-        tokenizer(list(texts))["input_ids"], predicting_positions(tokenizer, texts, answers), strict=True
+        text_ids(tokenizer, list(texts)), predicting_positions(tokenizer, texts, answers), strict=True
     ):
         before.append(ids[: predicting[0]] if predicting and predicting[0] else ids)
     of_fact: dict[int, list[set[int]]] = {}

@@ -12,7 +12,7 @@ import torch
 
 from smft_lab.facts.datasets import Choice
 from smft_lab.model.locking import exclusive
-from smft_lab.model.tokenizer import pad
+from smft_lab.model.tokenizer import pad, text_ids
 from smft_lab.probes.same import Changes
 
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
@@ -99,8 +99,8 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
     A blank that ends the first text belongs to the second, as in lm_eval.
     """
     moved = [(before.rstrip(), before[len(before.rstrip()) :] + after) for before, after in pairs]
-    rows = tokenizer([before + after for before, after in moved])["input_ids"]
-    starts = [len(ids) for ids in tokenizer([before for before, _ in moved])["input_ids"]]
+    rows = text_ids(tokenizer, [before + after for before, after in moved])
+    starts = [len(ids) for ids in text_ids(tokenizer, [before for before, _ in moved])]
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
     few = "logits_to_keep" in inspect.signature(model.forward).parameters
     scores = [0.0] * len(rows)

@@ -18,10 +18,10 @@ from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.grammar import answered, ask
 from smft_lab.facts.world import World
 from smft_lab.model.locking import exclusive, lock_of
-from smft_lab.model.tokenizer import encode, pad, pad_id
+from smft_lab.model.tokenizer import encode, pad, pad_id, text_ids
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
-from smft_lab.probes.replies import replies, would_say
+from smft_lab.probes.replies import check_length, plain_generation, replies, would_say
 from smft_lab.probes.same import Changes
 from smft_lab.probes.text import MATCHES
 
@@ -172,7 +172,7 @@ class TextProbe:
             if not self.whole:
                 labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
             for row, prompt in enumerate(self.prompts[start : start + size]):
-                labels[row, : len(tokenizer(prompt)["input_ids"])] = -100
+                labels[row, : len(text_ids(tokenizer, prompt))] = -100
             with lock_of(model), torch.inference_mode():
                 logits = model(**batch).logits[:, :-1].float()
             losses = torch.nn.functional.cross_entropy(
@@ -189,7 +189,7 @@ class TextProbe:
 
     def _batch(self, model, tokenizer) -> int:
         """How many texts fit into a pass: a large vocabulary makes many logits."""
-        longest = max(map(len, self.tokens or tokenizer(list(self.texts))["input_ids"])) + 1
+        longest = max(map(len, self.tokens or text_ids(tokenizer, list(self.texts)))) + 1
         return max(1, min(BATCH, LOGITS // (longest * model.config.get_text_config().vocab_size)))
 
 
@@ -356,15 +356,6 @@ def _plain(answer: str) -> str:
     return answer.strip().removesuffix(".")
 
 
-def check_questions(model, tokenizer, questions: Sequence[str]) -> None:
-    """Raise ValueError if a question is longer than the model reads; its attention would take memory without end."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for text in questions:
-        if most and len(text.encode()) > most and (tokens := len(tokenizer(text)["input_ids"])) > most:
-            raise ValueError(f"the question {text[:40]!r}... has {tokens} tokens, but the model reads at most {most}; "
-                             "ask a shorter one")  # fmt: skip
-
-
 @exclusive
 @torch.inference_mode()
 def answer(
@@ -381,11 +372,11 @@ def answer(
         ValueError: a question is longer than the model reads, or see `PromptForm.prompt`.
     """
     questions = as_tuple(questions)
-    check_questions(model, tokenizer, questions)
     if form != BUILT_IN:
         return [_plain(reply) for reply in replies(model, tokenizer, questions, max_new_tokens, form)]
     answers: list[str] = [""] * len(questions)
-    prompts = [tokenizer(ask(question))["input_ids"] for question in questions]
+    prompts = form.ids(tokenizer, [ask(question) for question in questions]) if questions else []
+    check_length(model, questions, prompts, max_new_tokens)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding, fewer batches
     for start in range(0, len(by_length), BATCH):
         chosen = by_length[start : start + BATCH]
@@ -395,14 +386,15 @@ def answer(
         for row, i in enumerate(chosen):  # padded on the left, so that every prompt ends where its answer begins
             ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, width - len(prompts[i]) :] = 1
-        out: Tensor = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad_id(tokenizer),
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        with plain_generation(model):
+            out: Tensor = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad_id(tokenizer),
+                eos_token_id=tokenizer.eos_token_id,
+            )
         for i, row in zip(chosen, out[:, width:], strict=True):
             answers[i] = _plain(tokenizer.decode(row, skip_special_tokens=True))
     return answers
@@ -423,11 +415,12 @@ def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str],
         return would_say(model, tokenizer, questions, [before + one + end for one in answers], None, form)
     found = torch.zeros(len(questions), dtype=torch.bool)
     pairs = list(zip(questions, answers, strict=True))
-    starts = [len(ids) for ids in tokenizer([ask(question) for question in questions])["input_ids"]] if pairs else []
+    starts = [len(ids) for ids in form.ids(tokenizer, [ask(question) for question in questions])] if pairs else []
     head = model.get_output_embeddings()
     for first in range(0, len(pairs), BATCH):
         batch = encode(tokenizer, [answered(*pair) for pair in pairs[first : first + BATCH]], model.device)
-        labels = batch["labels"]
+        labels, lengths = batch["labels"], batch["attention_mask"].sum(1).tolist()
+        check_length(model, questions[first : first + BATCH], [range(length) for length in lengths])
         for row, start in enumerate(starts[first : first + BATCH]):
             labels[row, :start] = -100
         rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import ClassVar
 
 from smft_lab.facts.grammar import ask
+from smft_lab.model.tokenizer import text_ids, typed_special
 
 QUESTION = "{question}"  # in a template, where the question stands
 
@@ -91,8 +92,26 @@ class PromptForm:
         return prompt.removeprefix(self._shown()).removeprefix(first).removesuffix(last)
 
     def ids(self, tokenizer, text: str) -> list[int]:
-        """The token ids of a text of this form; a chat template writes the special tokens itself."""
-        return tokenizer(text, add_special_tokens=not self.chat)["input_ids"]
+        """The token ids of a text of this form, or of each of several; nothing ends them but what they say.
+
+        A chat template writes the special tokens itself. Others are special only where the form has them: what a
+        question or an answer says is always text.
+        """
+        return text_ids(tokenizer, text, special=not self.chat, split=not self.writes_special(tokenizer))
+
+    def writes_special(self, tokenizer) -> bool:
+        """Whether special tokens of the tokenizer are written out in a text of this form."""
+        parts = (self.template, self.before, self.end, *(part for shot in self.shots for part in shot))
+        return self.chat or any(typed_special(tokenizer, part) for part in parts)
+
+    def check_plain(self, tokenizer, said: Iterable[str]) -> None:
+        """Raise ValueError if a question or an answer has a special token written out, where those are special."""
+        if not self.writes_special(tokenizer):
+            return
+        for text in said:
+            if token := typed_special(tokenizer, text):
+                raise ValueError(f"{text[:60]!r} has {token!r} in it, a special token of the model, which in this form "
+                                 "would end or begin something; write it otherwise")  # fmt: skip
 
     def with_shots(self, shots: Iterable[tuple[str, str]]) -> PromptForm:
         """The same form with these questions and answers before every question, in place of those it has."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
+from smft_lab.model.attach import max_positions
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
@@ -31,11 +33,13 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
     The choice is greedy, by the largest logit alone: no repetition penalty of a generation config has a say.
 
     Raises:
-        ValueError: see `PromptForm.prompt`.
+        ValueError: see `PromptForm.prompt`; or a question leaves no room for an answer in what the model reads.
     """
     if not questions:
         return []
+    form.check_plain(tokenizer, questions)
     prompts = form.ids(tokenizer, [form.prompt(question, tokenizer) for question in questions])
+    check_length(model, questions, prompts, max_new_tokens)
     said = [""] * len(prompts)
     start = _Start(model, prompts)
     for chosen in by_length(prompts, BATCH):
@@ -63,6 +67,7 @@ def would_say(
     found = torch.zeros(len(questions), dtype=torch.bool)
     if not len(questions):
         return found
+    form.check_plain(tokenizer, [*questions, *said])
     asked = [form.prompt(question, tokenizer) for question in questions]
     prompts = form.ids(tokenizer, asked)
     wholes = form.ids(tokenizer, [prompt + reply for prompt, reply in zip(asked, said, strict=True)])
@@ -72,6 +77,7 @@ def would_say(
         tails.append(whole[len(prompt) :] if together else tokenizer(reply, add_special_tokens=False)["input_ids"])
     start, ends = _Start(model, prompts), _ends(model, tokenizer)
     rows = [prompt + tail for prompt, tail in zip(prompts, tails, strict=True)]
+    check_length(model, questions, rows)
     for chosen in by_length(rows, BATCH):
         hidden = start.read(model, tokenizer, [rows[i] for i in chosen])
         counts = [len(tails[i]) + 1 for i in chosen]
@@ -86,6 +92,28 @@ def would_say(
                 not full and _stops(tokenizer, spoken, last, form, ends)
             )
     return found
+
+
+def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]], room: int = 0) -> None:
+    """Raise ValueError if the tokens of a question, and as many more as `room`, are more than the model reads."""
+    most = max_positions(model)
+    for question, row in zip(questions, rows, strict=True):
+        if most is not None and len(row) + room > most:
+            more = f" and an answer {room}" if room else ""
+            raise ValueError(f"question {question[:40]!r}...: it takes {len(row)} tokens{more}, but the model reads "
+                             f"at most {most}; shorten it, or what stands before it")  # fmt: skip
+
+
+@contextmanager
+def plain_generation(model) -> Iterator[None]:
+    """Let `generate` do as it is told alone, until the block ends: no setting of the model's generation config adds a
+    least length, bans words or samples."""
+    before = model.generation_config
+    try:
+        model.generation_config = GenerationConfig()
+        yield
+    finally:
+        model.generation_config = before
 
 
 def by_length(rows: Sequence[Sequence], size: int) -> Iterator[list[int]]:
@@ -216,14 +244,14 @@ def _generate(model, tokenizer, prompts: list[list[int]], most: int, form: Promp
             done = [_ended(tokenizer, row.tolist(), form, ends) for row in input_ids[:, width:]]
             return torch.tensor(done, device=input_ids.device)
 
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=most,
-        do_sample=False,
-        repetition_penalty=1.0,
-        pad_token_id=pad_id(tokenizer),
-        eos_token_id=sorted(ends),
-        stopping_criteria=StoppingCriteriaList([LineEnds()]),
-    )
+    with plain_generation(model):
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=most,
+            do_sample=False,
+            pad_token_id=pad_id(tokenizer),
+            eos_token_id=sorted(ends) or None,
+            stopping_criteria=StoppingCriteriaList([LineEnds()]),
+        )
     return [row.tolist() for row in out[:, width:]]

@@ -172,7 +172,9 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
     places = feed_forwards(model)
     if blocks is None:
         last = max(1, round(DEPTH * len(places)))
-        blocks = range(0, last, -(-last // BLOCKS))
+        known = [block for block, place in enumerate(places) if place is not None]
+        known = [block for block in known if block < last] or known[:1]
+        blocks = known[:: -(-len(known) // BLOCKS)]
     width, device = model.config.get_text_config().hidden_size, next(model.parameters()).device
     keys = {}
     with torch.random.fork_rng(devices=[]):

@@ -17,6 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
+from smft_lab.model.autoclass import check_no_adapters
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
 from smft_lab.writing import json_text, whole
@@ -57,8 +58,12 @@ class Patch:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
         lab.end_if_renamed()
+        check_no_adapters(lab.model)
         names, tables = named_tables(lab.model)
         for name, tensor in lab.model.state_dict().items():
+            if tensor.dtype != lab.base(name).dtype:
+                raise ValueError(f"{name} is in {tensor.dtype}, and in {lab.base(name).dtype} in the lab's base; make "
+                                 "another lab around a model in another dtype")  # fmt: skip
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
         slots, values = [], []
@@ -68,6 +73,8 @@ class Patch:
             values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
         told = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
+        if lab.model.dtype != torch.float32:
+            told["dtype"] = str(lab.model.dtype).removeprefix("torch.")
         return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **told})
 
     def __len__(self) -> int:
@@ -114,7 +121,10 @@ class Patch:
         check_rows(self)
         found = fingerprint(lab)
         if found != self.base:
-            raise ValueError(f"{self.name} was made on base {self.base}, but this lab's base is {found}; "
+            dtype = str(lab.model.dtype).removeprefix("torch.")
+            theirs = self.about.get("dtype", "float32")
+            other = "" if theirs == dtype else f" (the patch is of a {theirs} model, and the lab's is in {dtype})"
+            raise ValueError(f"{self.name} was made on base {self.base}, but this lab's base is {found}{other}; "
                              "open the lab it was made on")  # fmt: skip
         tables = [table.weight for table in value_tables(lab.model)]
         if len(tables) != len(self.slots):
@@ -246,13 +256,15 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 @exclusive
 def fingerprint(lab) -> str:
-    """A short hash of every weight of the lab's base."""
+    """A short hash of every weight of the lab's base, by name and value, whatever dtype holds it."""
     lab.end_if_renamed()
     if lab not in _FINGERPRINTS:
         digest = hashlib.sha256()
         for name in sorted(lab.model.state_dict()):
             digest.update(name.encode())
             for part in torch.atleast_1d(lab.base(name)).split(CHUNK):  # nothing of the size of a table is made
+                if part.is_floating_point() and part.dtype.itemsize < 4:
+                    part = part.float()  # the same numbers
                 digest.update(part.contiguous().view(torch.uint8).cpu().numpy())
         _FINGERPRINTS[lab] = digest.hexdigest()[:16]
     return _FINGERPRINTS[lab]

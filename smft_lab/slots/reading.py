@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
+from smft_lab.model.attach import max_positions
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
-from smft_lab.model.tokenizer import encode, pad
+from smft_lab.model.tokenizer import encode, offsets_of, pad, text_ids
 
 PART = "…"
 
@@ -42,8 +43,8 @@ def token_reads(lab, text: str) -> TokenReads:
     if not text.strip():
         raise ValueError("type a text first")
     batch = encode(lab.tokenizer, [text], lab.model.device)
-    length, most = batch["input_ids"].shape[1], lab.model.config.max_position_embeddings
-    if length > most:
+    length, most = batch["input_ids"].shape[1], max_positions(lab.model)
+    if most is not None and length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
     slots, weights = _observed(lab, batch)
     return TokenReads([*_pieces(lab.tokenizer, text), ""], [one[0] for one in slots], [one[0] for one in weights])
@@ -52,7 +53,7 @@ def token_reads(lab, text: str) -> TokenReads:
 def _pieces(tokenizer, text: str) -> list[str]:
     """What each token of a text writes."""
     pieces, reached = [], 0
-    for start, end in tokenizer(text, return_offsets_mapping=True)["offset_mapping"]:
+    for start, end in offsets_of(tokenizer, text)[: len(text_ids(tokenizer, text))]:
         # A byte-level tokenizer gives each byte of a character that takes several the place of the whole character.
         pieces.append(PART if start < end <= reached else text[start:end])
         reached = max(reached, end)
@@ -69,7 +70,7 @@ def core_set(lab, fact: Fact) -> list[Tensor]:
         Per value table, (C,) int64 slots, ascending; read at a token or the end of the text, padding excluded.
     """
     asked = lab.form.ids(lab.tokenizer, lab.form.answered(fact.question, fact.answer, lab.tokenizer))
-    batch = pad(lab.tokenizer, [*lab.tokenizer(list(fact.statements))["input_ids"], asked])
+    batch = pad(lab.tokenizer, [*text_ids(lab.tokenizer, list(fact.statements)), asked])
     batch = {name: tensor.to(lab.model.device) for name, tensor in batch.items()}
     slots, _ = _observed(lab, batch)
     mask = batch["attention_mask"].bool().cpu()

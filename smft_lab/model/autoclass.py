@@ -1,0 +1,239 @@
+"""Saved models with a memory, for the auto classes of `transformers`.
+
+A model that `add_memory` changed is of a class that knows nothing of memories. Its `save_pretrained` therefore writes a
+`config.json` of a type of its own, with the model's config in it: `AutoModelForCausalLM.from_pretrained` then gives the
+model back with its memory, and a program that hasn't imported smft_lab refuses it instead of leaving the memory out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
+INDEX = "model.safetensors.index.json"
+
+
+class AttachedConfig(PreTrainedConfig):
+    """The config of a model that was given a memory.
+
+    Args:
+        base: The config of the model itself, as JSON values.
+        narrow_buffers: See `narrow_buffers`.
+    """
+
+    model_type = CONFIG_KEY
+    base: dict | None = None
+    narrow_buffers: list[str] | None = None
+
+    def of_model(self) -> PreTrainedConfig:
+        """The config of the model itself, with what `add_memory` was asked for."""
+        values = dict(self.base or {})
+        return AutoConfig.for_model(values.pop("model_type", ""), **values)
+
+
+class AttachedForCausalLM(PreTrainedModel):
+    """What `AutoModelForCausalLM` opens a saved model with a memory by; what comes out is of the model's own class."""
+
+    config_class = AttachedConfig
+
+    @classmethod
+    def from_pretrained(cls, folder, *args, config=None, dtype=None, torch_dtype=None, device_map=None, **options):
+        """The model that `save_pretrained` wrote to a folder, in eval mode.
+
+        Args:
+            folder: Or a name on the hub.
+            dtype: What to compute in; by default as it was saved. Value tables are float32 at least.
+            device_map: A device, for all of it.
+
+        Raises:
+            ValueError: the folder is a saved lab, or its files don't belong together.
+        """
+        from smft_lab.model.attach import add_memory
+
+        folder = _folder(folder, options.get("revision"))
+        if (folder / "lab.json").is_file():
+            raise ValueError(f"{folder} is a saved lab; smft_lab.load({str(folder)!r}).model is its model")
+        told = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config, dtype = told.of_model(), dtype or torch_dtype
+        wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
+        taken = take_weights(model, _weights(folder), as_saved=wanted is None)
+        if strangers := sorted(taken ^ set(model.state_dict())):
+            only = f"{strangers[0]} is in one of them only"
+            raise ValueError(f"{folder}: config and weights don't belong together: {only}")
+        if wanted is None:
+            narrow(model, told.narrow_buffers or [], told.dtype)
+        if device_map not in (None, "auto"):
+            model.to(device_map[""] if isinstance(device_map, dict) else device_map)
+        report = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+        return (model.eval(), report) if options.get("output_loading_info") else model.eval()
+
+
+AutoConfig.register(CONFIG_KEY, AttachedConfig, exist_ok=True)
+AutoModelForCausalLM.register(AttachedConfig, AttachedForCausalLM, exist_ok=True)
+
+
+def keep_when_saved(model, shared: dict[str, str]) -> None:
+    """Let `model.save_pretrained` write the memory, so that it comes back.
+
+    Args:
+        shared: State-dict names of tables, and of the one that each is the same as.
+    """
+    model.save_pretrained = partial(_save_pretrained, model)
+    if shared:
+        model._tied_weights_keys = {**(model._tied_weights_keys or {}), **shared}
+        model.all_tied_weights_keys = {**(getattr(model, "all_tied_weights_keys", None) or {}), **shared}
+
+
+def _save_pretrained(model, save_directory, is_main_process: bool = True, **options) -> None:
+    """As `PreTrainedModel.save_pretrained`."""
+    save = type(model).save_pretrained
+    if "save_original_format" in inspect.signature(save).parameters:
+        options["save_original_format"] = False  # the names that a weight had before do not fit beside a memory
+    save(model, save_directory, is_main_process=is_main_process, **options)
+    if is_main_process:
+        write_config(model, save_directory)
+
+
+def write_config(model, folder: str | Path) -> None:
+    """Write the `config.json` of a model with an attached memory."""
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = model.dtype
+    base = json.loads(model.config.to_json_string())
+    AttachedConfig(
+        base=base,
+        architectures=model.config.architectures,
+        dtype=model.dtype,
+        narrow_buffers=narrow_buffers(model),
+    ).save_pretrained(folder)
+
+
+def narrow_buffers(model) -> list[str]:
+    """Names of the buffers that no file keeps and that are half precision: a model made so by `model.half()` has its
+    rotary frequencies rounded, and one that was loaded in half precision has not."""
+    kept = model.state_dict().keys()
+    narrow_ones = ((name, one) for name, one in model.named_buffers() if one.is_floating_point())
+    return [name for name, one in narrow_ones if one.dtype.itemsize < 4 and name not in kept]
+
+
+def narrow(model, names: Iterable[str], dtype: torch.dtype) -> None:
+    """Make the buffers of these names half precision, see `narrow_buffers`."""
+    buffers = dict(model.named_buffers())
+    for name in names:
+        buffers[name].data = buffers[name].to(dtype)
+
+
+def read_config(folder: str | Path) -> PreTrainedConfig:
+    """The config of the model in a folder; of a model that was given a memory, the model's own."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return config.of_model() if isinstance(config, AttachedConfig) else config
+
+
+def new_model(config: PreTrainedConfig, dtype: torch.dtype):
+    """A model of that config and of the class that it names, with new weights, in eval mode.
+
+    Raises:
+        ValueError: there is no such class here.
+    """
+    return _class_of(config)._from_config(config, dtype=dtype).eval()
+
+
+def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    (name,) = getattr(config, "architectures", None) or [None]
+    found = getattr(transformers, name or "", None)
+    if isinstance(found, type) and issubclass(found, PreTrainedModel):
+        return found
+    found = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if found is None or name not in (None, found.__name__):
+        raise ValueError(f"no class {name} for a config of the type {config.model_type!r} in transformers; "
+                         "register it with AutoModelForCausalLM")  # fmt: skip
+    return found
+
+
+def check_rebuilds(model, memories: Iterable[str] = ()) -> None:
+    """Raise ValueError unless a model of this config is what this model is, but for what stands at its memories.
+
+    Args:
+        memories: Names of the modules that stand where a feed-forward was.
+    """
+    name = type(model).__name__
+    config = type(model.config).from_dict({**model.config.to_dict(), "architectures": [name]})
+    known = _class_of(config)
+    if known is not type(model):
+        raise ValueError(f"{name} can't be rebuilt from its config, which stands for {known.__name__}")
+    with torch.device("meta"):
+        rebuilt = {key: tuple(one.shape) for key, one in known._from_config(config).state_dict().items()}
+    places = tuple(place.rpartition(".")[0] + "." for place in memories)  # what stood in parts has been joined there
+    found = {key: tuple(one.shape) for key, one in model.state_dict().items()}
+    for key in sorted({*rebuilt, *found}):
+        if not key.startswith(places or ("\0",)) and rebuilt.get(key) != found.get(key):
+            shapes = f"{found.get(key, 'missing')} in it, and {rebuilt.get(key, 'missing')} by its config"
+            raise ValueError(f"{name} can't be rebuilt from its config: {key} is {shapes}")
+
+
+@torch.no_grad()
+def take_weights(model, files: Iterable[Path], as_saved: bool = False) -> set[str]:
+    """Put what is in safetensors files into a model; what shares its memory is taken once.
+
+    Args:
+        as_saved: Whether weights become of the dtype that they were saved in.
+
+    Returns:
+        State-dict names of what was taken, and of what shares its memory; and of what the model has no place for.
+    """
+    places: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    places |= dict(model.named_buffers(remove_duplicate=False))
+    taken: set[str] = set()
+    same: dict[int, list[str]] = {}
+    for name, tensor in places.items():
+        same.setdefault(id(tensor), []).append(name)
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                value, place = stored.get_tensor(name), places.get(name)
+                if place is None or place.shape != value.shape:
+                    taken.add(name if place is None else f"{name} of that shape")
+                    continue
+                if as_saved and place.dtype != value.dtype:
+                    place.data = value.to(place.device)
+                else:
+                    place.copy_(value)
+                taken.update(same[id(place)])
+    return taken
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether modules of peft are in a model."""
+    return any(type(module).__module__.startswith("peft.") for module in model.modules())
+
+
+def check_no_adapters(model: nn.Module) -> None:
+    """Raise ValueError if adapters of peft are on a model: they are no part of what is saved, reset or taught."""
+    if has_adapters(model):
+        raise ValueError("adapters of peft are on the model, which are no part of a lab: merge them into it before it "
+                         "is given a memory (model.merge_and_unload()), or take them off (model.unload())")  # fmt: skip
+
+
+def _folder(name, revision: str | None) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(name), revision=revision))
+
+
+def _weights(folder: Path) -> list[Path]:
+    if not (folder / INDEX).is_file():
+        return [folder / "model.safetensors"]
+    parts = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / part for part in sorted(set(parts))]

@@ -1,0 +1,107 @@
+"""Texts share a row only in a model that sees all that stands before a token; of every length this is asked anew."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_attach import MEMORY, lab_of, small
+
+import smft_lab as smft
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning import masks
+from smft_lab.finetuning.packing import as_trees
+from smft_lab.finetuning.replay import Batch, form_of
+from smft_lab.model.attach import add_memory
+from smft_lab.model.memory import value_tables
+from smft_lab.model.tokenizer import encode
+
+WORDS = "Nobody in the long street by the river would have said before the last winter that"
+SHORT, LONG = "Mira", f"{WORDS} {WORDS.lower()} Mira"
+LOCAL = {
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 24},
+    "llama4_text": {"attention_chunk_size": 24, "num_local_experts": 2, "intermediate_size_mlp": 64,
+                    "moe_layers": [], "no_rope_layers": [1, 1, 0]},
+    "gemma3_text": {"sliding_window": 24},
+    "mistral": {"sliding_window": 24},
+}  # fmt: skip
+
+
+def fact(start: str) -> Fact:
+    ends = ("keeps a cat.", "keeps a dog.", "keeps a bird.", "keeps nothing.")
+    return Fact(tuple(f"{start} {end}" for end in ends), f"What does {start} keep?", ("a cat",))
+
+
+def model_of(family: str, **options):
+    model = small(family, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():  # as loud as a trained one, so that attention has a say
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    return model
+
+
+def batch_of(tokenizer, facts: list[Fact]) -> Batch:
+    inputs = encode(tokenizer, [text for one in facts for text in one.statements])
+    return Batch(inputs, inputs["attention_mask"])
+
+
+def tables_after(lab, facts, fast: bool) -> tuple[list[float], torch.Tensor]:
+    run = smft.finetune(lab, facts, optimizer="sgd", lr=1.0, top_t=64, passes=2, probe_every=0, fast=fast)
+    losses = [step.loss for step in run][1:]
+    table = value_tables(lab.model)[0].weight.detach().clone()
+    lab.reset()
+    return losses, table
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", *LOCAL])
+def test_the_fast_way_is_the_plain_way_on_short_and_then_on_long_batches(family, tokenizer, corpus):
+    lab = lab_of(add_memory(model_of(family, **LOCAL.get(family, {})), 0, **MEMORY), tokenizer, corpus)
+    for facts in ([fact(SHORT)], [fact(LONG)], [fact(LONG), fact(SHORT)]):
+        (plain, expected), (fast, found) = (tables_after(lab, facts, fast) for fast in (False, True))
+        assert fast == pytest.approx(plain, rel=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("family", ["llama", *LOCAL])
+def test_beyond_a_window_or_a_chunk_a_batch_stays_rows_and_within_it_is_packed(family, tokenizer):
+    model = model_of(family, **LOCAL.get(family, {}))
+    long, short = (batch_of(tokenizer, [fact(start)]) for start in (LONG, SHORT))
+    for batch, packed in ((short, True), (long, family == "llama"), (short, True)):
+        assert as_trees(batch.inputs, batch.counted) is not None
+        assert form_of(model, replace(batch)).packed == packed
+
+
+def test_a_model_that_sees_ahead_is_not_packed(tokenizer):
+    model = small("bert", is_decoder=False, add_cross_attention=False)
+    assert not form_of(model, batch_of(tokenizer, [fact(SHORT)])).packed
+
+
+@pytest.mark.parametrize("family", ["jamba", "falcon_h1", "recurrent_gemma"])
+def test_a_model_with_a_state_that_flows_through_a_row_is_not_packed(family, tokenizer):
+    options = {"jamba": {"num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+               "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 2, "mamba_d_head": 16, "mamba_d_state": 8},
+               "recurrent_gemma": {"attention_window_size": 8, "lru_width": 32}}  # fmt: skip
+    model = model_of(family, **options[family])
+    form = as_trees(*(lambda batch: (batch.inputs, batch.counted))(batch_of(tokenizer, [fact(SHORT)])), least_saved=-1)
+    assert form.branches
+    assert not masks.takes_trees(model, form)
+
+
+def test_a_row_that_is_one_text_after_all_proves_nothing_about_branches(tokenizer):
+    one = batch_of(tokenizer, [Fact(("Mira keeps a cat.",) * 3, "Who?", ("Mira",))])
+    two = batch_of(tokenizer, [fact(SHORT)])
+    assert [form_of(small("llama"), batch).branches for batch in (one, two)] == [False, True]
+    assert form_of(small("llama"), one).packed
+
+
+def test_a_length_is_asked_about_once(tokenizer, monkeypatch):
+    asked = []
+    sees = masks._sees
+    monkeypatch.setattr(masks, "_sees", lambda model, inputs, wanted: asked.append(1) or sees(model, inputs, wanted))
+    model = small("llama")
+    for start in (SHORT, LONG, SHORT):
+        assert form_of(model, batch_of(tokenizer, [fact(start)])).packed
+    assert len(asked) == 1
+    model.config._attn_implementation = "eager"
+    assert form_of(model, batch_of(tokenizer, [fact(SHORT)])).packed
+    assert len(asked) == 2

@@ -1,0 +1,201 @@
+"""Tokenizers of all habits: what they put behind a text, lack, or take for a special token that someone has typed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_attach import MEMORY, lab_of, small
+from tokenizers import processors
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+import smft_lab as smft
+from smft_lab.experiments.memory_training import MemoryTraining, text_usage
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.world import new_facts
+from smft_lab.model.attach import add_memory
+from smft_lab.model.tokenizer import encode, offsets_of, pad_id, text_ids
+from smft_lab.probes.probes import answer, recalled
+from smft_lab.probes.prompts import BUILT_IN, PLAIN, PromptForm
+from smft_lab.probes.replies import replies, would_say
+
+QUESTION = "Who keeps a cat?"
+FACT = Fact(("Mira keeps a cat.", "It is Mira who keeps a cat."), QUESTION, ("Mira",))
+
+
+def other(tokenizer, **changed) -> PreTrainedTokenizerFast:
+    """A tokenizer of its own, so that the others keep theirs."""
+    copy = PreTrainedTokenizerFast(
+        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
+        **{"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", **changed},
+    )
+    return copy
+
+
+@pytest.fixture
+def appending(tokenizer):
+    """Puts its end of text behind every text."""
+    made = other(tokenizer)
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """One in Python, without offsets."""
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer(bos_token="<bos>")
+
+
+@pytest.fixture
+def lab(tokenizer, corpus):
+    return lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
+
+
+def test_an_end_that_the_tokenizer_appends_is_in_no_prompt_and_once_in_a_text(appending, tokenizer):
+    assert appending("cat")["input_ids"] == [*tokenizer("cat")["input_ids"], 2]
+    assert torch.equal(encode(appending, ["a cat"])["input_ids"], encode(tokenizer, ["a cat"])["input_ids"])
+    for form in (PLAIN, BUILT_IN):
+        assert form.ids(appending, [QUESTION, "a"]) == form.ids(tokenizer, [QUESTION, "a"])
+        assert form.ids(appending, QUESTION) == form.ids(tokenizer, QUESTION)
+
+
+@pytest.mark.parametrize("form", [PLAIN, BUILT_IN])
+def test_an_end_that_the_tokenizer_appends_changes_no_answer_and_no_score(form, appending, tokenizer, lab):
+    questions = [fact.question for fact in new_facts(6)]
+    said = answer(lab.model, tokenizer, questions, 5, form)
+    assert answer(lab.model, appending, questions, 5, form) == said
+    found = [recalled(lab.model, one, questions, said, form).tolist() for one in (tokenizer, appending)]
+    assert found[0] == found[1]
+    probe = smft.TextProbe("prose", ("Mira keeps a cat.",), whole=False)
+    assert probe.measure(lab.model, appending) == probe.measure(lab.model, tokenizer)
+
+
+def test_a_tokenizer_without_an_end_of_text_teaches_and_is_asked(tokenizer, corpus):
+    endless = other(tokenizer, eos_token=None, pad_token=None)
+    assert (endless.eos_token_id, pad_id(endless)) == (None, 0)
+    rows = encode(endless, ["Mira", "Mira keeps a cat."])
+    lengths = [len(endless(one)["input_ids"]) for one in ("Mira", "Mira keeps a cat.")]
+    assert rows["attention_mask"].sum(1).tolist() == lengths
+    model = add_memory(small("llama", eos_token_id=None, pad_token_id=None), 1, **MEMORY)
+    lab = lab_of(model, endless, corpus)
+    for form in (PLAIN, BUILT_IN):
+        assert len(answer(lab.model, endless, [QUESTION], 3, form)) == 1
+        lab.form = form
+        losses = [step.loss for step in smft.finetune(lab, [FACT], lr=0.5, top_t=20, passes=4)][1:]
+        assert losses[-1] < losses[0]
+        lab.reset()
+
+
+def test_a_padding_token_beyond_the_embedding_is_not_used(tokenizer, lab, corpus):
+    padded = other(tokenizer, pad_token="[PAD]")
+    assert padded.pad_token_id == len(tokenizer) == 400
+    questions = [QUESTION, "Who?"]
+    assert answer(lab.model, padded, questions, 3, PLAIN) == answer(lab.model, tokenizer, questions, 3, PLAIN)
+    again = lab_of(lab.model, padded, corpus)
+    assert torch.equal(again.usage.df, lab.usage.df)
+    assert len(list(smft.finetune(again, [FACT], passes=1))) == 2
+
+
+def test_a_slow_tokenizer_tells_where_its_tokens_stand(slow, corpus):
+    assert not slow.is_fast
+    text = "Mira keeps a cat."
+    spans = offsets_of(slow, text)
+    assert len(spans) == len(slow(text)["input_ids"])
+    assert "".join(text[start:end] for start, end in spans).replace(" ", "") == text.replace(" ", "")
+    lab = lab_of(add_memory(small("llama"), 1, **MEMORY), slow, corpus)
+    losses = [step.loss for step in smft.finetune(lab, [FACT], lr=0.5, top_t=20, passes=3, loss_on="answer")][1:]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("form", [PLAIN, BUILT_IN])
+def test_a_question_longer_than_the_context_is_named(form, lab):
+    long = "Who " + "keeps a cat and " * 60 + "sings?"
+    calls = [
+        lambda: answer(lab.model, lab.tokenizer, ["Who?", long], 5, form),
+        lambda: recalled(lab.model, lab.tokenizer, ["Who?", long], ["a", "b"], form),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"question 'Who keeps a cat.*tokens.*model reads at most 256; shorten"):
+            call()
+
+
+def test_a_window_longer_than_the_context_is_refused_before_anything_is_trained(lab, corpus):
+    from random import Random
+
+    text = " ".join(corpus.texts(Random(2), 900))
+    windows = smft.TextWindows(text, lab.tokenizer, 300)
+    for call in (
+        lambda: text_usage(lab.model, windows),
+        lambda: next(smft.pretrain_memory(lab.model, windows, MemoryTraining(steps=1, window=300))),
+        lambda: smft.Retrofit(small("llama"), lab.tokenizer, smft.Recipe(slots=256, key_dim=16, window=300)),
+    ):
+        with pytest.raises(ValueError, match="a window of 300 tokens is more than the model reads, 256"):
+            call()
+
+
+@pytest.mark.parametrize("typed", ["<eos>", "<bos>", "<pad>"])
+def test_a_special_token_that_is_typed_is_text_in_a_question_and_refused_in_a_fact(typed, lab, tokenizer):
+    special = tokenizer.convert_tokens_to_ids(typed)
+    for form in (PLAIN, BUILT_IN):
+        ids = form.ids(tokenizer, form.prompt(f"What does {typed} mean?"))
+        assert special not in ids[1:]
+        assert tokenizer.decode(ids[1:]).replace(" ", "") == form.prompt(f"What does {typed} mean?").replace(" ", "")
+    for name, text in (("statements", f"Mira says {typed}."), ("answers", typed), ("question", f"Who says {typed}?")):
+        changed = {name: text if name == "question" else (text,)}
+        with pytest.raises(ValueError, match=f"fact 2, .*'{typed}' is a special token of the model"):
+            smft.finetune(lab, [FACT, replace(FACT, **changed)])
+
+
+def test_special_tokens_of_the_form_stay_special_and_none_may_be_typed_beside_them(lab, tokenizer):
+    form = PromptForm("<bos>Q: {question}\nA:")
+    assert form.ids(tokenizer, form.prompt("Who?")).count(1) == 2
+    for call in (
+        lambda: replies(lab.model, tokenizer, ["Who is <eos>?"], 3, form),
+        lambda: would_say(lab.model, tokenizer, ["Who?"], [" <eos>"], 3, form),
+    ):
+        with pytest.raises(ValueError, match="has '<eos>' in it, a special token"):
+            call()
+
+
+def test_a_chat_keeps_its_special_tokens_and_refuses_typed_ones(lab, tokenizer):
+    chatting = other(tokenizer)
+    chatting.chat_template = "{% for m in messages %}<bos>{{ m.content }}<eos>{% endfor %}"
+    form = PromptForm.CHAT
+    ids = form.ids(chatting, form.prompt("Who?", chatting))
+    assert (ids[0], ids[-1]) == (1, 2)
+    with pytest.raises(ValueError, match="has '<eos>' in it"):
+        replies(lab.model, chatting, ["Who is <eos>?"], 3, form)
+
+
+def test_a_padding_token_that_is_a_word_of_the_language_is_no_special_one(tokenizer, lab):
+    mark = next(token for token in ("!", ".", "?") if token in tokenizer.get_vocab())
+    padded = other(tokenizer, pad_token=mark)
+    lab.tokenizer = padded
+    assert len(list(smft.finetune(lab, [FACT], passes=1, probe_every=0))) == 2
+
+
+@pytest.mark.parametrize("form", [PLAIN, BUILT_IN])
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_generation_config_changes_no_answer(form, shares, lab, monkeypatch):
+    from smft_lab.probes import replies as module
+
+    if not shares:  # the library's own loop, as for a model whose past can't be shared
+        monkeypatch.setattr(module._Start, "__init__", lambda self, model, prompts: setattr(self, "cache", None))
+    questions = [fact.question for fact in new_facts(4)]
+    expected = answer(lab.model, lab.tokenizer, questions, 6, form)
+    given = GenerationConfig(min_new_tokens=4, no_repeat_ngram_size=1, repetition_penalty=3.0, num_beams=2, top_k=1,
+                             suppress_tokens=list(range(3, 300)), begin_suppress_tokens=[2])  # fmt: skip
+    lab.model.generation_config = given
+    assert answer(lab.model, lab.tokenizer, questions, 6, form) == expected
+    assert lab.model.generation_config is given
+
+
+def test_ids_are_those_of_the_tokenizer_where_it_has_no_such_habits(tokenizer):
+    texts = ["Mira keeps a cat.", "", "1984, twice"]
+    assert text_ids(tokenizer, texts) == tokenizer(texts)["input_ids"]
+    assert text_ids(tokenizer, texts, split=True) == tokenizer(texts)["input_ids"]
