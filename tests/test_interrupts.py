@@ -161,7 +161,7 @@ def test_a_lora_that_fails_to_merge_leaves_the_base(lab, monkeypatch):
 
 def test_a_model_with_other_names_than_its_lab_is_not_saved(lab, tmp_path):
     lab.model.add_module("stranger", torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"stranger\.bias is in one of them only"):
+    with pytest.raises(ValueError, match=r"can't be rebuilt from its config: stranger\.bias is"):
         lab.save(tmp_path / "lab")
     assert not (tmp_path / "lab").exists()
 
