@@ -1,5 +1,5 @@
-"""The results that come with the project: the recorded claims are what its result files say, and the README tells the
-same."""
+"""The results that come with the project: the recorded claims are what its result files say, and README.md and the
+pages of docs/ tell the same."""
 
 import json
 import re
@@ -14,8 +14,20 @@ from smft_lab.reproduce_cli import WHOLE, jobs_of, reproduce
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reproduction"
 RECORD = json.loads((FOLDER / "claims.json").read_text(encoding="utf-8"))
-README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 SEEDS = RECORD["settings"]["seeds"]
+
+
+def page_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def section_of(name: str, heading: str) -> str:
+    """What a page says under a heading, up to the next."""
+    return in_one_line(page_of(name).split(f"\n## {heading}\n")[1].split("\n## ")[0])
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +54,9 @@ def test_the_page_names_every_result_file_and_no_other_is_there(again):
     assert all(f"<code>{name}</code>" in page for name in files)
 
 
-def test_the_readme_tells_every_claim_of_the_paper():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    head, rule, *rows = readme.split("<!-- claims -->\n")[1].split("\n\n")[0].splitlines()
+def test_the_page_of_the_reproduction_tells_every_claim_of_the_paper():
+    page = page_of("docs/reproduction.md")
+    head, rule, *rows = page.split("<!-- claims -->\n")[1].split("\n\n")[0].splitlines()
     on_record = (FOLDER / "claims.md").read_text(encoding="utf-8").splitlines()
     assert {head, rule} <= set(on_record)
     papers = [Claim(**claim) for claims in RECORD["claims"].values() for claim in claims]
@@ -53,12 +65,15 @@ def test_the_readme_tells_every_claim_of_the_paper():
     assert len(rows) == len(papers)
 
 
-def test_the_readme_counts_as_the_record_does():
+def test_readme_and_page_count_as_the_record_does():
     counts = (FOLDER / "claims.md").read_text(encoding="utf-8").split(" Lin et al.")[0].split("\n\n")[1]
-    assert counts in README
+    page = in_one_line(page_of("docs/reproduction.md"))
+    assert counts in page
+    papers, _, _ = counts.partition(".")
+    assert papers in in_one_line(page_of("README.md"))
     settings = RECORD["settings"]
-    assert f"{settings['seconds of computing']:,} seconds of computing" in README
-    assert f"Its {settings['runs']} results" in README
+    assert f"{settings['seconds of computing']:,} seconds of computing" in page
+    assert f"Its {settings['runs']} results" in page
 
 
 def said_of(*names: str) -> str:
@@ -70,7 +85,7 @@ def told_shares(text: str) -> set[str]:
 
 
 def told_points(text: str) -> set[str]:
-    """Points with an interval, without its unit and signs: the README turns a difference round to say "less"."""
+    """Points with an interval, without its unit and signs: a page turns a difference round to say "less"."""
     return set(
         re.findall(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", re.sub(r" points| more| less|(?<![\d.])[-+](?=\d)", "", text))
     )
@@ -82,24 +97,24 @@ def turned_round(points: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "names"),
+    ("page", "heading", "names"),
     [
-        ("**What the choice of slots does.**", " On passages,", ["selection"]),
-        ("On passages,", " The remedies", ["documents"]),
-        ("**The limit of a long stream.**", " **What the choice", ["capacity", "retention", "protect"]),
-        ("Of other rates and ranks", " The settings", ["pareto"]),
+        ("docs/reproduction.md", "What the choice of slots does", ["selection"]),
+        ("docs/reproduction.md", "Passages", ["documents"]),
+        ("docs/reproduction.md", "The limit of a long stream", ["capacity", "retention", "protect"]),
+        ("docs/results.md", "Other rates and ranks", ["pareto"]),
     ],
 )
-def test_what_the_readme_says_in_words_is_on_record(begin, end, names):
-    words = README.split(begin)[1].split(end)[0]
+def test_what_a_page_says_in_words_is_on_record(page, heading, names):
+    words = section_of(page, heading)
     assert told_shares(words)
     assert told_shares(words) <= told_shares(said_of(*names))
     points = told_points(said_of(*names))
     assert told_points(words) <= points | turned_round(points)
 
 
-def test_what_the_readme_says_of_a_long_stream_is_on_record():
-    limit = README.split("**The limit of a long stream.**")[1].split(" **What the choice")[0]
+def test_what_the_page_says_of_a_long_stream_is_on_record():
+    limit = section_of("docs/reproduction.md", "The limit of a long stream")
     ours = said_of("capacity", "retention")
     assert told_shares(ours) <= told_shares(limit)
     protected = re.findall(r"write log x \d: learned [^,]*, kept ([^;]*);", said_of("protect"))

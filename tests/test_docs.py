@@ -1,0 +1,83 @@
+"""README.md and the pages of docs/: short, linked, and of one mind with each other and with the package."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import smft_lab
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+WRITTEN = [README, *sorted((ROOT / "docs").glob("*.md"))]  # by people; the pages in folders are made by commands
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def links_of(text: str) -> list[str]:
+    """Relative targets of links and pictures, those in blocks of code left out."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|href)="([^"]+)"', prose)
+    return [target for target in targets if not re.match(r"\w+:", target)]
+
+
+def anchors_of(text: str) -> set[str]:
+    """What a link may name after #, as GitHub makes it of headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_the_readme_is_short():
+    assert len(text_of(README).splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_link_leads_to_a_file_and_its_heading(page):
+    for link in links_of(text_of(page)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor:
+            assert anchor in anchors_of(text_of(target)), link
+
+
+def test_every_page_and_picture_is_reached_from_the_readme():
+    reached, waiting = set(), [README]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        if page.suffix == ".md":
+            targets = {(page.parent / link.partition("#")[0]).resolve() for link in links_of(text_of(page))}
+            waiting += [target for target in targets if target.is_file() and target not in reached]
+    pictures = {picture for suffix in ("png", "gif", "webp", "svg") for picture in (ROOT / "docs").rglob(f"*.{suffix}")}
+    assert {named(page) for page in {*PAGES, *pictures} - reached} == set()
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=named)
+def test_lines_are_short_but_in_tables(page):
+    assert [line for line in text_of(page).splitlines() if len(line) > 120 and not line.startswith(("|", '{"'))] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=named)
+def test_names_of_the_package_in_code_are_public(page):
+    text = text_of(page)
+    assert set(re.findall(r"\bsmft\.(\w+)", text)) <= {*smft_lab.__all__, "widgets"}
+    panels = set(re.findall(r"\bsmft\.widgets\.(\w+)", text))
+    assert not panels or all(hasattr(smft_lab.widgets, panel) for panel in panels)
+
+
+def test_figures_of_the_readme_are_on_the_pages_that_its_results_link():
+    rows = re.findall(r"^\|[^|]*\|(.*)\| \[[^]]*\]\((docs/\w+\.md)\) \|$", text_of(README), re.MULTILINE)
+    assert len(rows) == 3
+    for cells, name in rows:
+        page = re.sub(r"\*| points", "", text_of(ROOT / name))
+        for figure in cells.replace("*", "").split("|"):
+            assert re.search(rf"(?<![\d.]){re.escape(figure.strip())}(?!\d)", page), figure
