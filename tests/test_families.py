@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from textwrap import fill
 
 import pytest
 import torch
@@ -34,13 +35,13 @@ def table():
     yield
     if path := os.environ.get("FAMILIES_TABLE"):
         lines = "".join(f"| `{family}` | {result} |\n" for family, result in sorted(RESULTS.items()))
-        Path(path).write_text(
-            f"# Families\n\nWhat `FAMILIES=all pytest tests/test_families.py` found with transformers {__version__}: "
-            "each causal family, built tiny with random weights, gets a memory beside a feed-forward, is taught by the "
-            "fast and by the plain way on short and on long texts, saved, loaded and reset.\n\n"
-            f"| Family | Result |\n| --- | --- |\n{lines}",
-            encoding="utf-8",
+        told = (
+            f"What `FAMILIES=all pytest tests/test_families.py` found with transformers {__version__}: each causal "
+            "family, built tiny with random weights, gets a memory beside a feed-forward, is taught by the fast and by "
+            "the plain way on short and on long texts, saved, loaded and reset."
         )
+        page = f"# Families\n\n{fill(told, 120)}\n\n| Family | Result |\n| --- | --- |\n{lines}"
+        Path(path).write_text(page, encoding="utf-8")
 
 
 def logits(model, ids=IDS) -> torch.Tensor:
