@@ -123,7 +123,7 @@ class Product(torch.autograd.Function):
         """x (..., D), its factor (see `as_factor`), weight (N, D) -> (..., N)."""
         ctx.weight = weight
         y = _product(x, weight.t(), factor)
-        return y.clone() if bias is None else y + bias  # autograd forbids to change a view in place, as Falcon does
+        return y if bias is None else y + bias
 
     @staticmethod
     def backward(ctx, of_output: Tensor):
