@@ -63,7 +63,7 @@ class AttachedForCausalLM(PreTrainedModel):
         folder = _folder(folder, options.get("revision"))
         if (folder / "lab.json").is_file():
             raise ValueError(f"{folder} is a saved lab; smft_lab.load({str(folder)!r}).model is its model")
-        told = AutoConfig.from_pretrained(folder, local_files_only=True)
+        told = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         config, dtype = told.of_model(), dtype or torch_dtype
         wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
