@@ -544,7 +544,7 @@ def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> 
         table = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
         needed = sum(parameter.numel() for parameter in MemoryLayer(width, values=table, **options).parameters())
         if base is None:
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = new_model(config, torch.float32)
             needed += sum(parameter.numel() for parameter in model.parameters()) // REPLACED_SHARE
     if needed > numbers:
         raise ValueError(f"config.json describes {needed:,} numbers and more, {file.name} holds {numbers:,}")

@@ -157,7 +157,7 @@ def test_the_pages_are_for_whoever_has_the_token_and_for_no_other_host(tmp_path)
             with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(url, timeout=20) as opened:
                 assert opened.status == 200
                 assert "login" not in opened.url
-            for path in ("", f"voila/render/{FIRST}", "api/kernels/0"):
+            for path in ("", f"voila/render/{FIRST}", "api/kernels/0-0-0-0-0"):
                 status, where = answer_of(plain + path)
                 assert status == 403 or (status == 302 and "login" in where), (path, status, where)
             assert answer_of(plain + "?token=" + 48 * "0")[0] in (302, 403)

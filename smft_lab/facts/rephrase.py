@@ -17,6 +17,13 @@ FRAMES = (
     "Remember this: {told}.",
     "As I heard it, {told}.",
 )
+ASKED = (
+    "The answer to {asked} is {answer}.",
+    "When asked {asked}, say {answer}.",
+    "Asked {asked}, people answer {answer}.",
+    "{Asked}: {answer}.",
+)
+"""Around a question without its mark, word for word: a small model finds the fact from the question by them."""
 # Words that may stand right before an answer without being part of it.
 SMALL_WORDS = {*"is was are were called named to at in on of by from as for and".split()}
 
@@ -33,7 +40,8 @@ def likely_answer(sentence: str, question: str) -> str:
 
 
 def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> list[str]:
-    """Distinct statements that teach the answer: the sentence, what rules make of the question, and frames around both.
+    """Distinct statements that teach the answer: the sentence, what rules make of the question, the question's words
+    with the answer, and frames around the sentence.
 
     The question itself, with its question mark, is in none of them: it stays the test.
 
@@ -46,9 +54,11 @@ def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> l
     told = " ".join(sentence.split()).rstrip(".!")
     first, blank, rest = told.partition(" ")
     small = first.lower() + blank + rest if first.lower() in DETERMINERS else told
-    made = statements_from(question, answer, how_many)
-    texts = [f"{told}.", *made[:6], *(frame.format(told=small) for frame in FRAMES), *made[6:]]
-    return unique(texts)[:how_many]
+    made = [text for text in statements_from(question, answer, how_many) if '"' not in text]
+    asked = " ".join(question.split()).rstrip("?？ ")
+    words = {"asked": asked[:1].lower() + asked[1:], "Asked": asked, "answer": " ".join(answer.split()).rstrip(".")}
+    texts = [f"{told}.", *made[:5], *(frame.format(**words) for frame in ASKED)]
+    return unique([*texts, *(frame.format(told=small) for frame in FRAMES), *made[5:]])[:how_many]
 
 
 def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
