@@ -141,9 +141,9 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
             with other settings, or `distill` has nothing to compare with.
     """
     settings.check()
-    check_window(model, settings.window)
     if not memory_layers(model) and not settings.everything:
         raise ValueError("the model has no memory layer; see add_memory")
+    check_window(model, settings.window)
     if settings.distill and teacher is None:
         with without_memory(model):
             pass
