@@ -24,12 +24,14 @@ def lock_of(model: nn.Module) -> threading.RLock:
 def exclusive(function: Function) -> Function:
     """Wait for the end of a step of training under way, and keep the next one waiting until the function is done.
 
-    The function's first argument is a model, or a lab.
+    One of the function's arguments is a model, or a lab; the first such is meant.
     """
 
     @wraps(function)
-    def alone(subject, *args, **options):
-        with lock_of(subject if isinstance(subject, nn.Module) else subject.model):
-            return function(subject, *args, **options)
+    def alone(*args, **options):
+        given = (*args, *options.values())
+        subjects = (one if isinstance(one, nn.Module) else getattr(one, "model", None) for one in given)
+        with lock_of(next(one for one in subjects if isinstance(one, nn.Module))):
+            return function(*args, **options)
 
     return alone

@@ -47,6 +47,7 @@ class Patch:
     name: str = field(default="the patch", compare=False)
 
     @classmethod
+    @exclusive
     def between(cls, lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
         """The rows in which the lab's model now differs from its base; a sparse finetune under way may go on.
 
@@ -85,6 +86,7 @@ class Patch:
         """Whether all values are numbers; after a finetune that diverged they are not."""
         return all(bool(torch.isfinite(values).all()) for values in self.values)
 
+    @exclusive
     @torch.no_grad()
     def apply(self, lab) -> None:
         """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends any run.
@@ -97,6 +99,7 @@ class Patch:
         for table, slots, values in zip(value_tables(lab.model), self.slots, self.values, strict=True):
             table.weight[slots] = values.to(table.weight.device)
 
+    @exclusive
     @torch.no_grad()
     def revert(self, lab, base=None) -> None:
         """Set the patched rows back to the base, bitwise. A run under way ends.
