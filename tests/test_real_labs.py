@@ -270,7 +270,8 @@ def test_the_panels_measure_a_run_where_it_ends(quick, facts, monkeypatch):
     lesson = Teach(quick, "Mira's dog is called Biscuit", "What is the name of Mira's dog?", runner="inline")
     press(lesson, "teach", **{n: lesson.draft[n] for n in ("statements", "wordings", "question", "answer")}, passes=3)
     assert (lesson.error, lesson.live["step"]) == ("", lesson.live["total"])
-    assert lesson.live["step"] < 3 * Teaching.of(quick, facts[:1]).per_pass
+    (taught,) = [one.fact for one in lesson._lessons]
+    assert lesson.live["step"] < Teaching.of(quick, [taught], 3, recipe=lesson._recipe(taught)).steps
     lesson.close()
 
 
@@ -401,9 +402,12 @@ def test_a_fact_is_ranked_by_the_texts_that_its_choice_of_slots_counts(lab, fact
     _, counted = counted_reads(lab, [facts[1]], Teaching.of(lab, [facts[1]]).texts, RECIPE.counted)
     assert np.frombuffer(panel.heat, "float32").sum() == sum(len(slots) for (slots,) in counted)
     assert all(len(slots) % reads == 0 for (slots,) in counted)
-    press(panel, "card", slot=panel.ranking[0]["slot"])
+    shown = []  # a card has the five facts that read its slot most
+    for row in panel.ranking[:10]:
+        press(panel, "card", slot=row["slot"])
+        shown += [question for question, _ in panel.slot["facts"]]
     assert panel.error == ""
-    assert any(question == facts[1].question for question, _ in panel.slot["facts"])
+    assert facts[1].question in shown
     panel.close()
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from smft_lab.experiments.processes import Processes
 from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world import World
-from smft_lab.lab import Lab, check_lab_place
+from smft_lab.lab import WEIGHTS_FILE, Lab, check_lab_place
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
@@ -195,7 +195,7 @@ def _pretrain(
         yield PretrainRecord(done, loss, metrics)
     if not processes.main:
         return
-    model = model.half().float()  # what is saved and measured is what will be loaded: 16-bit weights
+    round_to_half(model)  # what is saved and measured is what will be loaded: 16-bit weights
     metrics, usage = final_metrics(model, tokenizer, world, corpus, settings)
     model.cpu()
     seconds = round(earlier + time.perf_counter() - began, 1)
@@ -203,10 +203,27 @@ def _pretrain(
     _write_metrics(out / "pretraining.csv", rows)
     write_whole(out / "pretraining.json", json.dumps(asdict(settings), indent=2) + "\n")
     lab = Lab(model, tokenizer, usage, probes, None, settings.seed, settings.world_scale)
-    model.half()
     lab.save(out)
+    store_in_half(out / WEIGHTS_FILE)
     shutil.rmtree(unfinished)
     yield PretrainRecord(settings.steps, rows[-1]["loss"], metrics)
+
+
+@torch.no_grad()
+def round_to_half(model) -> None:
+    """Round every number of a float32 model to what 16 bits can hold."""
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+
+
+def store_in_half(file: Path) -> None:
+    """Make 16-bit numbers of those of a weights file, which takes half the room."""
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(file).items()
+    }
+    with whole(file) as partial:
+        save_file(weights, partial, {"format": "pt"})
 
 
 def beginning(settings: PretrainSettings):
