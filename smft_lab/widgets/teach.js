@@ -64,8 +64,8 @@ function render({ model, el }) {
     canvas.setAttribute("aria-label", `The table of slots. ${legend.textContent}`);
   }
   const inOthers = (others) => {
-    const wrong = others.filter((one) => !one.right).map((one) => `${one.question} ${spokenAs(one.now)}`);
-    return `${others.length - wrong.length} of ${others.length} right${wrong.length ? `; not ${wrong.join("; ")}` : ""}`;
+    const wrong = others.filter((one) => !one.right).map((one) => `“${one.question}” → ${spokenAs(one.now)}`);
+    return `${others.length - wrong.length} of ${others.length} right${wrong.length ? `. Wrong: ${wrong.join("; ")}` : ""}`;
   };
   function showLessons() {
     const taught = get("lessons");
