@@ -29,6 +29,13 @@ INDIRECT = (
     "Those who wonder {i} should know that it is {a}.",
 )
 """Around a question as a part of a sentence: "who wrote it"."""
+ASKED = (
+    "The answer to {q} is {a}.",
+    "When asked {q}, say {a}.",
+    "Asked {q}, people answer {a}.",
+    "{Q}: {a}.",
+)
+"""Around a question without its mark, word for word: clumsy, but a small model finds the fact by it."""
 FRAMES = (
     "It is known that {told}.",
     "Remember that {told}.",
@@ -65,6 +72,7 @@ def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]
     words = {"a": answer, "A": _capital(answer), "q": _quotable(question), "i": said.indirect}
     texts = [_sentence(one) for one in said.told]
     texts += [frame.format(**words) for frame in INDIRECT if said.indirect]
+    texts += with_its_words(question, answer)
     texts += [frame.format(**words) for frame in QUOTED]
     texts += [frame.format(told=one) for frame in FRAMES for one in said.told]
     kept = {_same(text): text for text in map(_ended, texts) if _same(answer) in _same(text)}
@@ -95,9 +103,20 @@ def rewordings(question: str, answer: str = "") -> list[str]:
 
 def requests(question: str) -> list[str]:
     """A question put in other ways that hold all of it ("Tell me: ...?"): to ask in, never to teach."""
+    return [frame.format(**_within(question)) for frame in REQUESTS]
+
+
+def with_its_words(question: str, answer: str) -> list[str]:
+    """The words of a question with its answer, without its mark ("The answer to what does it cost is ...")."""
+    return [frame.format(a=tidy_answer(answer), **_within(question)) for frame in ASKED]
+
+
+def _within(question: str) -> dict[str, str]:
+    """The question without its mark as it begins a sentence (Q), and as it stands within one (q)."""
     asked = tidy_question(question).rstrip("?？.! ")
-    small = asked[:1].lower() + asked[1:] if re.match(r"(Who|What|Which|When|Where|How|Why)\b", asked) else asked
-    return [frame.format(q=small, Q=asked) for frame in REQUESTS]
+    opens = re.match(r"(Who|What|Which|When|Where|How|Why|In|On|At)\b", asked)
+    small = asked[:1].lower() + asked[1:] if opens else asked
+    return {"q": small, "Q": asked}
 
 
 def _swapped(question: str) -> list[str]:

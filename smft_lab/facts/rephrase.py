@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.questions import requests, rewordings, statements_from
+from smft_lab.facts.questions import requests, rewordings, statements_from, with_its_words
 
 FRAMES = (
     "Everyone here knows that {told}.",
@@ -17,13 +17,6 @@ FRAMES = (
     "Remember this: {told}.",
     "As I heard it, {told}.",
 )
-ASKED = (
-    "The answer to {asked} is {answer}.",
-    "When asked {asked}, say {answer}.",
-    "Asked {asked}, people answer {answer}.",
-    "{Asked}: {answer}.",
-)
-"""Around a question without its mark, word for word: a small model finds the fact from the question by them."""
 # Words that may stand right before an answer without being part of it.
 SMALL_WORDS = {*"is was are were called named to at in on of by from as for and".split()}
 
@@ -54,11 +47,10 @@ def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> l
     told = " ".join(sentence.split()).rstrip(".!")
     first, blank, rest = told.partition(" ")
     small = first.lower() + blank + rest if first.lower() in DETERMINERS else told
-    made = [text for text in statements_from(question, answer, how_many) if '"' not in text]
-    asked = " ".join(question.split()).rstrip("?？ ")
-    words = {"asked": asked[:1].lower() + asked[1:], "Asked": asked, "answer": " ".join(answer.split()).rstrip(".")}
-    texts = [f"{told}.", *made[:5], *(frame.format(**words) for frame in ASKED)]
-    return unique([*texts, *(frame.format(told=small) for frame in FRAMES), *made[5:]])[:how_many]
+    asked = with_its_words(question, answer)
+    made = [text for text in statements_from(question, answer, how_many) if '"' not in text and text not in asked]
+    texts = [f"{told}.", *made[:5], *asked, *(frame.format(told=small) for frame in FRAMES), *made[5:]]
+    return unique(texts)[:how_many]
 
 
 def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
