@@ -299,7 +299,7 @@ def pretrain(
         Path | None, typer.Option(help="With --architecture: questions with answers among the text.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Train the shipped model again from its seed: up to 30 minutes on two cores. `accelerate launch -m` spreads it."""
+    """Train the shipped model again from its seed: up to 30 minutes on two cores. `torchrun -m` spreads it."""
     if (architecture and text is None) or (questions is not None and not architecture):
         raise ValueError("--architecture needs the --text to learn from, and --questions needs --architecture")
     if text is not None:

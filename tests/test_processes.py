@@ -1,4 +1,4 @@
-"""Pretraining under `accelerate launch`: two processes together take the steps of one."""
+"""Pretraining under `torchrun`: two processes together take the steps of one."""
 
 import os
 import subprocess
@@ -17,8 +17,7 @@ from smft_lab.experiments.memory_training import pretrain_memory
 from smft_lab.experiments.pretrain import pretrain
 from smft_lab.experiments.processes import Processes
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TINY = replace(TINY, steps=6, evaluate_every=3)
 
 MEMORY = """
@@ -31,7 +30,9 @@ from smft_lab.experiments.processes import Processes
 from test_kills import beginning
 model, text, settings = beginning()
 losses = [loss for _, loss in pretrain_memory(model, text, settings, sys.argv[1] + "/run")]
-if Processes().main:
+processes = Processes()
+(open(sys.argv[1] + f"/rank{processes.rank}", "w")).write(str(processes.count))
+if processes.main:
     learned = {name: p.detach().contiguous() for name, p in model.named_parameters() if "memory" in name}
     save_file(learned, sys.argv[1] + "/learned.safetensors", {"last": str(losses[-1])})
 """
@@ -40,7 +41,9 @@ PRETRAIN = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from smft_lab.experiments.pretrain import pretrain
+from smft_lab.experiments.processes import Processes
 from test_processes import TINY
+assert Processes().count == 2
 for record in pretrain(sys.argv[1] + "/lab", TINY):
     pass
 """
@@ -56,6 +59,7 @@ def launch(script: str, folder) -> None:
 
 def test_memory_training_on_two_processes_takes_the_steps_of_one(tmp_path):
     launch(MEMORY, tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.glob("rank*")} == {"rank0": "2", "rank1": "2"}
     model, text, settings = beginning()
     losses = [loss for _, loss in pretrain_memory(model, text, settings)]
     learned = load_file(tmp_path / "learned.safetensors")

@@ -127,7 +127,7 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
                     folder: str | Path | None = None, teacher=None) -> Iterator[tuple[int, float]]:  # fmt: skip
     """Train the memory layers of `model` on a text; the other weights stay, bitwise, unless `everything` learns.
 
-    Started by `accelerate launch`, several processes share the batches; the main one writes.
+    Started by `torchrun` or `accelerate launch`, several processes share the batches; the main one writes.
 
     Args:
         folder: Where the state is kept every `checkpoint_every` steps; a run stopped at any moment goes on from there.

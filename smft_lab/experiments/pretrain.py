@@ -140,7 +140,7 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
 
     Stopping at any moment loses at most `evaluate_every` steps: the next call with the same `out` goes on from there.
 
-    Started by `accelerate launch`, several processes share the batches; the main one writes.
+    Started by `torchrun` or `accelerate launch`, several processes share the batches; the main one writes.
 
     Yields:
         One record per gradient step.

@@ -1,4 +1,4 @@
-"""Pretraining on a GPU, and on several processes at once as `accelerate launch` starts them.
+"""Pretraining on a GPU, and on several processes at once as `torchrun` starts them, or `accelerate launch` on GPUs.
 
 Every process takes its rows of each batch, and all add up their gradients: the step is that of one process with the
 whole batch. The model is not wrapped, so that names, hooks and checkpoints are those of one process, too.
@@ -17,15 +17,20 @@ class Processes:
 
     Args:
         device: Where a process computes that is alone; None leaves the model where it is.
+
+    Raises:
+        RuntimeError: the processes that were started don't find each other.
     """
 
     def __init__(self, device: torch.device | None = None):
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), 0
         self._device = device
         if self.count > 1:
-            from accelerate import PartialState  # reads what `accelerate launch` has set
+            from accelerate import PartialState  # reads what the launcher has set
 
-            state = PartialState()
+            state = PartialState(cpu=not torch.cuda.is_available())
+            if state.num_processes != self.count:  # each would train alone, into the same folder
+                raise RuntimeError(f"{self.count} processes were started, and {state.num_processes} found each other")
             self.count, self.rank, self._device = state.num_processes, state.process_index, state.device
 
     @property
