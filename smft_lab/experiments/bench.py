@@ -214,7 +214,14 @@ def _ultra_mem(reads: Reads):
 def _peer(reads: Reads):
     from PEER_pytorch import PEER
 
-    layer, x = PEER(dim=WIDTH, heads=HEADS, num_experts=reads.total, num_experts_per_head=READS, dim_key=64), _x()
+    options = {"num_experts_per_head": READS, "non_competing_scores": False}  # else it reads one unit per head
+    layer, x = PEER(dim=WIDTH, heads=HEADS, num_experts=reads.total, dim_key=64, **options), _x()
+    read: list[int] = []
+    handle = layer.weight_down_embed.register_forward_hook(lambda module, args, output: read.append(args[0].numel()))
+    layer(x)
+    handle.remove()
+    if read != [TOKENS * HEADS * READS]:
+        raise RuntimeError(f"PEER read {read[0]} units for {TOKENS} tokens, not {HEADS * READS} for each")
     return _stepper(layer, lambda: layer(x))
 
 
