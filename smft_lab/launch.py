@@ -152,9 +152,16 @@ def _voila(own: Path):
     Args:
         own: A folder that nobody else reads: a token in a browser's command line would be seen by every user.
     """
+    from tornado.ioloop import IOLoop
     from voila.app import Voila
 
     class Pages(Voila):
+        def listen(self) -> None:
+            loop = IOLoop.current()
+            # As an exception, a Ctrl-C can be swallowed by whatever runs when it comes.
+            signal.signal(signal.SIGINT, lambda *_: loop.asyncio_loop.call_soon_threadsafe(loop.stop))
+            super().listen()
+
         def launch_browser(self) -> None:
             page = own / "open.html"
             page.write_text(f'<meta http-equiv="refresh" content="0; url={self.display_url}">', encoding="utf-8")
