@@ -171,17 +171,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
     # strict, because otherwise a quote that is never closed swallows the rest of the file in silence.
     reader = csv.reader((text + "\n" for _, text in _lines(path)), strict=True)
     header = None
-    while True:
-        line = reader.line_num + 1  # where the row starts; quoted line breaks make rows longer than a line
+    for line, row in _csv_rows(path, reader):
         where = f"{path}, line {line}"
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise FactsError(f"{where}: broken CSV ({error}); check the quotes of this row") from None
-        if not any(cell.strip() for cell in row):
-            continue
         if header is None:
             header = [cell.strip().lower() for cell in row]
             missing = [field for field in FIELDS if header.count(field) != 1]
@@ -191,10 +182,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
                     "start the file with the line statements,question,answers (separated by commas)"
                 )
             continue
-        if len(row) > len(header):
-            raise FactsError(
-                f"{where}: {len(row)} cells for {len(header)} columns; put quotes around a cell with a comma"
-            )
+        _check_width(where, row, header)
         record = dict(zip(header, row, strict=False))  # a short row lacks fields, which _fact tells
         for field in ("statements", "answers"):
             if field in record:
@@ -207,6 +195,25 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
         if "two_hop" in record:
             record["two_hop"] = [one.split(LEADS_TO) for one in record["two_hop"]]
         yield line, record
+
+
+def _csv_rows(path: Path, reader) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV reader that are not blank, each with the line where it starts: a cell may hold line breaks."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise FactsError(f"{path}, line {line}: broken CSV ({error}); check the quotes of this row") from None
+        if any(cell.strip() for cell in row):
+            yield line, row
+
+
+def _check_width(where: str, row: list[str], header: list[str]) -> None:
+    if len(row) > len(header):
+        raise FactsError(f"{where}: {len(row)} cells for {len(header)} columns; put quotes around a cell with a comma")
 
 
 def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:

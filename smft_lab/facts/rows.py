@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from smft_lab.facts.files import FactsError, _kind, _lines, _text
+from smft_lab.facts.files import FactsError, _check_width, _csv_rows, _kind, _lines, _text
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 LONGEST_FILE = 200_000_000
@@ -110,26 +110,15 @@ def _csv(path: Path) -> Rows:
         delimiter = "\t"
     reader = csv.reader(chain(head, texts), delimiter=delimiter, strict=True)
     header = None
-    while True:
-        where = f"{path}, line {reader.line_num + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise FactsError(f"{where}: broken CSV ({error}); check the quotes of this row") from None
-        if not any(cell.strip() for cell in cells):
-            continue
+    for line, cells in _csv_rows(path, reader):
+        where = f"{path}, line {line}"
         if header is None:
             header = [cell.strip() for cell in cells]
             asks = delimiter == "\t" or header[0].endswith(("?", "？"))
             if max(known.values()) or len(cells) != 2 or not asks:
                 continue
             header = ["question", "answer"]  # two columns without a head, as trivia files have them
-        if len(cells) > len(header):
-            raise FactsError(
-                f"{where}: {len(cells)} cells for {len(header)} columns; put quotes around a cell with a comma"
-            )
+        _check_width(where, cells, header)
         short = [name for name in header[len(cells) :] if name.lower() in HEADS]
         if short:
             raise FactsError(f"{where}, field '{short[0]}': is missing; give it")

@@ -136,11 +136,11 @@ def sparse_mode(lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 
                 optimizer.step()
                 optimizer.zero_grad()
 
+    A finetune under way ends.
+
     Args:
         lab: A `Lab`; its background usage gives the idf.
         top_t, rule, seed: As in `finetune`; the lab's tuned t by default.
-
-    A finetune under way ends.
 
     Raises:
         ValueError: an option is out of range, or the mode is on already.
