@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from smft_lab.facts.files import _same
 from smft_lab.facts.shapes import what_follows
 
 QUOTED = (
@@ -168,7 +169,3 @@ def _ended(text: str) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _same(text: str) -> str:
-    return " ".join(text.casefold().split())

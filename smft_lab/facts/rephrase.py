@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.files import _same
 from smft_lab.facts.questions import requests, rewordings, statements_from, with_its_words
 
 FRAMES = (
@@ -64,7 +65,7 @@ def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
     if answer and before and told.casefold().endswith(f" {answer.casefold()}"):
         person = re.match("(by )?whom?\\b", question.strip(), re.I)
         found += [f"{before} {'who' if person else 'what'}?", f"Say how this goes on: {before} ..."]
-    asked = " ".join(question.casefold().split())
+    asked = _same(question)
     return [text for text in unique(found) if text.casefold() != asked]
 
 
@@ -81,7 +82,7 @@ def untaught_wordings(fact: Fact, how_many: int = 4) -> list[str]:
 
     None is the question or among `fact.questions`. The two kinds take turns while there are some of both.
     """
-    taught = {" ".join(text.casefold().split()) for text in (*fact.questions, fact.question)}
+    taught = {_same(text) for text in (*fact.questions, fact.question)}
     others = [text for text in rewordings(fact.question, fact.answer) if text.casefold() not in taught]
     mixed = [text for pair in zip_longest(others, requests(fact.question)) for text in pair if text]
     return mixed[:how_many]
@@ -99,7 +100,7 @@ def own_fact(statements: list[str], question: str, answer: str, wordings: list[s
     kept = tuple(dict.fromkeys(" ".join(text.split()) for text in statements if text.strip()))
     if not kept:
         raise ValueError("there is no statement to teach; type at least one")
-    asked = " ".join(question.casefold().split())
+    asked = _same(question)
     for text in kept:
         if asked and asked in text.casefold():
             raise ValueError(f"the question stands in the statement {text!r}, so the test would be taught; change one")
