@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smft_lab.cli import main
@@ -289,6 +289,7 @@ def told(path, kind=None) -> list[str]:
 MARKED = st.text(st.sampled_from("QA:?\t\n\r|#-;=> .*1x日{}[]\\\",'"), max_size=60)
 
 
+@example(content="1\t?", suffix=".csv")
 @settings(deadline=None, max_examples=150)
 @given(content=MARKED, suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".md"]))
 def test_any_text_gives_facts_or_a_facts_error(tmp_path_factory, content, suffix):

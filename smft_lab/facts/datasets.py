@@ -253,6 +253,8 @@ class _Asked(Question):
 
 def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, public: bool) -> Fact:
     question, answers = item.question, item.answers
+    if not answers[0].strip(" ?"):
+        raise Unusable("without an answer")
     if _same(question) in _same(answers[0]):
         raise Unusable("with the question in the answer")
     texts = statements_from(question, answers[0], how_many)
