@@ -316,6 +316,7 @@ JSON = st.recursive(
 )
 @example("nq_open", False, [{"question": "?", "answer": "x"}])
 @example("hellaswag", True, [{"label": "²"}])
+@example("triviaqa", False, [{}, {"question": None, "problem": None, "answer": None}])
 def test_broken_rows_give_items_or_a_facts_error(tmp_path_factory, kind, told, changes):
     path = write(tmp_path_factory.getbasetemp() / "fuzz.jsonl", [ROWS[kind] | changed for changed in changes])
     read = refused_in_one_line(lambda: read_dataset(path, kind=kind if told else None))

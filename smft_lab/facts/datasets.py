@@ -39,7 +39,7 @@ from smft_lab.facts.questions import (
     tidy_answer,
     tidy_question,
 )
-from smft_lab.facts.rows import SUFFIXES, Unusable, file_rows, parsed, string, strings
+from smft_lab.facts.rows import SUFFIXES, Unusable, file_rows, is_empty, parsed, string, strings
 
 HUB = {  # kind -> repository, configuration, split
     "triviaqa": ("mandarjoshi/trivia_qa", "rc.nocontext", "validation"),
@@ -180,7 +180,7 @@ def read_own(
         rows = list(file_rows(path, told if told.startswith(".") else ""))
         told = None if told.startswith(".") else told
     if rows and told is None:
-        told = _kind_of(rows[0][1], str(path), own=True)
+        told = _kind_of(next((row for _, row in rows if not is_empty(row)), {}), str(path), own=True)
     if told not in (*FACT_KINDS, *FORMATS) and rows:
         raise FactsError(f"{path}: holds {told}, no questions with short answers; {_NAME_IT}")
     return _dataset(str(path), rows, told, limit, seed, paraphraser, 16)
@@ -189,6 +189,8 @@ def read_own(
 def _dataset(source: str, rows: list, kind: str | None, limit, seed: int, paraphraser, statements: int) -> Dataset:
     if source.startswith(tuple(f"{repo}, " for repo, _, _ in HUB.values())):
         kind = kind or next(one for one in KINDS if source.startswith(f"{HUB[one][0]}, "))
+    full = [(where, row) for where, row in rows if not is_empty(row)]
+    empty, rows = len(rows) - len(full), full
     if not rows:
         raise FactsError(f"{source} holds no rows; give a file with at least one")
     kind = kind or _kind_of(rows[0][1], source)
@@ -218,7 +220,9 @@ def _dataset(source: str, rows: list, kind: str | None, limit, seed: int, paraph
             skipped[str(reason)] += 1
             continue
         chosen.append((i, item))
-    report = Report(len(rows), len(chosen), dict(skipped))
+    if empty:
+        skipped["that are empty"] = empty
+    report = Report(len(rows) + empty, len(chosen), dict(skipped))
     if not chosen:
         raise FactsError(f"{source}: no row is of use ({report}); check the kind ({kind}) and the columns")
     items = [item for _, item in sorted(chosen, key=lambda pair: pair[0])]

@@ -47,9 +47,12 @@ def file_rows(path: Path, suffix: str = "") -> Rows:
     }  # fmt: skip
     if suffix not in readers:
         raise FactsError(f"{path}: unknown kind of file; its name must end in {', '.join(SUFFIXES)}")
-    for where, row in readers[suffix](path):
-        if suffix == ".txt" or any(value is not None for value in row.values()):
-            yield where, row
+    yield from readers[suffix](path)
+
+
+def is_empty(row: dict) -> bool:
+    """Whether a row says nothing, as tables have them at their ends."""
+    return all(value is None for value in row.values())
 
 
 def _jsonl(path: Path) -> Rows:
