@@ -149,10 +149,11 @@ def train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) 
     from smft_lab.lab import check_lab_place
     from smft_lab.writing import write_whole
 
-    check_lab_place(out)
+    main = Processes().main
+    if main:
+        check_lab_place(out)
     unfinished = out / "unfinished"
     recent: list[float] = []
-    main = Processes().main
     with progress_bar(main) as bar:
         task = bar.add_task("training", total=settings.steps)
         try:

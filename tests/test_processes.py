@@ -12,10 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_kills import TINY, beginning
 
+from smft_lab.attach_cli import train_on_text
 from smft_lab.experiments import pretrain as pretraining
 from smft_lab.experiments.memory_training import pretrain_memory
 from smft_lab.experiments.pretrain import pretrain
 from smft_lab.experiments.processes import Processes
+from smft_lab.writing import alone
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TINY = replace(TINY, steps=6, evaluate_every=3)
@@ -80,6 +82,14 @@ def test_pretraining_on_two_processes_writes_the_lab_of_one(tmp_path):
     for name in both:
         torch.testing.assert_close(both[name].float(), alone[name].float(), rtol=1e-2, atol=2e-3)
     assert not list((tmp_path / "lab").glob("*unfinished*"))
+
+
+def test_a_second_process_leaves_the_place_to_the_main_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "main", False)
+    with alone(tmp_path / "lab"):  # as the main one has it while it looks whether it can write there
+        assert [record.step for record in pretrain(tmp_path / "lab", TINY)] == [1, 2, 3, 4, 5, 6]
+        model, text, settings = beginning()
+        train_on_text(model, None, text, settings, tmp_path / "lab")
 
 
 def test_a_model_and_its_batches_go_to_the_device_of_the_process():

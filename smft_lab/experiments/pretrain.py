@@ -150,11 +150,12 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
     """
     keep_freed_memory()
     out = Path(out)
-    check_lab_place(out)
-    unfinished = out / "unfinished"
-    unfinished.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
     processes = Processes(torch.device("cuda") if on_gpu else None)
+    if processes.main:
+        check_lab_place(out)
+    unfinished = out / "unfinished"
+    unfinished.mkdir(parents=True, exist_ok=True)
     with alone(unfinished) if processes.main else nullcontext(), _tf32() if on_gpu else nullcontext():
         yield from _pretrain(out, unfinished, settings, processes)
     if processes.main:

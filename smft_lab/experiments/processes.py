@@ -6,6 +6,7 @@ whole batch. The model is not wrapped, so that names, hooks and checkpoints are 
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import torch
@@ -32,6 +33,8 @@ class Processes:
             if state.num_processes != self.count:  # each would train alone, into the same folder
                 raise RuntimeError(f"{self.count} processes were started, and {state.num_processes} found each other")
             self.count, self.rank, self._device = state.num_processes, state.process_index, state.device
+            atexit.unregister(_leave)
+            atexit.register(_leave)
 
     @property
     def main(self) -> bool:
@@ -78,3 +81,15 @@ class Processes:
             if parameter.grad is not None:
                 parameter.grad.copy_(reduce(parameter.grad, "sum"))
         return float(reduce((reported.detach() * weight).clone(), "sum"))
+
+
+def _leave() -> None:
+    """End this process's share in the group while Python still runs.
+
+    The group's own threads hold the last tensors; where they let go of them after Python has ended, the process aborts
+    although all its work was done (pytorch/pytorch#179291).
+    """
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
