@@ -47,7 +47,10 @@ def whole(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None)
                 left.unlink()
     partial = path.with_name(f"{path.name}.{uuid4().hex[:RANDOM]}{PARTIAL}")
     try:
+        partial.touch()
+        mode = stat.S_IMODE((path if path.exists() else partial).stat().st_mode)
         yield partial
+        partial.chmod(mode)  # safetensors writes for the owner alone
         os.replace(partial, path)
     except (OSError, SafetensorError) as problem:
         raise unwritable(asked, problem, size) from None

@@ -1,10 +1,13 @@
 """Files are written whole or not at all, also by several at once, and what a killed writer left goes."""
 
 import os
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from smft_lab.writing import LEFT_BEHIND, PARTIAL, whole, write_whole
 
@@ -41,3 +44,18 @@ def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_pa
         os.utime(partial, (long_ago, long_ago))
     write_whole(tmp_path / "[a]", "whole")
     assert set(os.listdir(tmp_path)) == {"[a]", new.name, other.name}
+
+
+@pytest.mark.parametrize("earlier, expected", [(None, 0o640), (0o604, 0o604)])
+def test_a_file_has_the_mode_of_a_new_one_or_of_the_one_it_replaces(earlier, expected, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    if earlier:
+        file.touch()
+        file.chmod(earlier)
+    before = os.umask(0o027)
+    try:
+        with whole(file) as partial:
+            save_file({"weight": torch.zeros(2)}, partial)  # makes a file for the owner alone
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == expected
