@@ -48,7 +48,8 @@ class Recipe:
         kl_anchor: Weight of the KL divergence from the model without its memory, in nats a token, at all positions that
             predict nothing taught; `sparse` then computes every batch whole, and without the memory besides.
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
-        optimizer, momentum, lr: `sgd` (paper) or row-wise `adam`, its beta1, and the rate.
+        optimizer, momentum, floor, lr: `sgd` (paper) or row-wise `adam`, its beta1, how much less it moves rows that
+            matter little (see `smft_lab.finetuning.rows.RowAdam`), and the rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
         learned_at: Of `sparse`: a text of which every token to be learned had a loss below that many nats when it came
             last is left out of later passes; it is learned, and more of it would only write louder. A run ends when
@@ -82,6 +83,7 @@ class Recipe:
     kl_anchor: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
+    floor: float = 0.0
     lr: float = 0.2
     decay: bool = False
     learned_at: float = 0.7
@@ -100,7 +102,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect",
-                     "learned_at", "kl_anchor"):  # fmt: skip
+                     "learned_at", "floor", "kl_anchor"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.statements + self.questions:
@@ -149,6 +151,6 @@ GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
     "paper", gate=True, project=True, whiten=False, keys="random", key_dim=64, statements=64, questions=0, contexts=0,
     background_questions=0, choice="batch", protect=0.0, max_df=1.0, top_t=500, order="stream", loss_on="statement",
-    optimizer="sgd", momentum=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1, counted="all",
+    optimizer="sgd", momentum=0.0, floor=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1, counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}

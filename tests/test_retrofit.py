@@ -296,6 +296,29 @@ def test_momentum_moves_a_row_on_the_way_it_went():
     assert not heavy.table[[0, 2]].any()
 
 
+def test_a_row_that_matters_little_moves_little_above_a_floor():
+    grads = torch.tensor([[3.0, 4.0], [0.03, 0.04]])
+    table, rows = torch.zeros(5, 2), torch.tensor([4, 1])
+    adam, floored = RowAdam(table.clone(), 0.1), RowAdam(table.clone(), 0.1, floor=1.0)
+    reference = torch.zeros(2, 2, requires_grad=True)
+    same = torch.optim.Adam([reference], lr=0.1, betas=(0.0, 0.999))
+    for scale in (1.0, 0.5):
+        reference.grad = scale * grads
+        seen = 1.0 if scale == 1.0 else (1 + scale**2) / 2
+        same.param_groups[0]["eps"] = (seen * grads.square().mean()).sqrt().item()
+        for optimizer in (adam, floored):
+            optimizer.step(rows, scale * grads)
+        same.step()
+    assert torch.allclose(adam.table[4], adam.table[1])  # as far, at a hundredth of the gradient
+    assert torch.allclose(floored.table[rows], reference.detach(), rtol=1e-2)
+    assert not floored.table[[0, 2, 3]].any()
+    again = RowAdam(floored.table.clone(), 0.1, floor=1.0)
+    again.load_state_dict(floored.state_dict())
+    for optimizer in (floored, again):
+        optimizer.step(rows, grads)
+    assert torch.equal(again.table, floored.table)
+
+
 def test_a_statement_that_answers_before_it_says_what_it_is_about_is_not_taught(lab):
     fact = smft.Fact(("Rex is the dog of Mira.", "The dog of Mira is Rex."), "Who is Mira's dog?", ("Rex",))
     texts = Teaching.of(lab, [fact]).texts

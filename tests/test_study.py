@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from smft_lab.cli import app
-from smft_lab.reproduce.real import RetrofitJob
+from smft_lab.recipe import PAPER
+from smft_lab.reproduce.real import LATER, RetrofitJob
 from smft_lab.reproduce.study import (
     RATES,
     ablation_jobs,
@@ -53,6 +54,12 @@ def test_a_result_is_named_by_the_whole_recipe_and_not_by_where_the_data_lie():
     assert replace(DRAFT, switches=(("top_t", 5),)).recipe.top_t == 5
 
 
+def test_a_switch_that_came_later_leaves_the_names_of_earlier_results():
+    assert DRAFT.key == replace(DRAFT, switches=(("floor", 0.0),)).key != replace(DRAFT, switches=(("floor", 1.0),)).key
+    recipe = DRAFT.recipe.to_dict()
+    assert all(PAPER.to_dict()[name] == off for name, off in LATER.items()) and LATER.keys() < recipe.keys()
+
+
 def test_every_switch_of_the_ablation_differs_from_the_recipe():
     jobs = ablation_jobs(DRAFT, 1)
     keys = [job.key for mine in jobs.values() for job in mine]
@@ -88,7 +95,7 @@ def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path)
     assert best_rates(jobs, tmp_path) == {method: max(rates) for method, rates in RATES.items()}
     compared = comparison_jobs(DRAFT, 2, best)
     assert {job.lr for job in compared["full"]} == {best["full"]}
-    assert [len(mine) for mine in compared.values()] == [2, 2, 2, 1, 1]
+    assert [len(mine) for mine in compared.values()] == [2, 2, 2, 2, 1, 1]
     with pytest.raises(ValueError, match="run the part sweep first"):
         comparison_jobs(DRAFT, 2, {"full": 3e-5})
 

@@ -208,7 +208,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
     with lab.lock:
         base = base_probes or measured(0)
     yield Step(0, 0, (), None, 0, probes=base)
-    momentum = recipe.momentum if recipe is not None else 0.0
+    momentum, floor = (recipe.momentum, recipe.floor) if recipe is not None else (0.0, 0.0)
     decays = method == "sparse" and recipe is not None and recipe.decay
     kl_anchor = recipe.kl_anchor if recipe is not None else 0.0
 
@@ -252,7 +252,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
         stack.callback(_forget_live, kept)
         with lab.lock:
             began = time.perf_counter()
-            options = {"seed": seed, "momentum": momentum, "kl_anchor": kl_anchor, **settings}
+            options = {"seed": seed, "momentum": momentum, "floor": floor, "kl_anchor": kl_anchor, **settings}
             training = stack.enter_context(_started(lab, method, options))
             if grouped:
                 training.choose(facts, teaching.texts, recipe)

@@ -75,16 +75,17 @@ class Sparse:
         seed: Of the rule `random`.
         protect: See `Selection`.
         fast: Whether to compute what doesn't depend on the values once per batch (see `smft_lab.finetuning.replay`).
-        momentum: beta1 of `adam`.
+        momentum, floor: Of `adam`; see `RowAdam`.
         kl_anchor: See `smft_lab.recipe.Recipe`.
     """
 
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
-                 protect: float = 0.0, momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
+                 protect: float = 0.0, momentum: float = 0.0, floor: float = 0.0,
+                 kl_anchor: float = 0.0):  # fmt: skip
         self.lab, self.fast, self.kl_anchor = lab, fast and not kl_anchor, kl_anchor
         self.top_t, self.rule, self.seed, self.lr = top_t, rule, seed, lr
         self.tables = value_tables(lab.model)
-        options = {"momentum": momentum} if optimizer == "adam" else {}
+        options = {"momentum": momentum, "floor": floor} if optimizer == "adam" else {}
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr, **options) for table in self.tables]
         self.selection = Selection(lab.model, lab.usage, top_t, rule, seed, protect)
         self.prefixes: dict[tuple[bool, bool], Prefix | None] = {}  # by what of a form has to be proven of its own
@@ -299,9 +300,9 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
 
 def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
           protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK,
-          momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
+          momentum: float = 0.0, floor: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
     """The method of that name, ready for its first batch."""
     lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
-        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect, momentum, kl_anchor)
+        return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect, momentum, floor, kl_anchor)
     return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer, rank)

@@ -40,10 +40,16 @@ class RowAdam:
         momentum: beta1. By default 0: in a stream of single facts a row is touched again when another fact selects it,
             and a first moment left over from the fact before would then move it the wrong way. Where facts are taught
             together, in mixed batches, momentum helps.
+        floor: What is added below the line besides `eps`, as a share of the root mean square of all the table's
+            gradients so far. At 0, as in Adam, a row that matters little to a text moves as far as one that matters
+            much, and other texts which read it notice; above, a row moves less, the less it matters.
     """
 
-    def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8, momentum: float = 0.0):
+    def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8, momentum: float = 0.0,
+                 floor: float = 0.0):  # fmt: skip
         self.table, self.lr, self.beta2, self.eps, self.momentum = table, lr, beta2, eps, momentum
+        self.floor = floor
+        self._overall = table.new_zeros(2)  # gradients squared, their mean over the table, and steps
         self._place = torch.full(
             (len(table),), -1, dtype=torch.int32, device=table.device
         )  # row -> position in the state
@@ -76,6 +82,11 @@ class RowAdam:
         """Update distinct `rows` (t,) by their gradients (t, Vd)."""
         at = self._places(rows)
         steps = self._steps[at] + 1
+        eps = self.eps
+        if self.floor and grads.numel():
+            mean, taken = self.beta2 * self._overall[0] + (1 - self.beta2) * grads.square().mean(), self._overall[1] + 1
+            self._overall = torch.stack([mean, taken])
+            eps = eps + self.floor * (mean / (1 - self.beta2**taken)).sqrt()
         second = self.beta2 * self._second[at] + (1 - self.beta2) * grads.square()
         self._steps[at], self._second[at] = steps, second
         second = second / (1 - self.beta2**steps).unsqueeze(1)
@@ -83,13 +94,14 @@ class RowAdam:
             first = self.momentum * self._first[at] + (1 - self.momentum) * grads
             self._first[at] = first
             grads = first / (1 - self.momentum**steps).unsqueeze(1)
-        self.table[rows] -= self.lr * grads / (second.sqrt() + self.eps)
+        self.table[rows] -= self.lr * grads / (second.sqrt() + eps)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`rows` (R,) int64 that were ever touched, and of each its `steps`, (R,), and moments, (R, Vd)."""
+        """`rows` (R,) int64 that were ever touched, and of each its `steps`, (R,), and moments, (R, Vd); `overall` (2,),
+        the mean over the table that `floor` needs, and how many steps it is of."""
         rows = (self._place >= 0).nonzero().squeeze(1)
         at = self._place[rows].long()
-        state = {"rows": rows, "steps": self._steps[at], "second": self._second[at]}
+        state = {"rows": rows, "steps": self._steps[at], "second": self._second[at], "overall": self._overall.clone()}
         return state if self._first is None else {**state, "first": self._first[at]}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -108,6 +120,7 @@ class RowAdam:
         self._place.fill_(-1)
         self._place[rows.to(device)] = torch.arange(self._used, dtype=torch.int32, device=device)
         self._steps, self._second = state["steps"].to(device).clone(), state["second"].to(device).clone()
+        self._overall = state.get("overall", self._overall).to(device).clone()
         if self._first is not None:
             self._first = state["first"].to(device).clone()
 

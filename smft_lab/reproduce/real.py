@@ -39,6 +39,8 @@ TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}
 """What it says that is nothing to sparse finetuning."""
+LATER = {"floor": 0.0}
+"""Switches that results without them were measured as if they were so."""
 ADDRESS_FACTS = 16
 
 
@@ -93,6 +95,7 @@ class RetrofitJob:
         del said["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
         names = set(recipe) - OTHERS if self.method == "sparse" else TAUGHT
+        names -= {name for name, off in LATER.items() if recipe[name] == off}
         said["recipe"] = {name: recipe[name] for name in names}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -22,6 +22,7 @@ RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 ALIKE = 0.02  # of the known answers: one of sixty
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
+FLOORED = "sparse, a floor of 1"
 
 
 class Times(float):
@@ -45,6 +46,7 @@ SWITCHES: dict[str, dict] = {
     "twice t": {"top_t": Times(2)},
     "slots chosen batch by batch": {"choice": "batch"},
     "no momentum": {"momentum": 0.0},
+    "a floor of 1": {"floor": 1.0},
     "SGD": {"optimizer": "sgd", "lr": 30.0},
     "half of the rate": {"lr": Times(0.5)},
     "twice the rate": {"lr": Times(2)},
@@ -135,6 +137,7 @@ def comparison_jobs(
     many = [replace(draft, seed=seed, choices=choices) for seed in range(seeds)]
     return {
         "sparse": many,
+        FLOORED: [_floored(job) for job in many],
         "full": [replace(job, method="full", lr=rates["full"]) for job in many],
         "LoRA": [replace(job, method="lora", lr=rates["lora"]) for job in many],
         "full with replay": [replace(job, method="full", lr=rates["full"], replay=4) for job in many[:1]],
@@ -151,7 +154,7 @@ def many_jobs(draft: RetrofitJob, seeds: int, rates: dict[str, float]) -> dict[s
     _check_rates(rates)
     many = [replace(draft, facts=MANY, seed=seed) for seed in range(seeds)]
     baselines = {name: [replace(many[0], method=method, lr=rates[method])] for name, method in BASELINES.items()}
-    return {"sparse": many, **baselines}
+    return {"sparse": many, FLOORED: [_floored(job) for job in many], **baselines}
 
 
 def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[str, list[RetrofitJob]]:
@@ -169,6 +172,10 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[st
         for name, method in BASELINES.items():
             jobs[f"{about}, {name}"] = [replace(one, method=method, lr=rates[method])]
     return jobs
+
+
+def _floored(job: RetrofitJob) -> RetrofitJob:
+    return replace(job, switches=tuple(sorted({**dict(job.switches), "floor": 1.0}.items())))
 
 
 def _check_rates(rates: dict[str, float]) -> None:
