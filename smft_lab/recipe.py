@@ -151,6 +151,7 @@ GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
     "paper", gate=True, project=True, whiten=False, keys="random", key_dim=64, statements=64, questions=0, contexts=0,
     background_questions=0, choice="batch", protect=0.0, max_df=1.0, top_t=500, order="stream", loss_on="statement",
-    optimizer="sgd", momentum=0.0, floor=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1, counted="all",
+    optimizer="sgd", momentum=0.0, floor=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1,
+    counted="all",
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}

@@ -97,8 +97,8 @@ class RowAdam:
         self.table[rows] -= self.lr * grads / (second.sqrt() + eps)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`rows` (R,) int64 that were ever touched, and of each its `steps`, (R,), and moments, (R, Vd); `overall` (2,),
-        the mean over the table that `floor` needs, and how many steps it is of."""
+        """`rows` (R,) int64 that were ever touched, and of each its `steps`, (R,), and moments, (R, Vd); `overall`,
+        (2,): the mean over the table that `floor` needs, and how many steps it is of."""
         rows = (self._place >= 0).nonzero().squeeze(1)
         at = self._place[rows].long()
         state = {"rows": rows, "steps": self._steps[at], "second": self._second[at], "overall": self._overall.clone()}
