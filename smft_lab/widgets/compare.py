@@ -217,6 +217,7 @@ class Compare(Panel):
             self._runner.stop()
             self._items.close()
             self.release()
+        self._states = {}  # a notebook's Out may keep the panel itself
         super().close()
 
     # Under way

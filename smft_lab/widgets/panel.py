@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
 HERE = Path(__file__).parent
+# Text: of a file anywidget would keep every panel that was ever shown, so as to tell it of a change.
+STYLE = (HERE / "panel.css").read_text(encoding="utf-8")
 
 
 class _Claim:
@@ -67,7 +69,7 @@ class Panel(anywidget.AnyWidget):
         handled: How many commands have been done, so that the page can tell that one is still being worked at.
     """
 
-    _css = HERE / "panel.css"
+    _css = STYLE
     commands: tuple[str, ...] = ()
     # None before `__init__` has come so far: a panel that was refused its arguments is closed too.
     _runner: Runner | None = None

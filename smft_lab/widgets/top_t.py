@@ -312,6 +312,7 @@ class TopT(Panel):
             self._runner.stop()
         if self._items is not None:
             self._keep()
+        self._batches, self._counts, self._read = {}, None, {}  # a notebook's Out may keep the panel itself
         super().close()
 
     # Under way
