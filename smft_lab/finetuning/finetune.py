@@ -57,6 +57,29 @@ class Step:
     last: bool = False
 
 
+class TakenOver(ValueError):
+    """A finetune was ended from outside, before its last step."""
+
+    def __init__(self, after: int):
+        super().__init__(
+            f"this run ended after step {after}: a cell or another panel took the lab over (it reset or saved the lab, "
+            "or began to train it); start again when that is done"
+        )
+
+
+def whole(run: Iterator[Step]) -> Iterator[Step]:
+    """The steps of a finetune, as it gives them.
+
+    Raises:
+        TakenOver: it was ended from outside: `lab.reset()` was called, or another finetune begun, between two steps.
+    """
+    step = None
+    for step in run:
+        yield step
+    if step is None or not step.last:
+        raise TakenOver(0 if step is None else step.step)
+
+
 def settings_for(lab, method: str, **given) -> dict:
     """The settings of a run: those given, else the lab's tuned ones, else its recipe's, else general ones.
 

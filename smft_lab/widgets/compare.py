@@ -113,6 +113,10 @@ class Compare(Panel):
         self._made(wanted)  # raises on what can't be compared
         self.settings = wanted
 
+    @property
+    def _run(self):
+        return self.comparison and self.comparison.under_way
+
     def _made(self, settings: dict) -> Comparison:
         chosen = {name: settings[name] for name in ("passes", "top_t", "evaluations")}
         return Comparison(
