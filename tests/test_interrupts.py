@@ -14,15 +14,19 @@ import torch
 
 import smft_lab as smft
 from smft_lab import finetune
+from smft_lab.experiments.memory_training import new_model
 from smft_lab.facts.world import new_facts
 from smft_lab.model.memory import ProductKeys, ValueTable
 from smft_lab.model.tokenizer import encode
 from smft_lab.model.wiring import HOOKS
 from smft_lab.slots.reading import core_set
+from smft_lab.widgets import Train
 
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
 STRIDE = {"sparse": 397, "full": 83, "lora": 157}  # lines from one interrupt to the next
+TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
+TINY |= {"tokenizer_texts": 200, "hidden_size": 32, "intermediate_size": 32, "world_scale": 0.02}
 PACKAGE = str(Path(smft.__file__).parent)
 
 
@@ -204,9 +208,18 @@ def test_sparse_mode_is_left_alone_by_a_save_and_refuses_another_training(lab, t
         assert smft.value_tables(lab.model)[0].weight.grad.is_sparse
 
 
-def test_opening_a_lab_leaves_the_random_numbers_alone():
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: smft.load(),
+        lambda: Train(runner="inline", **TINY).start(),
+        lambda: new_model("A boat is a boat. " * 100),
+    ],
+    ids=["opening a lab", "training one in a panel", "making a model for a text"],
+)
+def test_random_numbers_are_left_alone_by(work):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    smft.load()
+    work()
     assert torch.equal(torch.rand(3), expected)
