@@ -126,6 +126,7 @@ class Comparison:
         self.samples: list[dict] = []
         self.patch: Patch | None = None
         self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
+        self._adapted: dict[str, float | None] = {}
         self.n_facts = len(first)
         self._steps = {self.seeds[0]: teaching.steps}
         self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
@@ -240,6 +241,7 @@ class Comparison:
 
     def _keep(self, name: str, last: Step, first_seed: bool) -> None:
         """What a run leaves besides its measurements."""
+        self._adapted[name] = last.adapted
         self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * last.seconds / last.step})
         if first_seed:
             self._answer(name)
@@ -316,6 +318,9 @@ class Comparison:
         chosen = {"lr": self.lr.get(name), "optimizer": self.optimizer if method == "sparse" else None}
         settings = settings_for(self.lab, method, **chosen)
         note = {"learning rate": "tuned for the rule tfidf"} if ":" in name else {}
+        adapted = self._adapted.get(name)
+        if adapted is not None and adapted < 1:
+            note["adapted"] = f"{adapted:.0%} of the weights of linear layers and experts"
         return {"optimizer": settings["optimizer"], "lr": settings["lr"], **note}
 
     def summary(self) -> dict:

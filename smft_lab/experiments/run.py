@@ -62,6 +62,8 @@ def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
         probes = last.probes or probes
     used = settings_for(lab, method, **{name: options.get(name) for name in ("top_t", "lr", "optimizer")})
     summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
+    if last.adapted is not None:
+        summary["adapted"] = last.adapted
     patch = Patch.between(lab, {"rule": "tfidf", **summary}, facts) if method == "sparse" else None
     summary["probes"] = probes
     return Run(pd.DataFrame(rows), losses, summary, patch)
