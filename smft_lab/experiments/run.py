@@ -50,7 +50,8 @@ def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     between.
 
     Raises:
-        ValueError: see `finetune` and `whole`; or the method is `sparse`, and an earlier run changed more than value rows.
+        ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
+        TakenOver: see `whole`.
     """
     facts = as_facts(facts)
     if method == "sparse":

@@ -237,8 +237,8 @@ def _linear_weights(model, without: Sequence[str]) -> dict[str, nn.Parameter]:
     Args:
         without: Names of modules that don't count.
     """
-    output, memory = model.get_output_embeddings(), {part for layer in memory_layers(model).values() for part in layer.modules()}
-    weights = {}
+    output, weights = model.get_output_embeddings(), {}
+    memory = {part for layer in memory_layers(model).values() for part in layer.modules()}
     for name, module in model.named_modules():
         if module is output or name in without:
             continue

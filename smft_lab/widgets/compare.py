@@ -269,7 +269,7 @@ class Compare(Panel):
         self.progress = progress
         self.announce()
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         """The runner stopped: for good if all is done or it failed, else until the next Start."""
         if problem is None and self.progress.get("done", 0) < self.progress.get("total", 1):
             self.state = "paused"

@@ -116,8 +116,11 @@ class Panel(anywidget.AnyWidget):
         if name != "tick":
             self.handled += 1
 
-    def fail(self, problem: Exception) -> None:
+    def fail(self, problem: BaseException) -> None:
         """Show what went wrong."""
+        if isinstance(problem, KeyboardInterrupt):
+            self.error = "interrupted; Reset brings the base back"
+            return
         text = " ".join(str(problem).split()) or type(problem).__name__
         self.error = text if isinstance(problem, ValueError | OSError) else f"{type(problem).__name__}: {text}"
 

@@ -320,7 +320,7 @@ class Teach(Panel):
         self.live = view
         self.announce()
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         if problem is None and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
             self._items.close()
         lesson, self._items = self._lesson, None
@@ -377,7 +377,11 @@ class Teach(Panel):
 
     def _halt(self) -> None:
         self._runner.stop()
+        if self._items is not None:  # an interrupt left it
+            self._items.close()
+            self._items = None
         self.claim()
+        self.state = "idle"
         self.release()
 
 

@@ -404,7 +404,7 @@ class TopT(Panel):
         self.live = view
         self.announce()
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         """The runner stopped: for good if the run is over or failed, else until the next Teach."""
         if problem is not None:
             self._items = None
@@ -441,6 +441,7 @@ class TopT(Panel):
             self._keep()
         self.claim()
         self.release()
+        self.state = "idle"
 
     def _every_path(self) -> list[RunPath]:
         return [*self._paths, *([self._path] if self._items is not None else [])]
