@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from smft_lab.recipe import RECIPES
-from smft_lab.terminal import console, names_in, progress_bar
+from smft_lab.terminal import KindOption, console, names_in, progress_bar
 
 HELLASWAG = 100  # choices of a probe, at most
 
@@ -38,6 +38,7 @@ def attach(
     known: Annotated[Path | None, typer.Option(help="Questions to find what it knows among; else plain ones.")] = None,
     choices: Annotated[Path | None, typer.Option(help="HellaSwag, ARC or PIQA from a file, as a probe.")] = None,
     facts: Annotated[Path | None, typer.Option(help="Facts to measure addresses with; else built-in ones.")] = None,
+    kind: KindOption = None,
     layers: Annotated[str, typer.Option(help="auto, or blocks from 0, as in 2,5.")] = "auto",
     recipe: Annotated[RecipeName, typer.Option(help="How it is made and facts are taught.")] = RecipeName.retrofit,
     slots: Annotated[int | None, typer.Option(min=1, help="A perfect square; the recipe's if absent.")] = None,
@@ -53,6 +54,8 @@ def attach(
     """Give a finished model a memory, in minutes and without training it, as a lab for `compare --lab`."""
     from smft_lab.lab import check_lab_place
 
+    if kind is not None and facts is None:
+        raise ValueError("--kind says what the file of --facts is; give that too")
     check_lab_place(out)
     chosen = replace(RECIPES[recipe.value], **({} if slots is None else {"slots": slots}))
     if steps:
@@ -64,10 +67,10 @@ def attach(
     for name, given in (("--mode replace", mode is Mode.replace), ("--distill", distill), ("--everything", everything)):
         if given:
             raise ValueError(f"{name} needs the memory to be trained: give --steps, and --text to train it on")
-    _retrofitted(model, out, chosen, layers, text, questions, known, choices, facts, base.value, chat, seed)
+    _retrofitted(model, out, chosen, layers, text, questions, known, choices, facts, kind, base.value, chat, seed)
 
 
-def _retrofitted(model, out, recipe, layers, text, questions, known, choices, facts, base, chat, seed) -> None:
+def _retrofitted(model, out, recipe, layers, text, questions, known, choices, facts, kind, base, chat, seed) -> None:
     from smft_lab.experiments.memory_training import read_text
     from smft_lab.experiments.retrofit import Retrofit, follow
     from smft_lab.facts.datasets import read_dataset
@@ -79,7 +82,7 @@ def _retrofitted(model, out, recipe, layers, text, questions, known, choices, fa
 
     words = None if text is None else read_text(text)
     read = {name: _questions(file) for name, file in (("questions", questions), ("known", known)) if file is not None}
-    taught = [] if facts is None else read_facts(facts)
+    taught = [] if facts is None else read_facts(facts, kind)
     probes = []
     if choices is not None:
         found = read_dataset(choices)

@@ -17,7 +17,7 @@ from smft_lab.attach_cli import attach, train_on_text, train_plain
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
-from smft_lab.terminal import console, names_in, printable, progress_bar
+from smft_lab.terminal import KindOption, console, names_in, printable, progress_bar
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
@@ -86,11 +86,11 @@ def _built_in(lab, count: int):
     ), f"{count} fact{'s' * (count != 1)} about people the model has never met"
 
 
-def _from_file(file: Path):
+def _from_file(file: Path, kind: str | None = None):
     """A person's own facts, and how the report calls them."""
     from smft_lab.facts.files import check_paraphrases, read_facts
 
-    facts = read_facts(file)
+    facts = read_facts(file, kind)
     if note := check_paraphrases(facts):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     return facts, f"{len(facts)} fact{'s' * (len(facts) != 1)} from {file.name}"
@@ -120,6 +120,7 @@ def open_notebooks(
 @app.command()
 def compare(
     facts: Annotated[Path | None, typer.Option(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
+    kind: KindOption = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
@@ -138,7 +139,9 @@ def compare(
     from smft_lab.experiments.compare import REPORT, Comparison, results_folder
 
     names = names_in(methods, "--methods")
-    own = None if facts is None else _from_file(facts)  # before the seconds that opening a lab takes
+    if kind is not None and facts is None:
+        raise ValueError("--kind says what the file of --facts is; give that too")
+    own = None if facts is None else _from_file(facts, kind)  # before the seconds that opening a lab takes
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
     if passes is None and opened.recipe is None:
@@ -348,7 +351,7 @@ def make_facts(
         str, typer.Argument(help="A file; or triviaqa, nq_open, simpleqa, popqa, owner/name on the hub.")
     ],
     out: Annotated[Path | None, typer.Option(help="Write the facts here, as JSON lines for --facts.")] = None,
-    kind: Annotated[str | None, typer.Option(help="What the file is, if it can't be told: alpaca, ...")] = None,
+    kind: KindOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most facts, drawn by the seed.")] = None,
     documents: Annotated[bool, typer.Option("--documents", help="A text file: its passages, in order.")] = False,
     paraphraser: Annotated[str | None, typer.Option(help="A Hugging Face model that rewords; else only rules.")] = None,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -71,6 +72,12 @@ PATIENCE = 60  # seconds that `load` waits for a save to get done
 READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
 
 
+class Watcher(Protocol):
+    """What a lab tells that it has ended a finetune."""
+
+    def run_ended(self, run: Generator) -> None: ...
+
+
 class Lab:
     """A model, its tokenizer, its background usage and its probes.
 
@@ -87,6 +94,8 @@ class Lab:
 
     Attributes:
         source: Where the base came from, if `open_model` opened it; else None.
+        turn: How often a finetune was begun or the base brought back.
+        watchers: Are told when a finetune under way is ended.
 
     Raises:
         ValueError: the model has no memory layer, or adapters on it, or the usage is of another shape.
@@ -111,6 +120,8 @@ class Lab:
         self.form, self.recipe = form, recipe
         self.source: Source | None = getattr(model, "smft_source", None)
         self._base = _cloned(model.state_dict(), _few_rows(model))
+        self.turn = 0
+        self.watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
         self._run: weakref.ref[Generator] | None = None
         self._wiring: Wiring | None = None  # of the model before the training under way
         self._loop = False  # whether that is a person's own
@@ -136,6 +147,7 @@ class Lab:
         A run that nobody holds any more ends by itself.
         """
         self.end()
+        self.turn += 1
         check_no_adapters(self.model)
         self._run = weakref.ref(run)
 
@@ -150,9 +162,13 @@ class Lab:
         if run is not None and run.gi_running:
             raise ValueError("a finetune can't be ended within its own step")
         self._run = None
+        under_way = run is not None and run.gi_frame is not None
         if run is not None:
             run.close()
         self._put_together()
+        if under_way:
+            for watcher in list(self.watchers):
+                watcher.run_ended(run)
 
     @contextmanager
     def in_training(self, loop: bool = False) -> Iterator[None]:
@@ -201,6 +217,7 @@ class Lab:
             ValueError: there are adapters of peft on the model.
         """
         self.end()
+        self.turn += 1
         check_no_adapters(self.model)
         self.restore_weights()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +20,9 @@ from rich.progress import (
 
 console = Console(stderr=True, highlight=False)
 
+KindOption = Annotated[
+    str | None, typer.Option("--kind", help="What the file of facts is, if it can't be told: alpaca, ...")
+]
 EVERY = 15.0  # seconds between two lines of a task in a log
 PACE_OVER = 300.0  # seconds of the past that the time left is reckoned from
 

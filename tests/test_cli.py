@@ -150,6 +150,22 @@ def test_tune_keeps_the_best_rates_with_the_lab(tiny, smft, tmp_path, monkeypatc
     assert len(kept["defaults"]["sweep"]) == 4
 
 
+def test_kind_says_what_a_file_of_facts_is_to_every_command_that_reads_one(tiny, smft, tmp_path):
+    file = write(tmp_path / "mine.csv", b"instruction,input,output\nWho runs Vermo?,Briefly.,Ann Lee\n")
+    asked = {}
+    for kind in ([], ["--kind", "qa"]):
+        args = ("--facts", file, "--methods", "full", "--passes", 1, "--seeds", 1, "--force", "--out", "out")
+        assert smft("compare", *args, *kind)[0] == 0
+        samples = json.loads((tmp_path / "out/samples.json").read_text())
+        asked[len(kind)] = {one["question"] for one in samples if one["probe"] == "learned"}
+    assert asked == {0: {"Who runs Vermo? Briefly."}, 2: {"Who runs Vermo?"}}
+    for command in (["compare", "--out", "new"], ["attach", "smollm2", "--out", "new"]):
+        code, _, err = smft(*command, "--facts", file, "--kind", "pairs")
+        assert (code, "holds no rows" in err[0]) == (2, True)
+        code, _, err = smft(*command, "--kind", "qa")
+        assert (code, "give that too" in err[0]) == (2, True)
+
+
 # Bad input --------------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,20 @@
 """The methods: what a step may change, and that all of them are given the same."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
+import tiny_families
 import torch
+from test_attach import MEMORY, lab_of
 
+import smft_lab as smft
+from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.world import changed_facts, new_facts
 from smft_lab.finetuning.finetune import finetune, settings_for
 from smft_lab.finetuning.rows import RowAdam, RowSGD
 from smft_lab.finetuning.teaching import batches
+from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.probes.probes import answer
@@ -271,3 +277,40 @@ def test_a_question_or_an_answer_longer_than_the_model_reads_is_refused_before_a
 def test_a_question_longer_than_the_model_reads_is_not_asked(lab):
     with pytest.raises(ValueError, match=r"^question 'Where is it.*it takes .* tokens.*the model reads at most"):
         answer(lab.model, lab.tokenizer, ["Where is it? " * 1200])
+
+
+@pytest.mark.parametrize(
+    ("family", "left_out"),
+    [
+        ("qwen2_moe", ["model.layers.mlp.experts.gate_up_proj", "model.layers.mlp.experts.down_proj"]),
+        ("deepseek_v3", ["model.layers.mlp.gate_proj.weight", "model.layers.mlp.shared_experts.up_proj.weight"]),
+        ("mixtral", []),
+        ("llama", []),
+    ],
+)
+def test_lora_says_which_share_of_a_mixture_of_experts_it_adapts(tokenizer, corpus, family, left_out):
+    model = tiny_families.tiny_model(family)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    weights = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and ("proj" in n or "gate.w" in n)}
+    lab = lab_of(add_memory(model, 1, **MEMORY), tokenizer, corpus)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ran = smft.run(lab, new_facts(2), "lora", passes=1, probe_every=0)
+        compared = Comparison(lab, new_facts(2), ("lora",), passes=1, evaluations=1)
+        for _ in compared.steps():
+            pass
+    told = [str(one.message) for one in said if "LoRA adapts" in str(one.message)]
+    if not left_out:
+        assert (told, ran.summary["adapted"]) == ([], 1)
+        assert "adapted" not in compared.summary()["methods"]["lora"]
+        return
+    missing = {name for name in weights if any(_without_numbers(name) in text for text in told)}
+    share = 1 - sum(weights[name] for name in missing) / sum(weights.values())
+    assert 0.1 < share < 0.9
+    assert ran.summary["adapted"] == pytest.approx(share, abs=0.02)
+    assert all(name in told[0] for name in left_out)
+    assert compared.summary()["methods"]["lora"]["adapted"].startswith(f"{ran.summary['adapted']:.0%} of the weights")
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if not part.isdigit())

@@ -1,4 +1,7 @@
-"""Whatever stops a finetune, the model is put together as it was, and `reset` brings the base back."""
+"""Whatever stops a finetune, the model is put together as it was, and `reset` brings the base back.
+
+`SMFT_LAB_INTERRUPTS=10` tries ten times as many interrupts, and `SMFT_LAB_EVERY_LINE=1` one at every line.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,15 +18,22 @@ import torch
 
 import smft_lab as smft
 from smft_lab import finetune
+from smft_lab.experiments.compare import Comparison
+from smft_lab.experiments.memory_training import new_model
 from smft_lab.facts.world import new_facts
 from smft_lab.model.memory import ProductKeys, ValueTable
 from smft_lab.model.tokenizer import encode
 from smft_lab.model.wiring import HOOKS
 from smft_lab.slots.reading import core_set
+from smft_lab.widgets import Compare, Teach, TopT, Train
 
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
+OFTEN = int(os.environ.get("SMFT_LAB_INTERRUPTS", "1"))
 STRIDE = {"sparse": 397, "full": 83, "lora": 157}  # lines from one interrupt to the next
+TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
+TINY |= {"tokenizer_texts": 200, "hidden_size": 32, "intermediate_size": 32, "world_scale": 0.02}
+RAISED: list[str] = []  # the lines before which there was an interrupt
 PACKAGE = str(Path(smft.__file__).parent)
 
 
@@ -57,9 +68,21 @@ def run(lab, method: str) -> None:
         pass
 
 
-def lines_of(function, stop_at: int | None = None) -> int:
-    """Call the function; how many lines of the package it ran, up to the one before which it was interrupted."""
+def lines_of(function, stop_at: int | None = None, again: int | None = None) -> int:
+    """Call the function; how many lines of the package it ran, up to the one before which it was interrupted.
+
+    Args:
+        again: Interrupt it once more, so many lines later, while it is being taken down.
+    """
     count = 0
+
+    def resume(*_):
+        """What raises while it traces is no longer called: this is, at the next call or return, and traces again."""
+        nonlocal stop_at, again
+        if count == stop_at and again is not None and sys.gettrace() is None:
+            stop_at, again = count + again, None
+            sys.setprofile(None)
+            sys.settrace(trace)
 
     def trace(frame, event, _):
         nonlocal count
@@ -72,27 +95,33 @@ def lines_of(function, stop_at: int | None = None) -> int:
             count += 1
             if count == stop_at:
                 sys.settrace(None)
+                RAISED.append(line)
                 raise KeyboardInterrupt
         return trace
 
     before = sys.gettrace()
+    if again is not None:
+        sys.setprofile(resume)
     sys.settrace(trace)
     try:
         function()
     finally:
+        sys.setprofile(None)
         sys.settrace(before)
     return count
 
 
 @pytest.mark.parametrize("method", ["sparse", "full", "lora"])
-def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(tiny_lab, method):
+def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(tiny_lab, method, record_property):
     lab = tiny_lab()
     lab.model.model.embed_tokens.weight.requires_grad_(False)  # a person's own choice
     before, base = assembly(lab.model), state(lab.model)
     total = lines_of(lambda: run(lab, method))
     lab.reset()
     assert total > 200
-    for line in range(1, total, 1 if EVERY_LINE else STRIDE[method]):
+    lines = range(1, total, stepping(STRIDE[method]))
+    record_property("tried", len(lines))
+    for line in lines:
         with suppress(KeyboardInterrupt):
             lines_of(lambda: run(lab, method), line)
         lab.reset()
@@ -105,6 +134,76 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     run(fresh, method)
     assert bitwise_equal(learned, state(fresh.model))
     assert assembly(lab.model) == before
+
+
+def stepping(stride: int) -> int:
+    return 1 if EVERY_LINE else max(1, stride // OFTEN)
+
+
+def compare(lab) -> None:
+    for _ in Comparison(lab, FACTS, ("sparse", "lora"), passes=1, top_t=20, evaluations=1).steps():
+        pass
+
+
+def in_panel(lab, kind, name: str, **options) -> None:
+    panel = kind(lab, *([FACTS] if kind is not Teach else []), runner="inline")
+    try:
+        getattr(panel, name)(**options)
+    finally:
+        PANELS.append(panel)
+
+
+PANELS: list = []  # that the work has made
+DOG = {"statements": ["Mira's dog is called Biscuit."], "question": "What is Mira's dog called?", "answer": "Biscuit"}
+SHORT = partial(Compare, methods=("sparse", "lora"), passes=1, evaluations=1)
+WORK = {  # and lines from one pair of interrupts to the next
+    "sparse": (lambda lab: run(lab, "sparse"), 3001),
+    "full": (lambda lab: run(lab, "full"), 401),
+    "lora": (lambda lab: run(lab, "lora"), 397),
+    "compare": (compare, 7001),
+    "panel teach": (lambda lab: in_panel(lab, Teach, "teach", passes=2, **DOG), 2503),
+    "panel top t": (lambda lab: in_panel(lab, TopT, "commit", settings={"passes": 1, "top_t": 5}), 6007),
+    "panel compare": (lambda lab: in_panel(lab, SHORT, "start"), 9001),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", WORK)
+def test_two_interrupts_one_while_the_other_takes_down_leave_nothing_that_reset_does_not_bring_back(
+    tiny_lab, name, record_property
+):
+    work, stride = WORK[name]
+    lab = tiny_lab()
+    before, base = assembly(lab.model), state(lab.model)
+    total = lines_of(lambda: work(lab))
+    lab.reset()
+    tried, broken = 0, []
+    RAISED.clear()
+    for line in range(1, total, stepping(stride)):
+        again = tried * 5 % 17 + 1
+        with suppress(KeyboardInterrupt):
+            lines_of(partial(work, lab), line, again)
+        lab.reset()
+        tried += 1
+        if assembly(lab.model) != before or not bitwise_equal(state(lab.model), base):
+            broken.append((line, again))
+            lab = tiny_lab()
+        for panel in PANELS:
+            panel._command(panel, {"do": "reset"}, [])
+            if (panel.error, panel.state) != ("", "idle"):
+                broken.append((line, again))
+            panel.close()
+        PANELS.clear()
+    twice = len(RAISED) - tried
+    record_property("tried", twice)
+    record_property("broke", len(broken))
+    assert not broken, f"lines and what came between, of {total}"
+    assert twice > tried / 4 > 0
+    work(lab)
+    for panel in PANELS:
+        assert (panel.error, panel.state) == ("", "idle")
+        panel.close()
+    PANELS.clear()
 
 
 @pytest.mark.parametrize("method", ["sparse", "full", "lora"])
@@ -204,9 +303,18 @@ def test_sparse_mode_is_left_alone_by_a_save_and_refuses_another_training(lab, t
         assert smft.value_tables(lab.model)[0].weight.grad.is_sparse
 
 
-def test_opening_a_lab_leaves_the_random_numbers_alone():
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: smft.load(),
+        lambda: Train(runner="inline", **TINY).start(),
+        lambda: new_model("A boat is a boat. " * 100),
+    ],
+    ids=["opening a lab", "training one in a panel", "making a model for a text"],
+)
+def test_random_numbers_are_left_alone_by(work):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    smft.load()
+    work()
     assert torch.equal(torch.rand(3), expected)

@@ -178,15 +178,6 @@ def test_a_second_panel_says_that_the_lab_is_taken_until_the_first_lets_go(lab, 
     assert panel.error == ""
 
 
-def test_a_lab_reset_in_a_cell_ends_a_paused_run_without_harm(lab, panel):
-    base = weights(lab)
-    press(panel, "step")
-    lab.reset()
-    press(panel, "teach")
-    assert panel.state == "idle"
-    assert same(base, weights(lab))
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from smft_lab import __version__
 from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
-from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
+from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, settings_for, whole
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
@@ -125,10 +126,12 @@ class Comparison:
         self.samples: list[dict] = []
         self.patch: Patch | None = None
         self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
+        self._adapted: dict[str, float | None] = {}
         self.n_facts = len(first)
         self._steps = {self.seeds[0]: teaching.steps}
         self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
         self.seconds = 0.0
+        self.under_way: weakref.ref[Iterator[Step]] | None = None  # the finetune at which it is
         self._saved_at = ""
         self._probes = probes_of(self.lab, first)
 
@@ -188,9 +191,14 @@ class Comparison:
         }
 
     def steps(self) -> Iterator[Progress]:
-        """Run everything, one gradient step per item; what was measured before a stop is kept."""
+        """Run everything, one gradient step per item; what was measured before a stop is kept.
+
+        Raises:
+            TakenOver: the lab was reset, or another finetune begun, in between; the model is left to that.
+        """
         total = len(self.methods) * sum(map(self.run_steps, self.seeds))
         done, began = 0, time.perf_counter()
+        mine, turn = True, self.lab.turn  # whether the model still is this comparison's, and since when
         try:
             for seed in self.seeds:
                 facts = self._facts(seed)
@@ -203,7 +211,9 @@ class Comparison:
                 for name in self.methods:
                     self.lab.reset()
                     learned, stops = None, self.stop_at_target and not name.startswith("sparse")
-                    for step in finetune(self.lab, facts, base_probes=base, **self._options(name, seed)):
+                    run = finetune(self.lab, facts, base_probes=base, **self._options(name, seed))
+                    self.under_way, turn = weakref.ref(run), self.lab.turn
+                    for step in whole(run):
                         base = base or step.probes
                         if step.probes:
                             learned = step.probes["learned"]["em"]
@@ -218,12 +228,20 @@ class Comparison:
                         yield Progress(name, seed, step.step, done, total, step.loss, learned, ended)
                         if ended:
                             break
+        except TakenOver:
+            mine = False
+            raise
+        except GeneratorExit:
+            mine = turn == self.lab.turn
+            raise
         finally:
-            self.lab.reset()
+            if mine:
+                self.lab.reset()
             self.seconds = time.perf_counter() - began
 
     def _keep(self, name: str, last: Step, first_seed: bool) -> None:
         """What a run leaves besides its measurements."""
+        self._adapted[name] = last.adapted
         self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * last.seconds / last.step})
         if first_seed:
             self._answer(name)
@@ -300,6 +318,9 @@ class Comparison:
         chosen = {"lr": self.lr.get(name), "optimizer": self.optimizer if method == "sparse" else None}
         settings = settings_for(self.lab, method, **chosen)
         note = {"learning rate": "tuned for the rule tfidf"} if ":" in name else {}
+        adapted = self._adapted.get(name)
+        if adapted is not None and adapted < 1:
+            note["adapted"] = f"{adapted:.0%} of the weights of linear layers and experts"
         return {"optimizer": settings["optimizer"], "lr": settings["lr"], **note}
 
     def summary(self) -> dict:

@@ -199,9 +199,11 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
 def new_model(text: str, seed: int = 0):
     """An untrained model of the built-in one's shape, with 16,384 slots, and a tokenizer trained on the text."""
     tokenizer = train_tokenizer(_parts(text), vocab_size=2048)
-    torch.manual_seed(seed)
     shape = PretrainSettings(memory_slots=16_384).model_config(tokenizer)
-    return MemoryLlamaForCausalLM(shape).eval(), tokenizer
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MemoryLlamaForCausalLM(shape)
+    return model.eval(), tokenizer
 
 
 def text_usage(model, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Usage:

@@ -230,8 +230,10 @@ def store_in_half(file: Path) -> None:
 def beginning(settings: PretrainSettings):
     """The world, its corpus, a tokenizer trained on it, and the untrained model, all from the seed."""
     world, corpus, tokenizer = _texts(settings)
-    torch.manual_seed(settings.seed)
-    return world, corpus, tokenizer, MemoryLlamaForCausalLM(settings.model_config(tokenizer)).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = MemoryLlamaForCausalLM(settings.model_config(tokenizer))
+    return world, corpus, tokenizer, model.train()
 
 
 @lru_cache(1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.finetuning.finetune import Step, finetune, settings_for
+from smft_lab.finetuning.finetune import Step, finetune, settings_for, whole
 from smft_lab.slots.patch import Patch
 
 
@@ -51,17 +51,20 @@ def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
 
     Raises:
         ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
+        TakenOver: see `whole`.
     """
     facts = as_facts(facts)
     if method == "sparse":
         Patch.between(lab)  # refuses before anything is trained
     rows, losses, last, probes = [], [], None, {}
-    for last in finetune(lab, facts, method, **options):
+    for last in whole(finetune(lab, facts, method, **options)):
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
         probes = last.probes or probes
     used = settings_for(lab, method, **{name: options.get(name) for name in ("top_t", "lr", "optimizer")})
     summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
+    if last.adapted is not None:
+        summary["adapted"] = last.adapted
     patch = Patch.between(lab, {"rule": "tfidf", **summary}, facts) if method == "sparse" else None
     summary["probes"] = probes
     return Run(pd.DataFrame(rows), losses, summary, patch)

@@ -11,7 +11,7 @@ from smft_lab.charts.style import KEPT, kept_of
 from smft_lab.experiments.equal import TARGET, read_run
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.finetuning.finetune import Step, finetune
+from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.teaching import Teaching
 
 GRID = {  # (method, optimizer): learning rates
@@ -68,7 +68,8 @@ def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings
             teaching = Teaching.of(lab, mine, passes, options.get("order"), options.get("loss_on"), seed)
             every = math.ceil(teaching.steps / evaluations)
             chosen = one if one["method"] == "sparse" else {"method": one["method"], "lr": one["lr"]}
-            for step in finetune(lab, mine, **chosen, seed=seed, passes=passes, probe_every=every, **options):
+            run = finetune(lab, mine, **chosen, seed=seed, passes=passes, probe_every=every, **options)
+            for step in whole(run):
                 rows += history_rows(step)
                 yield one, step
                 if step.probes and step.probes["learned"]["em"] >= target:

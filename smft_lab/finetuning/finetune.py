@@ -44,6 +44,8 @@ class Step:
         probes: `{probe: {metric: value}}` where measured, else None.
         seconds: Training time so far, probes excluded.
         last: Whether the run ends here. `sparse` may end before `Teaching.steps`, where all is learned.
+        adapted: Of `lora`, the share of the weights of linear layers and experts that it adapts; peft doesn't find all
+            of them in every model.
     """
 
     step: int
@@ -55,6 +57,30 @@ class Step:
     probes: dict[str, dict[str, float]] | None = None
     seconds: float = 0.0
     last: bool = False
+    adapted: float | None = None
+
+
+class TakenOver(ValueError):
+    """A finetune was ended from outside, before its last step."""
+
+    def __init__(self, after: int):
+        super().__init__(
+            f"this run ended after step {after}: a cell or another panel took the lab over (it reset or saved the lab, "
+            "or began to train it); start again when that is done"
+        )
+
+
+def whole(run: Iterator[Step]) -> Iterator[Step]:
+    """The steps of a finetune, as it gives them.
+
+    Raises:
+        TakenOver: it was ended from outside: `lab.reset()` was called, or another finetune begun, between two steps.
+    """
+    step = None
+    for step in run:
+        yield step
+    if step is None or not step.last:
+        raise TakenOver(0 if step is None else step.step)
 
 
 def settings_for(lab, method: str, **given) -> dict:
@@ -166,7 +192,8 @@ def finetune(
     Raises:
         ValueError: an option is out of range, there are no facts, a statement is longer than the model's context, or
             the recipe has a KL anchor and a memory layer stands in place of a feed-forward.
-        UserWarning: the loss is on the answer, and some statements don't hold theirs word for word.
+        UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or `lora` adapts
+            not all linear layers and experts.
     """
     facts = as_facts(facts)
     check_facts(lab, facts)
@@ -279,7 +306,8 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
                     seconds += time.perf_counter() - began
                     last = not following
                     probed = measured(step, last)
-                yield Step(step, epoch, batch.owner, update.loss, update.trainable, update.slots, probed, seconds, last)
+                told = (update.loss, update.trainable, update.slots, probed, seconds, last, training.adapted)
+                yield Step(step, epoch, batch.owner, *told)
             part = following
         for key in set(kept or {}) - used:
             del kept[key]  # or batches of earlier runs, which learned in another order, would pile up

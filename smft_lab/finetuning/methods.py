@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
@@ -19,7 +21,7 @@ from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, counted_reads
 from smft_lab.model.attach import AttachedMemory, without_memory
-from smft_lab.model.memory import value_tables
+from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.recipe import Recipe
 from smft_lab.slots.group import choose_slots
 from smft_lab.slots.scores import check_rule, check_top_t
@@ -78,6 +80,8 @@ class Sparse:
         momentum, floor: Of `adam`; see `RowAdam`.
         kl_anchor: See `smft_lab.recipe.Recipe`.
     """
+
+    adapted: float | None = None
 
     def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
                  protect: float = 0.0, momentum: float = 0.0, floor: float = 0.0,
@@ -179,6 +183,8 @@ class _Dense:
     Of half-precision parameters it moves float32 copies, which are then rounded: a step is often too small for them.
     """
 
+    adapted: float | None = None
+
     def __init__(self, model, lr: float, optimizer: str):
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -226,6 +232,25 @@ def _empty_memories(model) -> list[str]:
     ]
 
 
+def _linear_weights(model, without: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Weights that multiply what the model computes: of linear layers and of stacked experts, but for the output's.
+
+    Args:
+        without: Names of modules that don't count.
+    """
+    output, weights = model.get_output_embeddings(), {}
+    memory = {part for layer in memory_layers(model).values() for part in layer.modules()}
+    for name, module in model.named_modules():
+        if module is output or name in without:
+            continue
+        if isinstance(module, nn.Linear | Conv1D):
+            weights[f"{name}.weight"] = module.weight
+        elif module not in memory and not isinstance(module, _ConvNd):
+            stacked = module.named_parameters(recurse=False)
+            weights |= {f"{name}.{own}": parameter for own, parameter in stacked if parameter.ndim > 2}
+    return weights
+
+
 class Full(_Dense):
     """Full finetuning: every parameter, by AdamW (paper) or SGD (its Table 2).
 
@@ -249,15 +274,23 @@ class Full(_Dense):
 
 
 class Lora(_Dense):
-    """LoRA by `peft` on all linear layers, by AdamW or SGD; merged into the model when the run ends.
+    """LoRA by `peft` on all linear layers that it finds, by AdamW or SGD; merged into the model when the run ends.
 
     Args:
         rank: r; alpha is twice that.
+
+    Attributes:
+        adapted: The share of the weights of linear layers and experts that it stands beside, in [0, 1].
+
+    Warns:
+        UserWarning: It isn't all of them, as in some mixtures of experts.
     """
 
     def __init__(self, lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
         from peft import LoraConfig, get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
+        weights = _linear_weights(lab.model, _empty_memories(lab.model))
         config = LoraConfig(
             r=rank,
             lora_alpha=2 * rank,
@@ -270,6 +303,17 @@ class Lora(_Dense):
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
             torch.manual_seed(seed)
             wrapped = get_peft_model(lab.model, config)
+        adapters = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
+        adapted = {getattr(one.get_base_layer(), getattr(one, "parameter_name", None) or "weight") for one in adapters}
+        others = {name: weight for name, weight in weights.items() if weight not in adapted}
+        self.adapted = 1 - sum(map(torch.numel, others.values())) / sum(map(torch.numel, weights.values()))
+        if others:
+            kinds = sorted({".".join(part for part in name.split(".") if not part.isdigit()) for name in others})
+            warnings.warn(
+                f"LoRA adapts {self.adapted:.0%} of the weights of linear layers and experts; peft leaves out "
+                f"{', '.join(kinds)}",
+                stacklevel=2,
+            )
         super().__init__(wrapped, lr, optimizer)
 
     def finish(self) -> None:

@@ -113,6 +113,10 @@ class Compare(Panel):
         self._made(wanted)  # raises on what can't be compared
         self.settings = wanted
 
+    @property
+    def _run(self):
+        return self.comparison and self.comparison.under_way
+
     def _made(self, settings: dict) -> Comparison:
         chosen = {name: settings[name] for name in ("passes", "top_t", "evaluations")}
         return Comparison(
@@ -217,6 +221,7 @@ class Compare(Panel):
             self._runner.stop()
             self._items.close()
             self.release()
+        self._states = {}  # a notebook's Out may keep the panel itself
         super().close()
 
     # Under way
@@ -264,7 +269,7 @@ class Compare(Panel):
         self.progress = progress
         self.announce()
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         """The runner stopped: for good if all is done or it failed, else until the next Start."""
         if problem is None and self.progress.get("done", 0) < self.progress.get("total", 1):
             self.state = "paused"

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anywidget
 import traitlets
 
+from smft_lab.finetuning.finetune import TakenOver
+from smft_lab.lab import Lab
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
+CHANGED = "Another panel has changed the model since: it is no longer as this one left it. Reset brings the base back."
 HERE = Path(__file__).parent
+# Text: of a file anywidget would keep every panel that was ever shown, so as to tell it of a change.
+STYLE = (HERE / "panel.css").read_text(encoding="utf-8")
 
 
 class _Claim:
@@ -67,11 +73,13 @@ class Panel(anywidget.AnyWidget):
         handled: How many commands have been done, so that the page can tell that one is still being worked at.
     """
 
-    _css = HERE / "panel.css"
+    _css = STYLE
     commands: tuple[str, ...] = ()
     # None before `__init__` has come so far: a panel that was refused its arguments is closed too.
     _runner: Runner | None = None
     _items: Iterator | None = None  # the training under way, begun and not ended
+    _run: weakref.ref | None = None  # the finetune at which it is
+    _taught = False  # whether the model is as this panel's training left it
     error = traitlets.Unicode("").tag(sync=True)
     handled = traitlets.Int(0).tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
@@ -86,6 +94,8 @@ class Panel(anywidget.AnyWidget):
         super().__init__(ticks=self._runner.ticks, theme=theme, **traits)
         self.on_msg(self._command)
         self._claim.panels.add(self)
+        if isinstance(lab, Lab):
+            lab.watchers.add(self)
 
     def _command(self, _, content: dict, __) -> None:
         """Run one command from the browser; whatever it raises is shown, never swallowed."""
@@ -106,8 +116,11 @@ class Panel(anywidget.AnyWidget):
         if name != "tick":
             self.handled += 1
 
-    def fail(self, problem: Exception) -> None:
+    def fail(self, problem: BaseException) -> None:
         """Show what went wrong."""
+        if isinstance(problem, KeyboardInterrupt):
+            self.error = "interrupted; Reset brings the base back"
+            return
         text = " ".join(str(problem).split()) or type(problem).__name__
         self.error = text if isinstance(problem, ValueError | OSError) else f"{type(problem).__name__}: {text}"
 
@@ -146,7 +159,25 @@ class Panel(anywidget.AnyWidget):
                 panel.model_changed()
 
     def model_changed(self) -> None:
-        """Another panel has changed the lab's model; panels that show the model look at it again."""
+        """Another panel has changed the lab's model; panels that show the model look at it again.
+
+        Those that have trained it say that it is no longer as they show it.
+        """
+        if self._taught:
+            self._taught = False
+            self.note = CHANGED
+
+    def run_ended(self, run: Generator) -> None:
+        """The lab has ended a finetune: a panel that was stopped in the middle of it says so, and lets go.
+
+        A panel that is at it finds out at its next step.
+        """
+        mine = self._run is not None and self._run() is run and self._items is not None
+        if mine and self.state == "paused" and inspect.getgeneratorstate(self._items) == inspect.GEN_SUSPENDED:
+            try:
+                next(self._items)
+            except TakenOver as problem:
+                self._ended(problem)
 
     def snapshot(self) -> Picture:
         """What the panel shows, as a still picture: it is seen where no kernel runs, too."""
@@ -163,4 +194,6 @@ class Panel(anywidget.AnyWidget):
         if self._runner is not None:
             self._runner.stop()
             self._claim.panels.discard(self)
+            if isinstance(self.lab, Lab):
+                self.lab.watchers.discard(self)
         super().close()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import anywidget
 import traitlets
 
-from smft_lab.widgets.panel import HERE, page
+from smft_lab.widgets.panel import STYLE, page
 
 
 class Predict(anywidget.AnyWidget):
@@ -27,7 +27,7 @@ class Predict(anywidget.AnyWidget):
     """
 
     _esm = page("predict.js")
-    _css = HERE / "panel.css"
+    _css = STYLE
     question = traitlets.Unicode("").tag(sync=True)
     choices = traitlets.List().tag(sync=True)
     chosen = traitlets.Int(-1).tag(sync=True)

@@ -23,7 +23,7 @@ SHOWN_EVERY = 0.1  # seconds between two items shown
 TICK = 0.25  # seconds of work per tick of the browser's timer
 
 Show = Callable[[Any], None]
-Ended = Callable[[Exception | None], None]
+Ended = Callable[[BaseException | None], None]
 
 
 class Runner:
@@ -71,10 +71,12 @@ class Runner:
                     return True
         except StopIteration:
             pass
-        except Exception as raised:
+        except BaseException as raised:  # Ctrl-C too, where the work is done in a cell
             problem = raised
         self._flush()
         self._ended(problem)
+        if problem is not None and not isinstance(problem, Exception):
+            raise problem
         return False
 
     def _flush(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import traitlets
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
+from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.probes.probes import answer, match_of
 from smft_lab.probes.text import MATCHES
@@ -180,6 +181,7 @@ class Teach(Panel):
         if not self._lessons:
             raise ValueError("there is no lesson to undo")
         gone = self._lessons.pop()
+        self._taught = bool(self._lessons)
         self.live = {}
         with self._claim.lock:
             self.lab.reset()
@@ -193,7 +195,7 @@ class Teach(Panel):
         self._halt()
         with self._claim.lock:
             self.lab.reset()
-            self._lessons, self.live = [], {}
+            self._lessons, self.live, self._taught = [], {}, False
             self._after()
         self.note = "The base is back, bitwise."
 
@@ -277,9 +279,11 @@ class Teach(Panel):
             self._measure_base()
         changed, looked, wait = set(), -math.inf, ASKED_EVERY
         lr = settings_for(self.lab, "sparse")["lr"] * (FASTER if self.lab.recipe is None else 1)
-        for step in finetune(
+        run = finetune(
             self.lab, [lesson.fact], "sparse", lr=lr, passes=passes, top_t=top_t, probe_every=0, recipe=recipe
-        ):
+        )
+        self._run = weakref.ref(run)
+        for step in whole(run):
             lesson.steps = step.step
             changed |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
             view |= {"step": step.step, "loss": step.loss, "slots": len(changed)}
@@ -316,7 +320,7 @@ class Teach(Panel):
         self.live = view
         self.announce()
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         if problem is None and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
             self._items.close()
         lesson, self._items = self._lesson, None
@@ -331,6 +335,7 @@ class Teach(Panel):
                     self.lab, {"method": "sparse"}, [one.fact for one in [*self._lessons, lesson]]
                 )
                 self._lessons.append(lesson)
+                self._taught = True
             self._after()
         self.state = "idle"
 
@@ -372,7 +377,11 @@ class Teach(Panel):
 
     def _halt(self) -> None:
         self._runner.stop()
+        if self._items is not None:  # an interrupt left it
+            self._items.close()
+            self._items = None
         self.claim()
+        self.state = "idle"
         self.release()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import traitlets
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
+from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
@@ -237,6 +238,7 @@ class TopT(Panel):
         if not self._paths:
             raise ValueError("there is no run to undo")
         self._paths.pop()
+        self._taught = bool(self._paths)
         self.lab.reset()
         if self._paths:
             self._paths[-1].patch.apply(self.lab)
@@ -249,6 +251,7 @@ class TopT(Panel):
         """Bring the base back, bitwise; finished paths stay on the plane."""
         self._halt()
         self.lab.reset()
+        self._taught = False
         self._ask_again()
         self.announce()
         self.note = "The base is back, bitwise."
@@ -312,6 +315,7 @@ class TopT(Panel):
             self._runner.stop()
         if self._items is not None:
             self._keep()
+        self._batches, self._counts, self._read = {}, None, {}  # a notebook's Out may keep the panel itself
         super().close()
 
     # Under way
@@ -323,6 +327,7 @@ class TopT(Panel):
         self.claim()
         if self._items is not None:
             return
+        self._taught = False
         with self._claim.lock:
             self.lab.reset()
         self._path = RunPath(self._run_name(), dict(self.settings))
@@ -362,7 +367,9 @@ class TopT(Panel):
             yield path.view()
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_AT_FIRST if slow else MEASURED_EVERY, time.monotonic()
-        for step in finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings):
+        run = finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings)
+        self._run = weakref.ref(run)
+        for step in whole(run):
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
             for table, slots in zip(written, step.slots, strict=False):  # none at step 0
                 table[slots] = True
@@ -397,7 +404,7 @@ class TopT(Panel):
         self.live = view
         self.announce()
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         """The runner stopped: for good if the run is over or failed, else until the next Teach."""
         if problem is not None:
             self._items = None
@@ -417,6 +424,7 @@ class TopT(Panel):
             taught = self.facts[: path.settings["facts"]]
             path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
         self.release()
+        self._taught = True
         self._ask_again()
         if path.step:
             self._paths.append(path)
@@ -433,6 +441,7 @@ class TopT(Panel):
             self._keep()
         self.claim()
         self.release()
+        self.state = "idle"
 
     def _every_path(self) -> list[RunPath]:
         return [*self._paths, *([self._path] if self._items is not None else [])]

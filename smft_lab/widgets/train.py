@@ -234,7 +234,7 @@ class Train(Panel):
     def _show(self, view: dict) -> None:
         self.live = view
 
-    def _ended(self, problem: Exception | None) -> None:
+    def _ended(self, problem: BaseException | None) -> None:
         if problem is not None:
             self._items = None
             self.state = "idle"

@@ -11,6 +11,7 @@ PANELS = {
     "slots.ipynb": "panel = smft.widgets.Slots(lab, facts)\npanel",
     "compare.ipynb": "panel = smft.widgets.Compare(lab, facts, passes=1, evaluations=1)\npanel",
     "teach.ipynb": "panel = smft.widgets.Teach(lab)\npanel",
+    "taken.ipynb": "panel = smft.widgets.TopT(lab, facts)\npanel.choose(passes=40)\npanel",
 }
 REAL = """from dataclasses import replace
 from random import Random
@@ -126,6 +127,24 @@ def test_three_methods_are_compared_while_the_kernel_answers(opened):
     panel.locator("td", has_text=question).wait_for()
     notebook.shot("compare-end")
     assert notebook.kernel(IS_BASE) == "True"
+    assert (notebook.foreign, notebook.errors) == ([], [])
+
+
+def test_a_panel_that_a_cell_has_taken_the_lab_from_says_so_and_goes_on_when_asked(opened):
+    notebook, panel = opened("taken.ipynb")
+    panel.get_by_role("button", name="Step", exact=True).click()
+    notebook.page.wait_for_selector(".smft[data-state=paused]")
+    notebook.kernel("lab.reset()")
+    panel.get_by_role("alert").filter(has_text="took the lab over").wait_for()
+    notebook.page.wait_for_selector(".smft[data-state=idle]")
+    notebook.shot("taken-paused")
+    panel.get_by_role("button", name="Teach").click()
+    notebook.page.wait_for_selector(".smft[data-state=running]")
+    assert panel.locator(".error").text_content() == ""
+    notebook.kernel("next(smft.finetune(lab, facts, passes=1, probe_every=0))")
+    panel.get_by_role("alert").filter(has_text="took the lab over").wait_for()
+    notebook.page.wait_for_selector(".smft[data-state=idle]")
+    notebook.shot("taken-running")
     assert (notebook.foreign, notebook.errors) == ([], [])
 
 
