@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
 from smft_lab.terminal import console, names_in, printable, progress_bar
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
@@ -76,7 +79,7 @@ def _open_lab(path: Path | None, device: str = "cpu"):
     return load(path, device)
 
 
-def _built_in(lab, count: int):
+def _built_in(lab: Lab, count: int):
     """Facts of the lab's own world as a function of the seed, and how the report calls them."""
     if count < 1:
         raise ValueError(f"--count must be at least 1, not {count}")
@@ -220,7 +223,7 @@ def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], s
     console.print(table)
 
 
-def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
+def _tuned(lab: Lab, taught, names: list[str], settings: dict) -> dict:
     from smft_lab.experiments.tune import SEEDS, best_settings, candidates, edges, sweep
     from smft_lab.finetuning.finetune import Step
     from smft_lab.finetuning.teaching import Teaching
@@ -249,7 +252,7 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
     return {**lab.defaults, **tuned, "sweep": rows, "sweep_settings": under}
 
 
-def _tuned_under(lab) -> dict:
+def _tuned_under(lab: Lab) -> dict:
     """What the learning rates were tuned on, for the report's settings."""
     under = lab.defaults.get("sweep_settings")
     if not under:

@@ -46,7 +46,7 @@ def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_pa
     assert set(os.listdir(tmp_path)) == {"[a]", new.name, other.name}
 
 
-@pytest.mark.parametrize("earlier, expected", [(None, 0o640), (0o604, 0o604)])
+@pytest.mark.parametrize(("earlier", "expected"), [(None, 0o640), (0o604, 0o604)])
 def test_a_file_has_the_mode_of_a_new_one_or_of_the_one_it_replaces(earlier, expected, tmp_path):
     file = tmp_path / "weights.safetensors"
     if earlier:

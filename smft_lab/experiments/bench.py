@@ -29,6 +29,7 @@ from smft_lab.finetuning.methods import start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowSGD
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.model.memory import MemoryLayer, RowHits, RowLookup
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import recalled
@@ -284,7 +285,7 @@ METHODS = {
 }
 
 
-def model_steps(lab, facts, seconds: float) -> Iterator[Row]:
+def model_steps(lab: Lab, facts, seconds: float) -> Iterator[Row]:
     """(b) One finetuning step of the lab's model: 64 statements of one fact, seen before."""
     texts = list(facts[0].statements[:64])
     for what, (method, options) in METHODS.items():
@@ -298,7 +299,7 @@ def model_steps(lab, facts, seconds: float) -> Iterator[Row]:
             lab.reset()
 
 
-def runs_to_target(lab, facts, target: float = 0.95, most: int = 40) -> Iterator[Row]:
+def runs_to_target(lab: Lab, facts, target: float = 0.95, most: int = 40) -> Iterator[Row]:
     """(b) Training seconds until `target` of `facts` is learned, by every method at its tuned rate.
 
     A first run asks the facts after every quarter of a pass, and so finds the step; a second one is timed to there, and
@@ -319,7 +320,7 @@ def runs_to_target(lab, facts, target: float = 0.95, most: int = 40) -> Iterator
         yield Row(part, what, lab.slots, seconds, seconds, seconds, "s", note)
 
 
-def _first_step_at(lab, facts, steps: Iterator[Step], target: float) -> tuple[int, float, str]:
+def _first_step_at(lab: Lab, facts, steps: Iterator[Step], target: float) -> tuple[int, float, str]:
     """The step that has learned `target`, or the last; the most that was learned; and what of the old was kept."""
     questions, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
     often, best, last = math.ceil(Teaching.of(lab, facts).per_pass / 4), 0.0, 0
@@ -429,7 +430,7 @@ def peak_memory(path: str | None) -> Iterator[Row]:
 # All of it ------------------------------------------------------------------------------------------------
 
 
-def bench(lab, quick: bool = False, path: str | None = None) -> Iterator[Row]:
+def bench(lab: Lab, quick: bool = False, path: str | None = None) -> Iterator[Row]:
     """All comparisons, row by row as they are measured.
 
     Args:

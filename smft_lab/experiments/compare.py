@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.finetuning.finetune import Step, check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
@@ -82,7 +83,7 @@ class Comparison:
         ValueError: an option is out of range.
     """
 
-    lab: object
+    lab: Lab
     facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
     methods: Sequence[str] = METHODS
     seeds: Sequence[int] = (0,)
@@ -187,7 +188,7 @@ class Comparison:
             "probe_every": math.ceil(self.run_steps(seed) / self.evaluations),
         }
 
-    def steps(self) -> Iterator[Progress]:
+    def steps(self) -> Generator[Progress, None, None]:
         """Run everything, one gradient step per item; what was measured before a stop is kept."""
         total = len(self.methods) * sum(map(self.run_steps, self.seeds))
         done, began = 0, time.perf_counter()
@@ -409,7 +410,7 @@ def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
         yield folder
 
 
-def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,
+def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,
             progress: bool | None = None, **options) -> Comparison:  # fmt: skip
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune, settings_for
+from smft_lab.lab import Lab
 from smft_lab.slots.patch import Patch
 
 
@@ -43,7 +44,7 @@ def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict
     ]
 
 
-def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
+def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
     It starts from the model as it is: the patch holds what earlier sparse runs changed, too, unless `lab.reset()` came

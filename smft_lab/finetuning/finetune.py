@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +18,7 @@ from smft_lab.finetuning.baselines import Anchor
 from smft_lab.finetuning.methods import LORA_RANK, NotFinite, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.model.attach import max_positions, without_memory
 from smft_lab.model.tokenizer import encode, only_answers, typed_special
 from smft_lab.probes.probes import probes_of
@@ -57,7 +58,7 @@ class Step:
     last: bool = False
 
 
-def settings_for(lab, method: str, **given) -> dict:
+def settings_for(lab: Lab, method: str, **given) -> dict:
     """The settings of a run: those given, else the lab's tuned ones, else its recipe's, else general ones.
 
     Raises:
@@ -83,7 +84,7 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
     return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": rates}
 
 
-def check_facts(lab, facts: Sequence[Fact]) -> None:
+def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
     """Raise ValueError if there are no facts, or a text of one is longer than the model's context or has a special
     token written out in it."""
     if not facts:
@@ -106,7 +107,7 @@ def check_facts(lab, facts: Sequence[Fact]) -> None:
 
 
 def finetune(
-    lab,
+    lab: Lab,
     facts: Sequence[Fact],
     method: str = "sparse",
     *,
@@ -127,7 +128,7 @@ def finetune(
     recipe: Recipe | None = None,
     kept: dict[tuple, Batch] | None = None,
     base_probes: dict[str, dict[str, float]] | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
 
     Args:
@@ -194,7 +195,9 @@ def finetune(
     return run
 
 
-def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept, base_probes) -> Iterator[Step]:
+def _steps(
+    lab: Lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept, base_probes
+) -> Generator[Step, None, None]:
     facts, loss_on, seed = teaching.facts, teaching.loss_on, teaching.seed
     probes = probes_of(lab, facts)
     # Slots chosen beforehand change wherever they are read.
@@ -286,7 +289,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
 
 
 @contextmanager
-def _started(lab, method: str, options: dict):
+def _started(lab: Lab, method: str, options: dict):
     """The method, ready for its first batch; at the end of the block the model is as before but for what it learned.
 
     A method that can't end, such as a LoRA that was interrupted while it merged, leaves the base.

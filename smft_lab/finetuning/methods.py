@@ -18,6 +18,7 @@ from smft_lab.finetuning.products import RoundedWeights
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, counted_reads
+from smft_lab.lab import Lab
 from smft_lab.model.attach import AttachedMemory, without_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.recipe import Recipe
@@ -79,7 +80,7 @@ class Sparse:
         kl_anchor: See `smft_lab.recipe.Recipe`.
     """
 
-    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
+    def __init__(self, lab: Lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
                  protect: float = 0.0, momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
         self.lab, self.fast, self.kl_anchor = lab, fast and not kl_anchor, kl_anchor
         self.top_t, self.rule, self.seed, self.lr = top_t, rule, seed, lr
@@ -232,7 +233,7 @@ class Full(_Dense):
         anchor: Pulls the weights back to the base.
     """
 
-    def __init__(self, lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
+    def __init__(self, lab: Lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
         lab.model.requires_grad_(True)
         for name in _empty_memories(lab.model):
             lab.model.get_submodule(name).requires_grad_(False)
@@ -254,7 +255,7 @@ class Lora(_Dense):
         rank: r; alpha is twice that.
     """
 
-    def __init__(self, lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
+    def __init__(self, lab: Lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -297,7 +298,7 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
         raise ValueError(f"no optimizer {optimizer!r} for {method}; there are {', '.join(known)}")
 
 
-def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
+def start(lab: Lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
           protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK,
           momentum: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
     """The method of that name, ready for its first batch."""

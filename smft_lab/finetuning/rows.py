@@ -11,6 +11,7 @@ import weakref
 import torch
 from torch import Tensor
 
+from smft_lab.lab import Lab
 from smft_lab.model.memory import value_tables
 
 
@@ -131,7 +132,7 @@ class RowOptimizer(torch.optim.Optimizer):
         ValueError: no such optimizer, or `lr` isn't positive.
     """
 
-    def __init__(self, lab, lr: float, optimizer: str = "adam"):
+    def __init__(self, lab: Lab, lr: float, optimizer: str = "adam"):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         if lr <= 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 from smft_lab.probes.replies import check_length, plain_generation, replies, would_say
 from smft_lab.probes.same import Changes
 from smft_lab.probes.text import MATCHES
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 BATCH = 256  # questions or texts per forward pass
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
@@ -325,7 +329,7 @@ def learned_probes(
     return probes
 
 
-def probes_of(lab, facts: Sequence[Fact]) -> Probes:
+def probes_of(lab: Lab, facts: Sequence[Fact]) -> Probes:
     """What a finetune of `facts` on `lab` measures: what it teaches, then the lab's own probes.
 
     A lab that asks in the built-in form has `learned` alone of `learned_probes`.

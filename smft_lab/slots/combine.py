@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from smft_lab.model.memory import named_tables
 from smft_lab.slots.patch import Patch, as_bytes, check_rows
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 OnConflict = Literal["refuse", "last", "mean", "sum"]
 RULES = ("refuse", "last", "mean", "sum")
@@ -40,7 +43,7 @@ def conflicts(patches: Sequence[Patch]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["table", "slot", "patches", "distance", "cosine"])
 
 
-def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab=None) -> Patch:
+def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab: Lab | None = None) -> Patch:
     """One patch that does what all of them do.
 
     A row that one patch has, or that all who have it set alike, is taken over bitwise. Where they differ, `on_conflict`
@@ -84,7 +87,7 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab=No
     return Patch(slots, values, patches[0].base, _about(patches, on_conflict, len(differing)))
 
 
-def hold(lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse") -> Patch:
+def hold(lab: Lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse") -> Patch:
     """Make the lab's model its base with exactly these patches: those applied before and not named are gone, bitwise.
 
     So one of several is removed by naming the others. A finetune under way ends.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +22,9 @@ from smft_lab.model.autoclass import check_no_adapters
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
 from smft_lab.writing import json_text, whole
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 FORMAT = "1"
 KIND = "smft-lab patch"
@@ -48,7 +52,7 @@ class Patch:
 
     @classmethod
     @exclusive
-    def between(cls, lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
+    def between(cls, lab: Lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
         """The rows in which the lab's model now differs from its base; a sparse finetune under way may go on.
 
         Args:
@@ -88,7 +92,7 @@ class Patch:
 
     @exclusive
     @torch.no_grad()
-    def apply(self, lab) -> None:
+    def apply(self, lab: Lab) -> None:
         """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends any run.
 
         Raises:
@@ -101,7 +105,7 @@ class Patch:
 
     @exclusive
     @torch.no_grad()
-    def revert(self, lab, base=None) -> None:
+    def revert(self, lab: Lab, base=None) -> None:
         """Set the patched rows back to the base, bitwise. A run under way ends.
 
         Args:
@@ -119,7 +123,7 @@ class Patch:
         for name, table, slots in zip(*named_tables(lab.model), self.slots, strict=True):
             table.weight[slots] = (base or lab).base(name)[slots]
 
-    def check(self, lab) -> None:
+    def check(self, lab: Lab) -> None:
         """Raise ValueError if the patch is damaged or doesn't fit the lab: another base, tables, slots or numbers."""
         check_rows(self)
         found = fingerprint(lab)
@@ -142,7 +146,7 @@ class Patch:
                 raise ValueError(f"{self.name}, table {i}: slot {slots[-1]}, but the model has {len(table)} slots; "
                                  f"{WRITE_AGAIN}")  # fmt: skip
 
-    def _check_holds(self, lab, base) -> None:
+    def _check_holds(self, lab: Lab, base) -> None:
         """Raise ValueError unless the lab's model is the base in all but value rows, and the patch in its own rows."""
         lab.end()
         found, expected = lab.model.state_dict(), base.model.state_dict()
@@ -258,7 +262,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 @exclusive
-def fingerprint(lab) -> str:
+def fingerprint(lab: Lab) -> str:
     """A short hash of every weight of the lab's base, by name and value, whatever dtype holds it."""
     lab.end_if_renamed()
     if lab not in _FINGERPRINTS:
@@ -275,7 +279,7 @@ def fingerprint(lab) -> str:
 
 @exclusive
 @torch.no_grad()
-def row_changes(lab) -> list[Tensor]:
+def row_changes(lab: Lab) -> list[Tensor]:
     """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed."""
     changes = []
     for name, table in zip(*named_tables(lab.model), strict=True):

@@ -11,6 +11,8 @@ where the paper has no "+ 1" outside the logarithm.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ from smft_lab.facts.fact import as_facts
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.usage import batch_counts
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 RULES = ("tfidf", "tf", "idf", "kl", "random", "all")
 
@@ -103,7 +108,7 @@ def check_top_t(top_t: int, slots: int) -> None:
 
 
 @exclusive
-def slot_scores(lab, facts) -> pd.DataFrame:
+def slot_scores(lab: Lab, facts) -> pd.DataFrame:
     """Scores of all slots that the statements of `facts` read, taken as one batch.
 
     Args:

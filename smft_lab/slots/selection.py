@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage, table_counts
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 
 class Selection:
@@ -123,7 +127,7 @@ class Selection:
 
 
 @contextmanager
-def sparse_mode(lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
+def sparse_mode(lab: Lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
     """Sparse memory finetuning in a training loop of one's own.
 
     Inside the block only the value tables take gradients, and only at the top-t slots of each batch; a plain

@@ -12,6 +12,7 @@ import pandas as pd
 import traitlets
 
 from smft_lab.facts.fact import Fact
+from smft_lab.lab import Lab
 from smft_lab.model.memory import memory_layers
 from smft_lab.slots.addresses import LOUD, QUIET, Loudness, has_added_memory, measure_addresses, measure_loudness
 from smft_lab.widgets.panel import Panel, page
@@ -57,7 +58,7 @@ class Addresses(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None,
+    def __init__(self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None,
                  theme: str = "auto"):  # fmt: skip
         self._facts = list(facts)[:LISTED]
         if len(self._facts) < 2:

@@ -17,6 +17,7 @@ from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import Teaching, stream_order
+from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
 from smft_lab.widgets.kept import asking_form
@@ -59,7 +60,7 @@ class Compare(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
+    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
                  theme: str = "auto", **settings):  # fmt: skip
         self.facts = list(facts)
         self.methods = ordered(methods)

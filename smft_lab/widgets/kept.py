@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
+from smft_lab.lab import Lab
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
 from smft_lab.probes.prompts import NEUTRAL_SHOTS, PromptForm
 
@@ -14,7 +15,7 @@ FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of 
 FEW_TEXTS = 10
 
 
-def asking_form(lab) -> PromptForm:
+def asking_form(lab: Lab) -> PromptForm:
     """How a panel puts a person's own question.
 
     A model from elsewhere is shown two answered questions first: without them it often says nothing at all.
@@ -22,7 +23,7 @@ def asking_form(lab) -> PromptForm:
     return lab.form if lab.recipe is None else lab.form.with_shots((*lab.form.shots, *NEUTRAL_SHOTS))
 
 
-def few(lab) -> Probes:
+def few(lab: Lab) -> Probes:
     """The lab's probes; of a model from elsewhere the parts of them that are measured in seconds, without choices."""
     if lab.recipe is None:
         return lab.probes
@@ -56,7 +57,7 @@ class KeptQuestions:
         questions: At most `FEW` where the base's own replies are known.
     """
 
-    def __init__(self, lab, facts: Sequence[Fact] = ()):
+    def __init__(self, lab: Lab, facts: Sequence[Fact] = ()):
         kept = kept_of(probe.name for probe in lab.probes)
         self.lab, self.facts, self.title = lab, kept.facts, kept.title
         probes = [p for p in lab.probes.without(facts) if isinstance(p, QuestionProbe) and p.name == kept.key]

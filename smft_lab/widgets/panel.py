@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anywidget
 import traitlets
 
+from smft_lab.lab import Lab
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
 
@@ -31,7 +32,7 @@ class _Claim:
         panels: All that are open, so that they hear when the model changes.
     """
 
-    def __init__(self, lab):
+    def __init__(self, lab: Lab):
         self.lock = getattr(lab, "lock", None) or threading.RLock()
         self.owner: weakref.ref | None = None
         self.panels: weakref.WeakSet[Panel] = weakref.WeakSet()
@@ -77,7 +78,7 @@ class Panel(anywidget.AnyWidget):
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
 
-    def __init__(self, lab, runner: str | None = None, theme: str = "auto", **traits):
+    def __init__(self, lab: Lab, runner: str | None = None, theme: str = "auto", **traits):
         if theme not in ("auto", "light", "dark"):
             raise ValueError(f"theme is auto, light or dark, not {theme!r}")
         self.lab = lab

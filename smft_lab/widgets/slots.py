@@ -13,6 +13,7 @@ from torch import Tensor
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import settings_for
 from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.lab import Lab
 from smft_lab.model.memory import named_tables, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.coverage import fact_counts
@@ -66,7 +67,7 @@ class Slots(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
+    def __init__(self, lab: Lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
         self.facts = list(facts)[:LISTED]
         if not self.facts and text is None:
             raise ValueError("give a text, or facts to pick from: Slots(lab, facts) or Slots(lab, text='...')")

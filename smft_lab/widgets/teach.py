@@ -17,6 +17,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.probes.probes import answer, match_of
 from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
@@ -80,7 +81,7 @@ class Teach(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
+    def __init__(self, lab: Lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
                  theme: str = "auto"):  # fmt: skip
         super().__init__(lab, runner, theme)
         self._lessons: list[Lesson] = []

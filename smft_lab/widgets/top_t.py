@@ -20,6 +20,7 @@ from smft_lab.finetuning.finetune import check_facts, finetune, settings_for
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.lab import Lab
 from smft_lab.model.memory import differing_rows, named_tables
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
@@ -96,7 +97,7 @@ class TopT(Panel):
     answers = traitlets.List().tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
+    def __init__(self, lab: Lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
         facts = list(facts)
         check_facts(lab, facts)
         self.facts = facts
