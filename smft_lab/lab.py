@@ -10,8 +10,10 @@ import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import resources
+from inspect import GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -147,7 +149,7 @@ class Lab:
             ValueError: asked for within a step of it.
         """
         run = self._run and self._run()
-        if run is not None and run.gi_running:
+        if run is not None and getgeneratorstate(run) == GEN_RUNNING:
             raise ValueError("a finetune can't be ended within its own step")
         self._run = None
         if run is not None:
@@ -273,7 +275,7 @@ class Lab:
             save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
             if rows:
                 about |= {"format": FORMAT, "tables_by_rows": rows}
-            if reference:
+            if reference and self.source is not None:
                 own_tokenizer = tokenizer_hash(self.tokenizer) != self.source.tokenizer
                 about |= {"format": FORMAT, "source": self.source.to_json(), "own_tokenizer": own_tokenizer}
         else:
@@ -501,7 +503,8 @@ def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: 
         if base is not None:
             raise ValueError(f"config.json lacks {CONFIG_KEY}")
         options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
-        model, found = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+        opened: Any = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+        model, found = opened
         if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
             raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
         return own_memory(model)
@@ -541,7 +544,7 @@ def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> 
     with torch.device("meta"):
         width = (config if base is None else base.config).get_text_config().hidden_size
         options = {name: value for name, value in asked.items() if name not in ("layers", "mode", "shared", "seed")}
-        table = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
+        table: Any = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
         needed = sum(parameter.numel() for parameter in MemoryLayer(width, values=table, **options).parameters())
         if base is None:
             model = new_model(config, torch.float32)

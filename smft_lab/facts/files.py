@@ -183,7 +183,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
                 )
             continue
         _check_width(where, row, header)
-        record = dict(zip(header, row, strict=False))  # a short row lacks fields, which _fact tells
+        record: dict = dict(zip(header, row, strict=False))  # a short row lacks fields, which _fact tells
         for field in ("statements", "answers"):
             if field in record:
                 record[field] = record[field].split(" | ")

@@ -15,7 +15,7 @@ from torch import Tensor
 from smft_lab.facts.answers import check_answers
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.baselines import Anchor
-from smft_lab.finetuning.methods import LORA_RANK, NotFinite, check_method, check_settings, start
+from smft_lab.finetuning.methods import LORA_RANK, NotFinite, Sparse, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
@@ -202,7 +202,7 @@ def _steps(
     probes = probes_of(lab, facts)
     # Slots chosen beforehand change wherever they are read.
     everywhere = recipe is not None and (recipe.choice == "group" or recipe.counted != "answer")
-    grouped = method == "sparse" and recipe is not None and recipe.choice == "group" and teaching.order == "mixed"
+    grouped = recipe is not None and recipe.choice == "group" and teaching.order == "mixed"
 
     def measured(step: int, last: bool = False):
         wanted = probe_every and (step % probe_every == 0 or last)
@@ -212,7 +212,7 @@ def _steps(
         base = base_probes or measured(0)
     yield Step(0, 0, (), None, 0, probes=base)
     momentum = recipe.momentum if recipe is not None else 0.0
-    decays = method == "sparse" and recipe is not None and recipe.decay
+    decays = recipe is not None and recipe.decay
     kl_anchor = recipe.kl_anchor if recipe is not None else 0.0
 
     used: set[tuple] = set()
@@ -257,7 +257,7 @@ def _steps(
             began = time.perf_counter()
             options = {"seed": seed, "momentum": momentum, "kl_anchor": kl_anchor, **settings}
             training = stack.enter_context(_started(lab, method, options))
-            if grouped:
+            if isinstance(training, Sparse) and recipe is not None and grouped:
                 training.choose(facts, teaching.texts, recipe)
             seconds = time.perf_counter() - began
         part = next(passes)
@@ -269,7 +269,7 @@ def _steps(
                 with lab.lock:
                     began = time.perf_counter()
                     batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
-                    if decays:
+                    if isinstance(training, Sparse) and decays:
                         training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
                     try:
                         update = training.update(batch)

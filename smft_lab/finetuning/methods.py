@@ -116,7 +116,7 @@ class Sparse:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
         loss, nats = self._replayed(batch) if self.fast else (None, None)
         drift = 0.0
-        if loss is None:
+        if loss is None or nats is None:
             before = self._before(batch) if self.kl_anchor else None  # first: the selection counts the last reads
             outputs = self.lab.model(**batch.inputs)
             loss = outputs.loss
@@ -126,9 +126,7 @@ class Sparse:
                 drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
         (loss + self.kl_anchor * drift).backward()
         slots = self.selection.slots
-        grads = [table.weight.grad.coalesce() for table in self.tables]
-        for table in self.tables:
-            table.weight.grad = None
+        grads = [table.take_gradient() for table in self.tables]
         check_finite(self.lab.model, loss.detach(), [grad.values() for grad in grads])
         for optimizer, grad in zip(self.optimizers, grads, strict=True):
             optimizer.step(grad.indices()[0], grad.values())

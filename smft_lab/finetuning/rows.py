@@ -146,9 +146,10 @@ class RowOptimizer(torch.optim.Optimizer):
 
             def take(parameter: Tensor, i: int = i) -> None:
                 optimizer = myself()
-                if optimizer is not None and parameter.grad.is_sparse:
+                grad = parameter.grad
+                if optimizer is not None and grad is not None and grad.is_sparse:
                     before = optimizer._taken[i]
-                    optimizer._taken[i] = parameter.grad if before is None else before + parameter.grad
+                    optimizer._taken[i] = grad if before is None else before + grad
                     parameter.grad = None
 
             weakref.finalize(self, weight.register_post_accumulate_grad_hook(take).remove)

@@ -145,9 +145,9 @@ class Teaching:
         """
         facts, recipe, given = as_facts(facts), recipe or lab.recipe, passes
         usual = (5, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
-        passes, order, loss_on = (
-            own if own is not None else one for own, one in zip((passes, order, loss_on), usual, strict=True)
-        )
+        passes = usual[0] if passes is None else passes
+        order = usual[1] if order is None else order
+        loss_on = usual[2] if loss_on is None else loss_on
         check_training(passes, order, loss_on)
         if order != "mixed":
             return cls(facts, passes, order, loss_on, seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from smft_lab.model.memory import MemoryLayer, ProductKeys, ValueTable
@@ -57,7 +59,7 @@ class MemoryLlamaForCausalLM(LlamaForCausalLM):
     """`generate()`, `save_pretrained()` and `from_pretrained()` work as for any `transformers` model."""
 
     config_class = MemoryLlamaConfig
-    _keep_in_fp32_modules_strict = ("keys", "values")  # see `smft_lab.model.memory.Wide`
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"keys", "values"}  # see `smft_lab.model.memory.Wide`
 
     def __init__(self, config: MemoryLlamaConfig):
         super().__init__(config)

@@ -74,6 +74,9 @@ class ProductKeys(Wide):
         ValueError: an option is out of range.
     """
 
+    mean: Tensor | None  # (D,), as `deviation`: buffers, or None without `whiten`
+    deviation: Tensor | None
+
     def __init__(
         self, hidden_size: int, slots: int, heads: int, k: int, key_dim: int, qk_norm: bool, whiten: bool = False
     ):
@@ -108,7 +111,11 @@ class ProductKeys(Wide):
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> queries of all heads (..., H * Kd), not yet normalised."""
         x = x.to(self.keys.dtype)
-        return self.query(x if self.mean is None else (x - self.mean) / self.deviation)
+        return self.query(self.whitened(x))
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """x (..., D), less the mean and over the deviation, where these were measured."""
+        return x if self.mean is None or self.deviation is None else (x - self.mean) / self.deviation
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
@@ -221,6 +228,17 @@ class ValueTable(Wide):
         if self._hits is None:
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
         return RowLookup.apply(self.weight, slots, weights, self._hits)
+
+    def take_gradient(self) -> Tensor:
+        """What the backward passes since the last call left in `weight.grad`, (N, Vd) sparse and coalesced.
+
+        Raises:
+            ValueError: there was none.
+        """
+        grad, self.weight.grad = self.weight.grad, None
+        if grad is None:
+            raise ValueError("no gradient has reached the value table")
+        return grad.coalesce()
 
     @contextmanager
     def train_rows(self, hits: Callable[[Tensor, Tensor], RowHits]) -> Iterator[None]:

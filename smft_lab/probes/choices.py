@@ -135,7 +135,7 @@ def lm_eval_probe(task: str, limit: int | None = None, folder: str | Path | None
         ValueError: lm_eval is not installed, has no such task, or it is not one of multiple choice.
     """
     try:
-        from lm_eval.tasks import TaskManager, get_task_dict
+        from lm_eval.tasks import TaskManager, get_task_dict  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f'the task {task} needs the package lm_eval; pip install "smft-lab[eval]"') from None
     if limit is not None and limit < 1:

@@ -76,12 +76,14 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab: L
         for patch in patches:  # a later one writes over an earlier one
             rows[torch.searchsorted(mine, patch.slots[table])] = patch.values[table]
         if on_conflict in ("mean", "sum"):
-            base = lab.base(named_tables(lab.model)[0][table]) if on_conflict == "sum" and len(differing) else None
-            for line in differing[differing["table"] == table].itertuples():
-                wanted = torch.stack([_row(patches[i], table, line.slot) for i in line.patches]).double()
-                start = wanted.mean(0) if base is None else base[line.slot].cpu().double()
+            adds = lab is not None and on_conflict == "sum" and len(differing)
+            base = lab.base(named_tables(lab.model)[0][table]) if lab is not None and adds else None
+            here = differing[differing["table"] == table]
+            for slot, wanting in zip(here["slot"], here["patches"], strict=True):
+                wanted = torch.stack([_row(patches[i], table, slot) for i in wanting]).double()
+                start = wanted.mean(0) if base is None else base[slot].cpu().double()
                 row = start if base is None else start + (wanted - start).sum(0)
-                rows[torch.searchsorted(mine, line.slot)] = row.to(rows.dtype)
+                rows[torch.searchsorted(mine, slot)] = row.to(rows.dtype)
         slots.append(mine)
         values.append(rows)
     return Patch(slots, values, patches[0].base, _about(patches, on_conflict, len(differing)))

@@ -94,8 +94,10 @@ def group_coverage(lab: Lab, owners: Sequence[int], reads: Sequence[Sequence[Ten
         owners, reads: See `smft_lab.finetuning.teaching.counted_reads`.
 
     Raises:
-        ValueError: no such rule, or no texts.
+        ValueError: the lab has no recipe, no such rule, or no texts.
     """
+    if lab.recipe is None:
+        raise ValueError("slots are chosen for facts together by a recipe, and the lab has none")
     by_table = rank_slots(lab.usage, owners, reads, rule=rule, seed=seed, **lab.recipe.choosing)
     return _covered(lab, list(zip(*by_table, strict=True)), rule)
 

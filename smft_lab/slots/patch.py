@@ -77,7 +77,7 @@ class Patch:
             slots.append(changed)
             values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
-        told = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
+        told: dict = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
         if lab.model.dtype != torch.float32:
             told["dtype"] = str(lab.model.dtype).removeprefix("torch.")
         return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **told})
@@ -153,8 +153,9 @@ class Patch:
         names = named_tables(base.model)[0]
         for name in sorted({*found, *expected}):
             one, other = found.get(name), None if name not in expected else base.base(name)
-            alike = one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
-            if not alike or (name not in names and not torch.equal(one, other)):
+            if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype or (
+                name not in names and not torch.equal(one, other)
+            ):  # fmt: skip
                 raise ValueError(f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
                                  "differs); name the lab it was applied to")  # fmt: skip
         for i, (name, slots, values) in enumerate(zip(names, self.slots, self.values, strict=True)):
@@ -252,7 +253,7 @@ def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(as_bytes(tensors[name].reshape(-1)).numpy())
+        digest.update(as_bytes(tensors[name].reshape(-1)).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -33,7 +33,7 @@ def term_frequency(count: Tensor) -> Tensor:
     return count.double() / max(1, int(count.sum()))
 
 
-def inverse_document_frequency(df: Tensor, batches: int) -> Tensor:
+def inverse_document_frequency(df: Tensor, batches: float) -> Tensor:
     """log((|B| + 1) / (df + 1)) per slot, in nats, (N,) -> (N,)."""
     return torch.log((batches + 1) / (df.double() + 1))
 
@@ -49,7 +49,7 @@ def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
     return torch.xlogy(here, here / there)
 
 
-def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.Generator | None = None,
+def score(rule: str, count: Tensor, df: Tensor, batches: float, generator: torch.Generator | None = None,
           background: Tensor | None = None) -> Tensor:  # fmt: skip
     """Score of every slot under `rule`, (N,); the higher, the sooner it is trained.
 

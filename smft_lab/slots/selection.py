@@ -47,7 +47,8 @@ class Selection:
         self.model, self.usage, self.rule = model, usage, rule
         self.top_t = None if rule == "all" else top_t
         self.tables = value_tables(model)
-        self.protect, self.owner = protect, None
+        self.protect = protect
+        self.owner: object = None
         self._written_by: dict[object, list[Tensor]] = {}  # owner -> (N,) bool per table
         self._writers = [torch.zeros(len(table.weight), dtype=torch.int32) for table in self.tables]
         self.counted: Tensor | None = None
@@ -58,8 +59,10 @@ class Selection:
         first = self.tables.index(layers[0].values)
         alone = sum(layer.values is layers[0].values for layer in layers) == 1
         self._constant = {first} if alone and rule != "random" and not protect else set()
-        self._mask: Tensor | None = None
+
         self._slots: tuple[Tensor, ...] | None = None
+
+    _mask: Tensor  # of the present batch
 
     @contextmanager
     def active(self) -> Iterator[Selection]:
@@ -117,12 +120,12 @@ class Selection:
             mine[slots] = True
 
     def _hits(self, table: int, slots: Tensor, weights: Tensor) -> RowHits:
-        keep = self.memo is not None and table in self._constant
-        if keep and table in self.memo:
-            return self.memo[table][1]
+        memo = self.memo if table in self._constant else None
+        if memo is not None and table in memo:
+            return memo[table][1]
         found = RowHits.find(self.slots[table].sort().values.to(slots.device), slots, weights)
-        if keep:
-            self.memo[table] = (self.slots[table], found)
+        if memo is not None:
+            memo[table] = (self.slots[table], found)
         return found
 
 
