@@ -6,10 +6,12 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +22,7 @@ from smft_lab.study_cli import study
 from smft_lab.terminal import console, names_in, printable, progress_bar
 
 if TYPE_CHECKING:
+    from smft_lab.facts.fact import Fact
     from smft_lab.lab import Lab
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -63,7 +66,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal has no sign for is spelled out, and never ends the work
+        if isinstance(stream, TextIOWrapper):  # what a terminal has no sign for is spelled out, and never ends the work
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
@@ -160,7 +163,7 @@ def compare(
             problem = stop
         if comparison.finished_runs().empty:
             console.print("stopped before the first run ended; nothing was written")
-            raise typer.Exit(130) if isinstance(problem, KeyboardInterrupt) else problem
+            raise typer.Exit(130) if problem is None or isinstance(problem, KeyboardInterrupt) else problem
         if problem is not None:
             about["stopped early"] = "the page shows the runs that had ended"
         comparison.write(folder, out, settings=about, command=_command())
@@ -223,7 +226,8 @@ def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], s
     console.print(table)
 
 
-def _tuned(lab: Lab, taught, names: list[str], settings: dict) -> dict:
+def _tuned(lab: Lab, taught: Sequence[Fact] | Callable[[int], Sequence[Fact]], names: list[str],
+           settings: dict) -> dict:  # fmt: skip
     from smft_lab.experiments.tune import SEEDS, best_settings, candidates, edges, sweep
     from smft_lab.finetuning.finetune import Step
     from smft_lab.finetuning.teaching import Teaching
@@ -445,9 +449,10 @@ def bench(
             bar.update(task, description=f"{row.part}: {row.what}"[:60])
     frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
     for part, mine in frame.groupby("part", sort=False):
-        table = Table(title=part, title_justify="left")
+        table = Table(title=str(part), title_justify="left")
         for column in ("what", "N", "median", "ratio", "note"):
             table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
+        row: Any  # pandas tells nothing of its fields
         for row in mine.itertuples():
             known = pd.notna(row.value)
             slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"

@@ -13,7 +13,9 @@ import pytest
 import smft_lab
 
 ROOT = Path(__file__).parent.parent
-ANNOTATIONS = "if TYPE_CHECKING:\n    from smft_lab.lab import Lab\n"  # which every room may name, and none imports
+ANNOTATIONS = (
+    "    from smft_lab.lab import Lab\n"  # after TYPE_CHECKING: every room may name it, and none above imports it
+)
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -92,7 +92,8 @@ def timed(step: Callable[[], object], seconds: float = SECONDS, cold: bool = Fal
         cold: Whether the processor's caches are filled with something else before each call, as they are between two
             steps of a training: else a small table is timed in a cache that it would not have to itself.
     """
-    step(), step()
+    step()
+    step()
     took, other = [], torch.zeros(CACHES if cold else 0)
     began = time.perf_counter()
     while len(took) < LEAST or time.perf_counter() - began < seconds:
@@ -127,9 +128,10 @@ def _ours_cached(reads: Reads):
 
     def step():
         RowLookup.apply(table, reads.slots, reads.weights, lambda *_: hits).backward(reads.grad)
-        grad = table.grad.coalesce()
+        grad, table.grad = table.grad, None
+        assert grad is not None
+        grad = grad.coalesce()
         optimizer.step(grad.indices()[0], grad.values())
-        table.grad = None
 
     return step
 

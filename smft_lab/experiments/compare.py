@@ -175,6 +175,7 @@ class Comparison:
 
     def _options(self, name: str, seed: int) -> dict:
         method, _, rule = name.partition(":")
+        assert self.evaluations is not None  # from __post_init__ on
         return {
             "method": method,
             "passes": self.passes,
@@ -208,7 +209,8 @@ class Comparison:
                         base = base or step.probes
                         if step.probes:
                             learned = step.probes["learned"]["em"]
-                        enough = stops and step.step > 0 and step.probes and learned >= self.target
+                        measured = stops and step.step > 0 and step.probes
+                        enough = measured and learned is not None and learned >= self.target
                         ended = step.last or bool(enough)
                         self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
                         done += step.step > 0

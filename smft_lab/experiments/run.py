@@ -61,6 +61,7 @@ def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> R
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
         probes = last.probes or probes
+    assert last is not None  # the base comes first
     used = settings_for(lab, method, **{name: options.get(name) for name in ("top_t", "lr", "optimizer")})
     summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
     patch = Patch.between(lab, {"rule": "tfidf", **summary}, facts) if method == "sparse" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pandas as pd
 
@@ -29,7 +29,7 @@ ASKED = ("learned", *(kept.key for kept in KEPT), "two_hop")
 MEASURED = (*((probe, "em") for probe in ASKED), *((probe, "nll") for probe in READ))
 
 
-def candidates(lab: Lab, methods: Sequence[str], top_t: int | None = None) -> list[dict]:
+def candidates(lab: Lab, methods: Collection[str], top_t: int | None = None) -> list[dict]:
     """The settings to try: method, optimizer, lr and top_t (None but for `sparse`).
 
     Args:

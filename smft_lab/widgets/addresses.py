@@ -47,6 +47,7 @@ class Addresses(Panel):
         FileNotFoundError: the folder has no such table.
     """
 
+    lab: Lab
     _esm = page("addresses.js")
     commands = ("measure",)
 
@@ -70,9 +71,9 @@ class Addresses(Panel):
         here = memory_blocks(lab.model)
         self.limits = {"quiet": QUIET, "loud": LOUD, "blocks": here, "facts": len(self._facts)}
         self.blocks = [
-            {"block": int(row.block), "same": float(row.same), "different": float(row.different),
-             "here": int(row.block) in here}
-            for row in table.sort_values("block").itertuples()
+            {"block": int(row["block"]), "same": float(row["same"]), "different": float(row["different"]),
+             "here": int(row["block"]) in here}
+            for row in table.sort_values("block").to_dict("records")
         ]  # fmt: skip
         self.measure()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -46,6 +46,7 @@ class Compare(Panel):
         ValueError: a setting is out of range, or a statement is too long for the model.
     """
 
+    lab: Lab
     _esm = page("compare.js")
     commands = ("choose", "start", "stop", "reset", "ask")
 
@@ -222,7 +223,7 @@ class Compare(Panel):
 
     # Under way
 
-    def _train(self, comparison: Comparison) -> Iterator[dict]:
+    def _train(self, comparison: Comparison) -> Generator[dict, None, None]:
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
         if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
@@ -272,19 +273,21 @@ class Compare(Panel):
             return
         self._items = None
         self.release()
-        if problem is not None:
+        comparison = self.comparison
+        if problem is not None or comparison is None:
             self.state = "idle"
-            self.fail(problem)
+            if problem is not None:
+                self.fail(problem)
             return
         with self.hold_sync():
-            self.numbers = _numbers(self.comparison.table, self.comparison.costs, self._measures)
-            self.verdict = self._verdict()
+            self.numbers = _numbers(comparison.table, comparison.costs, self._measures)
+            self.verdict = self._verdict(comparison)
             self.state = "idle"
         self.announce()
 
-    def _verdict(self) -> list[dict]:
+    def _verdict(self, comparison: Comparison) -> list[dict]:
         """What each method lost of what was known where it had learned the target share, or at its best."""
-        rows = [r for r in self.comparison.summary()["equal_learning"] if r["metric"] == "em"]
+        rows = [r for r in comparison.summary()["equal_learning"] if r["metric"] == "em"]
         of = {(r["method"], r["probe"]): r for r in rows}
         lines = []
         for name in self.methods:
@@ -333,6 +336,7 @@ def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]], measures: Sequen
 
     rows.append(row("base", table[table["step"] == 0]))
     for name, mine in table.groupby("method", sort=False):
+        name = str(name)
         newest = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
         cost = pd.DataFrame(costs.get(name, [])).mean().to_dict()
         rows.append(row(name, newest) | {"step": int(newest["step"].max())} | cost)

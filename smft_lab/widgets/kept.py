@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
@@ -13,6 +14,7 @@ from smft_lab.probes.prompts import NEUTRAL_SHOTS, PromptForm
 
 FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
 FEW_TEXTS = 10
+Part = TypeVar("Part", bound=QuestionProbe | TextProbe)
 
 
 def asking_form(lab: Lab) -> PromptForm:
@@ -32,11 +34,11 @@ def few(lab: Lab) -> Probes:
 
 def asked(probe: Probe) -> str:
     """How much a probe asks: "24 questions"."""
-    count, what = (len(probe.questions), "question") if isinstance(probe, QuestionProbe) else (len(probe.texts), "text")
-    return f"{count} {what}{'s' * (count != 1)}"
+    what = "question" if isinstance(probe, QuestionProbe) else "text"
+    return f"{probe.size} {what}{'s' * (probe.size != 1)}"
 
 
-def _some(probe: QuestionProbe | TextProbe) -> QuestionProbe | TextProbe:
+def _some(probe: Part) -> Part:
     if isinstance(probe, QuestionProbe):
         most, names = FEW, ("questions", "answers", "subjects", "replies")
     else:
@@ -61,9 +63,7 @@ class KeptQuestions:
         kept = kept_of(probe.name for probe in lab.probes)
         self.lab, self.facts, self.title = lab, kept.facts, kept.title
         probes = [p for p in lab.probes.without(facts) if isinstance(p, QuestionProbe) and p.name == kept.key]
-        self._probe = probes[0] if probes else None
-        if self._probe is not None and self._probe.replies:
-            self._probe = _some(self._probe)
+        self._probe = (_some(probes[0]) if probes[0].replies else probes[0]) if probes else None
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
+from smft_lab.facts.world import World
 from smft_lab.lab import Lab
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
@@ -32,7 +33,7 @@ class _Claim:
         panels: All that are open, so that they hear when the model changes.
     """
 
-    def __init__(self, lab: Lab):
+    def __init__(self, lab: Lab | World):
         self.lock = getattr(lab, "lock", None) or threading.RLock()
         self.owner: weakref.ref | None = None
         self.panels: weakref.WeakSet[Panel] = weakref.WeakSet()
@@ -70,15 +71,17 @@ class Panel(anywidget.AnyWidget):
 
     _css = HERE / "panel.css"
     commands: tuple[str, ...] = ()
-    # None before `__init__` has come so far: a panel that was refused its arguments is closed too.
-    _runner: Runner | None = None
-    _items: Iterator | None = None  # the training under way, begun and not ended
+    lab: Any  # what it is about: a lab, but for `Train`
+    settings: Any
+    # Runs nothing, before `__init__` has come so far: a panel that was refused its arguments is closed too.
+    _runner: Runner = Runner(threading.RLock())
+    _items: Generator | None = None  # the training under way, begun and not ended
     error = traitlets.Unicode("").tag(sync=True)
     handled = traitlets.Int(0).tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
 
-    def __init__(self, lab: Lab, runner: str | None = None, theme: str = "auto", **traits):
+    def __init__(self, lab: Lab | World, runner: str | None = None, theme: str = "auto", **traits):
         if theme not in ("auto", "light", "dark"):
             raise ValueError(f"theme is auto, light or dark, not {theme!r}")
         self.lab = lab
