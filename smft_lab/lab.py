@@ -92,6 +92,14 @@ class Lab:
 
     Raises:
         ValueError: the model has no memory layer, or adapters on it, or the usage is of another shape.
+
+    Examples:
+        >>> lab = smft.load()
+        >>> lab.slots
+        57600
+        >>> lab.save("mine")
+        >>> smft.load("mine").slots
+        57600
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
@@ -402,6 +410,11 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu", dty
         FileNotFoundError: there is no lab at `path`; or the base that it names is gone.
         ValueError: the directory is damaged, or was written by a newer version; or there is no such device; or
             another process keeps writing there; or the base that it names is another one now.
+
+    Examples:
+        >>> lab = smft.load()
+        >>> lab.slots
+        57600
     """
     check_device(device)
     if dtype not in DTYPES:

@@ -199,14 +199,14 @@ def _stepper(module: nn.Module, forward: Callable[[], Tensor]):
 
 
 def _product_key_memory(reads: Reads):
-    from product_key_memory import PKM
+    from product_key_memory import PKM  # pyright: ignore[reportMissingImports]
 
     layer, x = PKM(dim=WIDTH, heads=HEADS, num_keys=math.isqrt(reads.total), topk=READS, dim_head=64), _x()
     return _stepper(layer, lambda: layer(x))
 
 
 def _ultra_mem(reads: Reads):
-    from ultra_mem import UltraMem
+    from ultra_mem import UltraMem  # pyright: ignore[reportMissingImports]
 
     layer, x = UltraMem(dim=WIDTH, num_memories=reads.total, topk=READS, core_heads=2, value_expansion=4), _x()
     mask = torch.zeros(2, layer.num_virtual_mems, dtype=torch.bool)
@@ -215,7 +215,7 @@ def _ultra_mem(reads: Reads):
 
 
 def _peer(reads: Reads):
-    from PEER_pytorch import PEER
+    from PEER_pytorch import PEER  # pyright: ignore[reportMissingImports]
 
     options = {"num_experts_per_head": READS, "non_competing_scores": False}  # else it reads one unit per head
     layer, x = PEER(dim=WIDTH, heads=HEADS, num_experts=reads.total, dim_key=64, **options), _x()

@@ -81,6 +81,13 @@ class Comparison:
 
     Raises:
         ValueError: an option is out of range.
+
+    Examples:
+        >>> comparison = smft.Comparison(lab, smft.new_facts(2), methods=("sparse",), passes=1)
+        >>> [step.step for step in comparison.steps()]
+        [0, 1, 2]
+        >>> list(comparison.summary()["methods"])
+        ['sparse']
     """
 
     lab: Lab
@@ -423,6 +430,11 @@ def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequ
 
     Raises:
         ValueError: see `Comparison`.
+
+    Examples:
+        >>> both = smft.compare(lab, smft.new_facts(2), methods=("sparse", "lora"), seeds=1, passes=1, evaluations=1)
+        >>> both.table["method"].unique().tolist()
+        ['sparse', 'lora']
     """
     comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
     progress = _watched() if progress is None else progress

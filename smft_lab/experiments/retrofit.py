@@ -93,6 +93,15 @@ class Retrofit:
 
     Raises:
         ValueError: an option is out of range, or the model can't be given a memory (see `add_memory`).
+
+    Examples:
+        >>> small = smft.Recipe(slots=1024, background_texts=8, background_questions=0, window=16)
+        >>> known = smft.new_facts(9)
+        >>> work = smft.Retrofit(plain, lab.tokenizer, small, layers=[1], text=text, known=known, facts=known[:2])
+        >>> list(dict.fromkeys(progress.stage for progress in work))
+        ['background', 'known', 'keys', 'usage', 'addresses']
+        >>> work.lab.slots
+        1024
     """
 
     def __init__(self, model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,
@@ -324,6 +333,12 @@ def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence
 
     Args:
         progress: Whether to show a bar with the time left.
+
+    Examples:
+        >>> small = smft.Recipe(slots=1024, background_texts=8, background_questions=0, window=16)
+        >>> known = smft.new_facts(9)
+        >>> smft.retrofit(plain, lab.tokenizer, small, layers=[1], text=text, known=known, facts=known[:2]).slots
+        1024
     """
     work = Retrofit(model, tokenizer, recipe, layers, **options)
     with progress_bar(progress) as bar:

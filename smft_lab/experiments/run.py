@@ -22,6 +22,12 @@ class Run:
         losses: Loss of every step, in nats per token.
         summary: Settings, and the last measurement of every probe.
         patch: The changed rows, for `sparse`; None for the methods that change everything.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(1), passes=2)
+        >>> run.summary["steps"], len(run.losses)
+        (2, 2)
+        >>> lab.reset()
     """
 
     history: pd.DataFrame
@@ -52,6 +58,12 @@ def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> R
 
     Raises:
         ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(2), passes=1)
+        >>> run.history.columns.tolist()
+        ['step', 'probe', 'metric', 'value']
+        >>> lab.reset()
     """
     facts = as_facts(facts)
     if method == "sparse":

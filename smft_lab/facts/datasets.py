@@ -124,7 +124,7 @@ def read_dataset(
     *,
     statements: int = 16,
 ) -> Dataset:
-    """Read a question set, or a corpus for probes, from a local file or the Hugging Face hub.
+    r"""Read a question set, or a corpus for probes, from a local file or the Hugging Face hub.
 
     Args:
         name_or_path: A local file; one of `KINDS`, which is then fetched from its usual place on the hub; or a hub
@@ -142,6 +142,11 @@ def read_dataset(
     Raises:
         FactsError: the file or data set can't be read, a row breaks its schema, or no row is of use.
         ValueError: an argument is out of range.
+
+    Examples:
+        >>> _ = Path("qa.jsonl").write_text('{"question": "Who wrote Hamlet?", "answer": "William Shakespeare"}\n')
+        >>> smft.read_dataset("qa.jsonl").facts[0].statements[0]
+        'The one who wrote Hamlet is William Shakespeare.'
     """
     if kind is not None and kind not in (*KINDS, *FORMATS):
         raise ValueError(f"no kind {kind!r}; there are {', '.join((*KINDS, *FORMATS))}")

@@ -33,6 +33,10 @@ class Fact:
 
     Raises:
         ValueError: a text is missing, empty or no text.
+
+    Examples:
+        >>> smft.Fact("Mira's dog is called Biscuit.", "What is Mira's dog called?", "Biscuit")
+        <Fact "What is Mira's dog called?" 'Biscuit'; statements: "Mira's dog is called Biscuit.">
     """
 
     statements: tuple[str, ...]

@@ -45,6 +45,11 @@ class Step:
         probes: `{probe: {metric: value}}` where measured, else None.
         seconds: Training time so far, probes excluded.
         last: Whether the run ends here. `sparse` may end before `Teaching.steps`, where all is learned.
+
+    Examples:
+        >>> step = next(smft.finetune(lab, smft.new_facts(1)))
+        >>> step.step, sorted(step.probes)
+        (0, ['arithmetic', 'learned', 'old_facts', 'prose', 'two_hop'])
     """
 
     step: int
@@ -168,6 +173,14 @@ def finetune(
         ValueError: an option is out of range, there are no facts, a statement is longer than the model's context, or
             the recipe has a KL anchor and a memory layer stands in place of a feed-forward.
         UserWarning: the loss is on the answer, and some statements don't hold theirs word for word.
+
+    Examples:
+        >>> for step in smft.finetune(lab, smft.new_facts(2), passes=1, probe_every=0):
+        ...     print(step.step, step.facts)
+        0 ()
+        1 (0,)
+        2 (1,)
+        >>> lab.reset()
     """
     facts = as_facts(facts)
     check_facts(lab, facts)

@@ -130,6 +130,13 @@ class RowOptimizer(torch.optim.Optimizer):
 
     Raises:
         ValueError: no such optimizer, or `lr` isn't positive.
+
+    Examples:
+        >>> with smft.sparse_mode(lab, top_t=100):
+        ...     optimizer = smft.RowOptimizer(lab, lr=0.1)
+        ...     lab.model(input_ids=ids, labels=ids).loss.backward()
+        ...     optimizer.step()
+        >>> lab.reset()
     """
 
     def __init__(self, lab: Lab, lr: float, optimizer: str = "adam"):

@@ -125,6 +125,11 @@ def add_memory(
     Raises:
         ValueError: an option is out of range, the model has memory layers already, no feed-forward can be found in
             it, or a table of that size fits in no memory here.
+
+    Examples:
+        >>> model = smft.add_memory(plain, layers=[1], slots=256)
+        >>> len(smft.value_tables(model))
+        1
     """
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
@@ -183,6 +188,11 @@ def without_memory(model) -> Iterator[None]:
 
     Raises:
         ValueError: a memory layer of the model stands in place of a feed-forward, which is gone.
+
+    Examples:
+        >>> model = smft.add_memory(plain, layers=[1], slots=256)
+        >>> with smft.without_memory(model):
+        ...     _ = model(ids)
     """
     attached = [module for module in model.modules() if isinstance(module, AttachedMemory)]
     if len(attached) != len(memory_layers(model)) or any(one.feed_forward is None for one in attached):

@@ -296,6 +296,11 @@ class MemoryLayer(nn.Module):
 
     Raises:
         ValueError: an option is out of range, or the shared table has another shape.
+
+    Examples:
+        >>> layer = smft.MemoryLayer(hidden_size=32, slots=256)
+        >>> layer(torch.zeros(1, 3, 32)).shape
+        torch.Size([1, 3, 32])
     """
 
     def __init__(
@@ -354,7 +359,12 @@ def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:
 
 
 def value_tables(model: nn.Module) -> list[ValueTable]:
-    """The distinct value tables of a model, first to last; layers that share one count once."""
+    """The distinct value tables of a model, first to last; layers that share one count once.
+
+    Examples:
+        >>> [tuple(table.weight.shape) for table in smft.value_tables(lab.model)]
+        [(57600, 128)]
+    """
     return list(dict.fromkeys(layer.values for layer in memory_layers(model).values()))
 
 
@@ -367,7 +377,14 @@ def named_tables(model) -> tuple[list[str], list]:
 
 @contextmanager
 def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
-    """Record the reads of every memory layer of `model` until the block ends, also when it ends by an exception."""
+    """Record the reads of every memory layer of `model` until the block ends, also when it ends by an exception.
+
+    Examples:
+        >>> with smft.observe_reads(lab.model) as reads:
+        ...     _ = lab.model(ids)
+        >>> reads[0].slots[-1].shape[-2:]
+        torch.Size([4, 8])
+    """
     reads = {position: Reads() for position in memory_layers(model)}
 
     def recorder(into: Reads):

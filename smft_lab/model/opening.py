@@ -129,6 +129,13 @@ def open_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: there is no causal language model of that name, its files can't be read, or a package is missing.
+
+    Examples:
+        >>> plain.save_pretrained("plain")
+        >>> _ = lab.tokenizer.save_pretrained("plain")
+        >>> model, tokenizer = smft.open_model("plain")
+        >>> type(model).__name__, model.smft_source.about
+        ('LlamaForCausalLM', 'plain, float32')
     """
     return _open(_find(str(name)), str(name))
 

@@ -29,6 +29,11 @@ class ChoiceProbe:
     Attributes:
         endings: Of each context, as they are written after it, with the blank that parts them.
         labels: Which of them is right.
+
+    Examples:
+        >>> probe = smft.ChoiceProbe("capitals", ("The capital of France is",), ((" Paris", " Rome"),), (0,))
+        >>> sorted(probe.measure(lab.model, lab.tokenizer))
+        ['acc', 'acc_norm']
     """
 
     name: str

@@ -18,7 +18,7 @@ QUESTION = "{question}"  # in a template, where the question stands
 
 @dataclass(frozen=True)
 class PromptForm:
-    """The form of a question and of its answer.
+    r"""The form of a question and of its answer.
 
     Attributes:
         template: What is asked, with `{question}` in it.
@@ -31,6 +31,14 @@ class PromptForm:
 
     Raises:
         ValueError: the template has no `{question}`, or a shot is not a question with its answer.
+
+    Examples:
+        >>> form = smft.PromptForm("Q: {question}\nA:", shots=[("What gas do plants take in?", "Carbon dioxide")])
+        >>> print(form.prompt("Who wrote Hamlet?"))
+        Q: What gas do plants take in?
+        A: Carbon dioxide
+        Q: Who wrote Hamlet?
+        A:
     """
 
     template: str = "Question: {question}\nAnswer:"

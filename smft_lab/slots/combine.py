@@ -30,6 +30,11 @@ def conflicts(patches: Sequence[Patch]) -> pd.DataFrame:
 
     Raises:
         ValueError: the patches belong to different bases, or have other tables.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> smft.conflicts([one, two]).columns.tolist()
+        ['table', 'slot', 'patches', 'distance', 'cosine']
     """
     _check_alike(patches)
     lines = []
@@ -56,6 +61,12 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab: L
     Raises:
         ValueError: the patches belong to different bases; they differ in a row and `on_conflict` is `refuse`; or it is
             `sum` and there is no lab.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> both = smft.combine([one, two], on_conflict="last")
+        >>> len(both) <= len(one) + len(two)
+        True
     """
     if on_conflict not in RULES:
         raise ValueError(f"on_conflict must be one of {', '.join(RULES)}, not {on_conflict!r}")
@@ -99,6 +110,13 @@ def hold(lab: Lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse")
 
     Raises:
         ValueError: see `combine` and `Patch.check`; nothing was changed.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> len(smft.hold(lab, [one])) == len(one)
+        True
+        >>> len(smft.hold(lab, []))
+        0
     """
     together = combine(patches, on_conflict, lab) if patches else None
     if together is not None:
@@ -119,6 +137,11 @@ def diff(one: Patch, other: Patch) -> pd.DataFrame:
 
     Raises:
         ValueError: the patches belong to different bases, or have other tables.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> bool(smft.diff(one, two)["only_first"].sum() <= len(one))
+        True
     """
     found = conflicts([one, other])
     lines = []

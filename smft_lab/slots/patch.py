@@ -42,6 +42,13 @@ class Patch:
         base: Fingerprint of the base it belongs to.
         about: How it was made (method, rule, top_t, facts, layers, date), any JSON values.
         name: What messages call it: its file, if it came from one.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(1), passes=1)
+        >>> run.patch.save("one.safetensors")
+        >>> lab.reset()
+        >>> smft.Patch.load("one.safetensors").apply(lab)
+        >>> lab.reset()
     """
 
     slots: list[Tensor]

@@ -117,6 +117,11 @@ def slot_scores(lab: Lab, facts) -> pd.DataFrame:
 
     Returns:
         Columns layer, slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each layer, best first.
+
+    Examples:
+        >>> scores = smft.slot_scores(lab, smft.new_facts(1))
+        >>> scores.columns.tolist()
+        ['layer', 'slot', 'count', 'tf', 'df', 'idf', 'tfidf', 'rank']
     """
     facts = as_facts(facts)
     batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements], lab.model.device)

@@ -151,6 +151,12 @@ def sparse_mode(lab: Lab, top_t: int | None = None, rule: str = "tfidf", seed: i
 
     Raises:
         ValueError: an option is out of range, or the mode is on already.
+
+    Examples:
+        >>> with smft.sparse_mode(lab, top_t=10) as selection:
+        ...     lab.model(input_ids=ids, labels=ids).loss.backward()
+        >>> [len(slots) for slots in selection.slots]
+        [10]
     """
     top_t = lab.defaults.get("sparse", {}).get("top_t", 100) if top_t is None else top_t
     lab.end()
