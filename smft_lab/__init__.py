@@ -11,6 +11,37 @@ import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME once more
+    from smft_lab import widgets
+    from smft_lab.experiments.compare import Comparison, compare
+    from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory, text_lab
+    from smft_lab.experiments.retrofit import Retrofit, retrofit
+    from smft_lab.experiments.run import Run, run
+    from smft_lab.facts.datasets import read_dataset
+    from smft_lab.facts.documents import read_documents
+    from smft_lab.facts.fact import Fact
+    from smft_lab.facts.files import FactsError, read_facts
+    from smft_lab.facts.world import World, changed_facts, new_facts
+    from smft_lab.finetuning.finetune import Step, finetune
+    from smft_lab.finetuning.rows import RowOptimizer
+    from smft_lab.lab import Lab, load
+    from smft_lab.model.attach import add_memory, without_memory
+    from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
+    from smft_lab.model.memory import MemoryLayer, observe_reads, value_tables
+    from smft_lab.model.opening import open_model
+    from smft_lab.probes.choices import ChoiceProbe, lm_eval_probe
+    from smft_lab.probes.known import KnownSearch, known_facts
+    from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, answer, learned_probes, text_windows
+    from smft_lab.probes.prompts import PromptForm
+    from smft_lab.recipe import Recipe
+    from smft_lab.slots.combine import combine, conflicts, diff, hold
+    from smft_lab.slots.patch import Patch
+    from smft_lab.slots.scores import slot_scores
+    from smft_lab.slots.selection import sparse_mode
+    from smft_lab.slots.usage import Usage, measure_usage
+    from smft_lab.widgets.health import setup
 
 _HOME = {  # public name -> module; imported when first used, so that `import smft_lab` stays light
     "Fact": "smft_lab.facts.fact",
@@ -67,20 +98,77 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "compare": "smft_lab.experiments.compare",
     "setup": "smft_lab.widgets.health",
 }
-__all__ = list(_HOME)
+__all__ = [
+    "ChoiceProbe",
+    "Comparison",
+    "Fact",
+    "FactsError",
+    "KnownSearch",
+    "Lab",
+    "MemoryLayer",
+    "MemoryLlamaConfig",
+    "MemoryLlamaForCausalLM",
+    "MemoryTraining",
+    "Patch",
+    "Probes",
+    "PromptForm",
+    "QuestionProbe",
+    "Recipe",
+    "Retrofit",
+    "RowOptimizer",
+    "Run",
+    "Step",
+    "TextProbe",
+    "TextWindows",
+    "Usage",
+    "World",
+    "add_memory",
+    "answer",
+    "changed_facts",
+    "combine",
+    "compare",
+    "conflicts",
+    "diff",
+    "finetune",
+    "hold",
+    "known_facts",
+    "learned_probes",
+    "lm_eval_probe",
+    "load",
+    "measure_usage",
+    "new_facts",
+    "observe_reads",
+    "open_model",
+    "pretrain_memory",
+    "read_dataset",
+    "read_documents",
+    "read_facts",
+    "retrofit",
+    "run",
+    "setup",
+    "slot_scores",
+    "sparse_mode",
+    "text_lab",
+    "text_windows",
+    "value_tables",
+    "widgets",
+    "without_memory",
+]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
-    if name == "widgets":
-        return import_module("smft_lab.widgets")
-    if name not in _HOME:
-        raise AttributeError(f"module 'smft_lab' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+if not TYPE_CHECKING:  # to which it would mean that there is every name
+
+    def __getattr__(name: str):
+        if name == "widgets":
+            return import_module("smft_lab.widgets")
+        if name not in _HOME:
+            raise AttributeError(f"module 'smft_lab' has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 class _AutoClasses(MetaPathFinder):
@@ -96,6 +184,8 @@ class _AutoClasses(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
         execute = spec.loader.exec_module
 
         def exec_module(module):

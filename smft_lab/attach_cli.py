@@ -19,7 +19,7 @@ HELLASWAG = 100  # choices of a probe, at most
 
 class Mode(StrEnum):
     add = "add"
-    replace = "replace"
+    replace = "replace"  # pyright: ignore[reportAssignmentType]  (a str has a method of that name)
 
 
 class Base(StrEnum):
@@ -40,7 +40,10 @@ def attach(
     facts: Annotated[Path | None, typer.Option(help="Facts to measure addresses with; else built-in ones.")] = None,
     kind: KindOption = None,
     layers: Annotated[str, typer.Option(help="auto, or blocks from 0, as in 2,5.")] = "auto",
-    recipe: Annotated[RecipeName, typer.Option(help="How it is made and facts are taught.")] = RecipeName.retrofit,
+    recipe: Annotated[  # its names are made at run time
+        RecipeName,  # pyright: ignore[reportInvalidTypeForm]
+        typer.Option(help="How it is made and facts are taught."),
+    ] = RecipeName.retrofit,  # pyright: ignore[reportAttributeAccessIssue]
     slots: Annotated[int | None, typer.Option(min=1, help="A perfect square; the recipe's if absent.")] = None,
     base: Annotated[Base, typer.Option(help="Name the model in the lab, or copy it there.")] = Base.reference,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
@@ -101,6 +104,7 @@ def _retrofitted(model, out, recipe, layers, text, questions, known, choices, fa
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from what {out} has")
             raise typer.Exit(130) from None
+    assert work.lab is not None
     work.lab.save(out, base=base)
     write_whole(out / "addresses.json", json.dumps(work.report(), indent=1) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -6,10 +6,12 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,10 @@ from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
 from smft_lab.terminal import KindOption, console, names_in, printable, progress_bar
+
+if TYPE_CHECKING:
+    from smft_lab.facts.fact import Fact
+    from smft_lab.lab import Lab
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
@@ -60,7 +66,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal has no sign for is spelled out, and never ends the work
+        if isinstance(stream, TextIOWrapper):  # what a terminal has no sign for is spelled out, and never ends the work
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
@@ -76,7 +82,7 @@ def _open_lab(path: Path | None, device: str = "cpu"):
     return load(path, device)
 
 
-def _built_in(lab, count: int):
+def _built_in(lab: Lab, count: int):
     """Facts of the lab's own world as a function of the seed, and how the report calls them."""
     if count < 1:
         raise ValueError(f"--count must be at least 1, not {count}")
@@ -160,7 +166,7 @@ def compare(
             problem = stop
         if comparison.finished_runs().empty:
             console.print("stopped before the first run ended; nothing was written")
-            raise typer.Exit(130) if isinstance(problem, KeyboardInterrupt) else problem
+            raise typer.Exit(130) if problem is None or isinstance(problem, KeyboardInterrupt) else problem
         if problem is not None:
             about["stopped early"] = "the page shows the runs that had ended"
         comparison.write(folder, out, settings=about, command=_command())
@@ -223,7 +229,8 @@ def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], s
     console.print(table)
 
 
-def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
+def _tuned(lab: Lab, taught: Sequence[Fact] | Callable[[int], Sequence[Fact]], names: list[str],
+           settings: dict) -> dict:  # fmt: skip
     from smft_lab.experiments.tune import SEEDS, best_settings, candidates, edges, sweep
     from smft_lab.finetuning.finetune import Step
     from smft_lab.finetuning.teaching import Teaching
@@ -252,7 +259,7 @@ def _tuned(lab, taught, names: list[str], settings: dict) -> dict:
     return {**lab.defaults, **tuned, "sweep": rows, "sweep_settings": under}
 
 
-def _tuned_under(lab) -> dict:
+def _tuned_under(lab: Lab) -> dict:
     """What the learning rates were tuned on, for the report's settings."""
     under = lab.defaults.get("sweep_settings")
     if not under:
@@ -445,9 +452,10 @@ def bench(
             bar.update(task, description=f"{row.part}: {row.what}"[:60])
     frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
     for part, mine in frame.groupby("part", sort=False):
-        table = Table(title=part, title_justify="left")
+        table = Table(title=str(part), title_justify="left")
         for column in ("what", "N", "median", "ratio", "note"):
             table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
+        row: Any  # pandas tells nothing of its fields
         for row in mine.itertuples():
             known = pd.notna(row.value)
             slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"

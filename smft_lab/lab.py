@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from importlib import resources
+from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -99,6 +100,14 @@ class Lab:
 
     Raises:
         ValueError: the model has no memory layer, or adapters on it, or the usage is of another shape.
+
+    Examples:
+        >>> lab = smft.load()
+        >>> lab.slots
+        57600
+        >>> lab.save("mine")
+        >>> smft.load("mine").slots
+        57600
     """
 
     def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
@@ -159,14 +168,14 @@ class Lab:
             ValueError: asked for within a step of it.
         """
         run = self._run and self._run()
-        if run is not None and run.gi_running:
+        if run is not None and getgeneratorstate(run) == GEN_RUNNING:
             raise ValueError("a finetune can't be ended within its own step")
         self._run = None
-        under_way = run is not None and run.gi_frame is not None
+        under_way = run is not None and getgeneratorstate(run) != GEN_CLOSED
         if run is not None:
             run.close()
         self._put_together()
-        if under_way:
+        if run is not None and under_way:
             for watcher in list(self.watchers):
                 watcher.run_ended(run)
 
@@ -290,7 +299,7 @@ class Lab:
             save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
             if rows:
                 about |= {"format": FORMAT, "tables_by_rows": rows}
-            if reference:
+            if reference and self.source is not None:
                 own_tokenizer = tokenizer_hash(self.tokenizer) != self.source.tokenizer
                 about |= {"format": FORMAT, "source": self.source.to_json(), "own_tokenizer": own_tokenizer}
         else:
@@ -417,6 +426,11 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu", dty
         FileNotFoundError: there is no lab at `path`; or the base that it names is gone.
         ValueError: the directory is damaged, or was written by a newer version; or there is no such device; or
             another process keeps writing there; or the base that it names is another one now.
+
+    Examples:
+        >>> lab = smft.load()
+        >>> lab.slots
+        57600
     """
     check_device(device)
     if dtype not in DTYPES:
@@ -518,7 +532,8 @@ def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: 
         if base is not None:
             raise ValueError(f"config.json lacks {CONFIG_KEY}")
         options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
-        model, found = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+        opened: Any = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+        model, found = opened
         if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
             raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
         return own_memory(model)
@@ -558,7 +573,7 @@ def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> 
     with torch.device("meta"):
         width = (config if base is None else base.config).get_text_config().hidden_size
         options = {name: value for name, value in asked.items() if name not in ("layers", "mode", "shared", "seed")}
-        table = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
+        table: Any = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
         needed = sum(parameter.numel() for parameter in MemoryLayer(width, values=table, **options).parameters())
         if base is None:
             model = new_model(config, torch.float32)

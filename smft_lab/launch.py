@@ -12,6 +12,7 @@ import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import quote
 
 PACKAGE = Path(__file__).parent
@@ -157,7 +158,7 @@ def _voila(own: Path):
 
     class Pages(Voila):
         def listen(self) -> None:
-            loop = IOLoop.current()
+            loop: Any = IOLoop.current()
             # As an exception, a Ctrl-C can be swallowed by whatever runs when it comes.
             signal.signal(signal.SIGINT, lambda *_: loop.asyncio_loop.call_soon_threadsafe(loop.stop))
             super().listen()

@@ -55,6 +55,10 @@ class Recipe:
             last is left out of later passes; it is learned, and more of it would only write louder. A run ends when
             all are.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
+
+    Examples:
+        >>> smft.Recipe(top_t=80).to_dict()["top_t"]
+        80
     """
 
     name: str = "custom"

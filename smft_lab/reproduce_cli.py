@@ -84,7 +84,8 @@ def reproduce(
         for claim in claims:
             said = f"{experiment.name}: {claim.said}: {claim.text} {claim.ours}"
             console.print(said, markup=False, soft_wrap=True)
-    seconds = sum(read_result(results, job)["seconds"] for job in dict.fromkeys(everything))
+    ended = (read_result(results, job) for job in dict.fromkeys(everything))
+    seconds = sum(result["seconds"] for result in ended if result is not None)
     about = {**size, "seeds": seeds, "base": everything[0].base, "parameters": base.model.num_parameters(),
              "slots": base.slots, "reads per token": keys.heads * keys.k, "runs": len(set(everything)),
              "seconds of computing": round(seconds)}  # fmt: skip
@@ -109,7 +110,7 @@ def read(name: str, jobs: list[Job], results: Path) -> tuple[Experiment, pd.Data
     from smft_lab.reproduce.sweep import read_result, table_of
 
     table = table_of(jobs, results)
-    found = {job.key: read_result(results, job)["found"] for job in jobs}
+    found = {job.key: result["found"] for job in jobs if (result := read_result(results, job)) is not None}
     return EXPERIMENTS[name], table, found, EXPERIMENTS[name].read(table, found)
 
 

@@ -40,7 +40,11 @@ def left_early(panel, name="start", **options):
     return panel
 
 
-LESSON = {"statements": ["Mira's dog is called Biscuit."], "question": "What is Mira's dog called?", "answer": "Biscuit"}
+LESSON = {
+    "statements": ["Mira's dog is called Biscuit."],
+    "question": "What is Mira's dog called?",
+    "answer": "Biscuit",
+}
 KINDS = {
     "addresses": lambda lab: Addresses(lab, FACTS),
     "compare": lambda lab: trained(Compare(lab, FACTS, runner="thread", passes=1, count=2, evaluations=1)),

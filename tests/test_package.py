@@ -1,5 +1,6 @@
 """The package as a whole: its face, its weight at import, and what its text promises."""
 
+import ast
 import json
 import re
 import subprocess
@@ -12,12 +13,32 @@ import pytest
 import smft_lab
 
 ROOT = Path(__file__).parent.parent
+ANNOTATIONS = (
+    "    from smft_lab.lab import Lab\n"  # after TYPE_CHECKING: every room may name it, and none above imports it
+)
 
 
 def test_importing_the_package_loads_nothing_heavy():
     heavy = ("torch", "transformers", "plotly", "pandas", "ipywidgets", "anywidget")
     code = f"import sys, smft_lab; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_what_an_editor_sees_of_the_package_is_what_there_is():
+    seen = {}
+    for branch in ast.walk(ast.parse((ROOT / "smft_lab" / "__init__.py").read_text())):
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING":
+            seen |= {name.name: line.module for line in branch.body for name in line.names}
+    assert seen.pop("widgets") == "smft_lab"
+    assert seen == smft_lab._HOME
+    assert sorted([*seen, "widgets"]) == sorted(smft_lab.__all__)
+
+
+@pytest.mark.parametrize("before", ["", "smft_lab.widgets.TopT, smft_lab.new_facts;"])
+def test_dir_lists_what_there_is_and_nothing_else(before):
+    code = f"import smft_lab; {before} print(*(name for name in dir(smft_lab) if name[:2] != '__'))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert told == sorted(smft_lab.__all__)
 
 
 @pytest.mark.parametrize("name", smft_lab.__all__)
@@ -43,7 +64,8 @@ def test_a_room_imports_only_from_rooms_above_it():
         room = file.relative_to(ROOT / "smft_lab").parts[0].removesuffix(".py")
         if room == "__init__":
             continue
-        for other in re.findall(r"^ *(?:from|import) smft_lab\.(\w+)", file.read_text(), re.MULTILINE):
+        imported = file.read_text().replace(ANNOTATIONS, "")
+        for other in re.findall(r"^ *(?:from|import) smft_lab\.(\w+)", imported, re.MULTILINE):
             assert rooms.index(other) <= rooms.index(room), f"{file.name} imports {other}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -301,8 +302,9 @@ def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look, kept
 
 def _add_end_labels(figure: go.Figure, means: pd.DataFrame, look_of: dict[str, Look], gap: float) -> None:
     last = means.groupby("method").last()
-    methods = sorted(last.index, key=lambda m: last.loc[m, "kept"])
-    heights = _spread([last.loc[m, "kept"] for m in methods], gap)
+    kept: dict[Any, float] = last["kept"].to_dict()
+    methods = sorted(kept, key=kept.__getitem__)
+    heights = _spread([kept[method] for method in methods], gap)
     for method, height in zip(methods, heights, strict=True):
         figure.add_annotation(
             x=last.loc[method, "learned"],
@@ -370,7 +372,7 @@ def _add_panel(
     figure: go.Figure, table: pd.DataFrame, probe: Probe, index: int, columns: int, look_of: dict[str, Look]
 ) -> None:
     row, column = divmod(index, columns)
-    cell = {"row": row + 1, "col": column + 1}
+    cell: dict[str, Any] = {"row": row + 1, "col": column + 1}
     rows = mean_over_seeds(table, probe.key, probe.metric)
     for method, look in look_of.items():
         line = rows[rows["method"] == method]

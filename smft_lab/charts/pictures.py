@@ -12,11 +12,15 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 from PIL import Image
 
@@ -41,7 +45,7 @@ MARKERS = {
 }
 STROKES = ("-", "--", "-.", ":")
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.size": 11,
     "text.color": INK,
     "axes.edgecolor": AXIS,
@@ -59,7 +63,7 @@ LOOK = {
     "figure.facecolor": SURFACE,
     "axes.facecolor": SURFACE,
 }
-SHADES = mpl.colors.LinearSegmentedColormap.from_list("slots", ["#d6e6f1", "#56a0ce", "#00548c", "#04224a"])
+SHADES = LinearSegmentedColormap.from_list("slots", ["#d6e6f1", "#56a0ce", "#00548c", "#04224a"])
 SHADES = SHADES.with_extremes(bad="#fcfcfc")
 PATHS = [look.light for look in style.LOOKS.values()] + [look.light for look in style.OTHER_LOOKS]
 
@@ -101,11 +105,12 @@ def picture(*charts: Draw, says: str, width: float = WIDTH, height: float = HEIG
         width, height: Of one chart, in inches.
     """
     with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(width * len(charts), height), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.06)
+        figure = Figure(figsize=(width * len(charts), height), layout=layout)
         axes = figure.subplots(1, len(charts), squeeze=False)[0]
         for one, draw in zip(axes, charts, strict=True):
             draw(one)
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.06)
+
         return Picture(figure, says)
 
 
@@ -128,8 +133,8 @@ def heat(values, title: str, unit: str) -> Draw:
         square = square.copy()
         square[square <= 0] = float("nan")
         blank = not (square > 0).any()
-        limits = {"vmin": 0, "vmax": 1} if blank else {}
-        drawn = axes.imshow(square, cmap=SHADES, norm=mpl.colors.PowerNorm(0.5, **limits), interpolation="nearest")
+        limits: dict[str, Any] = {"vmin": 0, "vmax": 1} if blank else {}
+        drawn = axes.imshow(square, cmap=SHADES, norm=PowerNorm(0.5, **limits), interpolation="nearest")
         if blank:
             _say(axes, "none yet")
         axes.set(title=title, xlabel="column (second half-key)", ylabel="row (first half-key)")
@@ -278,7 +283,7 @@ def tokens(pieces: Sequence[str], values: Sequence[Sequence[float]], title: str,
         square = pd.DataFrame([[float(v) for v in row] for row in values]).to_numpy().T
         square = square.copy()
         square[square <= 0] = float("nan")
-        drawn = axes.imshow(square, cmap=SHADES, norm=mpl.colors.PowerNorm(0.5), aspect="auto", interpolation="nearest")
+        drawn = axes.imshow(square, cmap=SHADES, norm=PowerNorm(0.5), aspect="auto", interpolation="nearest")
         blank = {0: "start", len(pieces) - 1: "end"}
         names = [piece.strip() or blank.get(place, "␣") for place, piece in enumerate(pieces)]
         axes.set_xticks(range(len(pieces)), names, rotation=45, ha="right", color=INK)
@@ -347,9 +352,10 @@ def grid(matrix, x: str, y: str, title: str, unit: str, *, names: tuple[Sequence
             axes.set_xticks(range(cells.shape[1]), names[0])
             axes.set_yticks(range(cells.shape[0]), names[1])
         if cells.size <= 150:
-            for (row, column), value in pd.DataFrame(cells).stack().dropna().items():
-                axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8.5,
-                          color=SURFACE if value > 0.45 else INK)  # fmt: skip
+            for (row, column), value in np.ndenumerate(cells):
+                if not np.isnan(value):
+                    axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8.5,
+                              color=SURFACE if value > 0.45 else INK)  # fmt: skip
         axes.grid(False)
         axes.set(title=title, xlabel=x, ylabel=y)
         bar = axes.figure.colorbar(drawn, ax=axes, pad=0.02, format=PercentFormatter(1.0, decimals=0))

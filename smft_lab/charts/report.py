@@ -256,13 +256,13 @@ def _flag(row: dict, summary: dict) -> str:
 
 
 def _interval(low: float | None, high: float | None, scale: float, digits: int) -> str:
-    if missing(low) or missing(high):
+    if low is None or high is None or missing(low) or missing(high):
         return ""
     return f"{fixed(scale * low, digits)} to {fixed(scale * high, digits)}"
 
 
 def _number(value: float | None, probe: Probe) -> str:
-    if missing(value):
+    if value is None or missing(value):
         return "–"
     return percent(value) if probe.is_share else fixed(value, 3)
 
@@ -356,9 +356,9 @@ def _cost_cells(costs: dict, rows: list[dict]) -> str:
     unreached = "not in every seed" if any(row["n_reached"] for row in rows) else "not reached"
     steps, trained, time = (costs.get(k) for k in ("steps_to_target", "trainable_per_step", "ms_per_step"))
     return (
-        f"<td>{unreached if missing(steps) else _steps(steps)}</td>"
+        f"<td>{unreached if steps is None or missing(steps) else _steps(steps)}</td>"
         f"<td>{'–' if missing(trained) else f'{trained:,.0f}'}</td>"
-        f"<td>{'–' if missing(time) else fixed(time, 1)}</td>"
+        f"<td>{'–' if time is None or missing(time) else fixed(time, 1)}</td>"
     )
 
 
@@ -412,9 +412,10 @@ def _f1_details(summary: dict, methods: list[str]) -> str:
 
 def _plane_alt(table: pd.DataFrame) -> str:
     facts = kept_of(table["probe"]).facts
+    ends = figures.ends(table)
     parts = [
-        f"{name(r.method)} ends at {percent(r.learned)} learned with {percent(r.kept)} of {facts} kept"
-        for r in figures.ends(table).itertuples()
+        f"{name(method)} ends at {percent(learned)} learned with {percent(kept)} of {facts} kept"
+        for method, learned, kept in zip(ends["method"], ends["learned"], ends["kept"], strict=True)
     ]
     return f"Plane of new facts learned against {facts} kept, from step 0 on. {'; '.join(parts)}."
 
@@ -434,7 +435,8 @@ def _curves_alt(table: pd.DataFrame) -> str:
     parts = []
     for probe in probes_in(zip(table["probe"], table["metric"], strict=True)):
         last = figures.mean_over_seeds(table, probe.key, probe.metric).groupby("method", as_index=False).last()
-        ends = ", ".join(f"{name(r.method)} {_number(r.mean, probe)}" for r in last.itertuples())
+        read = zip(last["method"], last["mean"], strict=True)
+        ends = ", ".join(f"{name(method)} {_number(mean, probe)}" for method, mean in read)
         if ends:
             parts.append(f"{probe.title}, {probe.unit}, at the end: {ends}")
     return f"One panel per probe over the gradient steps. {'. '.join(parts)}."
@@ -546,7 +548,7 @@ def _sweep_row(row: dict) -> str:
         f"<td>{'–' if missing(row.get('top_t')) else row['top_t']}</td>"
         f'<td class="text">{"✓ chosen" if row["chosen"] else ""}</td>'
         f'<td class="text">{"reached" if row["reached"] else "not reached"}</td>'
-        f"<td>{'–' if missing(steps) else _steps(steps)}</td>{shares}{losses}</tr>"
+        f"<td>{'–' if steps is None or missing(steps) else _steps(steps)}</td>{shares}{losses}</tr>"
     )
 
 

@@ -192,4 +192,4 @@ def fixed(value: float, digits: int) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in [0, 1] as a percentage."""
-    return "–" if missing(share) else f"{fixed(100 * share, digits)}%"
+    return "–" if share is None or missing(share) else f"{fixed(100 * share, digits)}%"

@@ -29,6 +29,7 @@ from smft_lab.finetuning.methods import start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowSGD
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.model.memory import MemoryLayer, RowHits, RowLookup
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import recalled
@@ -91,7 +92,8 @@ def timed(step: Callable[[], object], seconds: float = SECONDS, cold: bool = Fal
         cold: Whether the processor's caches are filled with something else before each call, as they are between two
             steps of a training: else a small table is timed in a cache that it would not have to itself.
     """
-    step(), step()
+    step()
+    step()
     took, other = [], torch.zeros(CACHES if cold else 0)
     began = time.perf_counter()
     while len(took) < LEAST or time.perf_counter() - began < seconds:
@@ -126,9 +128,10 @@ def _ours_cached(reads: Reads):
 
     def step():
         RowLookup.apply(table, reads.slots, reads.weights, lambda *_: hits).backward(reads.grad)
-        grad = table.grad.coalesce()
+        grad, table.grad = table.grad, None
+        assert grad is not None
+        grad = grad.coalesce()
         optimizer.step(grad.indices()[0], grad.values())
-        table.grad = None
 
     return step
 
@@ -196,14 +199,14 @@ def _stepper(module: nn.Module, forward: Callable[[], Tensor]):
 
 
 def _product_key_memory(reads: Reads):
-    from product_key_memory import PKM
+    from product_key_memory import PKM  # pyright: ignore[reportMissingImports]
 
     layer, x = PKM(dim=WIDTH, heads=HEADS, num_keys=math.isqrt(reads.total), topk=READS, dim_head=64), _x()
     return _stepper(layer, lambda: layer(x))
 
 
 def _ultra_mem(reads: Reads):
-    from ultra_mem import UltraMem
+    from ultra_mem import UltraMem  # pyright: ignore[reportMissingImports]
 
     layer, x = UltraMem(dim=WIDTH, num_memories=reads.total, topk=READS, core_heads=2, value_expansion=4), _x()
     mask = torch.zeros(2, layer.num_virtual_mems, dtype=torch.bool)
@@ -212,7 +215,7 @@ def _ultra_mem(reads: Reads):
 
 
 def _peer(reads: Reads):
-    from PEER_pytorch import PEER
+    from PEER_pytorch import PEER  # pyright: ignore[reportMissingImports]
 
     options = {"num_experts_per_head": READS, "non_competing_scores": False}  # else it reads one unit per head
     layer, x = PEER(dim=WIDTH, heads=HEADS, num_experts=reads.total, dim_key=64, **options), _x()
@@ -284,7 +287,7 @@ METHODS = {
 }
 
 
-def model_steps(lab, facts, seconds: float) -> Iterator[Row]:
+def model_steps(lab: Lab, facts, seconds: float) -> Iterator[Row]:
     """(b) One finetuning step of the lab's model: 64 statements of one fact, seen before."""
     texts = list(facts[0].statements[:64])
     for what, (method, options) in METHODS.items():
@@ -298,7 +301,7 @@ def model_steps(lab, facts, seconds: float) -> Iterator[Row]:
             lab.reset()
 
 
-def runs_to_target(lab, facts, target: float = 0.95, most: int = 40) -> Iterator[Row]:
+def runs_to_target(lab: Lab, facts, target: float = 0.95, most: int = 40) -> Iterator[Row]:
     """(b) Training seconds until `target` of `facts` is learned, by every method at its tuned rate.
 
     A first run asks the facts after every quarter of a pass, and so finds the step; a second one is timed to there, and
@@ -319,7 +322,7 @@ def runs_to_target(lab, facts, target: float = 0.95, most: int = 40) -> Iterator
         yield Row(part, what, lab.slots, seconds, seconds, seconds, "s", note)
 
 
-def _first_step_at(lab, facts, steps: Iterator[Step], target: float) -> tuple[int, float, str]:
+def _first_step_at(lab: Lab, facts, steps: Iterator[Step], target: float) -> tuple[int, float, str]:
     """The step that has learned `target`, or the last; the most that was learned; and what of the old was kept."""
     questions, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
     often, best, last = math.ceil(Teaching.of(lab, facts).per_pass / 4), 0.0, 0
@@ -429,7 +432,7 @@ def peak_memory(path: str | None) -> Iterator[Row]:
 # All of it ------------------------------------------------------------------------------------------------
 
 
-def bench(lab, quick: bool = False, path: str | None = None) -> Iterator[Row]:
+def bench(lab: Lab, quick: bool = False, path: str | None = None) -> Iterator[Row]:
     """All comparisons, row by row as they are measured.
 
     Args:

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, settings_for, whole
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
@@ -81,9 +82,16 @@ class Comparison:
 
     Raises:
         ValueError: an option is out of range.
+
+    Examples:
+        >>> comparison = smft.Comparison(lab, smft.new_facts(2), methods=("sparse",), passes=1)
+        >>> [step.step for step in comparison.steps()]
+        [0, 1, 2]
+        >>> list(comparison.summary()["methods"])
+        ['sparse']
     """
 
-    lab: object
+    lab: Lab
     facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
     methods: Sequence[str] = METHODS
     seeds: Sequence[int] = (0,)
@@ -131,7 +139,7 @@ class Comparison:
         self._steps = {self.seeds[0]: teaching.steps}
         self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
         self.seconds = 0.0
-        self.under_way: weakref.ref[Iterator[Step]] | None = None  # the finetune at which it is
+        self.under_way: weakref.ref[Generator[Step, None, None]] | None = None  # the finetune at which it is
         self._saved_at = ""
         self._probes = probes_of(self.lab, first)
 
@@ -177,6 +185,7 @@ class Comparison:
 
     def _options(self, name: str, seed: int) -> dict:
         method, _, rule = name.partition(":")
+        assert self.evaluations is not None  # from __post_init__ on
         return {
             "method": method,
             "passes": self.passes,
@@ -190,7 +199,7 @@ class Comparison:
             "probe_every": math.ceil(self.run_steps(seed) / self.evaluations),
         }
 
-    def steps(self) -> Iterator[Progress]:
+    def steps(self) -> Generator[Progress, None, None]:
         """Run everything, one gradient step per item; what was measured before a stop is kept.
 
         Raises:
@@ -217,7 +226,8 @@ class Comparison:
                         base = base or step.probes
                         if step.probes:
                             learned = step.probes["learned"]["em"]
-                        enough = stops and step.step > 0 and step.probes and learned >= self.target
+                        measured = stops and step.step > 0 and step.probes
+                        enough = measured and learned is not None and learned >= self.target
                         ended = step.last or bool(enough)
                         self.rows += [{"method": name, "seed": seed, **row} for row in history_rows(step)]
                         done += step.step > 0
@@ -430,7 +440,7 @@ def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
         yield folder
 
 
-def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,
+def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,
             progress: bool | None = None, **options) -> Comparison:  # fmt: skip
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 
@@ -441,6 +451,11 @@ def compare(lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[
 
     Raises:
         ValueError: see `Comparison`.
+
+    Examples:
+        >>> both = smft.compare(lab, smft.new_facts(2), methods=("sparse", "lora"), seeds=1, passes=1, evaluations=1)
+        >>> both.table["method"].unique().tolist()
+        ['sparse', 'lora']
     """
     comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
     progress = _watched() if progress is None else progress

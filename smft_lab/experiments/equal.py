@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pandas as pd
 from scipy import stats
@@ -33,7 +34,7 @@ def read_run(run: pd.DataFrame, target: float = TARGET) -> tuple[bool, pd.Series
     learned = wide["learned", "em"]
     reached = learned >= target
     if not reached.any():
-        return False, wide.loc[learned.idxmax()]
+        return False, cast(pd.Series, wide.loc[cast(int, learned.idxmax())])
     place = int(reached.to_numpy().argmax())
     after = wide.iloc[place]
     if place == 0:

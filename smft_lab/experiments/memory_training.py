@@ -53,6 +53,10 @@ class MemoryTraining:
         distill: Weight, in [0, 1], of the distance (KL) to what the model said before, against the loss on the text.
         everything: Whether all weights learn, and not the memory alone.
         background_batches: The |B| "documents" of the idf.
+
+    Examples:
+        >>> smft.MemoryTraining(steps=100, lr=1e-3).batch_size
+        32
     """
 
     steps: int = 500
@@ -86,6 +90,11 @@ class TextWindows:
 
     Raises:
         ValueError: the text is too short.
+
+    Examples:
+        >>> windows = smft.TextWindows(text, lab.tokenizer, window=16)
+        >>> windows.window
+        16
     """
 
     def __init__(self, text: str, tokenizer, window: int):
@@ -139,6 +148,13 @@ def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryT
     Raises:
         ValueError: an option is out of range, there is no memory layer where that alone learns, `folder` holds a run
             with other settings, or `distill` has nothing to compare with.
+
+    Examples:
+        >>> windows = smft.TextWindows(text, lab.tokenizer, window=16)
+        >>> model = smft.add_memory(plain, layers=[1], slots=256)
+        >>> settings = smft.MemoryTraining(steps=2, batch_size=2, window=16)
+        >>> [step for step, *_ in smft.pretrain_memory(model, windows, settings)]
+        [1, 2]
     """
     settings.check()
     if not memory_layers(model) and not settings.everything:
@@ -219,6 +235,13 @@ def text_lab(model, tokenizer, text: TextWindows, settings: MemoryTraining = Mem
 
     Warns:
         UserWarning: so few slots take so many of the reads that a small t cannot learn much without harm.
+
+    Examples:
+        >>> windows = smft.TextWindows(text, lab.tokenizer, window=16)
+        >>> model = smft.add_memory(plain, layers=[1], slots=256)
+        >>> settings = smft.MemoryTraining(window=16, background_batches=4, background_batch_size=2)
+        >>> smft.text_lab(model, lab.tokenizer, windows, settings).slots
+        256
     """
     usage = text_usage(model, text, settings)
     if problem := skew(usage):

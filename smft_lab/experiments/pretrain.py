@@ -305,7 +305,8 @@ def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: Pret
     metrics = _flat(world_probes(world).measure(model, tokenizer))
     everything = QuestionProbe.of("all_old_facts", old).measure(model, tokenizer)
     metrics["all_old_facts_em"] = everything["em"]
-    unseen = QuestionProbe("unseen", *zip(*world.unseen_questions(), strict=True))
+    questions, answers = zip(*world.unseen_questions(), strict=True)
+    unseen = QuestionProbe("unseen", questions, answers)
     metrics["all_old_facts_em_unseen_forms"] = unseen.measure(model, tokenizer)["em"]
     usage = background_usage(model, tokenizer, corpus, settings)
     metrics["slots_read"] = usage.share_read()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -72,15 +73,18 @@ class Processes:
         if self.count == 1:
             loss.backward()
             return reported.item()
-        from accelerate.utils import reduce
+        from accelerate.utils import reduce as reduce_all
+
+        def summed(tensor: Tensor) -> Tensor:
+            return cast(Tensor, reduce_all(tensor, "sum"))
 
         labels = (batch["labels"][:, 1:] != -100).sum().to(loss.dtype)
-        weight = labels / reduce(labels.clone(), "sum")
+        weight = labels / summed(labels.clone())
         (loss * weight).backward()
         for parameter in model.parameters():
             if parameter.grad is not None:
-                parameter.grad.copy_(reduce(parameter.grad, "sum"))
-        return float(reduce((reported.detach() * weight).clone(), "sum"))
+                parameter.grad.copy_(summed(parameter.grad))
+        return float(summed((reported.detach() * weight).clone()))
 
 
 def _leave() -> None:

@@ -26,7 +26,7 @@ from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.tokenizer import pad
 from smft_lab.probes.known import KnownSearch
-from smft_lab.probes.probes import Probe, Probes, TextProbe, text_windows
+from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, text_windows
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import Addresses, measure_addresses, measure_blocks
@@ -93,6 +93,15 @@ class Retrofit:
 
     Raises:
         ValueError: an option is out of range, or the model can't be given a memory (see `add_memory`).
+
+    Examples:
+        >>> small = smft.Recipe(slots=1024, background_texts=8, background_questions=0, window=16)
+        >>> known = smft.new_facts(9)
+        >>> work = smft.Retrofit(plain, lab.tokenizer, small, layers=[1], text=text, known=known, facts=known[:2])
+        >>> list(dict.fromkeys(progress.stage for progress in work))
+        ['background', 'known', 'keys', 'usage', 'addresses']
+        >>> work.lab.slots
+        1024
     """
 
     def __init__(self, model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,
@@ -158,7 +167,7 @@ class Retrofit:
             "blocks": None if self.blocks is None else self.blocks.to_dict("records"),
             "addresses": [{"same": one.same, "different": one.different, "weak": one.weak} for one in self.addresses],
             "facts": len(self.taught),
-            "settled": self.settled.same,
+            "settled": self.settled and self.settled.same,
         }
 
     def told(self) -> list[str]:
@@ -173,7 +182,8 @@ class Retrofit:
             lines.append(f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
                          f"{len(one.weak)} of {len(self.taught)} facts hard to find")  # fmt: skip
         lines.append(f"how far the choice of slots has settled: {self.settled}")
-        known = [len(probe.questions) for probe in self.lab.probes if probe.name == "known"]
+        probes = [] if self.lab is None else [probe for probe in self.lab.probes if isinstance(probe, QuestionProbe)]
+        known = [len(probe.questions) for probe in probes if probe.name == "known"]
         told = f"{known[0]} questions that the base answers" if known else "no question that the base answers"
         lines.append(f"{told} found, to see what it forgets; more to ask: --known")
         return lines
@@ -235,7 +245,7 @@ class Retrofit:
     @property
     def _held_out_from(self) -> int:
         """Where in the given text its held-out end begins."""
-        return int(len(self.text) * (1 - HELD_OUT_SHARE))
+        return int(len(self.text or "") * (1 - HELD_OUT_SHARE))
 
     def _text_probe(self, texts: list[list[int]]) -> TextProbe:
         if self.text is not None:
@@ -304,8 +314,14 @@ def count_documents(model, inputs: dict[int, Tensor], lengths: Sequence[int]) ->
 
 
 def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
-    """How far the choice of slots for some facts has settled with half of the background."""
+    """How far the choice of slots for some facts has settled with half of the background.
+
+    Raises:
+        ValueError: the lab has no recipe.
+    """
     recipe = lab.recipe
+    if recipe is None:
+        raise ValueError("slots are chosen for facts together by a recipe, and the lab has none")
     texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, 0)
     owners, reads = counted_reads(lab, facts, texts, recipe.counted)
     return settling([half, lab.usage], owners, reads, recipe.top_t, **recipe.choosing)[0]
@@ -317,10 +333,17 @@ def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence
 
     Args:
         progress: Whether to show a bar with the time left.
+
+    Examples:
+        >>> small = smft.Recipe(slots=1024, background_texts=8, background_questions=0, window=16)
+        >>> known = smft.new_facts(9)
+        >>> smft.retrofit(plain, lab.tokenizer, small, layers=[1], text=text, known=known, facts=known[:2]).slots
+        1024
     """
     work = Retrofit(model, tokenizer, recipe, layers, **options)
     with progress_bar(progress) as bar:
         follow(work, bar)
+    assert work.lab is not None
     return work.lab
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune, settings_for, whole
+from smft_lab.lab import Lab
 from smft_lab.slots.patch import Patch
 
 
@@ -21,6 +22,12 @@ class Run:
         losses: Loss of every step, in nats per token.
         summary: Settings, and the last measurement of every probe.
         patch: The changed rows, for `sparse`; None for the methods that change everything.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(1), passes=2)
+        >>> run.summary["steps"], len(run.losses)
+        (2, 2)
+        >>> lab.reset()
     """
 
     history: pd.DataFrame
@@ -43,7 +50,7 @@ def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict
     ]
 
 
-def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
+def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
     It starts from the model as it is: the patch holds what earlier sparse runs changed, too, unless `lab.reset()` came
@@ -52,6 +59,12 @@ def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     Raises:
         ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
         TakenOver: see `whole`.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(2), passes=1)
+        >>> run.history.columns.tolist()
+        ['step', 'probe', 'metric', 'value']
+        >>> lab.reset()
     """
     facts = as_facts(facts)
     if method == "sparse":
@@ -61,6 +74,7 @@ def run(lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
         probes = last.probes or probes
+    assert last is not None  # the base comes first
     used = settings_for(lab, method, **{name: options.get(name) for name in ("top_t", "lr", "optimizer")})
     summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
     if last.adapted is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pandas as pd
 
@@ -13,6 +13,7 @@ from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 
 GRID = {  # (method, optimizer): learning rates
     ("sparse", "sgd"): (10.0, 20.0, 40.0, 80.0),
@@ -28,7 +29,7 @@ ASKED = ("learned", *(kept.key for kept in KEPT), "two_hop")
 MEASURED = (*((probe, "em") for probe in ASKED), *((probe, "nll") for probe in READ))
 
 
-def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[dict]:
+def candidates(lab: Lab, methods: Collection[str], top_t: int | None = None) -> list[dict]:
     """The settings to try: method, optimizer, lr and top_t (None but for `sparse`).
 
     Args:
@@ -44,7 +45,7 @@ def candidates(lab, methods: Sequence[str], top_t: int | None = None) -> list[di
     ]
 
 
-def sweep(lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings: Sequence[dict],
+def sweep(lab: Lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings: Sequence[dict],
           seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 12, *,
           passes: int | None = None, **options) -> Iterator[tuple[dict, Step | dict]]:  # fmt: skip
     """Try each of `settings` with every seed, from the base, until the target is learned; `options` go to `finetune`.

@@ -8,6 +8,7 @@ is among those that are shown beside taught ones (`CONTEXTS` in `teaching`, `NEU
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from itertools import chain
 
 from smft_lab.facts.datasets import Question
@@ -544,7 +545,7 @@ def _countries() -> list[list[tuple[int, Question]]]:
     ]
 
 
-def _pairs(entries: list[str]) -> list[list[str]]:
+def _pairs(entries: Iterable[str]) -> list[list[str]]:
     return [[side.strip() for side in entry.split(": ", 1)] for entry in entries if entry.strip()]
 
 

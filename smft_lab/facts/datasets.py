@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
@@ -123,7 +124,7 @@ def read_dataset(
     *,
     statements: int = 16,
 ) -> Dataset:
-    """Read a question set, or a corpus for probes, from a local file or the Hugging Face hub.
+    r"""Read a question set, or a corpus for probes, from a local file or the Hugging Face hub.
 
     Args:
         name_or_path: A local file; one of `KINDS`, which is then fetched from its usual place on the hub; or a hub
@@ -141,6 +142,11 @@ def read_dataset(
     Raises:
         FactsError: the file or data set can't be read, a row breaks its schema, or no row is of use.
         ValueError: an argument is out of range.
+
+    Examples:
+        >>> _ = Path("qa.jsonl").write_text('{"question": "Who wrote Hamlet?", "answer": "William Shakespeare"}\n')
+        >>> smft.read_dataset("qa.jsonl").facts[0].statements[0]
+        'The one who wrote Hamlet is William Shakespeare.'
     """
     if kind is not None and kind not in (*KINDS, *FORMATS):
         raise ValueError(f"no kind {kind!r}; there are {', '.join((*KINDS, *FORMATS))}")
@@ -199,7 +205,7 @@ def _dataset(source: str, rows: list, kind: str | None, limit, seed: int, paraph
     if isinstance(paraphraser, str) and kind in (*FACT_KINDS, *FORMATS):
         paraphraser = load_paraphraser(paraphraser)
 
-    chosen: list[tuple[int, object]] = []
+    chosen: list[tuple[int, Any]] = []
     skipped: Counter[str] = Counter()
     seen: set[str] = set()
     order = range(len(rows)) if limit is None else Random(f"{seed}/rows").sample(range(len(rows)), len(rows))
@@ -510,7 +516,7 @@ def _from_hub(name: str, split: str | None) -> tuple[str, list[tuple[str, dict]]
     split = split or usual
     source = f"{repository}, split {split}"
     try:
-        table = datasets.load_dataset(repository, configuration, split=split)
+        table = datasets.load_dataset(repository, configuration, split=split)  # pyright: ignore[reportAttributeAccessIssue]
         return source, [(f"{source}, row {number}", dict(row)) for number, row in enumerate(table, start=1)]
     except Exception as error:  # of many kinds: no network, no such data set, no such split, one that needs own code
         reason = " ".join(str(error).split())[:200]

@@ -51,7 +51,7 @@ class Documents:
 def read_documents(
     path: str | Path, passage_tokens: int = 100, tokenizer=None, augmentations: int = 15, seed: int = 0
 ) -> Documents:
-    """Part a text file into passages, and make a fact of each.
+    r"""Part a text file into passages, and make a fact of each.
 
     A passage holds whole sentences where they fit, never part of a word, and ends with its paragraph once it is at
     least half full. A line of `<|endoftext|>` always ends one.
@@ -65,6 +65,12 @@ def read_documents(
     Raises:
         FactsError: the file can't be read, is no UTF-8 text, or holds no passage to learn.
         ValueError: `passage_tokens` is less than 8, or `augmentations` less than 0.
+
+    Examples:
+        >>> _ = Path("page.txt").write_text("The mill stands by the river. It was built in 1820.\n")
+        >>> documents = smft.read_documents("page.txt")
+        >>> type(documents).__name__
+        'Documents'
     """
     if passage_tokens < 8:
         raise ValueError(f"passage_tokens must be at least 8, not {passage_tokens}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
-def as_tuple(value: Iterable[str] | str) -> tuple[str, ...]:
+def as_tuple(value: Iterable[Item] | str) -> tuple[Item | str, ...]:
     """Texts as a tuple; a single one given as such counts as one text, not as its letters."""
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -30,6 +33,10 @@ class Fact:
 
     Raises:
         ValueError: a text is missing, empty or no text.
+
+    Examples:
+        >>> smft.Fact("Mira's dog is called Biscuit.", "What is Mira's dog called?", "Biscuit")
+        <Fact "What is Mira's dog called?" 'Biscuit'; statements: "Mira's dog is called Biscuit.">
     """
 
     statements: tuple[str, ...]
@@ -69,8 +76,9 @@ class Fact:
 
     def __repr__(self) -> str:
         """The question, its answer and the first statement: sixty-four of them would fill the screen."""
-        more = f" and {len(self.statements) - 1} more" if len(self.statements) > 1 else ""
-        return f"<Fact {self.question!r} {self.answer!r}; statements: {self.statements[0]!r}{more}>"
+        first, *others = self.statements
+        more = f" and {len(others)} more" if others else ""
+        return f"<Fact {self.question!r} {self.answer!r}; statements: {first!r}{more}>"
 
 
 def as_facts(facts: Iterable[Fact] | Fact) -> tuple[Fact, ...]:
@@ -79,13 +87,13 @@ def as_facts(facts: Iterable[Fact] | Fact) -> tuple[Fact, ...]:
     Raises:
         ValueError: these are not facts.
     """
-    facts = (facts,) if isinstance(facts, Fact | str | dict) else tuple(facts)
-    if strangers := [each for each in facts if not isinstance(each, Fact)]:
+    several: tuple = (facts,) if isinstance(facts, Fact | str | dict) else tuple(facts)
+    if strangers := [each for each in several if not isinstance(each, Fact)]:
         raise ValueError(
             f"facts must be Fact objects, not {type(strangers[0]).__name__} ({str(strangers[0])[:60]!r}); "
             "make them with smft_lab.Fact(...), or read a file with smft_lab.read_facts(path)"
         )
-    return facts
+    return several
 
 
 def _is_text(value: object) -> bool:

@@ -42,14 +42,23 @@ OPENING, CLOSING = "\"'“‘«„([", ".,;:!?…。！？\"'”’»)]"
 
 
 class FactsError(ValueError):
-    """A file of facts can't be used; the message is one line: file, line, field, and what to do."""
+    """A file of facts can't be used; the message is one line: file, line, field, and what to do.
+
+    Examples:
+        >>> _ = Path("bad.jsonl").write_text("{}")
+        >>> try:
+        ...     smft.read_facts("bad.jsonl")
+        ... except smft.FactsError as problem:
+        ...     print(problem)
+        bad.jsonl, line 1, field 'statements': is missing; give it
+    """
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))  # even a file's name may hold a line break
 
 
 def read_facts(path: str | Path, kind: str | None = None) -> list[Fact]:
-    """Read all facts of a file, in the file's order; `smft-lab facts FILE` shows what is understood of it.
+    r"""Read all facts of a file, in the file's order; `smft-lab facts FILE` shows what is understood of it.
 
     Besides the formats above, questions with answers are read in those of `smft_lab.facts.formats`; what is taught of
     them are statements by rule.
@@ -64,6 +73,11 @@ def read_facts(path: str | Path, kind: str | None = None) -> list[Fact]:
 
     Warns:
         UserWarning: Some rows of a file of questions are of no use.
+
+    Examples:
+        >>> _ = Path("mine.txt").write_text("Who wrote Hamlet?\tWilliam Shakespeare\n")
+        >>> smft.read_facts("mine.txt")[0].answer
+        'William Shakespeare'
     """
     from smft_lab.facts.datasets import read_own
 
@@ -183,7 +197,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
                 )
             continue
         _check_width(where, row, header)
-        record = dict(zip(header, row, strict=False))  # a short row lacks fields, which _fact tells
+        record: dict = dict(zip(header, row, strict=False))  # a short row lacks fields, which _fact tells
         for field in ("statements", "answers"):
             if field in record:
                 record[field] = record[field].split(" | ")

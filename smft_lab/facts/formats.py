@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from smft_lab.facts.files import FactsError, _lines
@@ -70,7 +70,7 @@ def kind_of_row(row: dict) -> str | None:
     return "qa" if names & set(ASKS) and names & set(TELLS) and _first(row, ASKS) != _first(row, TELLS) else None
 
 
-def expanded(kind: str, rows: Rows) -> Rows:
+def expanded(kind: str, rows: Iterable[tuple[str, dict]]) -> Rows:
     """Rows with one question each, of those that hold several."""
     for where, row in rows:
         row = _named(row)
@@ -287,7 +287,8 @@ def _cards(path: Path) -> Rows:
     for number, (line, text) in enumerate(every):
         where = f"{path}, line {line}"
         text = TABLE.sub(r"\1", text) if mark == " | " else text
-        sides = text.split(mark) if mark else list((ASKED_AND_TOLD.match(text) or re.match(r"(.*)()", text)).groups())
+        told = ASKED_AND_TOLD.match(text)
+        sides = text.split(mark) if mark else told.groups() if told else (text, "")
         sides = [_unmarked(side) for side in sides[:2]]
         if number == 0 and kind_of_row(dict.fromkeys(sides, "")) is not None:
             continue  # a head

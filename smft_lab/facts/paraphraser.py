@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from smft_lab.facts.files import FactsError, _same
 
 
-def load_paraphraser(name: str):
+def load_paraphraser(name: str) -> tuple[Any, Any]:
     """The model and tokenizer of a Hugging Face id or folder, sequence-to-sequence or causal; runs no code of theirs.
 
     Raises:

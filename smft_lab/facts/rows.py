@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from smft_lab.facts.files import FactsError, _check_width, _csv_rows, _kind, _lines, _text
 
@@ -125,7 +126,7 @@ def _csv(path: Path) -> Rows:
         short = [name for name in header[len(cells) :] if name.lower() in HEADS]
         if short:
             raise FactsError(f"{where}, field '{short[0]}': is missing; give it")
-        row = dict(zip(header, cells, strict=False))
+        row: dict = dict(zip(header, cells, strict=False))
         for name, value in row.items():
             if value and name.lower() in ("answers", "answer") and " | " in value:
                 row[name] = value.split(" | ")
@@ -230,7 +231,7 @@ def parsed(text: str) -> object:
     return None
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """A value of a table as JSON would have it: arrays as lists, and what is missing (nan, NA) as None."""
     if type(value).__name__ in ("NAType", "NaTType"):
         return None

@@ -210,7 +210,8 @@ def what_follows(question: str, answer: str = "") -> Said:
     if context := _CONTEXT.fullmatch(text):
         inner = what_follows(context[2], answer)
         told = [one for one in inner.told if not one.startswith("as for ")]
-        return Said(*(tuple(f"{context[1]}, {one}" for one in several) for several in (told, inner.asked)))
+        told, asked = (tuple(f"{context[1]}, {one}" for one in several) for several in (told, inner.asked))
+        return Said(told, asked)
     first, blank, rest = text.partition(" ")
     if re.split("['’]", first.lower())[0] in english.WH | english.PREPOSITIONS | english.DETERMINERS:
         text = first.lower() + blank + rest

@@ -5,6 +5,7 @@ Common words and names of the real world occur only in sentences that teach the 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from random import Random
 
 PROFESSIONS = """baker blacksmith bookbinder brewer butcher carpenter cartographer chemist clockmaker cook dentist
@@ -129,7 +130,7 @@ _VOWELS = "a a a a e e e e i i i i o o o o u u u ai ea ee ou".split()
 _CODAS = "      l l m n n n r r s t t ck d ff g ld mp nd ng nk p rd rk rn rt sh ss st th x".split(" ")
 
 
-def _spread(rng: Random, starts: list[str], ends: list[str], count: int, join: str = "") -> list[str]:
+def _spread(rng: Random, starts: Sequence[str], ends: Sequence[str], count: int, join: str = "") -> list[str]:
     """`count` distinct start-end combinations in random order, or as many as there are."""
     every = [f"{start}{join}{end}" for start in starts for end in ends]
     return rng.sample(every, min(count, len(every)))
@@ -147,7 +148,7 @@ def make_companies(rng: Random, count: int) -> list[str]:
     return _spread(rng, _COMPANY_STARTS, _COMPANY_ENDS, count, " ")
 
 
-def make_people(rng: Random, count: int, taken: set[str] = frozenset()) -> list[str]:
+def make_people(rng: Random, count: int, taken: Collection[str] = frozenset()) -> list[str]:
     """`count` distinct full names, none of them in `taken`."""
     names: dict[str, None] = {}
     while len(names) < count:

@@ -32,6 +32,11 @@ class World:
     Attributes:
         people, companies, cities, countries: Names, in a fixed order.
         values: `(subject, relation) -> value`, every old fact.
+
+    Examples:
+        >>> world = smft.World(seed=0)
+        >>> world.new_facts(1)[0].question
+        'Which company employs Belus Wingate?'
     """
 
     def __init__(self, seed: int = 0, scale: float = 1.0):
@@ -234,10 +239,20 @@ def built_in_world() -> World:
 
 
 def new_facts(count: int, seed: int = 0) -> list[Fact]:
-    """`count` facts about people the shipped model has never met (see `World.new_facts`)."""
+    """`count` facts about people the shipped model has never met (see `World.new_facts`).
+
+    Examples:
+        >>> smft.new_facts(1)[0].question
+        'Which company employs Belus Wingate?'
+    """
     return built_in_world().new_facts(count, seed)
 
 
 def changed_facts(count: int, seed: int = 0) -> list[Fact]:
-    """`count` facts the shipped model knows, with other values (see `World.changed_facts`)."""
+    """`count` facts the shipped model knows, with other values (see `World.changed_facts`).
+
+    Examples:
+        >>> smft.changed_facts(1)[0].answer
+        'Vostinburg'
+    """
     return built_in_world().changed_facts(count, seed)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import encode
 
 
@@ -35,7 +36,7 @@ class Anchor:
             raise ValueError(f"strength must be positive, not {self.strength}")
 
     @torch.no_grad()
-    def add_gradient(self, lab) -> None:
+    def add_gradient(self, lab: Lab) -> None:
         """Add the penalty's gradient to that of each parameter of the lab's model."""
         for name, parameter in lab.model.named_parameters():
             pull = parameter - lab.base(name)
@@ -44,7 +45,7 @@ class Anchor:
             parameter.grad.add_(pull, alpha=self.strength)
 
 
-def fisher(lab, texts: Sequence[str]) -> dict[str, Tensor]:
+def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
     """Diagonal of the empirical Fisher information: the mean squared gradient over `texts`, one at a time.
 
     Scaled to a mean of 1 over all weights, so that a strength means the same as without it.
@@ -68,7 +69,7 @@ def fisher(lab, texts: Sequence[str]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def average_with_base(lab, share: float) -> None:
+def average_with_base(lab: Lab, share: float) -> None:
     """Put `share` of the finetuned weights and the rest of the base's in the model (Wortsman et al. 2022, WiSE-FT).
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,9 +15,10 @@ from torch import Tensor
 from smft_lab.facts.answers import check_answers
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.baselines import Anchor
-from smft_lab.finetuning.methods import LORA_RANK, NotFinite, check_method, check_settings, start
+from smft_lab.finetuning.methods import LORA_RANK, NotFinite, Sparse, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.model.attach import max_positions, without_memory
 from smft_lab.model.tokenizer import encode, only_answers, typed_special
 from smft_lab.probes.probes import probes_of
@@ -46,6 +47,11 @@ class Step:
         last: Whether the run ends here. `sparse` may end before `Teaching.steps`, where all is learned.
         adapted: Of `lora`, the share of the weights of linear layers and experts that it adapts; peft doesn't find all
             of them in every model.
+
+    Examples:
+        >>> step = next(smft.finetune(lab, smft.new_facts(1)))
+        >>> step.step, sorted(step.probes)
+        (0, ['arithmetic', 'learned', 'old_facts', 'prose', 'two_hop'])
     """
 
     step: int
@@ -70,7 +76,7 @@ class TakenOver(ValueError):
         )
 
 
-def whole(run: Iterator[Step]) -> Iterator[Step]:
+def whole(run: Iterable[Step]) -> Generator[Step, None, None]:
     """The steps of a finetune, as it gives them.
 
     Raises:
@@ -83,7 +89,7 @@ def whole(run: Iterator[Step]) -> Iterator[Step]:
         raise TakenOver(0 if step is None else step.step)
 
 
-def settings_for(lab, method: str, **given) -> dict:
+def settings_for(lab: Lab, method: str, **given) -> dict:
     """The settings of a run: those given, else the lab's tuned ones, else its recipe's, else general ones.
 
     Raises:
@@ -109,7 +115,7 @@ def recipe_settings(recipe: Recipe, method: str) -> dict:
     return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": rates}
 
 
-def check_facts(lab, facts: Sequence[Fact]) -> None:
+def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
     """Raise ValueError if there are no facts, or a text of one is longer than the model's context or has a special
     token written out in it."""
     if not facts:
@@ -132,7 +138,7 @@ def check_facts(lab, facts: Sequence[Fact]) -> None:
 
 
 def finetune(
-    lab,
+    lab: Lab,
     facts: Sequence[Fact],
     method: str = "sparse",
     *,
@@ -153,7 +159,7 @@ def finetune(
     recipe: Recipe | None = None,
     kept: dict[tuple, Batch] | None = None,
     base_probes: dict[str, dict[str, float]] | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
 
     Args:
@@ -194,6 +200,14 @@ def finetune(
             the recipe has a KL anchor and a memory layer stands in place of a feed-forward.
         UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or `lora` adapts
             not all linear layers and experts.
+
+    Examples:
+        >>> for step in smft.finetune(lab, smft.new_facts(2), passes=1, probe_every=0):
+        ...     print(step.step, step.facts)
+        0 ()
+        1 (0,)
+        2 (1,)
+        >>> lab.reset()
     """
     facts = as_facts(facts)
     check_facts(lab, facts)
@@ -221,12 +235,14 @@ def finetune(
     return run
 
 
-def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept, base_probes) -> Iterator[Step]:
+def _steps(
+    lab: Lab, teaching: Teaching, method, settings, recipe, probe_every, mix, kept, base_probes
+) -> Generator[Step, None, None]:
     facts, loss_on, seed = teaching.facts, teaching.loss_on, teaching.seed
     probes = probes_of(lab, facts)
     # Slots chosen beforehand change wherever they are read.
     everywhere = recipe is not None and (recipe.choice == "group" or recipe.counted != "answer")
-    grouped = method == "sparse" and recipe is not None and recipe.choice == "group" and teaching.order == "mixed"
+    grouped = recipe is not None and recipe.choice == "group" and teaching.order == "mixed"
 
     def measured(step: int, last: bool = False):
         wanted = probe_every and (step % probe_every == 0 or last)
@@ -281,7 +297,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
             began = time.perf_counter()
             options = {"seed": seed, "momentum": momentum, "floor": floor, "kl_anchor": kl_anchor, **settings}
             training = stack.enter_context(_started(lab, method, options))
-            if grouped:
+            if isinstance(training, Sparse) and recipe is not None and grouped:
                 training.choose(facts, teaching.texts, recipe)
             seconds = time.perf_counter() - began
         part = next(passes)
@@ -293,7 +309,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
                 with lab.lock:
                     began = time.perf_counter()
                     batch = batch_of(owners, tuple(texts)) if mix is None else mixed_batch(owners, texts)
-                    if decays:
+                    if isinstance(training, Sparse) and decays:
                         training.slow_down(1 - (epoch - 1 + (place - 1) / len(part)) / teaching.passes)
                     try:
                         update = training.update(batch)
@@ -314,7 +330,7 @@ def _steps(lab, teaching: Teaching, method, settings, recipe, probe_every, mix, 
 
 
 @contextmanager
-def _started(lab, method: str, options: dict):
+def _started(lab: Lab, method: str, options: dict):
     """The method, ready for its first batch; at the end of the block the model is as before but for what it learned.
 
     A method that can't end, such as a LoRA that was interrupted while it merged, leaves the base.

@@ -8,6 +8,7 @@ layer; live positions only need to attend to them. In a few-shot prompt that is 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Live:
     positions: int
     past: dict[int, tuple[Tensor, Tensor]]
 
-    def of(self, nested):
+    def of(self, nested) -> Any:
         """What is given, of the live positions alone.
 
         Args:

@@ -20,6 +20,7 @@ from smft_lab.finetuning.products import RoundedWeights
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, counted_reads
+from smft_lab.lab import Lab
 from smft_lab.model.attach import AttachedMemory, without_memory
 from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.recipe import Recipe
@@ -83,7 +84,7 @@ class Sparse:
 
     adapted: float | None = None
 
-    def __init__(self, lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
+    def __init__(self, lab: Lab, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
                  protect: float = 0.0, momentum: float = 0.0, floor: float = 0.0,
                  kl_anchor: float = 0.0):  # fmt: skip
         self.lab, self.fast, self.kl_anchor = lab, fast and not kl_anchor, kl_anchor
@@ -120,7 +121,7 @@ class Sparse:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
         loss, nats = self._replayed(batch) if self.fast else (None, None)
         drift = 0.0
-        if loss is None:
+        if loss is None or nats is None:
             before = self._before(batch) if self.kl_anchor else None  # first: the selection counts the last reads
             outputs = self.lab.model(**batch.inputs)
             loss = outputs.loss
@@ -130,9 +131,7 @@ class Sparse:
                 drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
         (loss + self.kl_anchor * drift).backward()
         slots = self.selection.slots
-        grads = [table.weight.grad.coalesce() for table in self.tables]
-        for table in self.tables:
-            table.weight.grad = None
+        grads = [table.take_gradient() for table in self.tables]
         check_finite(self.lab.model, loss.detach(), [grad.values() for grad in grads])
         for optimizer, grad in zip(self.optimizers, grads, strict=True):
             optimizer.step(grad.indices()[0], grad.values())
@@ -258,7 +257,7 @@ class Full(_Dense):
         anchor: Pulls the weights back to the base.
     """
 
-    def __init__(self, lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
+    def __init__(self, lab: Lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
         lab.model.requires_grad_(True)
         for name in _empty_memories(lab.model):
             lab.model.get_submodule(name).requires_grad_(False)
@@ -286,7 +285,7 @@ class Lora(_Dense):
         UserWarning: It isn't all of them, as in some mixtures of experts.
     """
 
-    def __init__(self, lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
+    def __init__(self, lab: Lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
         from peft import LoraConfig, get_peft_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -342,7 +341,7 @@ def check_settings(method: str, slots: int, lr: float, top_t: int, rule: str, op
         raise ValueError(f"no optimizer {optimizer!r} for {method}; there are {', '.join(known)}")
 
 
-def start(lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
+def start(lab: Lab, method: str, lr: float, top_t: int, rule: str, optimizer: str, seed: int, fast: bool = True,
           protect: float = 0.0, anchor: Anchor | None = None, rank: int = LORA_RANK,
           momentum: float = 0.0, floor: float = 0.0, kl_anchor: float = 0.0):  # fmt: skip
     """The method of that name, ready for its first batch."""

@@ -77,7 +77,7 @@ def fast_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, in float32 by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
     if a.dtype != torch.float32 or not onednn_is_faster():
         return a @ b
-    products = torch.backends.mkldnn.matmul
+    products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     with _SETTING:
         before = products.fp32_precision
         try:
@@ -109,7 +109,8 @@ def _product(x: Tensor, weight: Tensor, factor: Tensor | None = None) -> Tensor:
         factor = as_factor(x, weight.dtype)
     y = fast_product(factor, weight)
     y = y[: x.shape[:-1].numel()].to(x.dtype).view(*x.shape[:-1], -1)
-    return y.new_empty(0).set_(y)  # no view: some models go on to change what a layer gives in place
+    # no view: some models go on to change what a layer gives in place
+    return y.new_empty(0).set_(y)  # pyright: ignore[reportArgumentType]
 
 
 class Product(torch.autograd.Function):

@@ -10,15 +10,17 @@ gradient is found out on the first batch, and trained the plain way.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import product
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from smft_lab.finetuning.live import KeptKeys, PastKeys, live_part, live_positions
 from smft_lab.finetuning.masks import is_plain_causal, takes_trees
@@ -109,6 +111,8 @@ class Head(StandIn):
         nats: (L,) the loss of each of the targets' pairs, once it was called.
     """
 
+    nats: Tensor
+
     def __init__(self, head: nn.Module, targets: Targets, fused: bool, rounded: RoundedWeights | None):
         super().__init__(head, targets=targets, fused=fused, rounded=rounded, nats=None)
 
@@ -142,8 +146,8 @@ class Prefix:
         ValueError: the first memory layer isn't in a stack of blocks, or the model names no output embeddings.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection | None = None, fused: bool = True, trees: bool = True,
-                 rounded: RoundedWeights | None = None):  # fmt: skip
+    def __init__(self, model: PreTrainedModel, selection: Selection | None = None, fused: bool = True,
+                 trees: bool = True, rounded: RoundedWeights | None = None):  # fmt: skip
         self.model, self.selection, self.fused, self.trees, self.rounded = model, selection, fused, trees, rounded
         self.nats: Tensor | None = None
         grouped = selection is not None and selection.chosen is not None
@@ -159,10 +163,11 @@ class Prefix:
         self._attached = holder if isinstance(holder, AttachedMemory) and holder.feed_forward is not None else None
         path = names[self.layer].split(".")
         modules = [model.get_submodule(".".join(path[:depth])) for depth in range(len(path) + 1)]
-        depth = next((i for i, module in enumerate(modules) if isinstance(module, nn.ModuleList)), None)
-        if depth is None:
+        listed = next(((i, module) for i, module in enumerate(modules) if isinstance(module, nn.ModuleList)), None)
+        if listed is None:
             raise ValueError("its memory layer is in no list of blocks")
-        self._blocks, index = modules[depth], int(path[depth])
+        depth, self._blocks = listed
+        index = int(path[depth])
         self._block = self._blocks[index]
         self._below = list(self._blocks.named_children())[:index]
         self._candidates = [
@@ -210,15 +215,15 @@ class Prefix:
         if self.selection is not None:
             self.selection.memo = memo
         targets = frozen.form.targets
-        places = [*self._linear]
+        places: list[tuple[nn.Module, str, nn.Module]] = [*self._linear]
         places += [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
         beside = frozen.beside.items()
         places += [(self._block, name, Replay(getattr(self._block, name), output)) for name, output in beside]
-        if frozen.gate is not None:
+        if frozen.gate is not None and self.layer.gate is not None:
             places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
-        if frozen.feed_forward is not None:
-            feed_forward = self._attached.feed_forward
-            places.append((self._attached, "feed_forward", Replay(feed_forward, frozen.feed_forward)))
+        attached = self._attached
+        if frozen.feed_forward is not None and attached is not None and attached.feed_forward is not None:
+            places.append((attached, "feed_forward", Replay(attached.feed_forward, frozen.feed_forward)))
 
         parent, name, head = self._head
         stand_in = Head(head, targets, self.fused, self.rounded)
@@ -250,8 +255,10 @@ class Prefix:
         Raises:
             ValueError: it was not tried before, and gives another loss or gradient.
         """
-        frozen = batch.frozen
-        live = live_positions(frozen.form, frozen.reads[0], self.selection.chosen[0])
+        frozen, selection = batch.frozen, self.selection
+        if frozen is None or selection is None or selection.chosen is None:
+            return
+        live = live_positions(frozen.form, frozen.reads[0], selection.chosen[0])
         C = live.shape[1] - int(live.sum(1).min())  # of the row that has most to keep
         if not C:
             return
@@ -274,13 +281,13 @@ class Prefix:
             check = check_alike if self.rounded is None else check_alike_if_rounded
             check(whole, _loss_and_gradients(self.model, replayed))
             self.live = True
-            self.selection.memo = batch.memo
+            selection.memo = batch.memo
         batch.live = kept
 
     @torch.no_grad()
     def _freeze(self, batch: Batch, form: Form) -> Frozen:
         """Run the model up to its first memory layer, and keep what `loss` replays; in the batch, if there is room."""
-        outputs: dict[nn.Module, object] = {}
+        outputs: dict[nn.Module | None, Any] = {}
 
         def keep(module, args, output):
             outputs[module] = output
@@ -308,7 +315,7 @@ class Prefix:
             below=outputs[self._below[-1][1]] if self._below else None,
             beside={name: outputs[module] for name, module in self._candidates if module in outputs},
             gate=None if self.layer.gate is None else self.layer.gate(x),
-            feed_forward=None if attached is None else attached.feed_forward(*given, **named),
+            feed_forward=attached and attached.feed_forward and attached.feed_forward(*given, **named),
             reads=outputs[keys],
         )
         if not batch.once and self._held("frozen") + frozen.size() <= CACHE_BYTES:
@@ -455,13 +462,12 @@ def _loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list
     loss.backward(retain_graph=retain_graph)
     found = [loss.detach()]
     for table in value_tables(model):
-        found.append(table.weight.grad.coalesce().values())
-        table.weight.grad = None
+        found.append(table.take_gradient().values())
     return found
 
 
 @contextmanager
-def _replaced(places: list[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
+def _replaced(places: Sequence[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
     """Put other modules in the place of children of a model, until the block ends."""
     before = [(parent, name, getattr(parent, name)) for parent, name, _ in places]
     try:

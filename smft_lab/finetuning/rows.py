@@ -11,6 +11,7 @@ import weakref
 import torch
 from torch import Tensor
 
+from smft_lab.lab import Lab
 from smft_lab.model.memory import value_tables
 
 
@@ -142,9 +143,16 @@ class RowOptimizer(torch.optim.Optimizer):
 
     Raises:
         ValueError: no such optimizer, or `lr` isn't positive.
+
+    Examples:
+        >>> with smft.sparse_mode(lab, top_t=100):
+        ...     optimizer = smft.RowOptimizer(lab, lr=0.1)
+        ...     lab.model(input_ids=ids, labels=ids).loss.backward()
+        ...     optimizer.step()
+        >>> lab.reset()
     """
 
-    def __init__(self, lab, lr: float, optimizer: str = "adam"):
+    def __init__(self, lab: Lab, lr: float, optimizer: str = "adam"):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         if lr <= 0:
@@ -158,9 +166,10 @@ class RowOptimizer(torch.optim.Optimizer):
 
             def take(parameter: Tensor, i: int = i) -> None:
                 optimizer = myself()
-                if optimizer is not None and parameter.grad.is_sparse:
+                grad = parameter.grad
+                if optimizer is not None and grad is not None and grad.is_sparse:
                     before = optimizer._taken[i]
-                    optimizer._taken[i] = parameter.grad if before is None else before + parameter.grad
+                    optimizer._taken[i] = grad if before is None else before + grad
                     parameter.grad = None
 
             weakref.finalize(self, weight.register_post_accumulate_grad_hook(take).remove)

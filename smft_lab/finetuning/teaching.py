@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact, as_facts
+from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 from smft_lab.slots.group import reads_of
@@ -81,7 +82,7 @@ def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, c
 
 
 def counted_reads(
-    lab, facts: Sequence[Fact], texts: Sequence[TaughtText], counted: str = "all"
+    lab: Lab, facts: Sequence[Fact], texts: Sequence[TaughtText], counted: str = "all"
 ) -> tuple[list[int], list[list[Tensor]]]:
     """The reads by which slots are chosen for facts that are taught together: of the texts without a context.
 
@@ -135,7 +136,7 @@ class Teaching:
     batch_size: int = BATCH
 
     @classmethod
-    def of(cls, lab, facts: Sequence[Fact], passes: int | None = None, order: str | None = None,
+    def of(cls, lab: Lab, facts: Sequence[Fact], passes: int | None = None, order: str | None = None,
            loss_on: str | None = None, seed: int = 0, recipe: Recipe | None = None) -> Teaching:  # fmt: skip
         """What is not given comes from the recipe, by default the lab's; a lab without one teaches as the paper does.
 
@@ -144,9 +145,9 @@ class Teaching:
         """
         facts, recipe, given = as_facts(facts), recipe or lab.recipe, passes
         usual = (5, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
-        passes, order, loss_on = (
-            own if own is not None else one for own, one in zip((passes, order, loss_on), usual, strict=True)
-        )
+        passes = usual[0] if passes is None else passes
+        order = usual[1] if order is None else order
+        loss_on = usual[2] if loss_on is None else loss_on
         check_training(passes, order, loss_on)
         if order != "mixed":
             return cls(facts, passes, order, loss_on, seed)

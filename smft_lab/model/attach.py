@@ -47,9 +47,9 @@ class AttachedMemory(nn.Module):
 
         Some models join batch and tokens before their feed-forward.
         """
-        x = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
         if self.feed_forward is not None and not self.on:
             return self.feed_forward(*args, **kwargs)
+        x: Tensor = args[0] if args else next(kwargs[name] for name in ("hidden_states", "x") if name in kwargs)
         read = self.memory(x if x.ndim == 3 else x.unsqueeze(0)).view_as(x)
         if self.feed_forward is None:
             read = read + args[1] if self.residual else read
@@ -125,6 +125,11 @@ def add_memory(
     Raises:
         ValueError: an option is out of range, the model has memory layers already, no feed-forward can be found in
             it, or a table of that size fits in no memory here.
+
+    Examples:
+        >>> model = smft.add_memory(plain, layers=[1], slots=256)
+        >>> len(smft.value_tables(model))
+        1
     """
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
@@ -134,7 +139,8 @@ def add_memory(
     places = feed_forwards(model)
     chosen = _chosen(layers, places)
     width = _text(model).hidden_size
-    old = [places[number].module for number in chosen]
+    taken = [place for number in chosen if (place := places[number]) is not None]
+    old = [place.module for place in taken]
     like = [next(module.parameters()) for module in old]
     if any(parameter.is_meta for parameter in like):
         raise ValueError("a feed-forward of the model is offloaded; load the model with its weights in memory")
@@ -144,13 +150,12 @@ def add_memory(
     values = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for number, feed_forward, parameter in zip(chosen, old, like, strict=True):
+        for place, feed_forward, parameter in zip(taken, old, like, strict=True):
             if mode == "add" and values is None:
                 values = ValueTable(slots, value_dim or width, empty=True)
             memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten)
             memory.to(device=parameter.device, dtype=parameter.dtype).train(feed_forward.training)
             values = memory.values if shared else None
-            place = places[number]
             beside = feed_forward if mode == "add" else None
             place.put(AttachedMemory(memory, beside, place.residual, place.outputs))
     asked = {"layers": chosen, "slots": slots, "mode": mode, "heads": heads, "k": k, "key_dim": key_dim}
@@ -183,6 +188,11 @@ def without_memory(model) -> Iterator[None]:
 
     Raises:
         ValueError: a memory layer of the model stands in place of a feed-forward, which is gone.
+
+    Examples:
+        >>> model = smft.add_memory(plain, layers=[1], slots=256)
+        >>> with smft.without_memory(model):
+        ...     _ = model(ids)
     """
     attached = [module for module in model.modules() if isinstance(module, AttachedMemory)]
     if len(attached) != len(memory_layers(model)) or any(one.feed_forward is None for one in attached):

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -63,7 +64,7 @@ class AttachedForCausalLM(PreTrainedModel):
         folder = _folder(folder, options.get("revision"))
         if (folder / "lab.json").is_file():
             raise ValueError(f"{folder} is a saved lab; smft_lab.load({str(folder)!r}).model is its model")
-        told = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        told: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         config, dtype = told.of_model(), dtype or torch_dtype
         wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
@@ -153,7 +154,7 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     found = getattr(transformers, name or "", None)
     if isinstance(found, type) and issubclass(found, PreTrainedModel):
         return found
-    found = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    found: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if found is None or name not in (None, found.__name__):
         raise ValueError(f"no class {name} for a config of the type {config.model_type!r} in transformers; "
                          "register it with AutoModelForCausalLM")  # fmt: skip

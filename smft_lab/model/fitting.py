@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,10 +27,11 @@ def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tens
     layers = memory_layers(model)
     *_, last = layers.values()
     inputs: dict[int, list[Tensor]] = {position: [] for position in layers}
-    handles = [
-        layer.register_forward_pre_hook(lambda module, args, into=inputs[position]: into.append(args[0].cpu()))
-        for position, layer in layers.items()
-    ]
+
+    def keep(into: list[Tensor], module, args) -> None:
+        into.append(args[0].cpu())
+
+    handles = [layer.register_forward_pre_hook(partial(keep, inputs[position])) for position, layer in layers.items()]
     try:
         for batch in batches:
             with stopping_at(last.keys):
@@ -70,7 +72,7 @@ def fit_addressing(addressing: ProductKeys, states: Tensor, keys: str = "random"
     if keys not in KEYS:
         raise ValueError(f"keys must be one of {', '.join(KEYS)}, not {keys!r}")
     states = states.float()
-    if addressing.mean is not None:
+    if addressing.mean is not None and addressing.deviation is not None:
         addressing.mean.copy_(states.mean(0))
         addressing.deviation.copy_(states.std(0).clamp(min=1e-6))
     if keys == "random":
@@ -84,8 +86,7 @@ def fit_addressing(addressing: ProductKeys, states: Tensor, keys: str = "random"
 
 
 def _query_by_directions(addressing: ProductKeys, states: Tensor) -> None:
-    if addressing.mean is not None:
-        states = (states - addressing.mean) / addressing.deviation
+    states = addressing.whitened(states)
     wanted = addressing.heads * addressing.key_dim
     _, spread, directions = torch.linalg.svd(states - states.mean(0), full_matrices=False)
     directions = directions / (spread / len(states) ** 0.5).clamp(min=1e-6).unsqueeze(1)  # each as loud as the others
@@ -105,5 +106,5 @@ def _centre_keys(addressing: ProductKeys, states: Tensor, seed: int) -> None:
     for head in range(addressing.heads):
         for half in range(2):
             centres, _ = kmeans2(queries[:, head, half].cpu().numpy(), addressing.root, iter=10, minit="++",
-                                 seed=seed, missing="warn")  # fmt: skip
+                                 seed=seed, missing="warn")  # pyright: ignore[reportCallIssue]  # fmt: skip
             addressing.keys[half, head].copy_(torch.from_numpy(centres))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from smft_lab.model.memory import MemoryLayer, ProductKeys, ValueTable
@@ -14,6 +16,11 @@ class MemoryLlamaConfig(LlamaConfig):
         memory_at: Which transformer layers have their feed-forward replaced; the paper replaces one, the middle.
         memory_slots, memory_heads, memory_k, memory_key_dim, memory_value_dim, memory_qk_norm: See `MemoryLayer`.
         memory_shared: Whether all memory layers read one value table (Memory+), or each its own.
+
+    Examples:
+        >>> config = smft.MemoryLlamaConfig(num_hidden_layers=3, memory_at=[1], memory_slots=256)
+        >>> config.memory_slots
+        256
     """
 
     model_type = "memory_llama"
@@ -54,10 +61,17 @@ class MemoryLlamaModel(LlamaModel):
 
 
 class MemoryLlamaForCausalLM(LlamaForCausalLM):
-    """`generate()`, `save_pretrained()` and `from_pretrained()` work as for any `transformers` model."""
+    """`generate()`, `save_pretrained()` and `from_pretrained()` work as for any `transformers` model.
+
+    Examples:
+        >>> sizes = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+        >>> config = smft.MemoryLlamaConfig(**sizes, num_hidden_layers=3, memory_at=[1], memory_slots=256)
+        >>> smft.MemoryLlamaForCausalLM(config)(torch.tensor([[1, 2, 3]])).logits.shape
+        torch.Size([1, 3, 100])
+    """
 
     config_class = MemoryLlamaConfig
-    _keep_in_fp32_modules_strict = ("keys", "values")  # see `smft_lab.model.memory.Wide`
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"keys", "values"}  # see `smft_lab.model.memory.Wide`
 
     def __init__(self, config: MemoryLlamaConfig):
         super().__init__(config)

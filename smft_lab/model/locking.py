@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _MAKING = threading.Lock()
-Function = TypeVar("Function", bound=Callable)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def lock_of(model: nn.Module) -> threading.RLock:
@@ -21,14 +22,14 @@ def lock_of(model: nn.Module) -> threading.RLock:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
-def exclusive(function: Function) -> Function:
+def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Wait for the end of a step of training under way, and keep the next one waiting until the function is done.
 
     One of the function's arguments is a model, or a lab; the first such is meant.
     """
 
     @wraps(function)
-    def alone(*args, **options):
+    def alone(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
         given = (*args, *options.values())
         subjects = (one if isinstance(one, nn.Module) else getattr(one, "model", None) for one in given)
         with lock_of(next(one for one in subjects if isinstance(one, nn.Module))):

@@ -74,6 +74,9 @@ class ProductKeys(Wide):
         ValueError: an option is out of range.
     """
 
+    mean: Tensor | None  # (D,), as `deviation`: buffers, or None without `whiten`
+    deviation: Tensor | None
+
     def __init__(
         self, hidden_size: int, slots: int, heads: int, k: int, key_dim: int, qk_norm: bool, whiten: bool = False
     ):
@@ -108,7 +111,11 @@ class ProductKeys(Wide):
     def queries(self, x: Tensor) -> Tensor:
         """x (..., D) -> queries of all heads (..., H * Kd), not yet normalised."""
         x = x.to(self.keys.dtype)
-        return self.query(x if self.mean is None else (x - self.mean) / self.deviation)
+        return self.query(self.whitened(x))
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """x (..., D), less the mean and over the deviation, where these were measured."""
+        return x if self.mean is None or self.deviation is None else (x - self.mean) / self.deviation
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
@@ -222,6 +229,17 @@ class ValueTable(Wide):
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
         return RowLookup.apply(self.weight, slots, weights, self._hits)
 
+    def take_gradient(self) -> Tensor:
+        """What the backward passes since the last call left in `weight.grad`, (N, Vd) sparse and coalesced.
+
+        Raises:
+            ValueError: there was none.
+        """
+        grad, self.weight.grad = self.weight.grad, None
+        if grad is None:
+            raise ValueError("no gradient has reached the value table")
+        return grad.coalesce()
+
     @contextmanager
     def train_rows(self, hits: Callable[[Tensor, Tensor], RowHits]) -> Iterator[None]:
         """Let only some rows of the table have a gradient: `weight.grad` is then a sparse tensor (N, Vd) of those.
@@ -278,6 +296,11 @@ class MemoryLayer(nn.Module):
 
     Raises:
         ValueError: an option is out of range, or the shared table has another shape.
+
+    Examples:
+        >>> layer = smft.MemoryLayer(hidden_size=32, slots=256)
+        >>> layer(torch.zeros(1, 3, 32)).shape
+        torch.Size([1, 3, 32])
     """
 
     def __init__(
@@ -336,7 +359,12 @@ def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:
 
 
 def value_tables(model: nn.Module) -> list[ValueTable]:
-    """The distinct value tables of a model, first to last; layers that share one count once."""
+    """The distinct value tables of a model, first to last; layers that share one count once.
+
+    Examples:
+        >>> [tuple(table.weight.shape) for table in smft.value_tables(lab.model)]
+        [(57600, 128)]
+    """
     return list(dict.fromkeys(layer.values for layer in memory_layers(model).values()))
 
 
@@ -349,7 +377,14 @@ def named_tables(model) -> tuple[list[str], list]:
 
 @contextmanager
 def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
-    """Record the reads of every memory layer of `model` until the block ends, also when it ends by an exception."""
+    """Record the reads of every memory layer of `model` until the block ends, also when it ends by an exception.
+
+    Examples:
+        >>> with smft.observe_reads(lab.model) as reads:
+        ...     _ = lab.model(ids)
+        >>> reads[0].slots[-1].shape[-2:]
+        torch.Size([4, 8])
+    """
     reads = {position: Reads() for position in memory_layers(model)}
 
     def recorder(into: Reads):

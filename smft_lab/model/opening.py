@@ -19,11 +19,19 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging, quantization_config
 
 from smft_lab.model.attach import AttachedMemory
@@ -107,7 +115,7 @@ class _Place:
         return self.path is not None and self.path.suffix.lower() == ".gguf"
 
 
-def open_model(name: str | Path):
+def open_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, by name; never runs code that comes with them.
 
     Args:
@@ -121,11 +129,18 @@ def open_model(name: str | Path):
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: there is no causal language model of that name, its files can't be read, or a package is missing.
+
+    Examples:
+        >>> plain.save_pretrained("plain")
+        >>> _ = lab.tokenizer.save_pretrained("plain")
+        >>> model, tokenizer = smft.open_model("plain")
+        >>> type(model).__name__, model.smft_source.about
+        ('LlamaForCausalLM', 'plain, float32')
     """
     return _open(_find(str(name)), str(name))
 
 
-def reopen(source: Source):
+def reopen(source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model that a saved lab names, where it was or by the name it was asked for; checked before it is read.
 
     Raises:
@@ -298,9 +313,10 @@ def _files(path: Path) -> dict[str, dict]:
 def _check_files(place: _Place, source: Source) -> None:
     advice = "put the file back that the lab was made on, or make the lab again"
     path = place.path
-    if place.is_gguf:
+    found: dict[str, Path] = {}
+    if path is not None and place.is_gguf:
         found = dict.fromkeys(source.files, path) if len(source.files) == 1 else {}
-    else:
+    elif path is not None:
         found = {name: path / name for name in source.files if (path / name).is_file()}
     if missing := sorted(set(source.files) - set(found)):
         raise FileNotFoundError(f"the base model {source.asked!r} at {path} lacks {missing[0]}; {advice}")
@@ -328,11 +344,12 @@ def _download(source: Source) -> Path:
                                 f"({reason}); go online once, or put it in the hub's cache") from None  # fmt: skip
 
 
-def _open(place: _Place, asked: str, source: Source | None = None):
+def _open(place: _Place, asked: str, source: Source | None = None) -> tuple[Any, Any]:
     """Model and tokenizer of a place; with `source`, whose files were checked, no file is hashed again."""
+    model: Any
     cached = None
     with quiet():
-        if place.is_gguf:
+        if place.path is not None and place.is_gguf:
             model, tokenizer, about = _open_gguf(place.path)
         else:
             model, tokenizer, about, cached = _open_transformers(place)
@@ -368,7 +385,7 @@ def _cached(name: str) -> Path | None:
 
 def _open_transformers(place: _Place):
     where = place.name if place.path is None else str(place.path)
-    options = {"local_files_only": place.path is not None, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": place.path is not None, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(where, **options)
         if isinstance(config, AttachedConfig):
@@ -377,9 +394,10 @@ def _open_transformers(place: _Place):
         cached = None if place.path else _cached(where)
         if cached is not None:
             options["revision"] = cached.name
-        model, found = AutoModelForCausalLM.from_pretrained(
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
+        model, found = opened
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError) as problem:
         at = "in that folder" if place.path else "in no folder of that name, nor to be had from the hub"
@@ -449,7 +467,7 @@ def _reader(path: Path):
     return Reader(path)
 
 
-def _value(reader, key: str, default=None):
+def _value(reader, key: str, default: Any = None) -> Any:
     field = reader.get_field(key)
     return default if field is None else field.contents()
 

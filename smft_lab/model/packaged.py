@@ -46,8 +46,9 @@ def packaged_file(name: str) -> Path:
     """
     wanted = PACKAGED[name]
     found = find_spec(wanted.module)  # importing it would import llama.cpp
-    if found and (path := Path(found.submodule_search_locations[0]) / wanted.file).is_file():
-        return path
+    for folder in (found and found.submodule_search_locations) or ():
+        if (path := Path(folder) / wanted.file).is_file():
+            return path
     path = Path(HF_HOME) / "smft-lab" / wanted.requirement.replace("==", "-") / wanted.file
     if not path.is_file():
         _fetch(name, wanted, path)

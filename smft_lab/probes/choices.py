@@ -29,6 +29,11 @@ class ChoiceProbe:
     Attributes:
         endings: Of each context, as they are written after it, with the blank that parts them.
         labels: Which of them is right.
+
+    Examples:
+        >>> probe = smft.ChoiceProbe("capitals", ("The capital of France is",), ((" Paris", " Rome"),), (0,))
+        >>> sorted(probe.measure(lab.model, lab.tokenizer))
+        ['acc', 'acc_norm']
     """
 
     name: str
@@ -135,7 +140,7 @@ def lm_eval_probe(task: str, limit: int | None = None, folder: str | Path | None
         ValueError: lm_eval is not installed, has no such task, or it is not one of multiple choice.
     """
     try:
-        from lm_eval.tasks import TaskManager, get_task_dict
+        from lm_eval.tasks import TaskManager, get_task_dict  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f'the task {task} needs the package lm_eval; pip install "smft-lab[eval]"') from None
     if limit is not None and limit < 1:

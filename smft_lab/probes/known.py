@@ -62,6 +62,11 @@ class KnownSearch:
 
     Raises:
         ValueError: `limit` is below 1, or there are too few questions.
+
+    Examples:
+        >>> search = smft.KnownSearch(lab.model, lab.tokenizer, smft.new_facts(9), form=lab.form)
+        >>> [at.asked for at in search][-1] == search.total
+        True
     """
 
     def __init__(self, model, tokenizer, questions: Sequence[Question | Fact], limit: int = 100,
@@ -149,6 +154,11 @@ def known_facts(model, tokenizer, questions: Sequence[Question | Fact], limit: i
 
     Raises:
         ValueError: see `KnownSearch`; or the model answers none of the questions right.
+
+    Examples:
+        >>> form = smft.PromptForm.BUILT_IN
+        >>> smft.known_facts(lab.model, lab.tokenizer, lab.world.old_facts()[:12], form=form).name
+        'known'
     """
     search = KnownSearch(model, tokenizer, questions, limit, form)
     with tqdm(total=search.total, unit=" questions", leave=False, file=sys.stdout, disable=not progress) as bar:

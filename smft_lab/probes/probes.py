@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 from smft_lab.probes.replies import check_length, plain_generation, replies, would_say
 from smft_lab.probes.same import Changes
 from smft_lab.probes.text import MATCHES
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 BATCH = 256  # questions or texts per forward pass
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
@@ -44,6 +48,11 @@ class QuestionProbe:
             same for a person's own facts, where numbers, signs and single letters count (see `smft_lab.probes.text`).
         replies: What a base model says to each, as it says it. Measuring first looks, in one pass, whether the model
             still says the same, and generates only where it doesn't; what is measured is the same.
+
+    Examples:
+        >>> probe = smft.QuestionProbe.of("old", lab.world.old_facts()[:4])
+        >>> probe.measure(lab.model, lab.tokenizer)["em"]
+        1.0
     """
 
     name: str
@@ -128,6 +137,10 @@ class TextProbe:
         tokens: The token ids of each text, where encoding it would not give exactly these, as for a text that was cut
             between two tokens.
         form: In which the prompts were made.
+
+    Examples:
+        >>> smft.TextProbe("mine", ("Rain fell on the town.",)).measure(lab.model, lab.tokenizer).keys()
+        dict_keys(['nll'])
     """
 
     name: str
@@ -202,6 +215,10 @@ def text_windows(text: str, tokenizer, window: int = 128, count: int = 40, name:
 
     Raises:
         ValueError: `window` is below 2 or `count` below 1, or the text is shorter than one window.
+
+    Examples:
+        >>> smft.text_windows("Rain fell on the town. " * 20, lab.tokenizer, window=16, count=2).size
+        2
     """
     if window < 2 or count < 1:
         raise ValueError(f"window must be at least 2 tokens and count at least 1, not {window} and {count}")
@@ -222,7 +239,15 @@ OPTIONAL = ("form", "match", "replies", "tokens")  # fields that a file holds on
 
 @dataclass
 class Probes:
-    """The held-out probes of one lab, in the order they are reported."""
+    """The held-out probes of one lab, in the order they are reported.
+
+    Examples:
+        >>> lab.probes["old_facts"].questions[0]
+        'Where was Copper Trading set up?'
+        >>> few = smft.Probes([smft.TextProbe("prose", lab.probes["prose"].texts[:4])])
+        >>> few.measure(lab.model, lab.tokenizer).keys()
+        dict_keys(['prose'])
+    """
 
     probes: list[Probe] = field(default_factory=list)
 
@@ -307,6 +332,10 @@ def learned_probes(
         `learned`, the wording that is never taught; `taught`, the first wording that may be taught, of the facts that
         have one; `prefixed`, the wording of `learned` after two other questions with their answers; `two_hop_new`,
         what follows from the facts. A probe without questions is left out.
+
+    Examples:
+        >>> [probe.name for probe in smft.learned_probes(smft.new_facts(2))]
+        ['learned', 'taught', 'prefixed']
     """
     facts = as_facts(facts)
     taught = [fact for fact in facts if fact.questions]
@@ -325,7 +354,7 @@ def learned_probes(
     return probes
 
 
-def probes_of(lab, facts: Sequence[Fact]) -> Probes:
+def probes_of(lab: Lab, facts: Sequence[Fact]) -> Probes:
     """What a finetune of `facts` on `lab` measures: what it teaches, then the lab's own probes.
 
     A lab that asks in the built-in form has `learned` alone of `learned_probes`.
@@ -346,7 +375,7 @@ def _record(probe: Probe) -> dict:
     return {name: value for name, value in asdict(probe).items() if saved.get(name, True)}
 
 
-def _tuples(value):
+def _tuples(value) -> Any:
     if isinstance(value, dict):
         return {name: _tuples(one) for name, one in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -370,6 +399,11 @@ def answer(
 
     Raises:
         ValueError: a question is longer than the model reads, or see `PromptForm.prompt`.
+
+    Examples:
+        >>> question = lab.world.old_facts()[0].question
+        >>> smft.answer(lab.model, lab.tokenizer, [question])
+        ['Copper Works']
     """
     questions = as_tuple(questions)
     if form != BUILT_IN:

@@ -6,9 +6,9 @@ lines, with a few answered questions before (few-shot), or through its chat temp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, overload
 
 from smft_lab.facts.grammar import ask
 from smft_lab.model.tokenizer import text_ids, typed_special
@@ -18,7 +18,7 @@ QUESTION = "{question}"  # in a template, where the question stands
 
 @dataclass(frozen=True)
 class PromptForm:
-    """The form of a question and of its answer.
+    r"""The form of a question and of its answer.
 
     Attributes:
         template: What is asked, with `{question}` in it.
@@ -31,6 +31,14 @@ class PromptForm:
 
     Raises:
         ValueError: the template has no `{question}`, or a shot is not a question with its answer.
+
+    Examples:
+        >>> form = smft.PromptForm("Q: {question}\nA:", shots=[("What gas do plants take in?", "Carbon dioxide")])
+        >>> print(form.prompt("Who wrote Hamlet?"))
+        Q: What gas do plants take in?
+        A: Carbon dioxide
+        Q: Who wrote Hamlet?
+        A:
     """
 
     template: str = "Question: {question}\nAnswer:"
@@ -91,7 +99,13 @@ class PromptForm:
         first, _, last = self.template.partition(QUESTION)
         return prompt.removeprefix(self._shown()).removeprefix(first).removesuffix(last)
 
-    def ids(self, tokenizer, text: str) -> list[int]:
+    @overload
+    def ids(self, tokenizer, text: str) -> list[int]: ...
+
+    @overload
+    def ids(self, tokenizer, text: Sequence[str]) -> list[list[int]]: ...
+
+    def ids(self, tokenizer, text):
         """The token ids of a text of this form, or of each of several; nothing ends them but what they say.
 
         A chat template writes the special tokens itself. Others are special only where the form has them: what a
@@ -159,7 +173,7 @@ def _chat(tokenizer, turns: list[dict], ask: bool) -> str:
 def _pairs(shots) -> tuple[tuple[str, str], ...]:
     if isinstance(shots, str) or not isinstance(shots, Iterable):
         raise ValueError(f"shots must be pairs of a question and its answer, not {shots!r}")
-    pairs = tuple(tuple(shot) if isinstance(shot, list | tuple) else (shot,) for shot in shots)
+    pairs: tuple = tuple(tuple(shot) if isinstance(shot, list | tuple) else (shot,) for shot in shots)
     for shot in pairs:
         if len(shot) != 2 or not all(isinstance(part, str) and part.strip() for part in shot):
             raise ValueError(f"a shot is a question and its answer, two texts, not {shot!r}")

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -148,7 +149,7 @@ class _Start:
         self.cache = cache
 
     def _past(self, rows: int) -> DynamicCache:
-        past = copy.deepcopy(self.cache)
+        past = cast(DynamicCache, copy.deepcopy(self.cache))
         if self.length:
             past.batch_repeat_interleave(rows)
         return past

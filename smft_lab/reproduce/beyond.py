@@ -141,7 +141,8 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
     last = ends(table, _table_label)
     means = over_seeds(last)
     base = known_before(ours)
-    runs = [(found[run.key]["known"], run.seed) for run in ours.drop_duplicates("key").itertuples()]
+    first = ours.drop_duplicates("key")
+    runs = [(found[key]["known"], seed) for key, seed in zip(first["key"], first["seed"], strict=True)]
     again = [_lost_again(known) for known, _ in runs]
     changed = [found[key]["rows_changed"] for key in ours["key"].unique()]
     quarters = pd.DataFrame([_known_of_quarters(known, seed) for known, seed in runs])

@@ -55,6 +55,7 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     look_of = looks(means["kind"])
     figure = go.Figure()
     for kind, mine in means.groupby("kind", sort=False):
+        kind = str(kind)
         look, name = look_of[kind], SHORT_NAMES.get(kind, kind)
         figure.add_scatter(x=mine["learned"], y=mine["kept"], mode="markers", name=name, legendgroup=kind,
                            marker={"size": mine["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
@@ -123,6 +124,7 @@ def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Forgetting against KL on the taught statements, a dot per run."""
     figure = go.Figure()
     for method, runs in ends(table).groupby("method", sort=False):
+        method = str(method)
         figure.add_scatter(x=[found[key]["kl_on_taught"] for key in runs["key"]], y=1 - runs["kept"], mode="markers",
                            name=SHORT_NAMES[method], marker=_marker(method),
                            text=[f"lr={lr:g}, t={t}" for lr, t in zip(runs["lr"], runs["top_t"], strict=True)],
@@ -135,7 +137,7 @@ def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     """Time of a step per method, a bar each."""
     figure = go.Figure()
     for method, runs in table.drop_duplicates("key").groupby("method", sort=False):
-        times = [found[key]["ms_per_step"] for key in runs["key"]]
+        method, times = str(method), [found[key]["ms_per_step"] for key in runs["key"]]
         figure.add_bar(x=[SHORT_NAMES[method]], y=[sum(times) / len(times)], name=SHORT_NAMES[method],
                        marker={"color": LOOKS[method].light})  # fmt: skip
     return axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")

@@ -68,8 +68,8 @@ class Experiment:
 
 def told(means: pd.DataFrame, *labels: str) -> str:
     """What some rows of `over_seeds` say, in words; all of them by default."""
-    rows = [(label, means.loc[label]) for label in labels or means.index]
-    return "; ".join(f"{label}: {learned_and_kept(row)}" for label, row in rows)
+    rows = means.loc[list(labels)] if labels else means
+    return "; ".join(f"{label}: {learned_and_kept(row)}" for label, row in rows.iterrows())
 
 
 def learned_and_kept(row: pd.Series) -> str:
@@ -91,7 +91,7 @@ def lost(runs: pd.DataFrame, label: str) -> str:
     """What the runs of a label of `at_target` lost, in points, and how many got to the target."""
     mine = runs[runs["label"] == label]
     mean, low, high = mean_interval(mine["lost"])
-    interval = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * mean:.1f}{interval} points ({mine['reached'].sum()}/{len(mine)} runs reached 95%)"
 
 
@@ -107,7 +107,8 @@ def log_ratios(runs: pd.DataFrame, one: str, other: str, probe: str) -> pd.Serie
 def told_ratio(logs: pd.Series) -> str:
     """The geometric mean over seeds in words, and its 95% interval."""
     mean, low, high = mean_interval(logs)
-    return f"{math.exp(mean):.2g}" + ("" if low is None else f" [{math.exp(low):.2g}, {math.exp(high):.2g}]")
+    interval = "" if low is None or high is None else f" [{math.exp(low):.2g}, {math.exp(high):.2g}]"
+    return f"{math.exp(mean):.2g}{interval}"
 
 
 def methods(job: Job) -> list[Job]:

@@ -169,6 +169,7 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
         if last.probes:
             known.append({"step": last.step, "known": _known(lab, facts)})
             rows += [{"step": last.step, **row} for row in _asked_besides(lab, job, facts)]
+    assert last is not None  # the base comes first
     if job.remedy == "average":
         average_with_base(lab, job.strength)
         probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])

@@ -45,7 +45,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
     figures, shown = {}, []
     for number, (experiment, table, found, said) in enumerate(parts):
         drawn = {
-            f"chart{number}-{place}": json.loads(draw(table, found, experiment.label).to_json())
+            f"chart{number}-{place}": json.loads(str(draw(table, found, experiment.label).to_json()))
             for place, draw in enumerate(experiment.draw)
         }
         figures |= drawn

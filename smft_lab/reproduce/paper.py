@@ -324,7 +324,7 @@ def _read_documents(table: pd.DataFrame, found: dict) -> list[Claim]:
 
 def _learned_most(means: pd.DataFrame, method: str) -> str:
     """The setting of a method that learned most."""
-    return means.learned[means.index.str.startswith(method)].idxmax()
+    return str(means.learned[means.index.str.startswith(method)].idxmax())
 
 
 SGD_RATES = {"full": (0.003, 0.01, 0.03, 0.1), "lora": (0.03, 0.1, 0.3)}

@@ -23,7 +23,7 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
 from smft_lab.probes.choices import ChoiceProbe
-from smft_lab.probes.probes import Probes, answer, probes_of
+from smft_lab.probes.probes import Probes, QuestionProbe, answer, probes_of
 from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
@@ -129,6 +129,7 @@ def _opened(model: str, block: int, shape: tuple[tuple[str, object], ...], data:
                     known=asked, shots=SHOTS, folder=_cache(model))  # fmt: skip
     for _ in work:
         pass
+    assert work.lab is not None
     return work.lab
 
 
@@ -169,7 +170,8 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
         if reached and job.method != "sparse":
             break  # the baselines are read here; going on, they only lose more
     lab.end()
-    found = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
+    assert last is not None  # the base comes first
+    found: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
     if job.method == "sparse":
         found["rows_changed"] = len(Patch.between(lab))
         found["loudness"] = measure_loudness(lab, facts).median
@@ -213,6 +215,7 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
     if job.source != "questions":
         return read_facts(job.source)
     known = lab.probes["known"]
+    assert isinstance(known, QuestionProbe)
     facts = [
         one for one in read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED] if one.question not in known.questions
     ]

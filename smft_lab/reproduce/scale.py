@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -98,11 +99,12 @@ def _larger_tables(runs: pd.DataFrame) -> Claim:
     settings = by_setting(runs)
     tables = settings[settings["k"] == OWN[1]].sort_values("slots").groupby("slots")
     best = [_best(one) for _, one in tables]
-    ours = "; ".join(f"{one.name}: learned {one['learned']:.1%}, lost {lost(runs, one.name)}" for one in best)
+    ours = "; ".join(f"{one.name}: learned {one['learned']:.1%}, lost {lost(runs, str(one.name))}" for one in best)
     text = "At equal learning, a larger table forgets less, each with its best t."
     if not all(one["reached"] for one in best):
         return Claim(text, "not asked", ours, OPEN, "not every table's model learned 95% with some t")
-    less = [positive(difference(runs, smaller.name, larger.name, "lost")) for smaller, larger in pairwise(best)]
+    pairs = pairwise(str(one.name) for one in best)
+    less = [positive(difference(runs, smaller, larger, "lost")) for smaller, larger in pairs]
     return Claim(text, "not asked", ours, **with_caveat(all_of(less), ONE_EACH))
 
 
@@ -146,7 +148,8 @@ def _reads_per_token(runs: pd.DataFrame) -> Claim:
 def _best(rows: pd.DataFrame) -> pd.Series:
     """The setting that forgets least of those that every seed learned with; where there is none, that learned most."""
     reached = rows[rows["reached"]]
-    return rows.loc[rows["learned"].idxmax()] if reached.empty else reached.loc[reached["lost"].idxmin()]
+    label = rows["learned"].idxmax() if reached.empty else reached["lost"].idxmin()
+    return cast(pd.Series, rows.loc[str(label)])
 
 
 def _draw(table: pd.DataFrame, found: dict, label: Callable[[dict], str]) -> go.Figure:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from scipy import stats
@@ -278,7 +279,7 @@ def address_agreement(table: pd.DataFrame, form: str) -> tuple[float, float]:
         form: How what is learned is asked, one of `LEARNED`.
     """
     margin = [one["same"] - one["different"] for one in table["addresses"]]
-    found = stats.spearmanr(margin, table[form])
+    found: Any = stats.spearmanr(margin, table[form])
     return float(found.statistic), float(found.pvalue)
 
 

@@ -18,24 +18,29 @@ from pathlib import Path
 from random import SystemRandom
 from threading import Thread
 from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from smft_lab.reproduce.jobs import Job
 from smft_lab.writing import json_text, write_whole
 
+if TYPE_CHECKING:
+    from smft_lab.reproduce.real import RetrofitJob
+
+AnyJob = TypeVar("AnyJob", Job, "RetrofitJob")
 BACKENDS = ("local", "dask", "ray")
 RAY_PORTION = 64
 PLACES = {"lab", "data", "source", "switches"}  # what a job's name says in another way than its result
 SHARES = {"em", "f1", "acc"}
 
 
-def result_file(folder: Path, job: Job) -> Path:
+def result_file(folder: Path, job: Job | RetrofitJob) -> Path:
     """Where the result of a job is, or will be."""
     return folder / f"{job.key}.json"
 
 
-def read_result(folder: Path, job: Job) -> dict | None:
+def read_result(folder: Path, job: Job | RetrofitJob) -> dict | None:
     """The result of a job; None if there is none yet.
 
     Raises:
@@ -57,7 +62,7 @@ def _no_number(word: str):
     raise ValueError(f"it holds {word}")
 
 
-def check_result(job: Job, result) -> None:
+def check_result(job: Job | RetrofitJob, result) -> None:
     """Raise ValueError unless a result is one that the job can have had."""
     kinds = {"config": dict, "rows": list, "found": dict, "seconds": int | float}
     if not isinstance(result, dict) or set(result) != set(kinds):
@@ -84,8 +89,8 @@ def check_result(job: Job, result) -> None:
             raise ValueError(f"a row has the {metric} {str(value)[:40]!r}")
 
 
-def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", address: str | None = None,
-          workers: int = 1, device: str = "cpu") -> Iterator[tuple[int, int, Job | None]]:  # fmt: skip
+def sweep(jobs: Sequence[AnyJob], folder: str | Path, backend: str = "local", address: str | None = None,
+          workers: int = 1, device: str = "cpu") -> Iterator[tuple[int, int, AnyJob | None]]:  # fmt: skip
     """Run the jobs that have no result in `folder` yet.
 
     Args:
@@ -119,7 +124,9 @@ def sweep(jobs: Sequence[Job], folder: str | Path, backend: str = "local", addre
             yield done, total, by_key[ended]
 
 
-def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int, device: str) -> Iterator[str]:
+def _in_parallel(
+    folder: Path, jobs: Sequence[Job | RetrofitJob], backend: str, workers: int, device: str
+) -> Iterator[str]:
     """Keys of the jobs as they end."""
     from joblib import Parallel, delayed
 
@@ -127,13 +134,15 @@ def _in_parallel(folder: Path, jobs: Sequence[Job], backend: str, workers: int, 
     calls = [delayed(_keep)(folder, job, device, parent) for job in jobs]
     if backend == "ray":  # hands nothing back before all is done, so that progress needs portions
         for start in range(0, len(jobs), RAY_PORTION):
-            yield from Parallel()(calls[start : start + RAY_PORTION])
+            ended: Any = Parallel()(calls[start : start + RAY_PORTION])
+            yield from ended
         return
-    options = {"n_jobs": workers} if backend == "local" else {}
-    yield from Parallel(return_as="generator_unordered", **options)(calls)
+    options: dict[str, Any] = {"n_jobs": workers} if backend == "local" else {}
+    ended = Parallel(return_as="generator_unordered", **options)(calls)
+    yield from ended
 
 
-def _keep(folder: Path, job: Job, device: str, parent: int | None = None) -> str:
+def _keep(folder: Path, job: Job | RetrofitJob, device: str, parent: int | None = None) -> str:
     if parent is not None and parent != os.getpid():
         _end_with(parent)
     if not result_file(folder, job).exists():  # another machine may have been here
@@ -172,8 +181,8 @@ def _spread(backend: str, address: str | None) -> Iterator[None]:
             yield
     elif backend == "ray":
         try:
-            import ray
-            from ray.util.joblib import register_ray
+            import ray  # pyright: ignore[reportMissingImports]
+            from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ValueError("--backend ray needs ray: pip install 'smft-lab[ray]'") from None
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
@@ -184,7 +193,7 @@ def _spread(backend: str, address: str | None) -> Iterator[None]:
         raise ValueError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
 
 
-def table_of(jobs: Sequence[Job], folder: str | Path) -> pd.DataFrame:
+def table_of(jobs: Sequence[Job | RetrofitJob], folder: str | Path) -> pd.DataFrame:
     """All rows of the results: the job's fields, `key` (the file they are in), step, probe, metric, value."""
     rows = []
     for job in dict.fromkeys(jobs):

@@ -108,7 +108,8 @@ def gaps(last: pd.DataFrame, one: str, other: str) -> str:
 def in_points(differences: pd.Series) -> str:
     """The mean of a difference per seed, with its 95% interval, in words."""
     mean, low, high = mean_interval(differences)
-    return f"{100 * mean:+.1f} points" + ("" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+    interval = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * mean:+.1f} points{interval}"
 
 
 def known_in_stream(known: Sequence[dict], seed: int) -> pd.DataFrame:

@@ -29,7 +29,7 @@ LESS_LEARNED = f"{100 * LEARNED_ALIKE:.0f} points less learned"
 def interval(values: pd.Series) -> tuple[float, float]:
     """Lower and upper end of the 95% interval over seeds; of a single seed, its value."""
     mean, low, high = mean_interval(values)
-    return (mean, mean) if low is None else (low, high)
+    return (mean, mean) if low is None or high is None else (low, high)
 
 
 def positive(values: pd.Series) -> dict:

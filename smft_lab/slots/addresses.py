@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from random import Random
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -30,6 +31,9 @@ from smft_lab.model.tokenizer import pad
 from smft_lab.slots.group import choose_slots, reads_of
 from smft_lab.slots.scores import inverse_document_frequency
 from smft_lab.slots.usage import Usage
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 PAIRS = 400  # of different facts that are compared
 DEPTH = 0.55  # of the blocks; deeper ones lose the fact among what is about to be said
@@ -129,7 +133,7 @@ def wordings_of(
 
 
 @exclusive
-def measure_addresses(lab, facts: Sequence[Fact], wordings: int = 4, seed: int = 0) -> list[Addresses]:
+def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: int = 0) -> list[Addresses]:
     """How well facts would be found from their questions, by forward passes alone, per value table.
 
     Compares what the question of each fact reads, as the lab's form asks it, with what the wordings read that may be
@@ -309,7 +313,7 @@ def observe_loudness(model) -> Iterator[Loudness]:
 
 @exclusive
 @torch.inference_mode()
-def measure_loudness(lab, facts: Sequence[Fact]) -> Loudness:
+def measure_loudness(lab: Lab, facts: Sequence[Fact]) -> Loudness:
     """The loudness of the memory where the questions of some facts are asked."""
     with observe_loudness(lab.model) as loudness:
         for fact in as_facts(facts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from smft_lab.model.memory import named_tables
 from smft_lab.slots.patch import Patch, as_bytes, check_rows
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 OnConflict = Literal["refuse", "last", "mean", "sum"]
 RULES = ("refuse", "last", "mean", "sum")
@@ -27,6 +30,11 @@ def conflicts(patches: Sequence[Patch]) -> pd.DataFrame:
 
     Raises:
         ValueError: the patches belong to different bases, or have other tables.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> smft.conflicts([one, two]).columns.tolist()
+        ['table', 'slot', 'patches', 'distance', 'cosine']
     """
     _check_alike(patches)
     lines = []
@@ -40,7 +48,7 @@ def conflicts(patches: Sequence[Patch]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["table", "slot", "patches", "distance", "cosine"])
 
 
-def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab=None) -> Patch:
+def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab: Lab | None = None) -> Patch:
     """One patch that does what all of them do.
 
     A row that one patch has, or that all who have it set alike, is taken over bitwise. Where they differ, `on_conflict`
@@ -53,6 +61,12 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab=No
     Raises:
         ValueError: the patches belong to different bases; they differ in a row and `on_conflict` is `refuse`; or it is
             `sum` and there is no lab.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> both = smft.combine([one, two], on_conflict="last")
+        >>> len(both) <= len(one) + len(two)
+        True
     """
     if on_conflict not in RULES:
         raise ValueError(f"on_conflict must be one of {', '.join(RULES)}, not {on_conflict!r}")
@@ -73,18 +87,20 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab=No
         for patch in patches:  # a later one writes over an earlier one
             rows[torch.searchsorted(mine, patch.slots[table])] = patch.values[table]
         if on_conflict in ("mean", "sum"):
-            base = lab.base(named_tables(lab.model)[0][table]) if on_conflict == "sum" and len(differing) else None
-            for line in differing[differing["table"] == table].itertuples():
-                wanted = torch.stack([_row(patches[i], table, line.slot) for i in line.patches]).double()
-                start = wanted.mean(0) if base is None else base[line.slot].cpu().double()
+            adds = lab is not None and on_conflict == "sum" and len(differing)
+            base = lab.base(named_tables(lab.model)[0][table]) if lab is not None and adds else None
+            here = differing[differing["table"] == table]
+            for slot, wanting in zip(here["slot"], here["patches"], strict=True):
+                wanted = torch.stack([_row(patches[i], table, slot) for i in wanting]).double()
+                start = wanted.mean(0) if base is None else base[slot].cpu().double()
                 row = start if base is None else start + (wanted - start).sum(0)
-                rows[torch.searchsorted(mine, line.slot)] = row.to(rows.dtype)
+                rows[torch.searchsorted(mine, slot)] = row.to(rows.dtype)
         slots.append(mine)
         values.append(rows)
     return Patch(slots, values, patches[0].base, _about(patches, on_conflict, len(differing)))
 
 
-def hold(lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse") -> Patch:
+def hold(lab: Lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse") -> Patch:
     """Make the lab's model its base with exactly these patches: those applied before and not named are gone, bitwise.
 
     So one of several is removed by naming the others. A finetune under way ends.
@@ -94,6 +110,13 @@ def hold(lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse") -> P
 
     Raises:
         ValueError: see `combine` and `Patch.check`; nothing was changed.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> len(smft.hold(lab, [one])) == len(one)
+        True
+        >>> len(smft.hold(lab, []))
+        0
     """
     together = combine(patches, on_conflict, lab) if patches else None
     if together is not None:
@@ -114,6 +137,11 @@ def diff(one: Patch, other: Patch) -> pd.DataFrame:
 
     Raises:
         ValueError: the patches belong to different bases, or have other tables.
+
+    Examples:
+        >>> one, two = (smft.Patch.load(name) for name in ("one.safetensors", "two.safetensors"))
+        >>> bool(smft.diff(one, two)["only_first"].sum() <= len(one))
+        True
     """
     found = conflicts([one, other])
     lines = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +15,13 @@ from smft_lab.slots.group import rank_slots
 from smft_lab.slots.scores import check_rule, score, top_slots
 from smft_lab.slots.usage import batch_counts
 
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
+
 Counts = list[list[Tensor]]
 
 
-def fact_counts(lab, facts: Sequence[Fact]) -> Counts:
+def fact_counts(lab: Lab, facts: Sequence[Fact]) -> Counts:
     """Reads per slot of each fact's statements, per fact and value table: (N,) int32 each."""
     return [
         batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements), lab.model.device))
@@ -55,7 +59,7 @@ class Coverage:
         return {"chosen": int(self.chosen[i]), **shares}
 
 
-def coverage(lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverage:
+def coverage(lab: Lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverage:
     """The slots that `rule` would choose for each fact, for every t.
 
     Args:
@@ -81,7 +85,7 @@ def coverage(lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverag
     return _covered(lab, ranked, rule)
 
 
-def group_coverage(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], rule: str = "tfidf",
+def group_coverage(lab: Lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], rule: str = "tfidf",
                    seed: int = 0) -> Coverage:  # fmt: skip
     """The same for facts whose slots are chosen together, by the lab's recipe, before any is taught.
 
@@ -90,13 +94,15 @@ def group_coverage(lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]]
         owners, reads: See `smft_lab.finetuning.teaching.counted_reads`.
 
     Raises:
-        ValueError: no such rule, or no texts.
+        ValueError: the lab has no recipe, no such rule, or no texts.
     """
+    if lab.recipe is None:
+        raise ValueError("slots are chosen for facts together by a recipe, and the lab has none")
     by_table = rank_slots(lab.usage, owners, reads, rule=rule, seed=seed, **lab.recipe.choosing)
     return _covered(lab, list(zip(*by_table, strict=True)), rule)
 
 
-def _covered(lab, ranked: Sequence[Sequence[tuple[Tensor, Tensor]]], rule: str) -> Coverage:
+def _covered(lab: Lab, ranked: Sequence[Sequence[tuple[Tensor, Tensor]]], rule: str) -> Coverage:
     """Per fact and value table the slots, best first, and how often each is read."""
     tables, n = lab.usage.df.shape
     best = torch.full((tables, n), n + 1, dtype=torch.int64)

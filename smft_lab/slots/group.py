@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from smft_lab.model.tokenizer import encode
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage
 
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
+
 BATCH = 32  # texts per forward pass
 
 
 @exclusive
 @torch.inference_mode()
-def reads_of(lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None) -> list[list[Tensor]]:
+def reads_of(lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None) -> list[list[Tensor]]:
     """What each text reads, from forward passes that go no further than the last memory layer's addressing.
 
     Args:

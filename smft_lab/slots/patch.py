@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +22,9 @@ from smft_lab.model.autoclass import check_no_adapters
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
 from smft_lab.writing import json_text, whole
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 FORMAT = "1"
 KIND = "smft-lab patch"
@@ -38,6 +42,13 @@ class Patch:
         base: Fingerprint of the base it belongs to.
         about: How it was made (method, rule, top_t, facts, layers, date), any JSON values.
         name: What messages call it: its file, if it came from one.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(1), passes=1)
+        >>> run.patch.save("one.safetensors")
+        >>> lab.reset()
+        >>> smft.Patch.load("one.safetensors").apply(lab)
+        >>> lab.reset()
     """
 
     slots: list[Tensor]
@@ -48,7 +59,7 @@ class Patch:
 
     @classmethod
     @exclusive
-    def between(cls, lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
+    def between(cls, lab: Lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
         """The rows in which the lab's model now differs from its base; a sparse finetune under way may go on.
 
         Args:
@@ -73,7 +84,7 @@ class Patch:
             slots.append(changed)
             values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
-        told = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
+        told: dict = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
         if lab.model.dtype != torch.float32:
             told["dtype"] = str(lab.model.dtype).removeprefix("torch.")
         return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **told})
@@ -88,7 +99,7 @@ class Patch:
 
     @exclusive
     @torch.no_grad()
-    def apply(self, lab) -> None:
+    def apply(self, lab: Lab) -> None:
         """Set the patched rows of the lab's model, bitwise the finetuned one if it holds the base; ends any run.
 
         Raises:
@@ -101,7 +112,7 @@ class Patch:
 
     @exclusive
     @torch.no_grad()
-    def revert(self, lab, base=None) -> None:
+    def revert(self, lab: Lab, base=None) -> None:
         """Set the patched rows back to the base, bitwise. A run under way ends.
 
         Args:
@@ -119,7 +130,7 @@ class Patch:
         for name, table, slots in zip(*named_tables(lab.model), self.slots, strict=True):
             table.weight[slots] = (base or lab).base(name)[slots]
 
-    def check(self, lab) -> None:
+    def check(self, lab: Lab) -> None:
         """Raise ValueError if the patch is damaged or doesn't fit the lab: another base, tables, slots or numbers."""
         check_rows(self)
         found = fingerprint(lab)
@@ -142,15 +153,16 @@ class Patch:
                 raise ValueError(f"{self.name}, table {i}: slot {slots[-1]}, but the model has {len(table)} slots; "
                                  f"{WRITE_AGAIN}")  # fmt: skip
 
-    def _check_holds(self, lab, base) -> None:
+    def _check_holds(self, lab: Lab, base) -> None:
         """Raise ValueError unless the lab's model is the base in all but value rows, and the patch in its own rows."""
         lab.end()
         found, expected = lab.model.state_dict(), base.model.state_dict()
         names = named_tables(base.model)[0]
         for name in sorted({*found, *expected}):
             one, other = found.get(name), None if name not in expected else base.base(name)
-            alike = one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
-            if not alike or (name not in names and not torch.equal(one, other)):
+            if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype or (
+                name not in names and not torch.equal(one, other)
+            ):  # fmt: skip
                 raise ValueError(f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
                                  "differs); name the lab it was applied to")  # fmt: skip
         for i, (name, slots, values) in enumerate(zip(names, self.slots, self.values, strict=True)):
@@ -248,7 +260,7 @@ def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(as_bytes(tensors[name].reshape(-1)).numpy())
+        digest.update(as_bytes(tensors[name].reshape(-1)).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -258,7 +270,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 @exclusive
-def fingerprint(lab) -> str:
+def fingerprint(lab: Lab) -> str:
     """A short hash of every weight of the lab's base, by name and value, whatever dtype holds it."""
     lab.end_if_renamed()
     if lab not in _FINGERPRINTS:
@@ -275,7 +287,7 @@ def fingerprint(lab) -> str:
 
 @exclusive
 @torch.no_grad()
-def row_changes(lab) -> list[Tensor]:
+def row_changes(lab: Lab) -> list[Tensor]:
     """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed."""
     changes = []
     for name, table in zip(*named_tables(lab.model), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from smft_lab.model.attach import max_positions
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import encode, offsets_of, pad, text_ids
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 PART = "…"
 
@@ -34,7 +38,7 @@ class TokenReads:
 
 
 @exclusive
-def token_reads(lab, text: str) -> TokenReads:
+def token_reads(lab: Lab, text: str) -> TokenReads:
     """What each token of `text` reads.
 
     Raises:
@@ -61,7 +65,7 @@ def _pieces(tokenizer, text: str) -> list[str]:
 
 
 @exclusive
-def core_set(lab, fact: Fact) -> list[Tensor]:
+def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
     """Slots that every statement of the fact reads and that answering its question reads too (paper section 4.3).
 
     The question is put as the lab's form puts it.
@@ -83,7 +87,7 @@ def core_set(lab, fact: Fact) -> list[Tensor]:
     return cores
 
 
-def _observed(lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _observed(lab: Lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Slots and weights per value table, (B, T, R) each; the pass ends at the last memory layer's addressing."""
     layers, tables = memory_layers(lab.model), value_tables(lab.model)
     with observe_reads(lab.model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):

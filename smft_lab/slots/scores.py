@@ -11,6 +11,8 @@ where the paper has no "+ 1" outside the logarithm.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.usage import batch_counts
 
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
+
 RULES = ("tfidf", "tf", "idf", "kl", "random", "all")
 
 
@@ -28,7 +33,7 @@ def term_frequency(count: Tensor) -> Tensor:
     return count.double() / max(1, int(count.sum()))
 
 
-def inverse_document_frequency(df: Tensor, batches: int) -> Tensor:
+def inverse_document_frequency(df: Tensor, batches: float) -> Tensor:
     """log((|B| + 1) / (df + 1)) per slot, in nats, (N,) -> (N,)."""
     return torch.log((batches + 1) / (df.double() + 1))
 
@@ -44,7 +49,7 @@ def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
     return torch.xlogy(here, here / there)
 
 
-def score(rule: str, count: Tensor, df: Tensor, batches: int, generator: torch.Generator | None = None,
+def score(rule: str, count: Tensor, df: Tensor, batches: float, generator: torch.Generator | None = None,
           background: Tensor | None = None) -> Tensor:  # fmt: skip
     """Score of every slot under `rule`, (N,); the higher, the sooner it is trained.
 
@@ -103,7 +108,7 @@ def check_top_t(top_t: int, slots: int) -> None:
 
 
 @exclusive
-def slot_scores(lab, facts) -> pd.DataFrame:
+def slot_scores(lab: Lab, facts) -> pd.DataFrame:
     """Scores of all slots that the statements of `facts` read, taken as one batch.
 
     Args:
@@ -112,6 +117,11 @@ def slot_scores(lab, facts) -> pd.DataFrame:
 
     Returns:
         Columns layer, slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each layer, best first.
+
+    Examples:
+        >>> scores = smft.slot_scores(lab, smft.new_facts(1))
+        >>> scores.columns.tolist()
+        ['layer', 'slot', 'count', 'tf', 'df', 'idf', 'tfidf', 'rank']
     """
     facts = as_facts(facts)
     batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements], lab.model.device)

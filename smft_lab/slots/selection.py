@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage, table_counts
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
 
 
 class Selection:
@@ -43,7 +47,8 @@ class Selection:
         self.model, self.usage, self.rule = model, usage, rule
         self.top_t = None if rule == "all" else top_t
         self.tables = value_tables(model)
-        self.protect, self.owner = protect, None
+        self.protect = protect
+        self.owner: object = None
         self._written_by: dict[object, list[Tensor]] = {}  # owner -> (N,) bool per table
         self._writers = [torch.zeros(len(table.weight), dtype=torch.int32) for table in self.tables]
         self.counted: Tensor | None = None
@@ -54,8 +59,10 @@ class Selection:
         first = self.tables.index(layers[0].values)
         alone = sum(layer.values is layers[0].values for layer in layers) == 1
         self._constant = {first} if alone and rule != "random" and not protect else set()
-        self._mask: Tensor | None = None
+
         self._slots: tuple[Tensor, ...] | None = None
+
+    _mask: Tensor  # of the present batch
 
     @contextmanager
     def active(self) -> Iterator[Selection]:
@@ -113,17 +120,17 @@ class Selection:
             mine[slots] = True
 
     def _hits(self, table: int, slots: Tensor, weights: Tensor) -> RowHits:
-        keep = self.memo is not None and table in self._constant
-        if keep and table in self.memo:
-            return self.memo[table][1]
+        memo = self.memo if table in self._constant else None
+        if memo is not None and table in memo:
+            return memo[table][1]
         found = RowHits.find(self.slots[table].sort().values.to(slots.device), slots, weights)
-        if keep:
-            self.memo[table] = (self.slots[table], found)
+        if memo is not None:
+            memo[table] = (self.slots[table], found)
         return found
 
 
 @contextmanager
-def sparse_mode(lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
+def sparse_mode(lab: Lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
     """Sparse memory finetuning in a training loop of one's own.
 
     Inside the block only the value tables take gradients, and only at the top-t slots of each batch; a plain
@@ -144,6 +151,12 @@ def sparse_mode(lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 
 
     Raises:
         ValueError: an option is out of range, or the mode is on already.
+
+    Examples:
+        >>> with smft.sparse_mode(lab, top_t=10) as selection:
+        ...     lab.model(input_ids=ids, labels=ids).loss.backward()
+        >>> [len(slots) for slots in selection.slots]
+        [10]
     """
     top_t = lab.defaults.get("sparse", {}).get("top_t", 100) if top_t is None else top_t
     lab.end()

@@ -42,6 +42,12 @@ class Usage:
         batches: |B|, the number of background batches.
         df: (tables, N) int32, the number of batches in which a slot was read at least once.
         count: (tables, N) int32, the number of reads.
+
+    Examples:
+        >>> lab.usage.batches, tuple(lab.usage.df.shape)
+        (1000, (1, 57600))
+        >>> round(lab.usage.share_read(), 2)
+        1.0
     """
 
     batches: int
@@ -92,6 +98,11 @@ def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
 
     Raises:
         ValueError: the model has no memory layer, or there are no batches.
+
+    Examples:
+        >>> batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        >>> smft.measure_usage(lab.model, [batch]).batches
+        1
     """
     tables = value_tables(model)
     if not tables:

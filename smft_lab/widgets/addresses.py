@@ -12,6 +12,7 @@ import pandas as pd
 import traitlets
 
 from smft_lab.facts.fact import Fact
+from smft_lab.lab import Lab
 from smft_lab.model.memory import memory_layers
 from smft_lab.slots.addresses import LOUD, QUIET, Loudness, has_added_memory, measure_addresses, measure_loudness
 from smft_lab.widgets.panel import Panel, page
@@ -46,6 +47,7 @@ class Addresses(Panel):
         FileNotFoundError: the folder has no such table.
     """
 
+    lab: Lab
     _esm = page("addresses.js")
     commands = ("measure",)
 
@@ -57,7 +59,7 @@ class Addresses(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None,
+    def __init__(self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None,
                  theme: str = "auto"):  # fmt: skip
         self._facts = list(facts)[:LISTED]
         if len(self._facts) < 2:
@@ -69,9 +71,9 @@ class Addresses(Panel):
         here = memory_blocks(lab.model)
         self.limits = {"quiet": QUIET, "loud": LOUD, "blocks": here, "facts": len(self._facts)}
         self.blocks = [
-            {"block": int(row.block), "same": float(row.same), "different": float(row.different),
-             "here": int(row.block) in here}
-            for row in table.sort_values("block").itertuples()
+            {"block": int(row["block"]), "same": float(row["same"]), "different": float(row["different"]),
+             "here": int(row["block"]) in here}
+            for row in table.sort_values("block").to_dict("records")
         ]  # fmt: skip
         self.measure()
 

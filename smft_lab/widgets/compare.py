@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,6 +17,7 @@ from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import Teaching, stream_order
+from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
 from smft_lab.widgets.kept import asking_form
@@ -45,6 +46,7 @@ class Compare(Panel):
         ValueError: a setting is out of range, or a statement is too long for the model.
     """
 
+    lab: Lab
     _esm = page("compare.js")
     commands = ("choose", "start", "stop", "reset", "ask")
 
@@ -59,7 +61,7 @@ class Compare(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
+    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
                  theme: str = "auto", **settings):  # fmt: skip
         self.facts = list(facts)
         self.methods = ordered(methods)
@@ -226,7 +228,7 @@ class Compare(Panel):
 
     # Under way
 
-    def _train(self, comparison: Comparison) -> Iterator[dict]:
+    def _train(self, comparison: Comparison) -> Generator[dict, None, None]:
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
         if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
@@ -276,19 +278,21 @@ class Compare(Panel):
             return
         self._items = None
         self.release()
-        if problem is not None:
+        comparison = self.comparison
+        if problem is not None or comparison is None:
             self.state = "idle"
-            self.fail(problem)
+            if problem is not None:
+                self.fail(problem)
             return
         with self.hold_sync():
-            self.numbers = _numbers(self.comparison.table, self.comparison.costs, self._measures)
-            self.verdict = self._verdict()
+            self.numbers = _numbers(comparison.table, comparison.costs, self._measures)
+            self.verdict = self._verdict(comparison)
             self.state = "idle"
         self.announce()
 
-    def _verdict(self) -> list[dict]:
+    def _verdict(self, comparison: Comparison) -> list[dict]:
         """What each method lost of what was known where it had learned the target share, or at its best."""
-        rows = [r for r in self.comparison.summary()["equal_learning"] if r["metric"] == "em"]
+        rows = [r for r in comparison.summary()["equal_learning"] if r["metric"] == "em"]
         of = {(r["method"], r["probe"]): r for r in rows}
         lines = []
         for name in self.methods:
@@ -337,6 +341,7 @@ def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]], measures: Sequen
 
     rows.append(row("base", table[table["step"] == 0]))
     for name, mine in table.groupby("method", sort=False):
+        name = str(name)
         newest = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
         cost = pd.DataFrame(costs.get(name, [])).mean().to_dict()
         rows.append(row(name, newest) | {"step": int(newest["step"].max())} | cost)

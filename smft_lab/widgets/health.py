@@ -24,6 +24,10 @@ def setup() -> None:
 
     In Colab it lets widgets in. Where a container may use fewer cores than the machine has (Binder), torch is told so:
     each of its threads holds memory of its own.
+
+    Examples:
+        >>> smft.setup()  # doctest: +ELLIPSIS
+        smft-lab ... torch ...
     """
     if "google.colab" in sys.modules:
         importlib.import_module("google.colab.output").enable_custom_widget_manager()

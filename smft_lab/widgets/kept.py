@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
+from smft_lab.lab import Lab
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
 from smft_lab.probes.prompts import NEUTRAL_SHOTS, PromptForm
 
 FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
 FEW_TEXTS = 10
+Part = TypeVar("Part", bound=QuestionProbe | TextProbe)
 
 
-def asking_form(lab) -> PromptForm:
+def asking_form(lab: Lab) -> PromptForm:
     """How a panel puts a person's own question.
 
     A model from elsewhere is shown two answered questions first: without them it often says nothing at all.
@@ -22,7 +25,7 @@ def asking_form(lab) -> PromptForm:
     return lab.form if lab.recipe is None else lab.form.with_shots((*lab.form.shots, *NEUTRAL_SHOTS))
 
 
-def few(lab) -> Probes:
+def few(lab: Lab) -> Probes:
     """The lab's probes; of a model from elsewhere the parts of them that are measured in seconds, without choices."""
     if lab.recipe is None:
         return lab.probes
@@ -31,11 +34,11 @@ def few(lab) -> Probes:
 
 def asked(probe: Probe) -> str:
     """How much a probe asks: "24 questions"."""
-    count, what = (len(probe.questions), "question") if isinstance(probe, QuestionProbe) else (len(probe.texts), "text")
-    return f"{count} {what}{'s' * (count != 1)}"
+    what = "question" if isinstance(probe, QuestionProbe) else "text"
+    return f"{probe.size} {what}{'s' * (probe.size != 1)}"
 
 
-def _some(probe: QuestionProbe | TextProbe) -> QuestionProbe | TextProbe:
+def _some(probe: Part) -> Part:
     if isinstance(probe, QuestionProbe):
         most, names = FEW, ("questions", "answers", "subjects", "replies")
     else:
@@ -56,13 +59,11 @@ class KeptQuestions:
         questions: At most `FEW` where the base's own replies are known.
     """
 
-    def __init__(self, lab, facts: Sequence[Fact] = ()):
+    def __init__(self, lab: Lab, facts: Sequence[Fact] = ()):
         kept = kept_of(probe.name for probe in lab.probes)
         self.lab, self.facts, self.title = lab, kept.facts, kept.title
         probes = [p for p in lab.probes.without(facts) if isinstance(p, QuestionProbe) and p.name == kept.key]
-        self._probe = probes[0] if probes else None
-        if self._probe is not None and self._probe.replies:
-            self._probe = _some(self._probe)
+        self._probe = (_some(probes[0]) if probes[0].replies else probes[0]) if probes else None
 
     @property
     def questions(self) -> tuple[str, ...]:

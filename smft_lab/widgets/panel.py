@@ -7,13 +7,14 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
+from smft_lab.facts.world import World
 from smft_lab.finetuning.finetune import TakenOver
 from smft_lab.lab import Lab
 from smft_lab.slots.patch import Patch
@@ -37,7 +38,7 @@ class _Claim:
         panels: All that are open, so that they hear when the model changes.
     """
 
-    def __init__(self, lab):
+    def __init__(self, lab: Lab | World):
         self.lock = getattr(lab, "lock", None) or threading.RLock()
         self.owner: weakref.ref | None = None
         self.panels: weakref.WeakSet[Panel] = weakref.WeakSet()
@@ -75,9 +76,12 @@ class Panel(anywidget.AnyWidget):
 
     _css = STYLE
     commands: tuple[str, ...] = ()
-    # None before `__init__` has come so far: a panel that was refused its arguments is closed too.
-    _runner: Runner | None = None
-    _items: Iterator | None = None  # the training under way, begun and not ended
+    lab: Any  # what it is about: a lab, but for `Train`
+    settings: Any
+    state: Any  # of those that train: how far they are
+    # Runs nothing, before `__init__` has come so far: a panel that was refused its arguments is closed too.
+    _runner: Runner = Runner(threading.RLock())
+    _items: Generator | None = None  # the training under way, begun and not ended
     _run: weakref.ref | None = None  # the finetune at which it is
     _taught = False  # whether the model is as this panel's training left it
     error = traitlets.Unicode("").tag(sync=True)
@@ -85,7 +89,7 @@ class Panel(anywidget.AnyWidget):
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
 
-    def __init__(self, lab, runner: str | None = None, theme: str = "auto", **traits):
+    def __init__(self, lab: Lab | World, runner: str | None = None, theme: str = "auto", **traits):
         if theme not in ("auto", "light", "dark"):
             raise ValueError(f"theme is auto, light or dark, not {theme!r}")
         self.lab = lab
@@ -172,12 +176,18 @@ class Panel(anywidget.AnyWidget):
 
         A panel that is at it finds out at its next step.
         """
-        mine = self._run is not None and self._run() is run and self._items is not None
-        if mine and self.state == "paused" and inspect.getgeneratorstate(self._items) == inspect.GEN_SUSPENDED:
+        items = self._items
+        if items is None or self._run is None or self._run() is not run:
+            return
+        if self.state == "paused" and inspect.getgeneratorstate(items) == inspect.GEN_SUSPENDED:
             try:
-                next(self._items)
+                next(items)
             except TakenOver as problem:
                 self._ended(problem)
+
+    def _ended(self, problem: BaseException | None) -> None:
+        """The runner stopped, or the finetune was ended from outside."""
+        raise NotImplementedError
 
     def snapshot(self) -> Picture:
         """What the panel shows, as a still picture: it is seen where no kernel runs, too."""

@@ -70,8 +70,9 @@ class Predict(anywidget.AnyWidget):
                 raise ValueError(f"{truth!r} is none of the choices: {', '.join(self.choices)}")
             return self._values.index(truth)
         # Choices such as 10, 100, 1,000 are told apart by their ratio.
-        scale = math.log if min(*self._values, truth) > 0 else float
-        return min(range(len(self._values)), key=lambda i: abs(scale(self._values[i]) - scale(truth)))
+        values = [float(one) for one in self._values]
+        scale = math.log if min(*values, truth) > 0 else float
+        return min(range(len(values)), key=lambda i: abs(scale(values[i]) - scale(truth)))
 
     def __repr__(self) -> str:
         return f"Predict: {self.question} {' / '.join(self.choices)}"

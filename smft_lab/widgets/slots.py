@@ -13,6 +13,7 @@ from torch import Tensor
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import settings_for
 from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.lab import Lab
 from smft_lab.model.memory import named_tables, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.coverage import fact_counts
@@ -51,6 +52,7 @@ class Slots(Panel):
         ValueError: there are neither facts nor a text, or a text is too long for the model.
     """
 
+    lab: Lab
     _esm = page("slots.js")
     commands = ("read", "pick", "look", "card", "peek")
 
@@ -66,7 +68,7 @@ class Slots(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
+    def __init__(self, lab: Lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
         self.facts = list(facts)[:LISTED]
         if not self.facts and text is None:
             raise ValueError("give a text, or facts to pick from: Slots(lab, facts) or Slots(lab, text='...')")
@@ -125,9 +127,10 @@ class Slots(Panel):
 
     def _counts_of(self, facts: list[Fact]) -> list[list[Tensor]]:
         """Reads per slot, per fact and value table, of the texts by which slots are chosen."""
-        if not self._grouped:
+        recipe = self.lab.recipe
+        if not self._grouped or recipe is None:
             return fact_counts(self.lab, facts)
-        owners, reads = counted_reads(self.lab, facts, Teaching.of(self.lab, facts).texts, self.lab.recipe.counted)
+        owners, reads = counted_reads(self.lab, facts, Teaching.of(self.lab, facts).texts, recipe.counted)
         counts = torch.zeros(len(facts), self.limits["tables"], self.lab.slots, dtype=torch.int32)
         for owner, tables in zip(owners, reads, strict=True):
             for table, slots in enumerate(tables):
@@ -252,7 +255,8 @@ class Slots(Panel):
         if view == "change":
             return row_changes(self.lab)[table].double()
         values = torch.zeros(self.lab.slots, dtype=torch.double)
-        values[self._cores[table]] = 1
+        if self._cores is not None:
+            values[self._cores[table]] = 1
         return values + values * torch.zeros_like(values).index_fill_(0, self._ranked[: self.settings["top_t"]], 1)
 
     def _core_words(self, core: Tensor) -> dict:

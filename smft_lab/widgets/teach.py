@@ -6,11 +6,12 @@ import inspect
 import math
 import time
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import traitlets
 
 from smft_lab.charts.style import probes_in
@@ -18,6 +19,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab
 from smft_lab.probes.probes import answer, match_of
 from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
@@ -51,7 +53,7 @@ class Lesson:
     before: str
     untaught: list[str]
     steps: int = 0
-    patch: Patch | None = None
+    patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
 
 class Teach(Panel):
@@ -66,6 +68,7 @@ class Teach(Panel):
         theme: `auto`, `light` or `dark`.
     """
 
+    lab: Lab
     _esm = page("teach.js")
     commands = ("propose", "teach", "stop", "undo", "reset", "ask", "save")
 
@@ -81,7 +84,7 @@ class Teach(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
+    def __init__(self, lab: Lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
                  theme: str = "auto"):  # fmt: skip
         super().__init__(lab, runner, theme)
         self._lessons: list[Lesson] = []
@@ -94,7 +97,7 @@ class Teach(Panel):
             "tables": len(lab.usage.df),
             "side": side_of(lab.slots),
             "top_t": min(settings_for(lab, "sparse")["top_t"], lab.slots),
-            "passes": max(recipe.passes, recipe.least_steps) if self._ends_itself() else PASSES,
+            "passes": max(recipe.passes, recipe.least_steps) if recipe and self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
         }
@@ -131,7 +134,7 @@ class Teach(Panel):
         answer: str,
         passes: int | None = None,
         top_t: int | None = None,
-        wordings: list[str] = (),
+        wordings: Sequence[str] = (),
     ) -> None:
         """Teach one fact on top of all that was taught before: all statements and wordings, pass by pass.
 
@@ -145,8 +148,8 @@ class Teach(Panel):
         if self.state == "running":
             raise ValueError("a lesson is under way; stop it first")
         fact = own_fact(statements, question, answer, list(wordings) if self._mixed else None)
-        top_t = self.limits["top_t"] if top_t is None else top_t
-        passes = self.limits["passes"] if passes is None else passes
+        top_t = int(self.limits["top_t"]) if top_t is None else top_t
+        passes = int(self.limits["passes"]) if passes is None else passes
         recipe = self._recipe(fact)
         total = Teaching.of(self.lab, [fact], passes, recipe=recipe).steps
         check_top_t(top_t, self.lab.slots)
@@ -250,17 +253,20 @@ class Teach(Panel):
 
     def _ends_itself(self) -> bool:
         """Whether a lesson ends when the fact is learned."""
-        return self._mixed and self.lab.recipe.learned_at > 0
+        recipe = self.lab.recipe
+        return self._mixed and recipe is not None and recipe.learned_at > 0
 
     def _recipe(self, fact: Fact) -> Recipe | None:
         """The lab's recipe, by which all is taught that stands in the form."""
         recipe = self.lab.recipe
-        if not self._mixed:
+        if not self._mixed or recipe is None:
             return recipe
         learned_at = min(recipe.learned_at, LEARNED_AT)
         return replace(recipe, statements=len(fact.statements), questions=len(fact.questions), learned_at=learned_at)
 
-    def _train(self, lesson: Lesson, passes: int, top_t: int, recipe: Recipe | None, total: int) -> Iterator[dict]:
+    def _train(
+        self, lesson: Lesson, passes: int, top_t: int, recipe: Recipe | None, total: int
+    ) -> Generator[dict, None, None]:
         view = {
             "answer": lesson.before,
             "right": False,
@@ -314,15 +320,17 @@ class Teach(Panel):
         return {"answer": said, "right": _is_right(said, fact), "kept": kept}
 
     def _draw(self) -> None:
-        self.heat = sum(in_cells(one, "amax") for one in row_changes(self.lab)).float().numpy().tobytes()
+        changed = torch.stack([in_cells(one, "amax") for one in row_changes(self.lab)]).sum(0)
+        self.heat = changed.float().numpy().tobytes()
 
     def _show(self, view: dict) -> None:
         self.live = view
         self.announce()
 
     def _ended(self, problem: BaseException | None) -> None:
-        if problem is None and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
-            self._items.close()
+        items = self._items
+        if problem is None and items is not None and inspect.getgeneratorstate(items) != inspect.GEN_CLOSED:
+            items.close()
         lesson, self._items = self._lesson, None
         self.release()
         if problem is not None:
@@ -349,7 +357,7 @@ class Teach(Panel):
             )
         )
         replies = iter(self._answers([question for lesson in self._lessons for question in lesson.untaught]))
-        now = self._base_probes or {}
+        now = base = self._base_probes or {}
         if now and self._lessons:
             now = self._stays.measure(self.lab.model, self.lab.tokenizer)
         titles = {(one.key, one.metric): one.short for one in probes_in((p, m) for p in now for m in now[p])}
@@ -369,7 +377,7 @@ class Teach(Panel):
             self.probes = [
                 {
                     "name": name, "title": titles[name, metric], "metric": metric,
-                    "base": self._base_probes[name][metric], "now": value,
+                    "base": base[name][metric], "now": value,
                 }
                 for name, metrics in now.items() for metric, value in metrics.items() if metric != "f1"
             ]  # fmt: skip

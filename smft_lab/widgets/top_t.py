@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, wh
 from smft_lab.finetuning.methods import check_settings
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
+from smft_lab.lab import Lab
 from smft_lab.model.memory import differing_rows, named_tables
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
@@ -57,7 +58,7 @@ class RunPath:
     rows: int = 0
     seconds: float = 0.0
     doing: str = ""
-    patch: Patch | None = None
+    patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
     def view(self) -> dict:
         """What the page draws."""
@@ -83,6 +84,7 @@ class TopT(Panel):
         ValueError: there are no facts, or a statement is too long for the model.
     """
 
+    lab: Lab
     _esm = page("top_t.js")
     commands = ("choose", "commit", "teach", "stop", "step", "undo", "reset", "ask", "save")
 
@@ -97,7 +99,7 @@ class TopT(Panel):
     answers = traitlets.List().tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
+    def __init__(self, lab: Lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
         facts = list(facts)
         check_facts(lab, facts)
         self.facts = facts
@@ -110,7 +112,7 @@ class TopT(Panel):
         self._read: dict[int, tuple[list[int], list[list[torch.Tensor]]]] = {}
         self._base_points: dict[int, tuple] = {}
         self._paths: list[RunPath] = []
-        self._path: RunPath | None = None
+        self._path: RunPath  # of the run under way
         self._kept = KeptQuestions(lab, facts)
         self._batches: dict = {}  # what a run computed that the next need not
         self.limits = {
@@ -187,12 +189,13 @@ class TopT(Panel):
             group = self.facts[:facts]
             with self._claim.lock:
                 texts = Teaching.of(self.lab, group).texts
-                self._read[facts] = counted_reads(self.lab, group, texts, self.lab.recipe.counted)
+                counted = "all" if self.lab.recipe is None else self.lab.recipe.counted
+                self._read[facts] = counted_reads(self.lab, group, texts, counted)
         return group_coverage(self.lab, *self._read[facts], rule)
 
     def _background_cells(self) -> bytes:
         """Background reads per cell on a log scale, 0 to 255."""
-        heat = torch.log1p(sum(in_cells(count, "sum") for count in self.lab.usage.count))
+        heat = torch.log1p(torch.stack([in_cells(count, "sum") for count in self.lab.usage.count]).sum(0))
         return (heat / heat.max().clamp(min=1) * 255).to(torch.uint8).numpy().tobytes()
 
     # Commands
@@ -207,19 +210,19 @@ class TopT(Panel):
         """Start a finetune from the base, or go on with the one that was stopped."""
         if self.state == "running":
             return
-        self._begin()
+        items = self._begin()
         self.state = "running"
-        self._runner.start(self._items, self._show, self._ended)
+        self._runner.start(items, self._show, self._ended)
 
     def step(self) -> None:
         """One gradient step, of the finetune that was stopped or of a new one."""
         if self.state == "running":
             self.stop()
-        self._begin()
+        items = self._begin()
         with self._claim.lock:
-            last = next(self._items, None)
+            last = next(items, None)
             while last is not None and (last["step"] == 0 or last["doing"]):  # the base, before any step
-                last = next(self._items, None)
+                last = next(items, None)
         if last is None:
             self._ended(None)
         else:
@@ -320,19 +323,20 @@ class TopT(Panel):
 
     # Under way
 
-    def _begin(self) -> None:
+    def _begin(self) -> Generator[dict, None, None]:
         """A finetune from the base, unless one is waiting to go on."""
         if self._items is not None and self._path.settings != self.settings:
             self._keep(state=self.state)  # not idle for a moment: another run follows at once
         self.claim()
         if self._items is not None:
-            return
+            return self._items
         self._taught = False
         with self._claim.lock:
             self.lab.reset()
         self._path = RunPath(self._run_name(), dict(self.settings))
         self.note = ""
-        self._items = self._train(self._path)
+        self._items = items = self._train(self._path)
+        return items
 
     def _run_name(self) -> str:
         """What tells the run to come from those on the plane: its t, and what else is not as in the first of them."""
@@ -351,7 +355,7 @@ class TopT(Panel):
         again = sum(path.settings == chosen for path in self._paths)
         return f"{name} ({again + 1})" if again else name
 
-    def _train(self, path: RunPath) -> Iterator[dict]:
+    def _train(self, path: RunPath) -> Generator[dict, None, None]:
         """One view of the path per gradient step; measures often enough for the eye, and at the end."""
         chosen = path.settings
         facts = self.facts[: chosen["facts"]]
@@ -411,7 +415,9 @@ class TopT(Panel):
             self.release()
             self.state = "idle"
             self.fail(problem)
-        elif self._path.step < self._path.total and inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED:
+        elif self._items is not None and self._path.step < self._path.total and (
+            inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED
+        ):  # fmt: skip
             self._ask_again()
             self.state = "paused"
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from smft_lab.experiments.pretrain import (
 )
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import encode
-from smft_lab.probes.probes import QuestionProbe, TextProbe, recalled, world_probes
+from smft_lab.probes.probes import QuestionProbe, recalled, world_probes
 from smft_lab.slots.usage import measure_usage
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
@@ -108,9 +108,10 @@ class Train(Panel):
         settings = self._settings
         self._world, self._corpus, self._tokenizer, self._model = beginning(settings)
         self._probes = world_probes(self._world)
-        old: QuestionProbe = self._probes["old_facts"]
+        old = self._probes["old_facts"]
+        assert isinstance(old, QuestionProbe)
         self._questions, self._gold = list(old.questions), [accepted[0] for accepted in old.answers]
-        self._sums: TextProbe = self._probes["arithmetic"]
+        self._sums = self._probes["arithmetic"]
         self._items = None
 
     def _clear(self) -> None:
@@ -189,7 +190,7 @@ class Train(Panel):
 
     # Under way
 
-    def _train(self) -> Iterator[dict]:
+    def _train(self) -> Generator[dict, None, None]:
         settings = self._settings
         optimizer = make_optimizer(self._model, settings)
         looked, wait, losses = 0.0, 0.0, []
@@ -223,7 +224,8 @@ class Train(Panel):
             "top_1_percent": usage.top_share(),
         }
         with self.hold_sync():
-            self.heat = sum(in_cells(count, "sum") for count in usage.count).float().numpy().tobytes()
+            read = torch.stack([in_cells(count, "sum") for count in usage.count]).sum(0)
+            self.heat = read.float().numpy().tobytes()
             self.points = [*self.points, point]
 
     def _usage(self):
@@ -239,7 +241,7 @@ class Train(Panel):
             self._items = None
             self.state = "idle"
             self.fail(problem)
-        elif inspect.getgeneratorstate(self._items) == inspect.GEN_CLOSED:
+        elif self._items is not None and inspect.getgeneratorstate(self._items) == inspect.GEN_CLOSED:
             self._make_lab()
         else:
             self.state = "paused"
