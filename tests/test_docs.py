@@ -9,8 +9,9 @@ import smft_lab
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
-WRITTEN = [README, *sorted((ROOT / "docs").glob("*.md"))]  # by people; the pages in folders are made by commands
+OWN = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [*OWN, *sorted((ROOT / "docs").rglob("*.md"))]
+WRITTEN = [*OWN, *sorted((ROOT / "docs").glob("*.md"))]  # by people; the pages in folders are made by commands
 
 
 def text_of(page: Path) -> str:
@@ -59,6 +60,12 @@ def test_every_page_and_picture_is_reached_from_the_readme():
             waiting += [target for target in targets if target.is_file() and target not in reached]
     pictures = {picture for suffix in ("png", "gif", "webp", "svg") for picture in (ROOT / "docs").rglob(f"*.{suffix}")}
     assert {named(page) for page in {*PAGES, *pictures} - reached} == set()
+
+
+def test_files_that_contributors_are_sent_to_are_there():
+    named_there = re.findall(r"`((?:smft_lab|tests|\.ci|\.github)/[\w./]+)`", text_of(ROOT / "CONTRIBUTING.md"))
+    assert len(named_there) > 10
+    assert [name for name in named_there if "NAME" not in name and not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=named)
