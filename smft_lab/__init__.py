@@ -10,7 +10,7 @@
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME once more
@@ -175,25 +175,34 @@ class _AutoClasses(MetaPathFinder):
     """Registers the models with a memory as soon as the auto classes of `transformers` are imported, and not before.
 
     Else a saved one could not be opened without naming this package again, or `import smft_lab` would import torch.
+    Most models of `transformers` import the auto classes on their own way in, when no other model can be imported yet:
+    then it is tried again when the next of them is in.
     """
 
     NAME = "transformers.models.auto.modeling_auto"
 
     def find_spec(self, name, path=None, target=None):
-        if name != self.NAME:
+        if not name.startswith("transformers.") or ".modeling_" not in name:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        spec = PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def exec_module(module):
             execute(module)
-            _register()
+            if self.NAME in sys.modules and self in sys.meta_path:
+                self.register()
 
         spec.loader.exec_module = exec_module
         return spec
+
+    def register(self) -> None:
+        sys.meta_path.remove(self)
+        try:
+            _register()
+        except ImportError:
+            sys.meta_path.insert(0, self)
 
 
 def _register() -> None:

@@ -41,6 +41,16 @@ def test_dir_lists_what_there_is_and_nothing_else(before):
     assert told == sorted(smft_lab.__all__)
 
 
+@pytest.mark.parametrize("model", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_models_of_transformers_are_imported_as_well_after_the_package(model):
+    code = (
+        f"import smft_lab; from transformers import {model}; from transformers import AutoConfig;"
+        "print(type(AutoConfig.for_model('memory_llama')).__name__)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.stdout.strip() == "MemoryLlamaConfig", told.stderr
+
+
 @pytest.mark.parametrize("name", smft_lab.__all__)
 def test_every_public_name_is_there_with_a_docstring(name):
     assert getattr(smft_lab, name).__doc__
