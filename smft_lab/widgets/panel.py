@@ -17,6 +17,7 @@ import traitlets
 from smft_lab.facts.world import World
 from smft_lab.finetuning.finetune import TakenOver
 from smft_lab.lab import Lab
+from smft_lab.model.allocator import return_freed_memory
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
 
@@ -206,4 +207,5 @@ class Panel(anywidget.AnyWidget):
             self._claim.panels.discard(self)
             if isinstance(self.lab, Lab):
                 self.lab.watchers.discard(self)
+            return_freed_memory()
         super().close()
