@@ -66,6 +66,14 @@ def damaged(data: bytes, how: tuple) -> bytes:
     return bytes(changed)
 
 
+@pytest.fixture
+def tried(record_property):
+    """Files that a test has damaged, one for each time it is called."""
+    files = []
+    yield lambda: files.append(1)
+    record_property("tried", len(files))
+
+
 def clear(problem: Exception, file) -> None:
     """The error is of the kind the command line prints as one line, and names the file or its folder."""
     text = " ".join(str(problem).split())
@@ -98,7 +106,7 @@ LAB_FILES = [LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE, "config.json", "to
 
 @pytest.mark.parametrize("kind", ["built-in", "attached"])
 @pytest.mark.parametrize("name", LAB_FILES)
-def test_a_damaged_file_of_a_lab_is_a_clear_error_or_no_harm(saved, tmp_path, kind, name):
+def test_a_damaged_file_of_a_lab_is_a_clear_error_or_no_harm(saved, tmp_path, kind, name, tried):
     folder, _ = saved
     shutil.copytree(folder / kind, tmp_path / "lab")
     file = tmp_path / "lab" / name
@@ -107,6 +115,7 @@ def test_a_damaged_file_of_a_lab_is_a_clear_error_or_no_harm(saved, tmp_path, ki
     @FUZZ
     @given(damage())
     def check(how):
+        tried()
         file.write_bytes(damaged(whole, how))
         try:
             load(tmp_path / "lab")
@@ -127,7 +136,7 @@ def test_a_missing_file_of_a_lab_is_a_clear_error_or_no_harm(saved, tmp_path, na
         clear(problem, tmp_path / "lab" / name)
 
 
-def test_a_damaged_patch_is_refused_and_nothing_of_it_applied(saved, tmp_path):
+def test_a_damaged_patch_is_refused_and_nothing_of_it_applied(saved, tmp_path, tried):
     folder, lab = saved
     whole = (folder / "patch.safetensors").read_bytes()
     good = load_file(folder / "patch.safetensors")
@@ -137,6 +146,7 @@ def test_a_damaged_patch_is_refused_and_nothing_of_it_applied(saved, tmp_path):
     @FUZZ
     @given(damage())
     def check(how):
+        tried()
         file.write_bytes(damaged(whole, how))
         try:
             Patch.load(file).apply(lab)
@@ -151,7 +161,7 @@ def test_a_damaged_patch_is_refused_and_nothing_of_it_applied(saved, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
-def test_damaged_facts_are_a_clear_error_or_facts(tmp_path, suffix):
+def test_damaged_facts_are_a_clear_error_or_facts(tmp_path, suffix, tried):
     facts = new_facts(3)
     lines = {
         ".jsonl": [json.dumps({"statements": f.statements[:2], "question": f.question, "answers": f.answers})
@@ -165,6 +175,7 @@ def test_damaged_facts_are_a_clear_error_or_facts(tmp_path, suffix):
     @FUZZ
     @given(damage())
     def check(how):
+        tried()
         file.write_bytes(damaged(whole, how))
         try:
             assert read_facts(file)

@@ -123,7 +123,8 @@ def saved(tokenizer, corpus, tmp_path):
     return tmp_path / "lab"
 
 
-def test_a_kill_while_a_lab_is_saved_over_another_leaves_one_of_them_whole(saved):
+def test_a_kill_while_a_lab_is_saved_over_another_leaves_one_of_them_whole(saved, record_property):
+    record_property("tried", KILLS)
     rng = random.Random(KILLS)
     last = 0
     for _ in range(KILLS):
@@ -138,28 +139,30 @@ def test_a_kill_while_a_lab_is_saved_over_another_leaves_one_of_them_whole(saved
     assert load(saved).usage.batches == 10
 
 
-def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path, record_property):
     model, text, settings = beginning()
     torch.set_num_threads(1)
     whole, again = model, beginning()[0]
     for _ in pretrain_memory(whole, text, settings):
         pass
     rng = random.Random(KILLS)
-    for _ in range(KILLS):
-        run_and_kill(TRAINING, tmp_path / "run", os.path.dirname(__file__), after=rng.uniform(0, 0.3))
+    here = os.path.dirname(__file__)
+    killed = [run_and_kill(TRAINING, tmp_path / "run", here, after=rng.uniform(0, 0.3)) for _ in range(KILLS)]
+    record_property("tried", sum(killed))
     left = sum(1 for _ in pretrain_memory(again, text, settings, tmp_path / "run"))
     assert left < settings.steps
     for one, other in zip(again.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_a_killed_pretraining_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+def test_a_killed_pretraining_goes_on_and_ends_as_if_it_had_not_been(tmp_path, record_property):
     torch.set_num_threads(1)
     steps = sum(1 for _ in pretrain(tmp_path / "whole", TINY))
     rng = random.Random(KILLS)
-    for _ in range(KILLS):
-        if not run_and_kill(PRETRAINING, tmp_path / "run", os.path.dirname(__file__), after=rng.uniform(0, 0.5)):
-            break  # it got to its end
+    killed, here = 0, os.path.dirname(__file__)
+    while killed < KILLS and run_and_kill(PRETRAINING, tmp_path / "run", here, after=rng.uniform(0, 0.5)):
+        killed += 1  # and else it got to its end
+    record_property("tried", killed)
     if not (tmp_path / "run" / LAB_FILE).exists():
         assert sum(1 for _ in pretrain(tmp_path / "run", TINY)) < steps
     one, other = (load(tmp_path / name).model.state_dict() for name in ("run", "whole"))
@@ -167,7 +170,8 @@ def test_a_killed_pretraining_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
         torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=2e-3)
 
 
-def test_a_killed_finetune_leaves_its_last_patch_whole_and_its_lab_untouched(saved, tmp_path):
+def test_a_killed_finetune_leaves_its_last_patch_whole_and_its_lab_untouched(saved, tmp_path, record_property):
+    record_property("tried", KILLS)
     rng = random.Random(KILLS)
     before = {name: tensor.clone() for name, tensor in load(saved).model.state_dict().items()}
     for _ in range(KILLS):
@@ -180,7 +184,8 @@ def test_a_killed_finetune_leaves_its_last_patch_whole_and_its_lab_untouched(sav
         assert len(patch) == len(Patch.between(lab)) > 0
 
 
-def test_a_kill_while_a_comparison_is_written_over_another_leaves_files_of_one_of_them(tmp_path):
+def test_a_kill_while_a_comparison_is_written_over_another_leaves_files_of_one_of_them(tmp_path, record_property):
+    record_property("tried", KILLS)
     out, rng = tmp_path / "out", random.Random(KILLS)
     for _ in range(KILLS):
         assert run_and_kill(COMPARING, out, *RESULTS, after=rng.uniform(0, 0.3))
