@@ -164,7 +164,7 @@ class Panel(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Stop training, give the lab up, and take the panel off the screen."""
-        if self._runner is not None:
-            self._runner.stop()
+        self._runner.stop()
+        if hasattr(self, "_claim"):
             self._claim.panels.discard(self)
         super().close()

@@ -311,8 +311,7 @@ class TopT(Panel):
 
     def close(self) -> None:
         """Stop, give the lab up with what was taught so far, and take the panel off the screen."""
-        if self._runner is not None:
-            self._runner.stop()
+        self._runner.stop()
         if self._items is not None:
             self._keep()
         super().close()
