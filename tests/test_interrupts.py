@@ -90,7 +90,7 @@ def lines_of(function, stop_at: int | None = None, again: int | None = None) -> 
             return None
         if event == "line":
             line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-            if line.startswith("with "):  # also at the end of its block, where Python itself is not interrupted
+            if line.startswith(("with ", "try:")):  # where Python itself is not interrupted, nor where a block ends
                 return trace
             count += 1
             if count == stop_at:

@@ -77,14 +77,18 @@ def fast_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, in float32 by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
     if a.dtype != torch.float32 or not onednn_is_faster():
         return a @ b
-    products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     with _SETTING:
-        before = products.fp32_precision
-        try:
-            products.fp32_precision = "bf16"
-            return a @ b
-        finally:
-            products.fp32_precision = before
+        return _by_onednn(a, b)
+
+
+def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
+    products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "bf16"
+        return a @ b
+    finally:
+        products.fp32_precision = before
 
 
 def as_factor(x: Tensor, dtype: torch.dtype) -> Tensor:
