@@ -110,7 +110,6 @@ def picture(*charts: Draw, says: str, width: float = WIDTH, height: float = HEIG
         axes = figure.subplots(1, len(charts), squeeze=False)[0]
         for one, draw in zip(axes, charts, strict=True):
             draw(one)
-
         return Picture(figure, says)
 
 
