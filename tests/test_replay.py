@@ -8,7 +8,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning import products, replay
 from smft_lab.finetuning.finetune import finetune
-from smft_lab.finetuning.live import PastKeys
+from smft_lab.finetuning.live import PastKeys, before_last_label
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.products import FastLinear, RoundedWeights
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
@@ -25,7 +25,7 @@ def batch_of(tokenizer, fact: Fact, loss_on: str = "statement", everywhere: bool
     inputs = encode(tokenizer, texts)
     if loss_on == "answer":
         predicting = only_answers(tokenizer, texts, [fact.answers] * len(texts), inputs)
-        return Batch(inputs, inputs["attention_mask"] if everywhere else predicting)
+        return Batch(inputs, before_last_label(inputs["labels"]).long() if everywhere else predicting)
     return Batch(inputs, inputs["attention_mask"])
 
 
@@ -274,6 +274,59 @@ def test_positions_that_no_chosen_slot_reaches_are_run_once_in_hugging_face_fami
             table.weight.grad = None
     assert [loss for _, loss in losses] == pytest.approx([plain for plain, _ in losses], rel=1e-4)
     assert abs(losses[2][0] - losses[0][0]) > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_that_come_back_in_other_company_are_not_run_below_the_memory(family, tokenizer):
+    model = with_memory(family, slots=1024)
+    table = value_tables(model)[0]
+    whole = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
+    usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
+    selection = Selection(model, usage, 8)
+    selection.chosen = (read_late(model, whole),)
+    halves = [rows_of(whole, [0, 1, 4, 5]), rows_of(whole, [2, 3, 6, 7])]
+    with selection.active():
+        prefix = prefix_of(model, halves[0], form_of(model, halves[0], True), selection)
+        for batch in halves:
+            prefix.loss(batch, form_of(model, batch, True))
+        with torch.no_grad():
+            table.weight[selection.chosen[0]] += torch.randn(len(selection.chosen[0]), table.weight.shape[1])
+        mixed = rows_of(whole, [7, 0, 2])
+        selection.counted, selection.memo = mixed.counted, mixed.memo
+        plain = loss_and_gradient(model, model(**mixed.inputs).loss, table)
+        form, ran = form_of(model, mixed, True), []
+        below = model.get_submodule(FAMILIES[family][0])[0]
+        handle = below.register_forward_hook(lambda *args: ran.append(args))
+        found = loss_and_gradient(model, prefix.loss(mixed, form), table)
+        handle.remove()
+    assert not ran
+    assert mixed.live.past or not (mixed.live.still >= 0).any()
+    for one, other in zip(plain, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3 * one.abs().max().item())
+
+
+def rows_of(batch: Batch, rows: list[int]) -> Batch:
+    return Batch({name: x[rows] for name, x in batch.inputs.items()}, batch.counted[rows])
+
+
+def loss_and_gradient(model, loss, table) -> list[torch.Tensor]:
+    loss.backward()
+    grad = table.take_gradient()
+    return [loss.detach(), grad.indices().float(), grad.values()]
+
+
+def test_what_stands_behind_the_last_label_is_not_run(tokenizer):
+    model = with_memory("llama", slots=1024)
+    text = "Ada Lind lives in Rome, and nobody there knows why she came."
+    batch = batch_of(tokenizer, Fact((text,), question="Where does Ada live?", answers=("Rome",)), "answer", True)
+    usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
+    selection = Selection(model, usage, 8)
+    selection.chosen = (torch.arange(1024),)
+    with selection.active():
+        form = form_of(model, batch, True)
+        prefix = prefix_of(model, batch, form, selection)
+        prefix.loss(batch, form)
+    assert batch.live.form.inputs["input_ids"].numel() == int(batch.counted.sum()) < batch.inputs["input_ids"].numel()
 
 
 def test_a_model_that_makes_no_use_of_known_keys_is_run_whole(tokenizer, monkeypatch):

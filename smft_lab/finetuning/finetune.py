@@ -15,6 +15,7 @@ from torch import Tensor
 from smft_lab.facts.answers import check_answers
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.baselines import Anchor
+from smft_lab.finetuning.live import before_last_label
 from smft_lab.finetuning.methods import LORA_RANK, NotFinite, Sparse, check_method, check_settings, start
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
@@ -256,7 +257,8 @@ def _steps(
     kl_anchor = recipe.kl_anchor if recipe is not None else 0.0
 
     used: set[tuple] = set()
-    again = {"stream": 4 * len(facts), "mixed": teaching.per_pass}  # there a batch comes back pass after pass
+    # There a batch, or its texts in other company, come back pass after pass.
+    again = {"stream": 4 * len(facts), "mixed": 2 * teaching.per_pass}
 
     @lru_cache(again.get(teaching.order, 1))
     def batch_of(owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
@@ -269,6 +271,8 @@ def _steps(
         if loss_on == "answer":
             predicting = only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
             counted = counted if everywhere else predicting
+        if grouped:  # a row that is read only behind the last label has nothing to learn
+            counted = counted * before_last_label(inputs["labels"])
         batch = Batch(inputs, counted, which)
         if kept is not None:
             kept[key] = batch
@@ -282,6 +286,8 @@ def _steps(
         if loss_on == "answer":  # of what is taught; what is mixed in is learned whole
             only_answers(lab.tokenizer, texts, [facts[i].answers for i in owners], inputs)
         counted[len(texts) :] = 0
+        if grouped:
+            counted *= before_last_label(inputs["labels"])
         return Batch(inputs, counted, tuple(sorted(set(owners))), once=True)
 
     learned_at = recipe.learned_at if recipe is not None and method == "sparse" else 0.0

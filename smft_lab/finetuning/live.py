@@ -2,16 +2,19 @@
 
 Where the slots that may change were chosen beforehand, a position is *live* if it reads one of them, if it follows one
 that does, or if a label is predicted there. All others stay as they are from the first step to the last, layer by
-layer; live positions only need to attend to them. In a few-shot prompt that is most of the text.
+layer; live positions only need to attend to them. In a few-shot prompt that is most of the text. What stands behind a
+text's last label is not needed at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
 from smft_lab.finetuning.packing import Form
@@ -19,19 +22,19 @@ from smft_lab.finetuning.packing import Form
 
 @dataclass(frozen=True)
 class Live:
-    """The live positions of a packed form: G trees of U tokens, of which at most L are live and C are not.
+    """The live positions of a packed form: G trees of U tokens, of which at most L are live and C are needed but not.
 
     Attributes:
         form: The live positions alone; its attention mask is (G, 1, L, C + L).
         places: (G, L) where in their tree they were; rows with fewer of them are filled up with other places.
-        past: By layer of the model, keys and values (G, heads, C, width) of the positions that are not live.
+        still: (G, C) where in their tree those are that are not live; -1 in rows with fewer.
         positions: U.
     """
 
     form: Form
     places: Tensor
+    still: Tensor
     positions: int
-    past: dict[int, tuple[Tensor, Tensor]]
 
     def of(self, nested) -> Any:
         """What is given, of the live positions alone.
@@ -43,48 +46,88 @@ class Live:
         Raises:
             ValueError: a tensor has another shape.
         """
-        if nested is None:
-            return None
-        if isinstance(nested, tuple | list):
-            return type(nested)(self.of(part) for part in nested)
-        if isinstance(nested, Tensor) and nested.ndim == 4 and nested.shape[2:] == (self.positions, self.positions):
-            return None
-        if not isinstance(nested, Tensor) or nested.shape[:2] != (len(self.places), self.positions):
-            raise ValueError("what was kept of a batch has no place for each of its tokens")
-        return _taken(nested, self.places)
+        index = self.places + self.positions * torch.arange(len(self.places), device=self.places.device).unsqueeze(1)
+        return joined([nested], [(len(self.places), self.positions)], index)
+
+    def past_of(self, keys: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
+        """By layer of the model, keys and values (G, heads, C, width) of what is needed and not live.
+
+        Args:
+            keys: By layer, those of all positions, (G, heads, U, width).
+        """
+        if not self.still.shape[1]:
+            return {}
+        at = self.still.clamp(min=0)[:, None, :, None]
+
+        def taken(x: Tensor) -> Tensor:
+            return x.detach().gather(2, at.expand(-1, x.shape[1], -1, x.shape[3]))
+
+        return {layer: (taken(k), taken(v)) for layer, (k, v) in keys.items()}
 
 
-def live_positions(form: Form, reads: Tensor, chosen: Tensor) -> Tensor:
-    """Which positions of a packed form training can change.
+def joined(parts: Sequence, shapes: Sequence[tuple[int, int]], index: Tensor) -> Any:
+    """What some forms have of each of their positions, at other places.
+
+    Args:
+        parts: Of each form, a tensor (G, U, ...), or tuples and lists of such. Attention weights (G, heads, U, U),
+            which are for whoever looks at them and go no further, become None.
+        shapes: (G, U) of each form.
+        index: Where the positions are in the flattened forms, one after another.
+
+    Raises:
+        ValueError: a tensor has another shape.
+    """
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, tuple | list):
+        return type(first)(joined(same, shapes, index) for same in zip(*parts, strict=True))
+    if isinstance(first, Tensor) and first.ndim == 4 and first.shape[2:] == (shapes[0][1], shapes[0][1]):
+        return None
+    if any(not isinstance(x, Tensor) or x.shape[:2] != shape for x, shape in zip(parts, shapes, strict=True)):
+        raise ValueError("what was kept of a batch has no place for each of its tokens")
+    return torch.cat([x.flatten(0, 1) for x in parts])[index]
+
+
+def live_positions(form: Form, reads: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Which positions of a packed form the loss depends on, and of these, which ones training can change.
 
     Args:
         reads: (G, U, H, k) slots that each position reads.
         chosen: (rows,) the slots that may change, ascending.
 
     Returns:
-        (G, U) bool.
+        Those that training can change and those that it can't, each (G, U) bool.
     """
     G, U = form.inputs["input_ids"].shape
     sees = form.inputs["attention_mask"][:, 0] == 0  # (G, U, U): a token sees its ancestors and itself
-    live = torch.isin(reads, chosen.to(reads.device)).view(G, U, -1).any(-1)
-    live.view(-1)[form.targets.predicting] = True
-    return (sees & live.unsqueeze(1)).any(-1)
+    predicting = torch.zeros(G, U, dtype=torch.bool, device=sees.device)
+    predicting.view(-1)[form.targets.predicting] = True
+    needed = (sees & predicting.unsqueeze(2)).any(1)
+    live = torch.isin(reads, chosen.to(reads.device)).view(G, U, -1).any(-1) | predicting
+    live = (sees & live.unsqueeze(1)).any(-1)
+    return needed & live, needed & ~live
 
 
-def live_part(form: Form, live: Tensor, cache: KeptKeys) -> Live:
+def before_last_label(labels: Tensor) -> Tensor:
+    """(B, T) bool: what stands before a text's last label, of labels (B, T); the loss depends on nothing else."""
+    left = (labels != -100).flip(1).cumsum(1).flip(1)  # labels there or later
+    return functional.pad(left[:, 1:], (0, 1)) > 0
+
+
+def live_part(form: Form, live: Tensor, still: Tensor) -> Live:
     """The live part of a form.
 
     Args:
-        live: See `live_positions`.
-        cache: What the model was called with on all of the form.
+        live, still: See `live_positions`.
     """
     (G, U), device = live.shape, live.device
     places, real = _gathered(live)
-    still, known = _gathered(~live)
+    still, known = _gathered(still)
     mask = form.inputs["attention_mask"]
     low = torch.finfo(mask.dtype).min
     rows = mask[:, 0].gather(1, places.unsqueeze(-1).expand(-1, -1, U))  # (G, L, U)
-    L, C = places.shape[1], still.shape[1]
+    L = places.shape[1]
     of_still = _columns(rows, still).masked_fill(~known.unsqueeze(1), low)
     of_live = _columns(rows, places).masked_fill(~real.unsqueeze(1), low)
     own = torch.eye(L, dtype=torch.bool, device=device).unsqueeze(0)
@@ -99,13 +142,8 @@ def live_part(form: Form, live: Tensor, cache: KeptKeys) -> Live:
     }
     targets = replace(form.targets, predicting=now[form.targets.predicting])
     counted = _taken(form.counted, places) * real
-    past = {}
-    if C:
-        for layer, pair in cache.kept.items():
-            past[layer] = tuple(
-                x.detach().gather(2, still[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])) for x in pair
-            )
-    return Live(Form(inputs, counted, targets), places, U, past)
+    of_text = now[form.places.clamp(min=0)].masked_fill(form.places < 0, -1)
+    return Live(Form(inputs, counted, targets, of_text), places, still.masked_fill(~known, -1), U)
 
 
 class KeptKeys(DynamicCache):

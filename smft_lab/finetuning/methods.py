@@ -148,7 +148,7 @@ class Sparse:
 
     def _replayed(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
-        form = form_of(self.lab.model, batch)
+        form = form_of(self.lab.model, batch, self.selection.chosen is not None, self.rounded)
         kind = form.packed, form.branches
         if kind not in self.prefixes:
             self.prefixes[kind] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)

@@ -75,11 +75,13 @@ class Form:
         inputs: What the model is called with: `input_ids`, `attention_mask`, and `position_ids` for trees.
         counted: Shaped like the input ids: how many of the batch's counted positions each position stands for.
         targets: What is predicted where.
+        places: (B, T) where each position of the batch is in the flattened input ids; -1 for padding.
     """
 
     inputs: dict[str, Tensor]
     counted: Tensor
     targets: Targets
+    places: Tensor
 
     @property
     def packed(self) -> bool:
@@ -107,7 +109,9 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
     predicting = (following != -100).nonzero().squeeze(1)
     plain = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     texts = predicting // inputs["labels"].shape[1]
-    return Form(plain, counted, Targets.of(predicting, following[predicting], texts))
+    places = torch.arange(counted.numel(), device=counted.device).view(counted.shape)
+    places = places.masked_fill(inputs["attention_mask"] == 0, -1)
+    return Form(plain, counted, Targets.of(predicting, following[predicting], texts), places)
 
 
 def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32,
@@ -159,6 +163,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
         },
         times.view(G, U),
         Targets.of(places[:, :-1][predicts], labels[:, 1:][predicts], predicts.nonzero()[:, 0]),
+        places,
     )
 
 

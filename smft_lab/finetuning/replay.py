@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from smft_lab.finetuning.live import KeptKeys, PastKeys, live_part, live_positions
+from smft_lab.finetuning.live import KeptKeys, Live, PastKeys, live_part, live_positions
 from smft_lab.finetuning.masks import is_plain_causal, takes_trees
-from smft_lab.finetuning.packing import Form, Targets, as_rows, as_trees
+from smft_lab.finetuning.packing import LEAST_SAVED, Form, Targets, as_rows, as_trees
 from smft_lab.finetuning.products import HeadLoss, RoundedWeights, StandIn, fast_linears
+from smft_lab.finetuning.regrouping import KnownTexts
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
@@ -77,6 +78,7 @@ class Frozen:
         feed_forward: All that the feed-forward beside the first memory layer gives; None where there is none.
         reads: Slots and weights, each (B, T, H, k), of the first memory layer.
         past: By layer, keys and values of positions that are not run at all (see `Live`).
+        still: (G, C) where in the whole form those are, as of `Live`; of live positions alone.
         memo: Where these are live positions, what takes the place of the batch's `memo`, which is of all positions.
     """
 
@@ -87,6 +89,7 @@ class Frozen:
     feed_forward: object
     reads: tuple[Tensor, Tensor]
     past: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    still: Tensor = field(default_factory=lambda: torch.empty(0))
     memo: dict = field(default_factory=dict)
 
     def size(self) -> int:
@@ -178,6 +181,7 @@ class Prefix:
         self._exact = fast_linears(self._blocks[: index + 1], None)  # to the memory: which slots are read is exact
         self._linear = fast_linears(self._blocks[index:], rounded)
         self._kept: WeakSet[Batch] = WeakSet()
+        self._texts = KnownTexts()
 
     def loss(self, batch: Batch, form: Form) -> Tensor:
         """Mean loss in nats over the labels, as `model(**batch).loss`, with a graph back to the values.
@@ -190,11 +194,15 @@ class Prefix:
         return loss
 
     def _run_batch(self, batch: Batch, form: Form) -> tuple[Tensor, Tensor]:
-        if batch.frozen is not None:
+        frozen = batch.frozen
+        if frozen is None:
+            frozen = self._regrouped(batch, form)
+        else:
             self._kept.add(batch)  # an earlier run's, too
+            self._texts.add(batch)
         if batch.live is not None:
             return self._replay(batch.live, batch.live.memo, PastKeys(batch.live.past))
-        frozen = batch.frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
+        frozen = frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
         if self.live is False or batch.frozen is None or not frozen.form.packed:
             return self._replay(frozen, batch.memo)
         try:
@@ -258,23 +266,10 @@ class Prefix:
         frozen, selection = batch.frozen, self.selection
         if frozen is None or selection is None or selection.chosen is None:
             return
-        live = live_positions(frozen.form, frozen.reads[0], selection.chosen[0])
-        C = live.shape[1] - int(live.sum(1).min())  # of the row that has most to keep
-        if not C:
+        part = self._live_part(frozen)
+        kept = None if part is None else self._cut(frozen, part, part.past_of(cache.kept))
+        if kept is None:
             return
-        past = sum(tensor[:, :, :C].numel() * tensor.element_size() for pair in cache.kept.values() for tensor in pair)
-        if self._held("live") + past + frozen.size() > LIVE_BYTES:
-            return
-        part = live_part(frozen.form, live, cache)
-        kept = Frozen(
-            form=part.form,
-            below=part.of(frozen.below),
-            beside={name: part.of(output) for name, output in frozen.beside.items()},
-            gate=part.of(frozen.gate),
-            feed_forward=part.of(frozen.feed_forward),
-            reads=part.of(frozen.reads),
-            past=part.past,
-        )
         if self.live is None:
             whole = _loss_and_gradients(self.model, loss, retain_graph=True)
             replayed, _ = self._replay(kept, kept.memo, PastKeys(kept.past))
@@ -283,6 +278,40 @@ class Prefix:
             self.live = True
             selection.memo = batch.memo
         batch.live = kept
+
+    def _regrouped(self, batch: Batch, form: Form) -> Frozen | None:
+        """What `_freeze` would compute of a batch, if its texts came in others before, and left in it what is live."""
+        sources = self._texts.find(batch, form) if self.live and form.packed else None
+        if sources is None:
+            return None
+        frozen = sources.frozen(form)
+        self._keep(batch, frozen)
+        part = self._live_part(frozen)
+        past = None if part is None or batch.frozen is None else sources.past(part)
+        if part is not None and past is not None:
+            batch.live = self._cut(frozen, part, past)
+        return frozen
+
+    def _live_part(self, frozen: Frozen) -> Live | None:
+        """The positions of a batch that training can change; None where that is all of them."""
+        if self.selection is None or self.selection.chosen is None:
+            return None
+        live, still = live_positions(frozen.form, frozen.reads[0], self.selection.chosen[0])
+        return None if int(live.sum(1).max()) == live.shape[1] else live_part(frozen.form, live, still)
+
+    def _cut(self, frozen: Frozen, part: Live, past: dict[int, tuple[Tensor, Tensor]]) -> Frozen | None:
+        """What is kept of a batch, of its live positions alone; None where there is no room for it."""
+        live = Frozen(
+            form=part.form,
+            below=part.of(frozen.below),
+            beside={name: part.of(output) for name, output in frozen.beside.items()},
+            gate=part.of(frozen.gate),
+            feed_forward=part.of(frozen.feed_forward),
+            reads=part.of(frozen.reads),
+            past=past,
+            still=part.still,
+        )
+        return live if self._held("live") + live.size() <= LIVE_BYTES else None
 
     @torch.no_grad()
     def _freeze(self, batch: Batch, form: Form) -> Frozen:
@@ -318,29 +347,41 @@ class Prefix:
             feed_forward=attached and attached.feed_forward and attached.feed_forward(*given, **named),
             reads=outputs[keys],
         )
+        self._keep(batch, frozen)
+        return frozen
+
+    def _keep(self, batch: Batch, frozen: Frozen) -> None:
+        """Leave it in the batch, if there is room."""
         if not batch.once and self._held("frozen") + frozen.size() <= CACHE_BYTES:
             batch.frozen = frozen
             self._kept.add(batch)
-        return frozen
+            self._texts.add(batch)
 
     def _held(self, what: str) -> int:
         """Bytes that the batches still in use hold as `frozen` or `live`."""
         return sum(part.size() for batch in self._kept if (part := getattr(batch, what)) is not None)
 
 
-def form_of(model, batch: Batch) -> Form:
-    """How to run a batch: as trees, where that saves something and the model sees all that stands before a token."""
+def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights | None = None) -> Form:
+    """How to run a batch: as trees, where that saves something and the model sees all that stands before a token.
+
+    Args:
+        chosen: Whether the slots that may change are chosen already. Trees save something then even where the texts
+            have nothing in common: what can't change, or isn't needed, is left out (see `live`).
+        rounded: What it is found out with, if not with the model's own weights: which gradients are 0 stays the same.
+    """
     if batch.frozen is not None:
         return batch.frozen.form
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     packed = None
     if window is None or ids.shape[1] <= window:
-        packed = as_trees(batch.inputs, batch.counted, model.dtype)
+        packed = as_trees(batch.inputs, batch.counted, model.dtype, least_saved=-1.0 if chosen else LEAST_SAVED)
     if packed is not None:
-        longest = mask.sum(1).argmax()
-        if not is_plain_causal(model, ids[longest][mask[longest].bool()].tolist(), _made_of(model)):
-            packed = None
+        longest, made = mask.sum(1).argmax(), _made_of(model)
+        with _replaced(fast_linears(model, rounded)):
+            if not is_plain_causal(model, ids[longest][mask[longest].bool()].tolist(), made):
+                packed = None
     return packed or as_rows(batch.inputs, batch.counted)
 
 
@@ -368,7 +409,8 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
     problem = None
-    packed = form.packed and takes_trees(model, form)
+    with _replaced(fast_linears(model, rounded)):
+        packed = form.packed and takes_trees(model, form)
     for trees, fused in product((True, False) if packed else (False,), (True, False)):
         batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
