@@ -174,7 +174,7 @@ class Lab:
         under_way = run is not None and getgeneratorstate(run) != GEN_CLOSED
         if run is not None:
             run.close()
-        self._put_together()
+        self.put_together()
         if run is not None and under_way:
             for watcher in list(self.watchers):
                 watcher.run_ended(run)
@@ -194,7 +194,7 @@ class Lab:
         """
         if self._loop:
             raise ValueError("sparse_mode is on for this lab; leave its block first")
-        self._put_together()
+        self.put_together()
         done = False
         try:
             self._wiring = Wiring(self.model)
@@ -206,9 +206,14 @@ class Lab:
             raise
         finally:
             self._loop = False
-            self._put_together(hooks=not done)
+            self.put_together(hooks=not done)
 
-    def _put_together(self, hooks: bool = True) -> None:
+    def put_together(self, hooks: bool = True) -> None:
+        """What an interrupt left undone of the end of a training; the weights stay.
+
+        Args:
+            hooks: See `Wiring.restore`.
+        """
         if self._wiring is not None and not self._loop:
             self._wiring.restore(hooks)
             self._wiring = None

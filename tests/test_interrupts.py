@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 
@@ -30,11 +31,11 @@ from smft_lab.widgets import Compare, Teach, TopT, Train
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
 OFTEN = int(os.environ.get("SMFT_LAB_INTERRUPTS", "1"))
-STRIDE = {"sparse": 397, "full": 83, "lora": 157}  # lines from one interrupt to the next
+STRIDE = {"sparse": 397, "full": 83, "lora": 499}  # lines from one interrupt to the next
 TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
 TINY |= {"tokenizer_texts": 200, "hidden_size": 32, "intermediate_size": 32, "world_scale": 0.02}
 RAISED: list[str] = []  # the lines before which there was an interrupt
-PACKAGE = str(Path(smft.__file__).parent)
+PLACES = tuple(str(Path(package.__file__).parent) for package in (smft, peft))  # whose lines are interrupted
 
 
 def assembly(model) -> dict:
@@ -69,7 +70,7 @@ def run(lab, method: str) -> None:
 
 
 def lines_of(function, stop_at: int | None = None, again: int | None = None) -> int:
-    """Call the function; how many lines of the package it ran, up to the one before which it was interrupted.
+    """Call the function; how many lines of ours and of peft it ran, up to the one before which it was interrupted.
 
     Args:
         again: Interrupt it once more, so many lines later, while it is being taken down.
@@ -86,7 +87,7 @@ def lines_of(function, stop_at: int | None = None, again: int | None = None) -> 
 
     def trace(frame, event, _):
         nonlocal count
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(PLACES):
             return None
         if event == "line":
             line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
@@ -136,6 +137,22 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     assert assembly(lab.model) == before
 
 
+@pytest.mark.skipif(OFTEN < 2, reason="takes minutes; SMFT_LAB_INTERRUPTS=10 asks for it")
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_an_interrupt_at_any_line_leaves_nothing_in_the_shipped_lab(lab, method, record_property):
+    before, base = assembly(lab.model), state(lab.model)
+    total = lines_of(lambda: run(lab, method))
+    lab.reset()
+    lines = range(1, total, total // (7 * OFTEN))
+    record_property("tried", len(lines))
+    for line in lines:
+        with suppress(KeyboardInterrupt):
+            lines_of(lambda: run(lab, method), line)
+        lab.reset()
+        assert assembly(lab.model) == before, f"line {line} of {total}"
+        assert bitwise_equal(state(lab.model), base), f"line {line} of {total}"
+
+
 def stepping(stride: int) -> int:
     return 1 if EVERY_LINE else max(1, stride // OFTEN)
 
@@ -159,7 +176,7 @@ SHORT = partial(Compare, methods=("sparse", "lora"), passes=1, evaluations=1)
 WORK = {  # and lines from one pair of interrupts to the next
     "sparse": (lambda lab: run(lab, "sparse"), 3001),
     "full": (lambda lab: run(lab, "full"), 401),
-    "lora": (lambda lab: run(lab, "lora"), 397),
+    "lora": (lambda lab: run(lab, "lora"), 1201),
     "compare": (compare, 7001),
     "panel teach": (lambda lab: in_panel(lab, Teach, "teach", passes=2, **DOG), 2503),
     "panel top t": (lambda lab: in_panel(lab, TopT, "commit", settings={"passes": 1, "top_t": 5}), 6007),
@@ -265,7 +282,7 @@ def test_a_model_with_other_names_than_its_lab_is_not_saved(lab, tmp_path):
     assert not (tmp_path / "lab").exists()
 
 
-def test_a_reading_call_during_training_waits_for_the_end_of_a_step(lab):
+def test_a_reading_call_during_training_waits_for_the_end_of_a_step(lab, record_property):
     """And neither the call nor the run is any other for it."""
     undisturbed = [step.loss for step in finetune(lab, FACTS, passes=40, top_t=20, probe_every=0)]
     after = state(lab.model)
@@ -288,6 +305,7 @@ def test_a_reading_call_during_training_waits_for_the_end_of_a_step(lab):
         lab.probes["old_facts"].measure(lab.model, lab.tokenizer)
         calls += 1
     worker.join()
+    record_property("tried", 4 * calls)
     assert calls
     assert not problems
     assert losses == undisturbed

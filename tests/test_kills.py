@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,27 @@ def test_a_kill_while_a_lab_is_saved_over_another_leaves_one_of_them_whole(saved
         last = turn
     lab.save(saved)
     assert load(saved).usage.batches == 10
+
+
+def test_processes_that_save_beside_each_other_under_similar_names_are_killed_without_harm_to_the_other(
+    saved, record_property
+):
+    record_property("tried", KILLS)
+    rng = random.Random(KILLS)
+    beside = saved.with_name(f"{saved.name}.v2")
+    shutil.copytree(saved, beside)
+    for turn in range(KILLS):
+        other = subprocess.Popen([sys.executable, "-c", SAVING, str(beside)], stdout=subprocess.PIPE)
+        try:
+            assert other.stdout.readline()
+            assert run_and_kill(SAVING, saved, after=rng.uniform(0.02, 0.5))
+            assert other.poll() is None, f"kill {turn}"
+        finally:
+            other.kill()
+            other.communicate()
+        for folder in (saved, beside):
+            values = load(folder).model.model.layers[1].mlp.memory.values.weight
+            assert (values == values[0, 0]).all()
 
 
 def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_path, record_property):

@@ -354,6 +354,7 @@ def _started(lab: Lab, method: str, options: dict):
                     ending = False
     except BaseException:
         if ending:
+            lab.put_together()  # another interrupt may have stopped that
             lab.restore_weights()
         raise
 
