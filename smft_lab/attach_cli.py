@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from smft_lab.recipe import RECIPES
-from smft_lab.terminal import KindOption, console, names_in, progress_bar
+from smft_lab.terminal import InputOption, KindOption, console, names_in, progress_bar
 
 HELLASWAG = 100  # choices of a probe, at most
 
@@ -33,11 +33,11 @@ RecipeName = StrEnum("RecipeName", {name: name for name in RECIPES})
 def attach(
     model: Annotated[str, typer.Argument(help="smollm2, a .gguf file, a model's folder, or its name on the hub.")],
     out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there goes on.")],
-    text: Annotated[Path | None, typer.Option(help="Plain text (UTF-8) as background; else the model's own.")] = None,
-    questions: Annotated[Path | None, typer.Option(help="Questions with answers as background; else its own.")] = None,
-    known: Annotated[Path | None, typer.Option(help="Questions to find what it knows among; else plain ones.")] = None,
-    choices: Annotated[Path | None, typer.Option(help="HellaSwag, ARC or PIQA from a file, as a probe.")] = None,
-    facts: Annotated[Path | None, typer.Option(help="Facts to measure addresses with; else built-in ones.")] = None,
+    text: Annotated[Path | None, InputOption(help="Plain text (UTF-8) as background; else the model's own.")] = None,
+    questions: Annotated[Path | None, InputOption(help="Questions with answers as background; else its own.")] = None,
+    known: Annotated[Path | None, InputOption(help="Questions to find what it knows among; else plain ones.")] = None,
+    choices: Annotated[Path | None, InputOption(help="HellaSwag, ARC or PIQA from a file, as a probe.")] = None,
+    facts: Annotated[Path | None, InputOption(help="Facts to measure addresses with; else built-in ones.")] = None,
     kind: KindOption = None,
     layers: Annotated[str, typer.Option(help="auto, or blocks from 0, as in 2,5.")] = "auto",
     recipe: Annotated[  # its names are made at run time

@@ -1,4 +1,4 @@
-"""The command line: `smft-lab lab | compare | tune | pretrain | attach | facts | patch | reproduce | study | bench`."""
+"""The command line: `smft-lab lab | compare | attach | facts | patch | tune | pretrain | reproduce | study | bench`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from smft_lab import __version__
 from smft_lab.attach_cli import attach, train_on_text, train_plain
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
-from smft_lab.terminal import KindOption, console, names_in, printable, progress_bar
+from smft_lab.terminal import InputOption, KindOption, SavedLabOption, console, names_in, printable, progress_bar
 
 if TYPE_CHECKING:
     from smft_lab.facts.fact import Fact
     from smft_lab.lab import Lab
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+
+class Commands(TyperGroup):
+    """The commands, in the order in which people need them."""
+
+    ORDER = ("lab", "compare", "attach", "facts", "patch", "tune", "pretrain", "reproduce", "study", "bench")
+
+    def list_commands(self, ctx) -> list[str]:
+        return sorted(super().list_commands(ctx), key=self.ORDER.index)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
 app.add_typer(patches, name="patch")
 app.command()(attach)
@@ -33,11 +45,27 @@ app.command()(reproduce)
 app.command()(study)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        console.print(f"smft-lab {__version__}", highlight=False)
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+@app.callback(no_args_is_help=True)
+def _options(version: VersionOption = False) -> None:
+    pass
+
+
 STANDARD = "sparse,full,lora"
 SHOWN = 5  # facts of a file that `facts` prints
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
-LabOption = Annotated[Path | None, typer.Option("--lab", help="A saved lab; the shipped one if absent.")]
+LabOption = Annotated[Path | None, SavedLabOption("--lab", help="A saved lab; the shipped one if absent.")]
 
 
 class Order(StrEnum):
@@ -142,12 +170,12 @@ def compare(
     force: ForceOption = False,
 ) -> None:  # fmt: skip
     """Teach the same facts by every method, and chart what each learned and forgot."""
-    from smft_lab.experiments.compare import REPORT, Comparison, results_folder
-
     names = names_in(methods, "--methods")
     if kind is not None and facts is None:
         raise ValueError("--kind says what the file of --facts is; give that too")
-    own = None if facts is None else _from_file(facts, kind)  # before the seconds that opening a lab takes
+    own = None if facts is None else _from_file(facts, kind)  # before the seconds that torch and a lab take
+    from smft_lab.experiments.compare import REPORT, Comparison, results_folder
+
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
     if passes is None and opened.recipe is None:
@@ -269,7 +297,7 @@ def _tuned_under(lab: Lab) -> dict:
 
 @app.command()
 def tune(
-    lab: Annotated[Path, typer.Option(help="The saved lab whose defaults are to be tuned.")],
+    lab: Annotated[Path, SavedLabOption(help="The saved lab whose defaults are to be tuned.")],
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
@@ -301,12 +329,12 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Of the world, the texts and the start.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps; the preset's if absent.")] = None,
     preset: Annotated[Preset, typer.Option(help="base: ten times larger, for a GPU.")] = Preset.shipped,
-    text: Annotated[Path | None, typer.Option(help="A new model of this plain text (UTF-8) instead.")] = None,
+    text: Annotated[Path | None, InputOption(help="A new model of this plain text (UTF-8) instead.")] = None,
     architecture: Annotated[
         str, typer.Option(help="With --text: no lab, but a model without a memory, such as gpt_neox.")
     ] = "",
     questions: Annotated[
-        Path | None, typer.Option(help="With --architecture: questions with answers among the text.")
+        Path | None, InputOption(help="With --architecture: questions with answers among the text.")
     ] = None,
 ) -> None:  # fmt: skip
     """Train the shipped model again from its seed: up to 30 minutes on two cores. `torchrun -m` spreads it."""

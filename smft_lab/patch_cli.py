@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from smft_lab.terminal import console, printable
+from smft_lab.terminal import InputArgument, SavedLabOption, console, printable
 
 if TYPE_CHECKING:
     from smft_lab.slots.patch import Patch
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 patches = typer.Typer(no_args_is_help=True, help="Show, apply, take out and combine what sparse finetuning learned.")
 SHOWN = 10
 
-Files = Annotated[list[Path], typer.Argument(help="Patch files.")]
-BaseOption = Annotated[Path | None, typer.Option("--lab", help="The base: a saved lab; the shipped one if absent.")]
+Files = Annotated[list[Path], InputArgument(help="Patch files.")]
+BaseOption = Annotated[Path | None, SavedLabOption("--lab", help="The base: a saved lab; the shipped one if absent.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 OutLab = Annotated[Path, typer.Option(help="Folder of the new lab.")]
 
@@ -93,10 +93,10 @@ def apply(
 
 @patches.command()
 def revert(
-    file: Annotated[Path, typer.Argument(help="The patch to take out.")],
-    lab: Annotated[Path, typer.Option("--lab", help="The lab that holds it, as `patch apply` saved it.")],
+    file: Annotated[Path, InputArgument(help="The patch to take out.")],
+    lab: Annotated[Path, SavedLabOption("--lab", help="The lab that holds it, as `patch apply` saved it.")],
     out: OutLab,
-    base: Annotated[Path | None, typer.Option(help="The base it was made on; the shipped lab if absent.")] = None,
+    base: Annotated[Path | None, SavedLabOption(help="The base it was made on; the shipped lab if absent.")] = None,
     force: ForceOption = False,
 ) -> None:
     """Take one patch out of a lab; others in it stay."""
@@ -134,8 +134,8 @@ def combine(
 
 @patches.command()
 def diff(
-    first: Annotated[Path, typer.Argument(help="A patch file.")],
-    second: Annotated[Path, typer.Argument(help="Another, of the same base.")],
+    first: Annotated[Path, InputArgument(help="A patch file.")],
+    second: Annotated[Path, InputArgument(help="Another, of the same base.")],
 ) -> None:
     """How two patches differ: rows that only one has, that both have alike, and that they set differently."""
     from smft_lab.slots.combine import diff as lines_of

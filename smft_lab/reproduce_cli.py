@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import SavedLabOption, console, progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def reproduce(
     names: Annotated[list[str], typer.Argument(help=f"all, or some of: {NAMES}.")],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per setting.")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer facts and passes.")] = False,
-    lab: Annotated[Path | None, typer.Option("--lab", help="Of the built-in world; else the shipped one.")] = None,
+    lab: Annotated[Path | None, SavedLabOption("--lab", help="Of the built-in world; else the shipped one.")] = None,
     out: Annotated[Path, typer.Option(help="Folder; several machines may share it.")] = Path("results/reproduce"),
     workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
     backend: Annotated[Backend, typer.Option(help="Where jobs run.")] = Backend.local,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +26,27 @@ console = Console(stderr=True, highlight=False)
 KindOption = Annotated[
     str | None, typer.Option("--kind", help="What the file of facts is, if it can't be told: alpaca, ...")
 ]
+
+
+def _there(given: Path | list[Path] | None) -> Path | list[Path] | None:
+    for path in given if isinstance(given, list) else filter(None, [given]):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such file; check its name and folder")
+    return given
+
+
+InputOption, InputArgument = partial(typer.Option, callback=_there), partial(typer.Argument, callback=_there)
+"""For files that are read: a missing one is told at once, and not after the seconds that torch takes to load."""
+
+
+def _lab_there(path: Path | None) -> Path | None:
+    if path is not None and not path.exists() and not any(path.parent.glob(f".{glob.escape(path.name)}.*")):
+        raise FileNotFoundError(f"{path}: no lab.json there; a saved lab is a directory written by Lab.save()")
+    return path
+
+
+SavedLabOption = partial(typer.Option, callback=_lab_there)
+"""For labs that are opened, likewise. What a killed save left beside the place of a lab is one, too."""
 EVERY = 15.0  # seconds between two lines of a task in a log
 PACE_OVER = 300.0  # seconds of the past that the time left is reckoned from
 

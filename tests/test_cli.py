@@ -14,6 +14,7 @@ from random import Random
 import pytest
 from safetensors import SafetensorError
 
+import smft_lab
 from smft_lab import cli
 from smft_lab.experiments import compare as compare_module
 from smft_lab.experiments import memory_training, plain_model
@@ -254,6 +255,53 @@ def test_a_lab_that_was_copied_in_part_is_refused(one_lab, smft, tmp_path, name)
     assert (code, out) == (2, [])
     assert err[-1].startswith("smft-lab: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_told_before_torch_is_loaded(tmp_path):
+    missing = {
+        "none.jsonl": "compare --facts",
+        "none": "compare --lab",
+        "none.lab": "patch apply {patch} --out {out} --lab",
+        "none.txt": "pretrain --out {out} --text",
+        "none.md": "attach smollm2 --out {out} --text",
+        "none.safetensors": "patch show {patch}",
+        "data": "study comparison --data",
+    }
+    (tmp_path / "patch").touch()
+    places = {"patch": tmp_path / "patch", "out": tmp_path / "out"}
+    asked = [[*command.format(**places).split(), name] for name, command in missing.items()]
+    script = """
+import json, sys
+from smft_lab.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, arguments
+assert "torch" not in sys.modules
+"""
+    command = [sys.executable, "-c", script, json.dumps(asked)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == 0, ended.stderr
+    told = ended.stderr.splitlines()
+    assert len(told) == len(missing)
+    assert all(line.startswith(f"smft-lab: {name}: ") for line, name in zip(told, missing, strict=True))
+
+
+@pytest.mark.parametrize("start", ["smft_lab", "smft_lab.cli"])
+def test_the_version_is_told_and_without_a_command_the_help(start):
+    for arguments, expected in (["--version"], f"smft-lab {smft_lab.__version__}"), ([], "Usage: python -m smft_lab"):
+        ended = subprocess.run([sys.executable, "-m", start, *arguments], capture_output=True, text=True, check=False)
+        assert expected in ended.stdout + ended.stderr
+
+
+def test_every_command_has_its_place_in_the_help():
+    from typer.main import get_command
+
+    group = get_command(cli.app)
+    assert sorted(group.commands) == sorted(cli.Commands.ORDER)
+    assert group.list_commands(None) == list(cli.Commands.ORDER)
 
 
 @pytest.mark.parametrize("command", ["compare", "tune"])
@@ -509,7 +557,7 @@ def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "none.txt"], "no such text file"),
+        (["--text", "none.txt"], "none.txt: there is no such file"),
         (["--steps", "3", "--distill", "2"], "distill must be between 0 and 1"),
         (["--distill", "0.5"], "needs the memory to be trained"),
         (["--mode", "replace"], "needs the memory to be trained"),
