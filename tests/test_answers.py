@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from smft_lab.experiments.compare import Comparison
@@ -98,6 +98,22 @@ def without_bos(tokenizer):
 def test_the_loss_is_on_the_tokens_of_the_answer_and_the_one_after_it(tokenizer, without_bos, text, answers, learned):
     assert labelled(tokenizer, text, answers) == learned
     assert labelled(without_bos, text, answers) == learned
+
+
+def test_a_blank_that_is_a_token_of_its_own_before_a_number_is_learned_with_it():
+    """Models that read digits one by one mostly read a blank before them, too."""
+    words = ("<unk>", " ", "opens", "at", "7", "<eos>", ".")
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.Digits(True), pre_tokenizers.Punctuation()]
+    )
+    digits = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    batch = encode(digits, ["opens at 77.", "7 opens"])
+    only_answers(digits, ["opens at 77.", "7 opens"], [("77",), ("opens",)], batch)
+    assert [digits.convert_ids_to_tokens(row[row >= 0]) for row in batch["labels"]] == [
+        [" ", "7", "7", "."],
+        [" ", "opens", "<eos>"],
+    ]
 
 
 def test_an_answer_that_begins_a_text_is_learned_from_bos_or_else_the_text_is_learned_whole(tokenizer, without_bos):

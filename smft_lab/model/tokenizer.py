@@ -174,8 +174,14 @@ def offsets_of(tokenizer, text: str) -> list[tuple[int, int]]:
     return spans
 
 
+BLANKS = " \t\u00a0\u3000"
+
+
 def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Tensor]) -> Tensor:
     """Narrow an encoded batch's labels, in place, to the answer in each text and the token after it.
+
+    Blanks before an answer are of it where they are tokens of their own, as many tokenizers have them before a number.
+    A model that isn't taught them goes on from the question in its own way.
 
     The last place counts where a text holds an answer several times (see `answer_places`). A text keeps all its labels
     that holds none as words of its own, or only one at its beginning which no token stands before (bos).
@@ -195,8 +201,11 @@ def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str
         which = next((tokens for tokens in inside if tokens and tokens[0] > 0), None)
         if which is None:
             continue
+        first = which[0]
+        while first > 1 and text[slice(*spans[first - 1])] and not text[slice(*spans[first - 1])].strip(BLANKS):
+            first -= 1
         labels = batch["labels"][row]
-        labels[: which[0]] = -100
+        labels[:first] = -100
         labels[which[-1] + 2 :] = -100
     return torch.nn.functional.pad((batch["labels"][:, 1:] != -100).long(), (0, 1))
 
