@@ -77,7 +77,7 @@ class Recipe:
     questions: int = 4
     contexts: int = 3
     choice: str = "group"
-    counted: str = "shared"
+    counted: str = "all"
     protect: float = 1.0
     max_df: float = 0.01
     top_t: int = 160

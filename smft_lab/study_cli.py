@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smft_lab.terminal import InputOption, console, progress_bar
+from smft_lab.terminal import console, progress_bar
 
 
 class Part(StrEnum):
@@ -21,7 +21,7 @@ class Part(StrEnum):
 
 
 def study(
-    data: Annotated[Path, InputOption(help="Folder with wikitext2_test.txt and triviaqa_test_1500.jsonl.")],
+    data: Annotated[Path, typer.Option(help="Folder with wikitext2_test.txt and triviaqa_test_1500.jsonl.")],
     parts: Annotated[list[Part] | None, typer.Argument(help="Some of its parts; else all.")] = None,
     model: Annotated[str, typer.Option(help="As of attach.")] = "smollm2",
     facts: Annotated[int, typer.Option(min=2, help="Facts of the comparison.")] = 32,
@@ -37,6 +37,8 @@ def study(
     read: Annotated[bool, typer.Option("--read", help="Run nothing; make the page of what is there.")] = False,
 ) -> None:  # fmt: skip
     """Measure a retrofit: blocks, switches, and sparse against full finetuning and LoRA. Killed, it goes on."""
+    if not read and not data.exists():  # told before the seconds that torch takes to load
+        raise ValueError(f"{data}: there is no such folder; check its name and place")
     from smft_lab.reproduce.real import CHOICES, QUESTIONS, TEXT, RetrofitJob
     from smft_lab.reproduce.study import (
         TITLE,

@@ -423,6 +423,23 @@ def test_a_gradient_of_another_direction_or_length_is_not_taken_for_rounding():
             replay.check_alike_if_rounded(exact, other)
 
 
+def test_a_few_rows_that_rounding_lets_another_slot_take_are_no_other_gradient():
+    def gradient(rows, values):
+        return torch.sparse_coo_tensor(rows.unsqueeze(0), values, (999, 4)).coalesce()
+
+    rows, values = torch.arange(200), torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    whole = [torch.tensor(2.0), gradient(rows, values)]
+    moved = rows.clone()
+    moved[7] = 900
+    replay.check_alike(whole, [whole[0], gradient(moved, values)])
+    replay.check_alike_if_rounded(whole, [whole[0], gradient(moved, values)])
+    wrong = values.clone()
+    wrong[9] += 1
+    for other in (gradient(rows[:190], values[:190]), gradient(moved, wrong)):
+        with pytest.raises(ValueError, match="gradient"):
+            replay.check_alike(whole, [whole[0], other])
+
+
 def test_a_model_that_rounding_would_change_is_computed_exactly(tiny_lab, monkeypatch):
     lab = tiny_lab(memory_at=[1])
     always_round(monkeypatch)

@@ -124,6 +124,18 @@ def test_whitened_queries_have_no_loud_dimension_whatever_the_keys(keys, tokeniz
     assert len(slots.unique()) > 100
 
 
+def test_rounding_does_not_choose_the_reads_behind_a_layer_norm(tokenizer, words):
+    """What a layer norm gives sums up to nothing, so that a principal direction of it is rounding alone."""
+    model = add_memory(small("gpt_neox"), [1], 1024, heads=2, k=4, key_dim=32, whiten=True)
+    batch = encode(tokenizer, [words[i : i + 80] for i in range(0, 4000, 80)])
+    (states,) = memory_inputs(model, [batch]).values()
+    fit_keys(model, {0: states}, "pca")
+    read = memory_layers(model)[0].keys
+    noise = 1 + 1e-6 * torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    before, after = (read(x.unsqueeze(0))[0] for x in (states, states * noise))
+    assert (before == after).float().mean() > 0.99
+
+
 def test_fewer_hidden_states_than_keys_are_refused(tokenizer):
     model = add_memory(small("llama"), [1], 256, heads=2, k=4, key_dim=16)
     with pytest.raises(ValueError, match="too few for 16 keys"):

@@ -12,6 +12,7 @@ from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
 SAMPLE = 20_000  # hidden states that key centres and directions are fitted to; more change them little
+NOISE = 1e-4  # of the strongest direction's spread: what is weaker is rounding, as the sum behind a layer norm is
 
 
 @torch.inference_mode()
@@ -89,7 +90,8 @@ def _query_by_directions(addressing: ProductKeys, states: Tensor) -> None:
     states = addressing.whitened(states)
     wanted = addressing.heads * addressing.key_dim
     _, spread, directions = torch.linalg.svd(states - states.mean(0), full_matrices=False)
-    directions = directions / (spread / len(states) ** 0.5).clamp(min=1e-6).unsqueeze(1)  # each as loud as the others
+    some = spread > NOISE * spread[0]
+    directions = directions[some] / (spread[some] / len(states) ** 0.5).unsqueeze(1)  # each as loud as the others
     directions = directions[torch.arange(wanted) % len(directions)]
     order = torch.arange(wanted).view(-1, addressing.heads).T.flatten()  # strong and weak ones in every head
     addressing.query.weight.copy_(directions[order])

@@ -23,7 +23,9 @@ RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 ALIKE = 0.02  # of the known answers: one of sixty
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
-FLOORED = "sparse, a floor of 1"
+NARROW = {"counted": "shared"}
+"""Around this, the recipe of the time, switches and blocks were tried. Today's counts all tokens."""
+FLOORED = "sparse, shared tokens counted, a floor of 1"
 
 
 class Times(float):
@@ -31,7 +33,7 @@ class Times(float):
 
 
 SWITCHES: dict[str, dict] = {
-    "the recipe": {},
+    "only shared tokens counted": {},
     "with a gate and projection, untrained": {"gate": True, "project": True},
     "with a projection, untrained": {"project": True},
     "queries at random, whitened": {"keys": "random"},
@@ -41,7 +43,7 @@ SWITCHES: dict[str, dict] = {
     "65,536 slots": {"slots": 65_536},
     "8 heads": {"heads": 8},
     "k = 4": {"k": 4},
-    "all tokens counted": {"counted": "all"},
+    "all tokens counted, as today": {"counted": "all"},
     "only where the answer is predicted": {"counted": "answer"},
     "half of t": {"top_t": Times(0.5)},
     "twice t": {"top_t": Times(2)},
@@ -67,28 +69,33 @@ LEARNED = ("learned", "taught", "prefixed")
 
 def block_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
     """The same facts taught beside each block."""
-    return {f"block {block}": [replace(draft, block=block, facts=16, evaluations=1)] for block in BLOCKS}
+    draft = _switched(replace(draft, facts=16, evaluations=1), NARROW)
+    return {f"block {block}": [replace(draft, block=block)] for block in BLOCKS}
 
 
 def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]]:
-    """Each switch of the recipe alone, turned away from it."""
+    """Each switch alone, turned away from the centre of the ablation (`NARROW`)."""
     jobs, draft = {}, replace(draft, facts=16, evaluations=1)
+    centre = _switched(draft, NARROW)
     for name, changed in SWITCHES.items():
-        values = {key: _switched(draft, key, value) for key, value in changed.items()}
-        switches = tuple(sorted({**dict(draft.switches), **values}.items()))
-        jobs[name] = [replace(draft, seed=seed, switches=switches) for seed in range(seeds)]
+        values = {key: _value(draft, key, value) for key, value in changed.items()}
+        jobs[name] = [replace(_switched(centre, values), seed=seed) for seed in range(seeds)]
     paper = {
         field: value
         for field, value in PAPER.to_dict().items()
         if value != getattr(RETROFIT, field) and field != "name"
     }
-    switches = tuple(sorted({**dict(draft.switches), **paper, "passes": 5}.items()))
-    jobs["the paper's design, untrained"] = [replace(draft, seed=0, switches=switches)]
-    jobs["random slots"] = [replace(draft, seed=seed, rule="random") for seed in range(seeds)]
+    jobs["the paper's design, untrained"] = [replace(_switched(draft, {**paper, "passes": 5}), seed=0)]
+    jobs["random slots"] = [replace(centre, seed=seed, rule="random") for seed in range(seeds)]
     return jobs
 
 
-def _switched(draft: RetrofitJob, name: str, value):
+def _switched(job: RetrofitJob, values: dict) -> RetrofitJob:
+    """The job with other values of some switches."""
+    return replace(job, switches=tuple(sorted({**dict(job.switches), **values}.items())))
+
+
+def _value(draft: RetrofitJob, name: str, value):
     """The value of a switch, in the type that the recipe has."""
     if not isinstance(value, Times):
         return value
@@ -138,11 +145,14 @@ def comparison_jobs(
     many = [replace(draft, seed=seed, choices=choices) for seed in range(seeds)]
     return {
         "sparse": many,
-        FLOORED: [_floored(job) for job in many],
+        "sparse, shared tokens counted": [_switched(job, NARROW) for job in many],
+        FLOORED: [_switched(job, {**NARROW, "floor": 1.0}) for job in many],
         "full": [replace(job, method="full", lr=rates["full"]) for job in many],
         "LoRA": [replace(job, method="lora", lr=rates["lora"]) for job in many],
         "full with replay": [replace(job, method="full", lr=rates["full"], replay=4) for job in many[:1]],
-        "sparse, random slots": [replace(job, rule="random") for job in many[:1]],
+        "sparse, shared tokens counted, random slots": [
+            replace(_switched(job, NARROW), rule="random") for job in many[:1]
+        ],
     }
 
 
@@ -155,7 +165,12 @@ def many_jobs(draft: RetrofitJob, seeds: int, rates: dict[str, float]) -> dict[s
     _check_rates(rates)
     many = [replace(draft, facts=MANY, seed=seed) for seed in range(seeds)]
     baselines = {name: [replace(many[0], method=method, lr=rates[method])] for name, method in BASELINES.items()}
-    return {"sparse": many, FLOORED: [_floored(job) for job in many], **baselines}
+    return {
+        "sparse": many,
+        "sparse, shared tokens counted": [_switched(job, NARROW) for job in many],
+        FLOORED: [_switched(job, {**NARROW, "floor": 1.0}) for job in many],
+        **baselines,
+    }
 
 
 def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[str, list[RetrofitJob]]:
@@ -173,10 +188,6 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[st
         for name, method in BASELINES.items():
             jobs[f"{about}, {name}"] = [replace(one, method=method, lr=rates[method])]
     return jobs
-
-
-def _floored(job: RetrofitJob) -> RetrofitJob:
-    return replace(job, switches=tuple(sorted({**dict(job.switches), "floor": 1.0}.items())))
 
 
 def _check_rates(rates: dict[str, float]) -> None:
