@@ -115,7 +115,8 @@ class RetrofitJob:
             rows, found = _run(lab, self)
         finally:
             lab.reset()
-        config = {**asdict(self), "data": "", "recipe": self.recipe.to_dict()}
+        source = Path(self.source).name  # not where it lies on this machine
+        config = {**asdict(self), "data": "", "source": source, "recipe": self.recipe.to_dict()}
         return {"config": config, "rows": rows, "found": found, "seconds": time.perf_counter() - began}
 
 
