@@ -201,6 +201,17 @@ def test_a_setting_out_of_range_says_so_and_changes_nothing(panel, settings, pro
     assert panel.settings == before
 
 
+def test_a_comparison_has_the_settings_that_came_with_its_start_or_is_not_begun(panel):
+    press(panel, "start", settings={"count": 2, "passes": 1, "top_t": 9})
+    assert (panel.comparison.n_facts, panel.comparison.passes, panel.comparison.top_t) == (2, 1, 9)
+    assert panel.shown == panel.settings
+    press(panel, "choose", passes=2)
+    assert panel.shown["passes"] == 1
+    press(panel, "start", settings={"count": 99})
+    assert "between 1 and 3, not 99" in panel.error
+    assert (panel.comparison.passes, panel.state) == (1, "idle")
+
+
 def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel):
     assert "No comparison has ended" in panel.snapshot().says
     press(panel, "start")

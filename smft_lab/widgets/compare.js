@@ -2,13 +2,18 @@
 
 function render({ model, el }) {
   const limits = model.get("limits"), methods = Object.keys(limits.methods);
-  const { root, error, note, get, send, button, labelled, colours, watch } = shell(model, el, "Compare: the same facts by several methods", "Compare",
+  const { root, error, note, stale, get, send, heed, fill, button, labelled, colours, watch } = shell(model, el, "Compare: the same facts by several methods", "Compare",
     `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"} · ${methods.map((name) => limits.methods[name].name).join(", ")}, each from the same base with the same budget`);
   const number = (attributes) => make("input", { type: "number", min: 1, ...attributes });
   const inputs = { count: number({ max: limits.facts }), passes: number({ max: 100 }), seeds: number({ max: 20 }), top_t: number({ max: limits.slots, placeholder: "tuned" }) };
-  const value = (input) => (input.value.trim() === "" ? null : Math.round(Number(input.value)));
-  for (const [name, input] of Object.entries(inputs)) input.addEventListener("change", () => send("choose", { [name]: name === "top_t" ? value(input) : value(input) ?? 0 }));
-  const start = button("start", "Start", "Teach by one method after the other; after Stop, go on", "main");
+  const chosen = () => Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, name === "top_t" ? asNumber(input) : asNumber(input) ?? 0]));
+  heed(...Object.values(inputs));
+  for (const [name, input] of Object.entries(inputs)) {
+    input.addEventListener("input", showStale);
+    input.addEventListener("change", () => send("choose", { [name]: chosen()[name] }));
+  }
+  const start = make("button", { type: "button", class: "main", "data-do": "start", title: "Teach by one method after the other; after Stop, go on",
+    onclick: () => send("start", get("state") === "idle" ? { settings: chosen() } : {}) }, "Start");
   const stop = button("stop", "Stop", "Stop asking for steps");
   const reset = button("reset", "Reset", "Drop the comparison; the base is back");
   const bar = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
@@ -25,7 +30,7 @@ function render({ model, el }) {
   root.append(
     make("div", { class: "settings" }, labelled("Facts", inputs.count), labelled("Passes", inputs.passes), labelled("Seeds", inputs.seeds), labelled("Top t of sparse", inputs.top_t),
       make("div", { class: "buttons" }, start, stop, reset)),
-    make("div", { class: "buttons" }, bar, where), error, note,
+    make("div", { class: "buttons" }, bar, where), error, note, stale,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
       make("div", {}, make("h4", {}, "Which new facts are known, and when"), known)),
@@ -107,10 +112,17 @@ function render({ model, el }) {
   }
   function showSettings() {
     const settings = get("settings");
-    for (const [name, input] of Object.entries(inputs)) input.value = settings[name] ?? "";
+    for (const [name, input] of Object.entries(inputs)) fill(input, settings[name]);
+    showStale();
+  }
+  function showStale() {
+    const shown = get("shown"), now = chosen(), many = (n, one) => `${count(n)} ${one}${n === 1 ? "" : one === "pass" ? "es" : "s"}`;
+    const same = Object.entries(now).every(([name, value]) => shown[name] === value);
+    stale.textContent = shown.count == null || same ? ""
+      : `These results are of ${many(shown.count, "fact")}, ${many(shown.passes, "pass")}, ${many(shown.seeds, "seed")} and a top t of ${shown.top_t == null ? "as tuned" : count(shown.top_t)}; other settings stand above.`;
   }
   showSettings();
-  return watch({ settings: showSettings, paths: paintPlane, numbers: paintNumbers, retention: paintKnown, progress: showProgress, verdict: paintVerdict, answers: paintAnswers, state: showState },
+  return watch({ settings: showSettings, shown: showStale, paths: paintPlane, numbers: paintNumbers, retention: paintKnown, progress: showProgress, verdict: paintVerdict, answers: paintAnswers, state: showState },
     () => { paintNumbers(); paintKnown(); paintVerdict(); paintAnswers(); showProgress(); showState(); });
 }
 export default { render };

@@ -52,6 +52,7 @@ class Compare(Panel):
 
     limits = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
+    shown = traitlets.Dict().tag(sync=True)  # the settings of the comparison that is shown; {} before the first
     paths = traitlets.List().tag(sync=True)  # {method, seed or None for the mean, points: [[step, learned, kept]]}
     numbers = traitlets.List().tag(sync=True)  # one row per method, the base first
     retention = traitlets.Dict().tag(sync=True)  # method: {steps, recalled: one row per measurement, one 0/1 per fact}
@@ -125,14 +126,25 @@ class Compare(Panel):
             self.lab, self.facts[: settings["count"]], self.methods, seeds=range(settings["seeds"]), **chosen
         )
 
-    def start(self) -> None:
-        """Begin from the base, or go on with what was stopped."""
+    def start(self, settings: dict | None = None) -> None:
+        """Begin from the base, or go on with what was stopped.
+
+        Args:
+            settings: Taken over before a new comparison begins, so that it has those that a person sees.
+
+        Raises:
+            ValueError: a setting is out of range, or another panel is training.
+        """
         if self.state == "running":
             return
+        if settings and self._items is None:
+            self.choose(**settings)
         self.claim()
         if self._items is None:
             self.comparison = self._made(self.settings)
             self._states, self.verdict, self.answers, self.note = {}, [], [], ""
+            self.paths, self.numbers, self.retention, self.progress = [], [], {}, {}
+            self.shown = dict(self.settings)
             self._retention: dict[str, dict] = {name: {"steps": [], "recalled": []} for name in self.methods}
             self._items = self._train(self.comparison)
         self.state = "running"
@@ -155,7 +167,7 @@ class Compare(Panel):
         self.release()
         self.announce()
         with self.hold_sync():
-            self.paths, self.numbers, self.retention, self.progress = [], [], {}, {}
+            self.paths, self.numbers, self.retention, self.progress, self.shown = [], [], {}, {}, {}
             self.verdict, self.answers, self.state, self.note = [], [], "idle", "The base is back, bitwise."
 
     def ask(self, question: str) -> None:

@@ -6,6 +6,12 @@ const count = (n) => n.toLocaleString("en-US");
 const spokenAs = (text) => (text == null ? "–" : text.trim() || "(nothing)");
 const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
+// The number in a field, whole unless its step is "any"; null where there is none.
+function asNumber(field) {
+  if (field.value.trim() === "") return null;
+  return field.step === "any" ? Number(field.value) : Math.round(Number(field.value));
+}
+
 function make(name, attributes = {}, ...children) {
   const node = attributes.svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -45,16 +51,27 @@ function shell(model, el, label, title, about) {
     due = Math.max(due, get("handled")) + 1;
     setTimeout(showBusy, 300);
   };
+  const settled = () => get("handled") >= due;
   const showBusy = () => root.setAttribute("aria-busy", String(get("handled") < due));
   const root = make("section", { class: "smft", "aria-label": label });
   const error = make("p", { class: "error", role: "alert" });
   const note = make("p", { class: "muted note", role: "status" });
+  const stale = make("p", { class: "stale", role: "status" }); // which results are not of what stands in the fields
   for (const name of ["keydown", "keyup", "keypress"]) root.addEventListener(name, (event) => event.stopPropagation()); // not the notebook's
   root.append(make("div", { class: "top" }, make("h3", {}, title), make("span", { class: "muted" }, about)));
   el.append(root);
   const button = (name, text, tip, kind = "") =>
     make("button", { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name) }, text);
   const labelled = (text, control) => make("label", {}, text, control);
+  // What a person has typed stands until the kernel holds the same: neither what it publishes meanwhile replaces it, nor a refusal.
+  const typed = new Set();
+  const heed = (...fields) => fields.forEach((field) => field.addEventListener("input", () => typed.add(field)));
+  function fill(field, value) {
+    const text = String(value ?? ""), same = field.type === "number" ? asNumber(field) === (text === "" ? null : Number(text)) : field.value === text;
+    if (typed.has(field) && !same) return;
+    typed.delete(field);
+    if (!same || root.getRootNode().activeElement !== field) field.value = text;
+  }
   let colourless = false; // painted outside the page, where JupyterLab keeps what is off the screen, and no colour is known
   const colours = (...names) => {
     colourless ||= !root.isConnected;
@@ -98,7 +115,7 @@ function shell(model, el, label, title, about) {
       for (const [name, then] of watched) model.off(name, then);
     };
   }
-  return { root, error, note, get, send, button, labelled, colours, watch };
+  return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, colours, watch };
 }
 
 // A table of rows; a cell is [text] or [text, class]. Above the heads may stand what several columns share: [text, columns].

@@ -9,7 +9,7 @@ const short = (v) => (v === 0 ? "0" : Number.isInteger(v) ? count(v) : v >= 0.01
 
 function render({ model, el }) {
   const limits = model.get("limits"), side = limits.side;
-  const { root, error, note, get, send, labelled, watch } = shell(model, el, "Slots: what a text reads", "Slots",
+  const { root, error, note, stale, get, send, typed, heed, fill, labelled, watch } = shell(model, el, "Slots: what a text reads", "Slots",
     `${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}, as the square of product keys`);
 
   // Controls
@@ -18,16 +18,25 @@ function render({ model, el }) {
     ...limits.facts.map((question, i) => make("option", { value: i }, question)));
   const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("read", { text: text.value }); } },
     text, make("button", { type: "submit" }, "Read"), ...(limits.facts.length ? [pick] : []));
-  pick.addEventListener("change", () => pick.value !== "" && send("pick", { fact: Number(pick.value) }));
+  pick.addEventListener("change", () => {
+    typed.delete(text); // another text is asked for
+    if (pick.value !== "") send("pick", { fact: Number(pick.value) });
+  });
   const views = Object.entries(limits.maps).map(([view, { name }]) =>
     make("button", { type: "button", "data-view": view, onclick: () => send("look", { view }) }, name));
   const table = make("select", {}, ...Array.from({ length: limits.tables }, (_, i) => make("option", { value: i }, String(i))));
   table.addEventListener("change", () => send("look", { table: Number(table.value) }));
   const topT = make("input", { type: "number", min: 1, max: limits.slots });
-  topT.addEventListener("change", () => send("look", { top_t: Math.round(Number(topT.value)) }));
+  topT.addEventListener("change", () => send("look", { top_t: asNumber(topT) ?? 0 }));
   const wanted = make("input", { type: "number", min: 0, max: limits.slots - 1, placeholder: "0" });
   wanted.addEventListener("change", () => wanted.value !== "" && card(Math.round(Number(wanted.value))));
   const card = (slot) => send("card", { slot });
+  heed(text, pick, table, topT);
+  text.addEventListener("input", showStale);
+  function showStale() {
+    const subject = get("subject");
+    stale.textContent = text.value === subject.text ? "" : `What is shown are the reads of “${subject.text}”; press Read for what is typed.`;
+  }
 
   // What is drawn
   const strips = make("div", { class: "strips", role: "img" });
@@ -38,7 +47,7 @@ function render({ model, el }) {
   const core = make("p", { class: "muted" });
   const bars = make("div", { class: "bars" });
   const facts = make("div", { class: "card" });
-  root.append(form, error, note, strips, about,
+  root.append(form, error, note, stale, strips, about,
     make("div", { class: "settings" }, make("div", { class: "buttons views", role: "group", "aria-label": "Colour by" }, ...views),
       ...(limits.tables > 1 ? [labelled("Table", table)] : []), labelled("Top t", topT), labelled("Slot", wanted)),
     make("div", { class: "charts even" },
@@ -46,7 +55,7 @@ function render({ model, el }) {
       make("div", {}, make("h4", {}, "Top slots of this text, by TF-IDF"), bars, core)),
     facts);
 
-    let cells = new Float32Array(0), max = 1;
+  let cells = new Float32Array(0), max = 1;
   const isDark_ = () => root.classList.contains("dark");
   const colour = (value) => css(shade(SCALES[get("settings").view](value, max), isDark_()));
 
@@ -63,7 +72,8 @@ function render({ model, el }) {
       button.setAttribute("aria-pressed", String(button.dataset.view === view));
       button.disabled = button.dataset.view === "core" && !get("core");
     }
-    [table.value, topT.value] = [get("settings").table, get("settings").top_t];
+    fill(table, get("settings").table);
+    fill(topT, get("settings").top_t);
     paintStrips();
   }
 
@@ -83,8 +93,9 @@ function render({ model, el }) {
     strips.setAttribute("aria-label", `${get("tokens").length} tokens, coloured by ${limits.maps[view].name}`);
     about.textContent = subject.fact == null ? "Under each token its reads, highest first. Click one for its slot."
       : `The first of ${subject.statements} ${limits.grouped ? "texts that teach it" : "paraphrases"}; reads are counted over all of them, as ${limits.grouped ? "the choice of slots" : "one gradient step"} does. Under each token its reads, highest first; click one for its slot.`;
-    if (document.activeElement !== text) text.value = subject.text;
-    pick.value = subject.fact ?? "";
+    fill(text, subject.text);
+    fill(pick, subject.fact);
+    showStale();
   }
 
   function paintRanking() {

@@ -206,18 +206,29 @@ class TopT(Panel):
         self.choose(**settings)
         self.teach()
 
-    def teach(self) -> None:
-        """Start a finetune from the base, or go on with the one that was stopped."""
+    def teach(self, settings: dict | None = None) -> None:
+        """Start a finetune from the base, or go on with the one that was stopped.
+
+        Args:
+            settings: Taken over first, so that what is taught is what a person sees.
+
+        Raises:
+            ValueError: a setting is out of range, or another panel is training.
+        """
         if self.state == "running":
             return
+        if settings:
+            self.choose(**settings)
         items = self._begin()
         self.state = "running"
         self._runner.start(items, self._show, self._ended)
 
-    def step(self) -> None:
-        """One gradient step, of the finetune that was stopped or of a new one."""
+    def step(self, settings: dict | None = None) -> None:
+        """One gradient step, of the finetune that was stopped or of a new one; see `teach`."""
         if self.state == "running":
             self.stop()
+        if settings:
+            self.choose(**settings)
         items = self._begin()
         with self._claim.lock:
             last = next(items, None)
