@@ -400,6 +400,36 @@ def test_the_headline_sets_apart_a_method_which_never_reached_the_target():
     assert "Full finetuning reached 95% learned in only 3 of 5 seeds" in " ".join(rest)
 
 
+def barely_learned(*methods, share=0.083, **settings):
+    summary = made_up_summary(dict.fromkeys(methods, 0))
+    for row in summary["equal_learning"]:
+        if row["method"] in methods:
+            row |= {"mean": share if row["probe"] == "learned" else row["base"], "drop_mean": 0.0}
+    summary["settings"] |= {"statements_per_step": 1, "loss_on": "statement"} | settings
+    return summary
+
+
+def test_the_headline_says_that_nothing_was_learned_and_what_to_do():
+    text = headline(barely_learned("sparse", "full", "lora"))
+    assert text.startswith("Hardly anything was learned, so what was kept there says nothing: at best sparse memory")
+    assert "lost" not in text
+    for step in ("four statements or more", "--loss-on answer", "--passes", "smft-lab attach"):
+        assert step in text
+    settled = headline(barely_learned("sparse", "full", "lora", statements_per_step=16, loss_on="answer"))
+    assert "statements or more" not in settled
+    assert "--loss-on" not in settled
+
+
+def test_one_method_that_learned_nothing_is_not_praised_for_what_it_kept(table, only_words):
+    summary = barely_learned("sparse")
+    text = headline(summary)
+    assert text.startswith("At 95% learned, full finetuning lost 11.3 points")
+    assert "Hardly anything was learned by sparse memory finetuning" in text
+    card = re.search(r'<div class="card".*?</div>\s*<p>.*?</div>', page(table, summary, []), re.S).group()
+    assert "8.3%" in card
+    assert "lost" not in card
+
+
 def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, html, only_words):
     marked = page(table, made_up_summary({"lora": 0}), [])
     assert "† never reached 95%" in marked

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smft_lab.experiments import compare as module
-from smft_lab.experiments import tune
+from smft_lab.experiments import equal, tune
 from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
@@ -275,7 +275,9 @@ def test_samples_hold_the_answers_of_the_base_and_of_every_method(whole):
         assert one["answer"]
 
 
-def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, lab):
+def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, lab, monkeypatch):
+    assert all("hardly anything was learned" in line for line in repr(whole[0]).splitlines()[1:])
+    monkeypatch.setattr(equal, "LITTLE", 0)
     shown = repr(whole[0]).splitlines()
     assert shown[0].startswith("<Comparison of sparse, full, lora: 3 facts, 2 seeds")
     assert [line.split(":")[0].strip() for line in shown[1:]] == list(METHODS)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import smft_lab as smft
+from smft_lab.experiments import equal
 from smft_lab.experiments.run import history_rows
 from smft_lab.finetuning.teaching import batches, stream_order
 from smft_lab.probes.probes import answer, recalled
@@ -212,8 +213,12 @@ def test_a_comparison_has_the_settings_that_came_with_its_start_or_is_not_begun(
     assert (panel.comparison.passes, panel.state) == (1, "idle")
 
 
-def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel):
+def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel, monkeypatch):
     assert "No comparison has ended" in panel.snapshot().says
+    press(panel, "start")
+    assert all(line["little"] for line in panel.verdict)
+    assert panel.snapshot().says.count("learned hardly anything (0%)") == 3
+    monkeypatch.setattr(equal, "LITTLE", 0)
     press(panel, "start")
     assert all(f"{name} lost" in panel.snapshot().says for name in ("Sparse", "Full", "LoRA"))
 

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import Kept, Probe, fixed, kept_of, missing, name, percent, probes_in
+from smft_lab.experiments.equal import learned_little
 from smft_lab.probes.text import MATCHES
 from smft_lab.writing import write_whole
 
@@ -137,19 +138,45 @@ def headline(summary: dict) -> str:
     rows = {m: r for m, r in rows.items() if m in style.NAMES and not missing(r["drop_mean"])} or rows
     rows = {m: r for m, r in rows.items() if not missing(r["drop_mean"])}
     target = percent(summary["target"], 0)
+    learned = _rows(summary, "equal_learning", "learned", "em")
+    little = [m for m in rows or learned if learned_little(learned.get(m))]
     fair = sorted((m for m in rows if _reached(rows[m])), key=lambda m: rows[m]["drop_mean"])
     sentences = []
     if fair:
         clauses = [f"{style.name_in_sentence(m)} {_lost(rows[m]['drop_mean'])}" for m in fair]
         clauses[0] += f" of {kept.recall}"
         sentences.append(f"At {target} learned, {_joined(clauses)} ({_seed_words(rows[fair[0]]['n'])}).")
-    learned = _rows(summary, "equal_learning", "learned", "em")
+    if little:
+        sentences.append(_little_sentence(little, learned, of_all=not fair and len(little) == len(rows or learned)))
     for method in rows:
-        if method not in fair:
+        if method not in fair and method not in little:
             sentences.append(_unreached_sentence(method, rows[method], learned.get(method), target, kept))
     if learned and not rows:
-        return "No question here was known before, so what was forgotten is told by the other probes alone."
+        sentences.append("No question here was known before, so what was forgotten is told by the other probes alone.")
+    if little:
+        sentences.append(remedy(summary))
     return " ".join(sentences) or "No reading at equal learning was recorded."
+
+
+def _little_sentence(methods: list[str], learned: dict[str, dict], of_all: bool) -> str:
+    most = [f"{style.name_in_sentence(m)} {percent(learned[m]['mean'])}" for m in methods]
+    whose = "was learned" if of_all else f"was learned by {_joined([style.name_in_sentence(m) for m in methods])}"
+    return f"Hardly anything {whose}, so what was kept there says nothing: at best {_joined(most)} of the new facts."
+
+
+def remedy(summary: dict) -> str:
+    """What to do where hardly anything was learned, as far as the settings tell."""
+    settings = summary["settings"]
+    steps = []
+    if settings.get("statements_per_step", 4) < 4:
+        steps.append("give each fact four statements or more, in different words")
+    if settings.get("loss_on") == "statement":
+        steps.append("learn only the answer in each (--loss-on answer)")
+    steps.append("take more passes (--passes)")
+    if "old_facts" in summary.get("base", {}):
+        steps.append("or teach a model that has read ordinary English (smft-lab attach)")
+    text = ", ".join(steps).replace(", or ", " or " if len(steps) == 2 else ", or ")
+    return f"To have more learned, {text}."
 
 
 def _kept(summary: dict) -> Kept:
@@ -237,7 +264,10 @@ def _card(method: str, row: dict, learned: dict | None, methods: list[str], summ
     if learned and not missing(learned["mean"]):
         lines.append(f"at {percent(learned['mean'])} of the new facts learned")
     number = "–"
-    if not missing(row["drop_mean"]):
+    if learned_little(learned):
+        number = f"{percent(learned['mean'])} <small>of the new facts learned: too few to tell what it costs</small>"
+        lines = lines[:0]
+    elif not missing(row["drop_mean"]):
         verb, points, unit = _lost(row["drop_mean"]).split()
         number = f"{points} <small>{unit} of {_kept(summary).recall} {verb}</small>"
     flag = "" if _reached(row) else f'<span class="flag">{_flag(row, summary)}</span>'

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
+from smft_lab.experiments.equal import ENDS, READING, TARGET, learned_little, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, settings_for, whole
@@ -154,6 +154,9 @@ class Comparison:
             rows = {row["probe"]: row for row in equal if row["method"] == name and row["metric"] in ("em", "acc")}
             if rows:
                 learned = rows.pop("learned")
+                if learned_little(learned):
+                    lines.append(f"  {name}: hardly anything was learned, {learned['mean']:.0%} of the facts at best")
+                    continue
                 told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
                 lost = [
                     f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}"

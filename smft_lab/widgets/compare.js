@@ -84,6 +84,10 @@ function render({ model, el }) {
     const lines = get("verdict"), points = (v) => (100 * v).toFixed(1);
     verdict.replaceChildren(...(lines.length ? [make("h4", {}, `${sentence(limits.kept.facts)} forgotten where ${percent(limits.target)} of the new ones were learned`), make("div", { class: "numbers" }, ...lines.map((line) => {
       const [drop, low, high] = line.drop, [reached, of] = line.reached;
+      if (line.little) {
+        return make("span", {}, make("b", { style: `color:${colour(line.method)}` }, `${percent(line.learned)} learned`),
+          make("span", { class: "muted" }, `${label(line.method)}: too few to tell what it forgets. Take more passes, or more statements for each fact`));
+      }
       const interval = low == null ? "" : ` [${points(low)}, ${points(high)}]`;
       return make("span", {}, make("b", { style: `color:${colour(line.method)}` }, `${points(drop)} points`), make("span", { class: "muted" },
         `${label(line.method)}${interval}${reached < of ? `; only ${reached} of ${of} runs got there, read at the best (${percent(line.learned)} learned)` : ""}`));

@@ -13,7 +13,7 @@ import traitlets
 
 from smft_lab.charts.style import Probe, kept_of, looks, ordered, probes_in, short_name
 from smft_lab.experiments.compare import COLUMNS, Comparison
-from smft_lab.experiments.equal import TARGET
+from smft_lab.experiments.equal import TARGET, learned_little
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import Teaching, stream_order
@@ -223,7 +223,9 @@ class Compare(Panel):
 
     def _told(self) -> str:
         lines = [
-            f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of {self._kept.facts} with "
+            f"{short_name(one['method'])} learned hardly anything ({one['learned']:.0%})."
+            if one["little"]
+            else f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of {self._kept.facts} with "
             f"{one['learned']:.0%} learned."
             for one in self.verdict
         ]
@@ -312,7 +314,8 @@ class Compare(Panel):
             if learned and old:
                 reached = [learned["n_reached"], learned["n"]]
                 drop = [old["drop_mean"], old["drop_low"], old["drop_high"]]
-                lines.append({"method": name, "learned": learned["mean"], "drop": drop, "reached": reached})
+                lines.append({"method": name, "learned": learned["mean"], "drop": drop, "reached": reached,
+                              "little": learned_little(learned)})  # fmt: skip
         return lines
 
 
