@@ -37,6 +37,8 @@ SETTING_NAMES = {
     "order": "Order of the statements",
     "seeds": "Seeds",
     "statements_per_step": "Statements per step",
+    "statements_by_rule": "Statements added by rule",
+    "loss_on": "Learned of each statement",
 }
 
 METHOD_FIELDS = {"optimizer", "lr", "trainable_per_step", "ms_per_step", "steps_to_target"}
@@ -528,8 +530,15 @@ def _question(sample: dict, methods: list[str]) -> str:
     return (
         f'<article class="question"><p><span class="asked">{escape(sample["question"])}</span> '
         f'<span class="gold">Right answer: {escape(gold)}</span></p>'
-        f'<dl class="answers">{"".join(answers)}</dl></article>'
+        f'<dl class="answers">{"".join(answers)}</dl>{_taught(sample)}</article>'
     )
+
+
+def _taught(sample: dict) -> str:
+    texts = sample.get("taught", [])
+    told = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    many = f"{len(texts)} statements" if len(texts) > 1 else "one statement"
+    return f"<details><summary>Taught by {many}</summary><ul>{told}</ul></details>" if texts else ""
 
 
 def _answer(label: str, colour: str, text: str | None, right: bool) -> str:
