@@ -537,3 +537,39 @@ def test_the_page_lets_its_own_scripts_run_and_no_others(html):
     assert len(read.scripts) == 2
     assert not allowed(Scripts(html.replace("</main>", "<script>document.title = 'harmless'</script></main>")))
     assert not any(name.startswith("on") for name in read.tags)
+
+
+def without_questions(table):
+    """The same where nothing was known before, so that only texts tell what was forgotten."""
+    return table[table["probe"].isin(["learned", "prose"])]
+
+
+def test_where_no_question_was_known_the_plane_shows_a_loss_whose_rise_goes_down(table, only_words):
+    summary = made_up_summary()
+    summary["equal_learning"] = [r for r in summary["equal_learning"] if r["probe"] in ("learned", "prose")]
+    drawn = plane(without_questions(table), summary)
+    for method in STEPS:
+        (path,) = [t for t in drawn.data if t.meta == {"role": "path", "method": method}]
+        mean = mean_over_seeds(table[table["method"] == method], "prose", "nll")
+        assert list(path.y) == pytest.approx(mean["mean"].tolist())
+        assert sum(t.meta["role"] == "reading" and t.meta["method"] == method for t in drawn.data if t.meta) == 1
+    bottom, top = drawn.layout.yaxis.range
+    assert bottom > max(path.y) > min(path.y) > top
+    assert drawn.layout.yaxis.title.text == "Loss on prose (nats per token, lower is better)"
+    text = " ".join(page(without_questions(table), summary, []).split())
+    assert "moving down means a higher loss on prose" in text
+    assert "old facts forgotten" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "probe"), [(0.0, "em", "learned"), (1.0, "em", "old_facts"), (1.9, "nll", "prose")]
+)
+def test_a_series_that_never_changes_is_drawn_on_an_axis_of_what_can_be(value, metric, probe):
+    rows = [("sparse", 0, step, probe, metric, value) for step in (0, 10, 20)]
+    drawn = curves(pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"]))
+    low, high = drawn.layout.yaxis.range
+    assert low < value < high
+    assert high - low < 0.2
+    if metric == "em":
+        assert low >= -0.02
+        assert high <= 1.02

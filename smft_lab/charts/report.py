@@ -98,7 +98,7 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
         colours=_colours(methods),
         css=_part("page.css"),
         cards=_cards(summary, methods),
-        kept_facts=_kept(summary).facts.partition(" ")[0],
+        downward=_downward(table),
         plane_alt=escape(_plane_alt(table)),
         plane_caption=_plane_caption(summary),
         rule_text=escape(summary["rule_text"]),
@@ -443,17 +443,25 @@ def _f1_details(summary: dict, methods: list[str]) -> str:
 
 
 def _plane_alt(table: pd.DataFrame) -> str:
-    facts = kept_of(table["probe"]).facts
+    up = style.upward(table["probe"])
     ends = figures.ends(table)
+    said = percent if up.is_share else (lambda loss: fixed(loss, 3))
     parts = [
-        f"{name(method)} ends at {percent(learned)} learned with {percent(kept)} of {facts} kept"
+        f"{name(method)} ends at {percent(learned)} learned with {up.told(said(kept))}"
         for method, learned, kept in zip(ends["method"], ends["learned"], ends["kept"], strict=True)
     ]
-    return f"Plane of new facts learned against {facts} kept, from step 0 on. {'; '.join(parts)}."
+    return f"Plane of new facts learned against {up.title.lower()}, from step 0 on. {'; '.join(parts)}."
+
+
+def _downward(table: pd.DataFrame) -> str:
+    """What moving down in the plane means."""
+    up = style.upward(table["probe"])
+    return f"more {up.facts} forgotten" if up.is_share else f"a higher loss on {up.facts}, for no question was known"
 
 
 def _plane_caption(summary: dict) -> str:
-    rows = _rows(summary, "equal_learning", _kept(summary).key, "em").values()
+    up = style.upward(row["probe"] for row in summary.get("equal_learning", []))
+    rows = _rows(summary, "equal_learning", up.key, up.metric).values()
     many = any(r["n"] > 1 for r in rows)
     seeds = "Thick lines are means over seeds, faint lines single seeds; " if many else "One seed per method; "
     whiskers = ", its whiskers the 95% interval over seeds" if many else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import itertools
 import math
 import os
 import platform
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from statistics import median
 
 import pandas as pd
 import torch
@@ -148,6 +150,7 @@ class Comparison:
         self._steps = {self.seeds[0]: teaching.steps}
         self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
         self.seconds = 0.0
+        self._times: list[float] = [0.0]  # seconds of training after each step of the run under way
         self.under_way: weakref.ref[Generator[Step, None, None]] | None = None  # the finetune at which it is
         self._saved_at = ""
         self._probes = probes_of(self.lab, first)
@@ -235,7 +238,9 @@ class Comparison:
                     learned, stops = None, self.stop_at_target and not name.startswith("sparse")
                     run = finetune(self.lab, facts, base_probes=base, **self._options(name, seed))
                     self.under_way, turn = weakref.ref(run), self.lab.turn
+                    self._times = [0.0]
                     for step in whole(run):
+                        self._times += [step.seconds] if step.step else []
                         base = base or step.probes
                         if step.probes:
                             learned = step.probes["learned"]["em"]
@@ -265,7 +270,8 @@ class Comparison:
     def _keep(self, name: str, last: Step, first_seed: bool) -> None:
         """What a run leaves besides its measurements."""
         self._adapted[name] = last.adapted
-        self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * last.seconds / last.step})
+        times = [later - before for before, later in itertools.pairwise(self._times)]
+        self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * median(times or [0.0])})
         if first_seed:
             self._answer(name)
             if name == "sparse":

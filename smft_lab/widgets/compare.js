@@ -70,7 +70,7 @@ function render({ model, el }) {
 
   function paintNumbers() {
     const base = get("numbers")[0], nats = (v) => (v == null ? "–" : v.toFixed(3));
-    const head = [["Method"], ...limits.measures.map(({ title, share }) => [share ? title : `${title}, nats`, "n"]), ["Numbers a step may change", "n"], ["ms per step", "n"]];
+    const head = [["Method"], ...limits.measures.map(({ title, share }) => [share ? title : `${title}, nats`, "n"]), ["Numbers a step may change", "n"], ["ms per step, median", "n"]];
     const asked = limits.measures.filter((one) => one.learned).length; // in how many ways what was taught is asked
     const ways = asked > 1 ? [["", 1], ["Learned, asked", asked], ["What should stay", limits.measures.length - asked], ["", 2]] : [];
     const rows = get("numbers").map((row) => [[make("span", { class: "whole" }, ...tag(row.method))],

@@ -358,6 +358,6 @@ def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]], measures: Sequen
     for name, mine in table.groupby("method", sort=False):
         name = str(name)
         newest = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
-        cost = pd.DataFrame(costs.get(name, [])).mean().to_dict()
+        cost = pd.DataFrame(costs.get(name, [])).median().to_dict()
         rows.append(row(name, newest) | {"step": int(newest["step"].max())} | cost)
     return rows

@@ -7,6 +7,8 @@ const SCALES = { // value and largest value to a share in [0, 1]
 const SCALE_NAMES = { count: "log scale", df: "linear scale", tfidf: "square-root scale", change: "linear scale", core: "" };
 const short = (v) => (v === 0 ? "0" : Number.isInteger(v) ? count(v) : v >= 0.01 ? v.toFixed(3) : v.toExponential(1));
 
+const POINT = "Point at a cell; click it for its card.";
+
 function render({ model, el }) {
   const limits = model.get("limits"), side = limits.side;
   const { root, error, note, stale, get, send, typed, heed, fill, labelled, watch } = shell(model, el, "Slots: what a text reads", "Slots",
@@ -42,7 +44,7 @@ function render({ model, el }) {
   const strips = make("div", { class: "strips", role: "img" });
   const about = make("p", { class: "muted" });
   const canvas = make("canvas", { class: "wide", width: side, height: side, role: "img" });
-  const under = make("p", { class: "muted under" }, "Point at a cell; click it for its card.");
+  const under = make("p", { class: "muted under" }, POINT);
   const legend = make("div", { class: "legend" });
   const core = make("p", { class: "muted" });
   const bars = make("div", { class: "bars" });
@@ -55,11 +57,12 @@ function render({ model, el }) {
       make("div", {}, make("h4", {}, "Top slots of this text, by TF-IDF"), bars, core)),
     facts);
 
-  let cells = new Float32Array(0), max = 1;
+  let cells = new Float32Array(0), max = 1, asked = null;
   const isDark_ = () => root.classList.contains("dark");
   const colour = (value) => css(shade(SCALES[get("settings").view](value, max), isDark_()));
 
   function paintTable() {
+    [asked, under.textContent] = [null, POINT]; // what was pointed at may have another value now
     const { view } = get("settings"), { unit } = limits.maps[view], dark = isDark_();
     cells = floats(get("heat"));
     max = view === "core" ? 2 : cells.reduce((a, b) => Math.max(a, b), 0) || 1;
@@ -84,7 +87,7 @@ function render({ model, el }) {
       const parts = order.map((i, at) => `${colour(token.values[i])} ${(at * step).toFixed(2)}% ${((at + 1) * step).toFixed(2)}%`);
       const strip = make("i", { style: `background:linear-gradient(90deg,${parts.join(",")})` });
       const word = token.text.trim() || (token.text.includes("\n") ? "⏎" : "") || (place ? (place === all.length - 1 ? "end" : "␣") : "start");
-      const best = order[0], tip = `${word}: reads ${order.length} slots; slot ${token.slots[best]} has ${short(token.values[best])}`;
+      const best = order[0], tip = `“${word}” reads ${order.length} slots. Highest: slot ${token.slots[best]}, ${short(token.values[best])} ${limits.maps[view].unit}`;
       return make("button", { type: "button", class: `token${token.text ? "" : " mark"}`, title: tip, "aria-label": tip, onclick: (event) => {
         const box = strip.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
         card(token.slots[order[share >= 0 && share < 1 ? Math.floor(share * order.length) : 0]]);
@@ -126,7 +129,6 @@ function render({ model, el }) {
   }
 
   // Pointing at the table
-  let asked = null;
   const at = (event) => {
     const box = canvas.getBoundingClientRect(), pos = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
     return pos(event.clientY - box.top - 1, box.height - 2) * side + pos(event.clientX - box.left - 1, box.width - 2);
@@ -136,14 +138,15 @@ function render({ model, el }) {
     if (!limits.aggregated) under.textContent = `Slot ${cell}: ${short(cells[cell])} ${unit}. Click it for its card.`;
     else if (cell !== asked) {
       asked = cell;
+      if (get("under")?.cell === cell) return showUnder();
       under.textContent = "…";
       setTimeout(() => cell === asked && send("peek", { cell }), 60);
     }
   });
-  canvas.addEventListener("click", (event) => (limits.aggregated ? get("under") && card(get("under").slots[0][0]) : card(at(event))));
+  canvas.addEventListener("click", (event) => (limits.aggregated ? get("under")?.cell === at(event) && card(get("under").slots[0][0]) : card(at(event))));
   const showUnder = () => {
     const found = get("under");
-    if (found) under.textContent = `${found.of} slots; ${found.slots.map(([slot, value]) => `slot ${slot}: ${short(value)}`).join(" · ")}. Click for the first's card.`;
+    if (found && found.cell === asked) under.textContent = `${found.of} slots; ${found.slots.map(([slot, value]) => `slot ${slot}: ${short(value)}`).join(" · ")}, ${limits.maps[get("settings").view].unit}. Click for the first's card.`;
   };
   const all = () => { paintTable(); paintRanking(); paintCard(); };
   return watch({ heat: paintTable, settings: all, tokens: paintStrips, ranking: paintRanking, core: paintRanking, slot: paintCard, subject: paintStrips, under: showUnder }, all);

@@ -89,7 +89,7 @@ function render({ model, el }) {
     doing.textContent = live.doing && get("state") === "running" ? `${live.doing} …` : "";
     numbers.replaceChildren(...(live.total ? [
       cell(live.right ? "good" : "", spokenAs(live.answer), "the model's answer now"), cell("", `${live.step} / ${live.total}`, "gradient steps"),
-      cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots changed"),
+      cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots trained"),
       ...(limits.kept.count ? [cell("old", percent(live.kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : [])] : []));
   }
   function paintTable() {

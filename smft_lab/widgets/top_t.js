@@ -144,8 +144,8 @@ function render({ model, el }) {
     const cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     numbers.replaceChildren(cell("", path?.name ?? "base", "run shown"), cell("new", percent(learned), "new facts learned"),
       ...(limits.kept.count ? [cell("old", percent(kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : []),
-      cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms`),
-      cell("", path ? count(path.rows) : "–", "rows changed"),
+      cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms (median)`),
+      cell("", path ? count(path.rows) : "–", get("live") ? "rows trained" : "rows changed"),
       cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"));
     doing.textContent = path?.doing && get("state") === "running" ? `${path.doing} …` : "";
     progress.value = path ? path.step / Math.max(1, path.total) : 0;

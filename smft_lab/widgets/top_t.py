@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -43,9 +44,11 @@ PASSES = 8  # by default, where no recipe says how many
 
 @dataclass
 class RunPath:
-    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has changed so far.
+    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has trained so far.
 
     Attributes:
+        rows: Once it is done, those that it has changed, which are the patch's.
+        times: Seconds of each step.
         doing: What takes long at this moment, where it is no step.
     """
 
@@ -57,12 +60,13 @@ class RunPath:
     total: int = 0
     rows: int = 0
     seconds: float = 0.0
+    times: list[float] = field(default_factory=list, repr=False)
     doing: str = ""
     patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
     def view(self) -> dict:
         """What the page draws."""
-        ms = 1000 * self.seconds / self.step if self.step else None
+        ms = 1000 * median(self.times) if self.times else None
         seen = {"name": self.name, "points": self.points, "loss": self.loss, "ms": ms, "doing": self.doing}
         return {**seen, "step": self.step, "total": self.total, "rows": self.rows, "settings": self.settings}
 
@@ -384,6 +388,7 @@ class TopT(Panel):
         run = finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings)
         self._run = weakref.ref(run)
         for step in whole(run):
+            path.times += [step.seconds - path.seconds] if step.step else []
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
             for table, slots in zip(written, step.slots, strict=False):  # none at step 0
                 table[slots] = True
@@ -439,6 +444,7 @@ class TopT(Panel):
         with self._claim.lock:
             taught = self.facts[: path.settings["facts"]]
             path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
+            path.rows = len(path.patch)  # of those that were trained, some may be as they were
         self.release()
         self._taught = True
         self._ask_again()

@@ -1,0 +1,101 @@
+"""What the panels draw: nothing misleads, and texts can be read in narrow places."""
+
+import pytest
+from panel_page import PanelPage
+
+import smft_lab as smft
+from smft_lab.widgets import Compare, Slots, TopT, Train
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_lab):
+    return tiny_lab()
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return smft.new_facts(3, seed=3)
+
+
+@pytest.fixture
+def shown(browser):
+    opened = []
+
+    def show(panel, width=1100):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(5000)
+        opened.append(PanelPage(page, panel))
+        return opened[-1]
+
+    yield show
+    for one in opened:
+        assert one.errors == []
+        one.panel.close()
+        one.page.close()
+
+
+@pytest.fixture
+def knows_nothing(lab):
+    """The lab without questions that tell what was known."""
+    every = lab.probes
+    lab.probes = type(every)([probe for probe in every if probe.name != "old_facts"])
+    lab.reset()
+    yield lab
+    lab.probes = every
+
+
+@pytest.mark.parametrize("kind", [Compare, TopT])
+def test_where_nothing_was_known_the_plane_shows_what_is_learned_over_the_steps(shown, knows_nothing, facts, kind):
+    panel = kind(knows_nothing, facts, runner="inline")
+    panel.choose(passes=2)
+    page = shown(panel)
+    page.button("Start" if kind is Compare else "Teach").click()
+    page.answer()
+    plane = page.page.locator(".charts svg").first
+    assert plane.locator("polyline").count() >= 1
+    texts = plane.locator("text").all_text_contents()
+    assert {"Gradient steps", "New facts learned (exact match)", "6"} <= set(texts)
+    assert "kept" not in " ".join(texts)
+
+
+def test_rows_changed_are_those_of_the_patch(lab, facts):
+    lab.reset()
+    panel = TopT(lab, facts, runner="inline")
+    panel.choose(passes=2, lr=1e-12)  # most rows are trained, and few of their numbers move
+    panel.teach()
+    assert panel.runs[0]["rows"] == len(panel._paths[0].patch)
+    panel.close()
+
+
+def test_a_tooltip_of_a_token_says_slot_value_and_unit_and_a_cell_forgets_another_views_value(shown, lab, facts):
+    page = shown(Slots(lab, facts))
+    page.button("Background df").click()
+    page.answer()
+    token = page.page.locator(".token").nth(1)
+    values = page.panel.tokens[1]["values"]
+    best = page.panel.tokens[1]["slots"][values.index(max(values))]
+    assert f"slot {best}, {max(values):,.0f} background batches" in token.get_attribute("title")
+    page.page.locator("canvas").hover(position={"x": 40, "y": 50})
+    assert "background batches" in page.page.locator(".under").text_content()
+    page.button("Change since the base").click()
+    page.answer()
+    assert page.page.locator(".under").text_content() == "Point at a cell; click it for its card."
+
+
+@pytest.mark.parametrize("width", [620, 1000, 1600])
+def test_texts_of_charts_are_large_enough_to_be_read(shown, lab, facts, width):
+    lab.reset()
+    for panel in (TopT(lab, facts, runner="inline"), Train(runner="inline", steps=1, memory_slots=256)):
+        page = shown(panel, width)
+        page.page.wait_for_timeout(100)
+        sizes = page.page.evaluate(
+            "() => [...document.querySelectorAll('svg text')].filter((text) => text.textContent).map((text) =>"
+            " parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b))"
+        )
+        assert min(sizes) > 10
+        assert page.page.evaluate("() => document.body.scrollWidth <= innerWidth")
+
+
+def test_the_curves_of_a_training_name_their_axis(shown):
+    page = shown(Train(runner="inline", steps=1, memory_slots=256))
+    assert page.page.get_by_text("gradient steps").count() == 4
