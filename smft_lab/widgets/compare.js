@@ -20,6 +20,7 @@ function render({ model, el }) {
   const where = make("span", { class: "muted", role: "status" });
   const plane = draw("svg", { viewBox: "0 0 620 360", role: "img" });
   const known = make("div", { class: "known" });
+  const which = make("p", { class: "muted which" }, "Point at a stripe for its fact; each dot on the left is a measurement.");
   const table = make("div", { class: "measures" });
   const verdict = make("div", { class: "verdict" });
   const list = `smft-${Math.random().toString(36).slice(2)}`;
@@ -33,7 +34,7 @@ function render({ model, el }) {
     make("div", { class: "buttons" }, bar, where), error, note, stale,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
-      make("div", {}, make("h4", {}, "Which new facts are known, and when"), known)),
+      make("div", {}, make("h4", {}, "Which new facts are known, and when"), known, which)),
     verdict, table, form, answers);
 
   const colour = (name) => limits.methods[name][root.classList.contains("dark") ? "dark" : "light"];
@@ -54,7 +55,7 @@ function render({ model, el }) {
   function paintKnown() {
     const retention = get("retention");
     known.replaceChildren(...methods.map((name) => {
-      const { steps, recalled } = retention[name] ?? { steps: [], recalled: [] }, facts = recalled[0]?.length ?? 0;
+      const { steps, recalled, questions } = retention[name] ?? { steps: [], recalled: [], questions: [] }, facts = recalled[0]?.length ?? 0;
       const canvas = make("canvas", { width: Math.max(1, steps.length), height: Math.max(1, facts), role: "img",
         "aria-label": facts ? `${label(name)}: ${recalled.at(-1).reduce((a, b) => a + b, 0)} of ${facts} facts known after step ${steps.at(-1)}` : `${label(name)}: nothing measured yet` });
       const context = canvas.getContext("2d");
@@ -63,6 +64,11 @@ function render({ model, el }) {
         context.fillStyle = colour(name);
         context.fillRect(x, y, 1, 1);
       }));
+      canvas.addEventListener("mousemove", (event) => {
+        const box = canvas.getBoundingClientRect(), at = (v, size, n) => Math.min(n - 1, Math.max(0, Math.floor((v / size) * n)));
+        const x = at(event.clientX - box.left, box.width, steps.length), y = at(event.clientY - box.top, box.height, facts);
+        if (facts) which.textContent = `${label(name)}, step ${count(steps[x])}: “${questions[y]}” is ${recalled[x][y] ? "known" : "not known"}.`;
+      });
       return make("figure", {}, make("figcaption", {}, ...tag(name)), canvas,
         make("p", { class: "muted" }, steps.length ? `${count(facts)} facts down, step 0 to ${count(steps.at(-1))} across` : "not yet"));
     }));

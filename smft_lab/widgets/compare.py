@@ -55,7 +55,9 @@ class Compare(Panel):
     shown = traitlets.Dict().tag(sync=True)  # the settings of the comparison that is shown; {} before the first
     paths = traitlets.List().tag(sync=True)  # {method, seed or None for the mean, points: [[step, learned, kept]]}
     numbers = traitlets.List().tag(sync=True)  # one row per method, the base first
-    retention = traitlets.Dict().tag(sync=True)  # method: {steps, recalled: one row per measurement, one 0/1 per fact}
+    retention = traitlets.Dict().tag(
+        sync=True
+    )  # method: {steps, questions, recalled: a row per measurement, 0/1 per fact}
     progress = traitlets.Dict().tag(sync=True)
     verdict = traitlets.List().tag(sync=True)  # lines at equal learning, when all is done
     answers = traitlets.List().tag(sync=True)
@@ -145,7 +147,9 @@ class Compare(Panel):
             self._states, self.verdict, self.answers, self.note = {}, [], [], ""
             self.paths, self.numbers, self.retention, self.progress = [], [], {}, {}
             self.shown = dict(self.settings)
-            self._retention: dict[str, dict] = {name: {"steps": [], "recalled": []} for name in self.methods}
+            self._retention: dict[str, dict] = {
+                name: {"steps": [], "recalled": [], "questions": []} for name in self.methods
+            }
             self._items = self._train(self.comparison)
         self.state = "running"
         self._runner.start(self._items, self._show, self._ended)
@@ -266,6 +270,7 @@ class Compare(Panel):
             mine = self._retention[progress.method]
             asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
             right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+            mine["questions"] = asked
             mine["steps"].append(progress.step)
             mine["recalled"].append(right.int().tolist())
         table = comparison.table

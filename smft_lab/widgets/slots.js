@@ -1,4 +1,4 @@
-// Colours what the kernel publishes; a click on a token, a cell or a bar asks for the card of a slot.
+// Colours what the kernel publishes; a click on a token, a cell or a bar asks for the card of a slot, which is then marked in all three.
 
 const SCALES = { // value and largest value to a share in [0, 1]
   count: (v, max) => Math.log1p(v) / Math.log1p(max), df: (v, max) => v / max,
@@ -48,16 +48,16 @@ function render({ model, el }) {
   const legend = make("div", { class: "legend" });
   const core = make("p", { class: "muted" });
   const bars = make("div", { class: "bars" });
-  const facts = make("div", { class: "card" });
+  const facts = make("div", { class: "card", "aria-live": "polite" });
+  const ring = make("i", { class: "ring", hidden: true });
   root.append(form, error, note, stale, strips, about,
     make("div", { class: "settings" }, make("div", { class: "buttons views", role: "group", "aria-label": "Colour by" }, ...views),
       ...(limits.tables > 1 ? [labelled("Table", table)] : []), labelled("Top t", topT), labelled("Slot", wanted)),
     make("div", { class: "charts even" },
-      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend, under),
-      make("div", {}, make("h4", {}, "Top slots of this text, by TF-IDF"), bars, core)),
-    facts);
+      make("div", {}, make("h4", {}, "The table: every cell a slot"), make("div", { class: "over" }, canvas, ring), legend, under),
+      make("div", {}, facts, make("h4", {}, "Top slots of this text, by TF-IDF"), bars, core)));
 
-  let cells = new Float32Array(0), max = 1, asked = null;
+  let cells = new Float32Array(0), max = 1, asked = null, looked = null; // the token that was clicked last
   const isDark_ = () => root.classList.contains("dark");
   const colour = (value) => css(shade(SCALES[get("settings").view](value, max), isDark_()));
 
@@ -87,12 +87,17 @@ function render({ model, el }) {
       const parts = order.map((i, at) => `${colour(token.values[i])} ${(at * step).toFixed(2)}% ${((at + 1) * step).toFixed(2)}%`);
       const strip = make("i", { style: `background:linear-gradient(90deg,${parts.join(",")})` });
       const word = token.text.trim() || (token.text.includes("\n") ? "⏎" : "") || (place ? (place === all.length - 1 ? "end" : "␣") : "start");
-      const best = order[0], tip = `“${word}” reads ${order.length} slots. Highest: slot ${token.slots[best]}, ${short(token.values[best])} ${limits.maps[view].unit}`;
-      return make("button", { type: "button", class: `token${token.text ? "" : " mark"}`, title: tip, "aria-label": tip, onclick: (event) => {
-        const box = strip.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
-        card(token.slots[order[share >= 0 && share < 1 ? Math.floor(share * order.length) : 0]]);
+      const best = order[0], tip = `“${word}” reads ${order.length} slots. Highest: slot ${token.slots[best]}, ${short(token.values[best])} ${limits.maps[view].unit}. Click for its card, again for the next`;
+      const sorted = order.map((i) => token.slots[i]);
+      const button = make("button", { type: "button", class: `token${token.text ? "" : " mark"}`, title: tip, "aria-label": tip, onclick: () => {
+        const next = looked === place ? (sorted.indexOf(get("slot")?.slot) + 1) % sorted.length : 0;
+        looked = place;
+        card(sorted[next]);
       } }, make("span", {}, word), strip);
+      button.sorted = sorted;
+      return button;
     }));
+    markSlot();
     strips.setAttribute("aria-label", `${get("tokens").length} tokens, coloured by ${limits.maps[view].name}`);
     about.textContent = subject.fact == null ? "Under each token its reads, highest first. Click one for its slot."
       : `The first of ${subject.statements} ${limits.grouped ? "texts that teach it" : "paraphrases"}; reads are counted over all of them, as ${limits.grouped ? "the choice of slots" : "one gradient step"} does. Under each token its reads, highest first; click one for its slot.`;
@@ -104,19 +109,38 @@ function render({ model, el }) {
   function paintRanking() {
     const rows = get("ranking"), top = rows[0]?.tfidf || 1, cut = get("settings").top_t;
     const head = make("tr", {}, ...["", "Slot", "Score", "", "TF", "IDF", "df"].map((name, i) => make("th", { class: i === 1 || i > 3 || i === 2 ? "n" : "" }, name)));
-    bars.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows.map((row, i) => make("tr", { class: `pick${i < cut ? "" : " out"}`, tabindex: 0,
+    bars.replaceChildren(make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows.map((row, i) => make("tr", { class: `pick${i < cut ? "" : " out"}`, tabindex: 0, "data-slot": row.slot,
       "aria-label": `slot ${row.slot}, rank ${i + 1}`, onclick: () => card(row.slot), onkeydown: (event) => event.key === "Enter" && card(row.slot) },
       make("td", { class: "muted n" }, String(i + 1)), make("td", { class: "n" }, String(row.slot)), make("td", { class: "n" }, row.tfidf.toFixed(4)),
       make("td", { class: "bar" }, make("i", { style: `width:${((100 * row.tfidf) / top).toFixed(1)}%` })),
       make("td", { class: "n" }, percent(row.tf, 2)), make("td", { class: "n" }, row.idf.toFixed(2)), make("td", { class: "n" }, count(row.df)))))));
+    markSlot();
     const set = get("core");
     core.textContent = set ? `Core set: ${count(set.size)} slots are read by every paraphrase and by the question. The top ${count(cut)} of the ${count(set.read)} slots read hold ${count(set.covered)} of them; `
       + `${count(set.common)} are read in over half of all background batches, so TF-IDF scores them low.` : "";
   }
 
+  // The chosen slot, where it is in the table, in the ranking and among the reads of each token.
+  function markSlot() {
+    const slot = get("slot")?.slot, keys = Math.round(Math.sqrt(limits.slots));
+    const cell = (at) => Math.floor((at * side) / keys);
+    ring.hidden = slot == null;
+    if (slot != null) {
+      ring.style.left = `${(100 * (cell(slot % keys) + 0.5)) / side}%`;
+      ring.style.top = `${(100 * (cell(Math.floor(slot / keys)) + 0.5)) / side}%`;
+    }
+    for (const row of bars.querySelectorAll("tr.pick")) row.toggleAttribute("aria-current", Number(row.dataset.slot) === slot);
+    for (const button of strips.children) {
+      const at = button.sorted.indexOf(slot);
+      button.classList.toggle("reads", at >= 0);
+      button.lastElementChild.style.setProperty("--at", `${(100 * (at + 0.5)) / button.sorted.length}%`);
+    }
+  }
+
   function paintCard() {
     const one = get("slot");
-    if (!one) return facts.replaceChildren();
+    markSlot();
+    if (!one) return facts.replaceChildren(make("p", { class: "muted" }, "Click a token, a cell or a bar for the card of its slot."));
     const line = (name, value) => [[name], [value, "n"]];
     const list = (items, empty) => (items.length ? items.map(([name, value]) => line(name, typeof value === "number" && !Number.isInteger(value) ? value.toFixed(2) : count(value))) : [[[empty], [""]]]);
     facts.replaceChildren(make("h4", {}, `Slot ${one.slot}: row ${Math.floor(one.slot / Math.sqrt(limits.slots))}, column ${one.slot % Math.sqrt(limits.slots)}`),

@@ -99,3 +99,54 @@ def test_texts_of_charts_are_large_enough_to_be_read(shown, lab, facts, width):
 def test_the_curves_of_a_training_name_their_axis(shown):
     page = shown(Train(runner="inline", steps=1, memory_slots=256))
     assert page.page.get_by_text("gradient steps").count() == 4
+
+
+def test_the_chosen_slot_is_marked_in_the_table_the_ranking_and_the_tokens_and_its_card_stands_beside_them(
+    shown, lab, facts
+):
+    page = shown(Slots(lab, facts), 1000)
+    token = page.page.locator(".token").nth(2)
+    box = token.bounding_box()
+    read = sorted(
+        zip(page.panel.tokens[2]["values"], page.panel.tokens[2]["slots"], strict=True), key=lambda one: -one[0]
+    )
+    for x in (3, box["width"] - 3):  # wherever it is clicked
+        page.page.locator(".token").nth(1).click()
+        page.answer()
+        token.click(position={"x": x, "y": box["height"] - 5})
+        page.answer()
+        assert page.panel.slot["slot"] == read[0][1]
+    token.click()
+    page.answer()
+    assert page.panel.slot["slot"] == read[1][1]
+    assert "reads" in token.get_attribute("class")
+    slot = page.panel.ranking[3]["slot"]
+    page.page.locator(".bars .pick").nth(3).click()
+    page.answer()
+    assert page.page.locator("tr[aria-current]").get_attribute("data-slot") == str(slot)
+    for place, one in enumerate(page.panel.tokens):
+        marked = "reads" in page.page.locator(".token").nth(place).get_attribute("class")
+        assert marked == (slot in one["slots"])
+    table, ring = page.page.locator("canvas").bounding_box(), page.page.locator(".ring").bounding_box()
+    side = page.panel.limits["side"]
+    assert ring["x"] + ring["width"] / 2 == pytest.approx(
+        table["x"] + (slot % side + 0.5) / side * table["width"], abs=2
+    )
+    assert ring["y"] + ring["height"] / 2 == pytest.approx(
+        table["y"] + (slot // side + 0.5) / side * table["height"], abs=2
+    )
+    card = page.page.locator(".card").bounding_box()
+    assert card["y"] < table["y"] + table["height"] / 2
+    assert card["x"] >= table["x"] + table["width"]
+
+
+def test_a_stripe_of_what_is_known_says_which_fact_it_is(shown, lab, facts):
+    lab.reset()
+    page = shown(Compare(lab, facts, methods=("sparse",), runner="inline", passes=1, evaluations=1))
+    page.button("Start").click()
+    page.answer()
+    canvas = page.page.locator(".known canvas")
+    canvas.hover(position={"x": 4, "y": canvas.bounding_box()["height"] - 4})
+    asked = page.panel.retention["sparse"]["questions"]
+    assert sorted(asked) == sorted(fact.question for fact in facts)
+    assert page.page.locator(".which").text_content() == f"Sparse, step 0: “{asked[-1]}” is not known."
