@@ -438,6 +438,10 @@ def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, htm
     assert "†" not in own_text(html)
 
 
+def test_the_headline_says_that_one_seed_says_little():
+    assert "(one seed, which says little: give --seeds 3" in headline(made_up_summary(single_seed=True))
+
+
 def test_a_single_seed_shows_no_interval(html, only_words):
     single = page(made_up_table(seeds=(0,)), made_up_summary(single_seed=True), [])
     interval = re.compile(r"\d to −?\d")

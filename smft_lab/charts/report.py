@@ -208,7 +208,7 @@ def _joined(clauses: list[str]) -> str:
 
 
 def _seed_words(n: int) -> str:
-    return "one seed, so no interval" if n == 1 else f"means of {n} seeds"
+    return "one seed, which says little: give --seeds 3 for an interval" if n == 1 else f"means of {n} seeds"
 
 
 def _part(file_name: str) -> str:

@@ -129,7 +129,7 @@ function render({ model, el }) {
     const shown = get("shown"), now = chosen(), many = (n, one) => `${count(n)} ${one}${n === 1 ? "" : one === "pass" ? "es" : "s"}`;
     const same = Object.entries(now).every(([name, value]) => shown[name] === value);
     stale.textContent = shown.count == null || same ? ""
-      : `These results are of ${many(shown.count, "fact")}, ${many(shown.passes, "pass")}, ${many(shown.seeds, "seed")} and a top t of ${shown.top_t == null ? "as tuned" : count(shown.top_t)}; other settings stand above.`;
+      : `These results are of ${many(shown.count, "fact")}, ${many(shown.passes, "pass")}, ${many(shown.seeds, "seed")} and ${shown.top_t == null ? "the tuned top t" : `a top t of ${count(shown.top_t)}`}; other settings stand above.`;
   }
   showSettings();
   return watch({ settings: showSettings, shown: showStale, paths: paintPlane, numbers: paintNumbers, retention: paintKnown, progress: showProgress, verdict: paintVerdict, answers: paintAnswers, state: showState },

@@ -21,10 +21,10 @@ def facts():
 def shown(browser):
     opened = []
 
-    def show(panel, width=1100):
+    def show(panel, width=1100, theme="light"):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.set_default_timeout(5000)
-        opened.append(PanelPage(page, panel))
+        opened.append(PanelPage(page, panel, theme))
         return opened[-1]
 
     yield show
@@ -94,6 +94,15 @@ def test_texts_of_charts_are_large_enough_to_be_read(shown, lab, facts, width):
         )
         assert min(sizes) > 10
         assert page.page.evaluate("() => document.body.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_panel_is_as_dark_as_a_page_that_has_no_theme_of_its_own(shown, lab, facts, theme):
+    page = shown(Slots(lab, facts), theme=theme)
+    shade = page.page.locator(".smft").evaluate(
+        "(e) => ['backgroundColor', 'color'].map((n) => getComputedStyle(e)[n].match(/\\d+/g).map(Number)[0])"
+    )
+    assert (shade[0] < 60 < 200 < shade[1]) if theme == "dark" else (shade[1] < 60 < 200 < shade[0])
 
 
 def test_the_curves_of_a_training_name_their_axis(shown):
