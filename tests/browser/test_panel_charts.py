@@ -4,7 +4,7 @@ import pytest
 from panel_page import PanelPage
 
 import smft_lab as smft
-from smft_lab.widgets import Compare, Slots, TopT, Train
+from smft_lab.widgets import Compare, Predict, Slots, TopT, Train
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +159,25 @@ def test_a_stripe_of_what_is_known_says_which_fact_it_is(shown, lab, facts):
     asked = page.panel.retention["sparse"]["questions"]
     assert sorted(asked) == sorted(fact.question for fact in facts)
     assert page.page.locator(".which").text_content() == f"Sparse, step 0: “{asked[-1]}” is not known."
+
+
+def test_what_came_out_is_shown_to_who_has_guessed_or_asks_for_it(shown):
+    page = shown(Predict("How many?", [2, 4, 8]))
+    page.panel.reveal(4, "It is four.")
+    page.tell()
+    assert "four" not in page.page.locator(".predict").text_content()
+    assert page.page.locator(".right").count() == 0
+    page.button("Show").click()
+    assert page.page.locator(".told").text_content() == "It is four."
+    assert page.page.locator("label.right").text_content() == "4"
+    other = shown(Predict("How many?", [2, 4, 8]))
+    other.panel.reveal(4, "It is four.")
+    other.tell()
+    other.page.get_by_text("8", exact=True).click()
+    other.panel.chosen = 2
+    other.tell()
+    assert other.page.locator(".told").text_content() == "It is four."
+    assert (other.page.locator("label.right").text_content(), other.page.locator("label.wrong").text_content()) == (
+        "4",
+        "8",
+    )
