@@ -35,7 +35,7 @@ function render({ model, el }) {
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
       make("div", {}, make("h4", {}, "Which new facts are known, and when"), known, which)),
-    verdict, table, form, answers);
+    verdict, table, form, familiarTo(limits.familiar, question, (question) => send("ask", { question })), answers);
 
   const colour = (name) => limits.methods[name][root.classList.contains("dark") ? "dark" : "light"];
   const label = (name) => (name === "base" ? "Base" : limits.methods[name].name);

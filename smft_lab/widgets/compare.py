@@ -20,7 +20,7 @@ from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
-from smft_lab.widgets.kept import asking_form
+from smft_lab.widgets.kept import asking_form, familiar
 from smft_lab.widgets.panel import Panel, page
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Compare(Panel):
             "facts": len(self.facts),
             "slots": lab.slots,
             "target": TARGET,
+            "familiar": familiar(lab),
             "kept": {"name": self._kept.key, "facts": self._kept.facts, "title": self._kept.title},
             "measures": [
                 {"name": _column(p), "title": p.short, "share": p.is_share, "learned": p.is_learned}

@@ -122,6 +122,12 @@ function shell(model, el, label, title, about) {
   return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, colours, watch };
 }
 
+// What a model has read, and questions to try on it, which are put into the field and asked.
+function familiarTo({ told, examples }, field, ask) {
+  const offer = examples.map((question) => make("button", { type: "button", onclick: () => { field.value = question; ask(question); } }, question));
+  return make("div", { class: "drafted familiar", hidden: !told }, make("span", {}, told), ...offer);
+}
+
 // A table of rows; a cell is [text] or [text, class]. Above the heads may stand what several columns share: [text, columns].
 function grid(head, rows, shared = []) {
   const line = (tag, cells) => make("tr", {}, ...cells.map(([text, kind]) => make(tag, { class: kind }, text)));

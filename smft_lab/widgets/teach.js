@@ -62,7 +62,7 @@ function render({ model, el }) {
         make("div", { class: "settings" }, labelled("Passes", passes), labelled("Top t", topT), make("div", { class: "buttons" }, teach, stop, undo, reset, save)),
         make("div", { class: "buttons" }, bar, doing), error, note, stale, numbers),
       make("div", {}, make("h4", {}, "The table: slots changed since the base"), canvas, legend)),
-    lessons, probes, form, answers);
+    lessons, probes, form, familiarTo(limits.familiar, asked, (question) => send("ask", { question })), answers);
 
   function showDraft() {
     const draft = { ...get("draft"), statements: get("draft").statements.join("\n"), wordings: get("draft").wordings.join("\n") };

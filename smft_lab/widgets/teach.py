@@ -27,7 +27,7 @@ from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, few
+from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, familiar, few
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Teach(Panel):
             "passes": max(recipe.passes, recipe.least_steps) if recipe and self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
+            "familiar": familiar(lab),
         }
         self.propose(sentence, question)
         self._draw()

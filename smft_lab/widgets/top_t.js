@@ -57,7 +57,7 @@ function render({ model, el }) {
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
       make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend)),
-    form, answers, make("details", {}, make("summary", {}, "Show as a table"), twin), spoken);
+    form, familiarTo(limits.familiar, question, (question) => send("ask", { question })), answers, make("details", {}, make("summary", {}, "Show as a table"), twin), spoken);
 
   // Settings
   const chosen = () => ({ top_t: t, rule: rule.value, optimizer: optimizer.value, lr: asNumber(rate), passes: asNumber(passes) ?? 0, facts: asNumber(facts) ?? 0 });

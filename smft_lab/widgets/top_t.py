@@ -29,7 +29,7 @@ from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_cover
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asking_form
+from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class TopT(Panel):
             "grouped": self._grouped,
             "mixed": recipe is not None and recipe.order == "mixed",
             "side": side_of(lab.slots),
+            "familiar": familiar(lab),
         }
         self.settings = {
             "top_t": min(tuned["top_t"], lab.slots),

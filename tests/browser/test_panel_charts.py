@@ -4,7 +4,7 @@ import pytest
 from panel_page import PanelPage
 
 import smft_lab as smft
-from smft_lab.widgets import Compare, Predict, Slots, TopT, Train
+from smft_lab.widgets import Compare, Predict, Slots, Teach, TopT, Train
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +181,16 @@ def test_what_came_out_is_shown_to_who_has_guessed_or_asks_for_it(shown):
         "4",
         "8",
     )
+
+
+@pytest.mark.parametrize("kind", [Compare, Teach, TopT])
+def test_a_panel_says_what_the_model_has_read_and_offers_questions_that_it_knows(shown, lab, facts, kind):
+    page = shown(kind(lab) if kind is Teach else kind(lab, facts))
+    said = page.page.locator(".familiar")
+    assert "invented world" in said.text_content()
+    offered = said.get_by_role("button").all_text_contents()
+    assert len(offered) == 3
+    assert set(offered) <= set(lab.probes["old_facts"].questions)
+    said.get_by_role("button").nth(1).click()
+    page.answer()
+    assert [one["question"] for one in page.panel.answers] == [offered[1]]
