@@ -49,6 +49,17 @@ function render({ model, el }) {
 
   const key = (color, text) => [make("i", { class: "key", style: `background:${color}` }), make("span", {}, text)];
   const legend = make("p", { class: "muted" });
+  const under = make("p", { class: "muted under" }, "Point at a cell for its slot; each dot on the left is a measurement.");
+  canvas.addEventListener("mousemove", (event) => {
+    const box = canvas.getBoundingClientRect(), side = limits.side, at = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
+    const [row, column] = [at(event.clientY - box.top, box.height), at(event.clientX - box.left, box.width)];
+    const pairs = bytes(get("slots")), cell = row * side + column;
+    let rank = Infinity; // the best of the slots that share the cell
+    for (let i = 0; i < pairs.byteLength; i += 8) if (pairs.getUint32(i, true) === cell) rank = Math.min(rank, pairs.getUint32(i + 4, true));
+    const where = limits.slots === side * side ? `Slot ${cell}` : `Row ${row}, column ${column} as drawn`;
+    under.textContent = rank === Infinity ? `${where}: not read by the facts.`
+      : `${where}: rank ${count(rank)} by ${rule.value} for one of the facts, so it ${rule.value === "all" || rank <= t ? "may change" : `may not change below t = ${count(rank)}`}.`;
+  });
   root.append(
     make("div", { class: "slide" }, make("label", {}, slider), range, box), said,
     make("div", { class: "settings" }, labelled("Rule", rule), labelled("Optimizer", optimizer), labelled("Learning rate", rate),
@@ -56,7 +67,7 @@ function render({ model, el }) {
     make("div", { class: "buttons" }, progress, doing), error, note, stale, numbers,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
-      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend)),
+      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend, under)),
     form, familiarTo(limits.familiar, question, (question) => send("ask", { question })), answers, make("details", {}, make("summary", {}, "Show as a table"), twin), spoken);
 
   // Settings

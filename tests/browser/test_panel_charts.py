@@ -1,5 +1,6 @@
 """What the panels draw: nothing misleads, and texts can be read in narrow places."""
 
+import numpy as np
 import pytest
 from panel_page import PanelPage
 
@@ -194,3 +195,28 @@ def test_a_panel_says_what_the_model_has_read_and_offers_questions_that_it_knows
     said.get_by_role("button").nth(1).click()
     page.answer()
     assert [one["question"] for one in page.panel.answers] == [offered[1]]
+
+
+def test_a_cell_of_top_t_says_its_rank_and_whether_it_may_change(shown, lab, facts):
+    lab.reset()
+    page = shown(TopT(lab, facts, runner="inline"))
+    page.panel.choose(top_t=2)
+    page.tell()
+    pairs = np.frombuffer(page.panel.slots, dtype=np.uint32).reshape(-1, 2)
+    best = {cell: pairs[pairs[:, 0] == cell][:, 1].min() for cell in pairs[:, 0]}
+    side = page.panel.limits["side"]
+    canvas = page.page.locator("canvas")
+    box = canvas.bounding_box()
+    unread = next(cell for cell in range(side * side) if cell not in best)
+    chosen = next(cell for cell, rank in best.items() if rank <= 2)
+    left_out = next(cell for cell, rank in best.items() if rank > 2)
+    for cell, said in (
+        (unread, "not read by the facts"),
+        (chosen, "so it may change"),
+        (left_out, f"may not change below t = {best[left_out]}"),
+    ):
+        place = {"x": (cell % side + 0.5) / side * box["width"], "y": (cell // side + 0.5) / side * box["height"]}
+        canvas.hover(position=place)
+        text = page.page.locator(".under").text_content()
+        assert text.startswith(f"Slot {cell}:")
+        assert said in text
