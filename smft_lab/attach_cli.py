@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from enum import StrEnum
@@ -110,6 +111,9 @@ def _retrofitted(model, out, recipe, layers, text, questions, known, choices, fa
     shutil.rmtree(unfinished, ignore_errors=True)
     for line in work.told():
         console.print(line, markup=False, soft_wrap=True)
+    told = facts or "mine.jsonl"
+    asked = ["smft-lab", "compare", "--lab", str(out), "--facts", str(told), *(["--kind", str(kind)] if kind else [])]
+    console.print(f"next, teach it and see what it forgets: {shlex.join(asked)}", markup=False, soft_wrap=True)
     print(out)
 
 

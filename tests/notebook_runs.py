@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent.parent / "notebooks"
 LONGEST = 900  # seconds for one cell, on a machine that does other things too
 # A number (or a word) of the text, and behind it, in a comment, what it must be equal to: 92%<!--learned ±4-->
-QUOTED = re.compile(r"([\d][\d,]*\.?\d*|\w+)(%?)<!--(.+?)(?: ±([\d.]+))?-->")
+QUOTED = re.compile(r"((?:(?<!\w)-)?[\d][\d,]*\.?\d*|\w+)(%?)<!--(.+?)(?: ±([\d.]+))?-->")
 
 
 def execute(
@@ -82,11 +82,37 @@ def wrong_claims(client: NotebookClient) -> list[str]:
     return wrong
 
 
-def _agree(quoted: str, percent: str, found: str, tolerance: float) -> bool:
+def write_claims(client: NotebookClient) -> None:
+    """Put what the cells have computed into the text, so that a page never says another number than its outputs.
+
+    A number keeps its decimals; a claim that is no number stays, and is `wrong_claims`' to find.
+    """
+
+    def written(match: re.Match) -> str:
+        number, percent, expression, _ = match.groups()
+        value, decimals = _value(ask_kernel(client, expression)), len(number.partition(".")[2])
+        if value is None or not number.strip("-")[:1].isdigit():
+            return match[0]
+        shown = 100 * value if percent else value
+        return f"{shown:,.{decimals}f}{percent}{match[0][match[0].index('<!--') :]}"
+
+    for cell in client.nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = QUOTED.sub(written, cell.source)
+
+
+def _value(found: str) -> float | None:
+    """The number that an expression is, as the kernel writes it: np.float64(0.5) too."""
     try:
-        value = float(re.sub(r"^\w[\w.]*\((.*)\)$", r"\1", found))  # np.float64(0.5) too
-        said = float(quoted.replace(",", ""))
+        return float(re.sub(r"^\w[\w.]*\((.*)\)$", r"\1", found))
     except ValueError:
+        return None
+
+
+def _agree(quoted: str, percent: str, found: str, tolerance: float) -> bool:
+    value = _value(found)
+    if value is None or not quoted.strip("-")[:1].isdigit():
         return found == "True"
+    said = float(quoted.replace(",", ""))
     decimals = len(quoted.partition(".")[2])
     return abs(100 * value - said if percent else value - said) <= max(tolerance, 0.5 * 10**-decimals) + 1e-9

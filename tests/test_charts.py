@@ -400,12 +400,46 @@ def test_the_headline_sets_apart_a_method_which_never_reached_the_target():
     assert "Full finetuning reached 95% learned in only 3 of 5 seeds" in " ".join(rest)
 
 
+def barely_learned(*methods, share=0.083, **settings):
+    summary = made_up_summary(dict.fromkeys(methods, 0))
+    for row in summary["equal_learning"]:
+        if row["method"] in methods:
+            row |= {"mean": share if row["probe"] == "learned" else row["base"], "drop_mean": 0.0}
+    summary["settings"] |= {"statements_per_step": 1, "loss_on": "statement"} | settings
+    return summary
+
+
+def test_the_headline_says_that_nothing_was_learned_and_what_to_do():
+    text = headline(barely_learned("sparse", "full", "lora"))
+    assert text.startswith("Hardly anything was learned, so what was kept there says nothing: at best sparse memory")
+    assert "lost" not in text
+    for step in ("four statements or more", "--loss-on answer", "--passes", "smft-lab attach"):
+        assert step in text
+    settled = headline(barely_learned("sparse", "full", "lora", statements_per_step=16, loss_on="answer"))
+    assert "statements or more" not in settled
+    assert "--loss-on" not in settled
+
+
+def test_one_method_that_learned_nothing_is_not_praised_for_what_it_kept(table, only_words):
+    summary = barely_learned("sparse")
+    text = headline(summary)
+    assert text.startswith("At 95% learned, full finetuning lost 11.3 points")
+    assert "Hardly anything was learned by sparse memory finetuning" in text
+    card = re.search(r'<div class="card".*?</div>\s*<p>.*?</div>', page(table, summary, []), re.S).group()
+    assert "8.3%" in card
+    assert "lost" not in card
+
+
 def test_a_method_which_missed_the_target_is_marked_in_card_and_table(table, html, only_words):
     marked = page(table, made_up_summary({"lora": 0}), [])
     assert "† never reached 95%" in marked
     assert "† reached in 0 of 5 seeds" in marked
     assert "<td>not reached</td>" in marked
     assert "†" not in own_text(html)
+
+
+def test_the_headline_says_that_one_seed_says_little():
+    assert "(one seed, which says little: give --seeds 3" in headline(made_up_summary(single_seed=True))
 
 
 def test_a_single_seed_shows_no_interval(html, only_words):
@@ -507,3 +541,39 @@ def test_the_page_lets_its_own_scripts_run_and_no_others(html):
     assert len(read.scripts) == 2
     assert not allowed(Scripts(html.replace("</main>", "<script>document.title = 'harmless'</script></main>")))
     assert not any(name.startswith("on") for name in read.tags)
+
+
+def without_questions(table):
+    """The same where nothing was known before, so that only texts tell what was forgotten."""
+    return table[table["probe"].isin(["learned", "prose"])]
+
+
+def test_where_no_question_was_known_the_plane_shows_a_loss_whose_rise_goes_down(table, only_words):
+    summary = made_up_summary()
+    summary["equal_learning"] = [r for r in summary["equal_learning"] if r["probe"] in ("learned", "prose")]
+    drawn = plane(without_questions(table), summary)
+    for method in STEPS:
+        (path,) = [t for t in drawn.data if t.meta == {"role": "path", "method": method}]
+        mean = mean_over_seeds(table[table["method"] == method], "prose", "nll")
+        assert list(path.y) == pytest.approx(mean["mean"].tolist())
+        assert sum(t.meta["role"] == "reading" and t.meta["method"] == method for t in drawn.data if t.meta) == 1
+    bottom, top = drawn.layout.yaxis.range
+    assert bottom > max(path.y) > min(path.y) > top
+    assert drawn.layout.yaxis.title.text == "Loss on prose (nats per token, lower is better)"
+    text = " ".join(page(without_questions(table), summary, []).split())
+    assert "moving down means a higher loss on prose" in text
+    assert "old facts forgotten" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "probe"), [(0.0, "em", "learned"), (1.0, "em", "old_facts"), (1.9, "nll", "prose")]
+)
+def test_a_series_that_never_changes_is_drawn_on_an_axis_of_what_can_be(value, metric, probe):
+    rows = [("sparse", 0, step, probe, metric, value) for step in (0, 10, 20)]
+    drawn = curves(pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"]))
+    low, high = drawn.layout.yaxis.range
+    assert low < value < high
+    assert high - low < 0.2
+    if metric == "em":
+        assert low >= -0.02
+        assert high <= 1.02

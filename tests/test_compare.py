@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smft_lab.experiments import compare as module
-from smft_lab.experiments import tune
+from smft_lab.experiments import equal, tune
 from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
@@ -21,6 +21,7 @@ from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.memory import value_tables
 from smft_lab.probes import probes as probes_module
+from smft_lab.probes.prompts import BUILT_IN
 from smft_lab.slots.patch import Patch
 
 RATES = {"sparse": 5.0, "full": 1e-3, "lora": 1e-2}
@@ -275,7 +276,9 @@ def test_samples_hold_the_answers_of_the_base_and_of_every_method(whole):
         assert one["answer"]
 
 
-def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, lab):
+def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, lab, monkeypatch):
+    assert all("hardly anything was learned" in line for line in repr(whole[0]).splitlines()[1:])
+    monkeypatch.setattr(equal, "LITTLE", 0)
     shown = repr(whole[0]).splitlines()
     assert shown[0].startswith("<Comparison of sparse, full, lora: 3 facts, 2 seeds")
     assert [line.split(":")[0].strip() for line in shown[1:]] == list(METHODS)
@@ -555,3 +558,38 @@ def test_the_report_and_the_chart_can_be_had_without_saving(whole, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
     names = {trace.name for trace in comparison.chart().data}
     assert len(names) >= 3
+
+
+def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alone(lab, tmp_path):
+    own = [
+        Fact("Mira's dog is called Biscuit.", "What is Mira's dog called?", "Biscuit"),
+        Fact("Annual leave is 28 days.", "Complete: Annual leave is", "28 days"),
+        Fact([f"{word}, the office is in Oslo." for word in ("So", "Now", "Well", "Yes")], "Where is it?", "Oslo"),
+    ]
+    comparison = compare(lab, own, ["sparse"], 1, passes=1, evaluations=1)
+    taught = comparison._facts(0)
+    assert [len(fact.statements) for fact in taught] == [16, 6, 4]
+    for fact, given in zip(taught, own, strict=True):
+        assert fact.statements[0] == given.statements[0]
+        assert all(fact.answer in text and fact.question not in text for text in fact.statements)
+    assert (comparison.loss_on, comparison.settings()["statements_by_rule"]) == ("answer", 20)
+    assert {len(one["taught"]) for one in comparison.samples if one["probe"] == "learned"} == {16, 6, 4}
+    page = comparison.save(tmp_path / "out").read_text(encoding="utf-8")
+    assert "Taught by 16 statements" in page
+    assert "<li>Remember this: Annual leave is 28 days.</li>" in page
+    plain = Comparison(lab, own, ["sparse"], [0], rephrase=False)
+    assert ([len(fact.statements) for fact in plain._facts(0)], plain.loss_on) == ([1, 1, 4], "statement")
+    assert Comparison(lab, new_facts(2), ["sparse"], [0]).loss_on == "statement"
+
+
+def test_a_sentence_to_complete_is_put_as_it_stands_and_a_question_in_its_form(lab):
+    prompt = BUILT_IN.prompt("Complete: Annual leave is")
+    assert (prompt, BUILT_IN.answered("Complete: Annual leave is", "28 days")) == (
+        "Annual leave is",
+        "Annual leave is 28 days.",
+    )
+    assert BUILT_IN.prompt("Where is it?") == "Question: Where is it? Answer:"
+    (said,) = probes_module.answer(lab.model, lab.tokenizer, ["Complete: Annual leave is"], max_new_tokens=4)
+    ids = BUILT_IN.ids(lab.tokenizer, [prompt])
+    new = lab.model.generate(torch.tensor(ids), max_new_tokens=4, do_sample=False)[0, len(ids[0]) :]
+    assert said == lab.tokenizer.decode(new, skip_special_tokens=True).strip().removesuffix(".")

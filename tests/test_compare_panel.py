@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import smft_lab as smft
+from smft_lab.experiments import equal
 from smft_lab.experiments.run import history_rows
 from smft_lab.finetuning.teaching import batches, stream_order
 from smft_lab.probes.probes import answer, recalled
@@ -201,8 +202,23 @@ def test_a_setting_out_of_range_says_so_and_changes_nothing(panel, settings, pro
     assert panel.settings == before
 
 
-def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel):
+def test_a_comparison_has_the_settings_that_came_with_its_start_or_is_not_begun(panel):
+    press(panel, "start", settings={"count": 2, "passes": 1, "top_t": 9})
+    assert (panel.comparison.n_facts, panel.comparison.passes, panel.comparison.top_t) == (2, 1, 9)
+    assert panel.shown == panel.settings
+    press(panel, "choose", passes=2)
+    assert panel.shown["passes"] == 1
+    press(panel, "start", settings={"count": 99})
+    assert "between 1 and 3, not 99" in panel.error
+    assert (panel.comparison.passes, panel.state) == (1, "idle")
+
+
+def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel, monkeypatch):
     assert "No comparison has ended" in panel.snapshot().says
+    press(panel, "start")
+    assert all(line["little"] for line in panel.verdict)
+    assert panel.snapshot().says.count("learned hardly anything (0%)") == 3
+    monkeypatch.setattr(equal, "LITTLE", 0)
     press(panel, "start")
     assert all(f"{name} lost" in panel.snapshot().says for name in ("Sparse", "Full", "LoRA"))
 

@@ -296,6 +296,18 @@ def test_txt_asks_for_the_last_word_of_each_line(write):
     ]
 
 
+def test_a_text_line_that_ends_in_a_number_and_its_unit_asks_for_both(write):
+    path = write(
+        "mine.txt", "Annual leave is 28 days.\nThe mast is 1,200.5 metres!\nShe was born on 3 May\nIt opened in 1987."
+    )
+    assert [(fact.question, fact.answer) for fact in read_facts(path)] == [
+        ("Complete: Annual leave is", "28 days"),
+        ("Complete: The mast is", "1,200.5 metres"),
+        ("Complete: She was born on", "3 May"),
+        ("Complete: It opened in", "1987"),
+    ]
+
+
 def test_txt_refuses_a_single_word(write):
     message = complaint(write("mine.txt", "Ana lives in Oslo.\nBiscuit.\n"))
     assert "line 2, field 'statements': 'Biscuit.' is a single word" in message
@@ -412,7 +424,10 @@ def test_a_file_name_with_a_line_break_still_gives_one_line(tmp_path):
 
 
 def test_single_statements_are_counted_in_a_note():
-    note = "a single statement; 4 or more paraphrases each make a fact stick and be found again"
+    note = (
+        "a single statement; compare adds others by rule, but 4 or more of your own each make a fact stick better and "
+        "be found again"
+    )
     assert check_paraphrases([CITY, DOG, CITY]) == f"2 of 3 facts have {note}"
     assert check_paraphrases([CITY, DOG]) == f"1 of 2 facts has {note}"
 

@@ -9,7 +9,7 @@ import tomllib
 
 import nbformat
 import pytest
-from notebook_runs import FOLDER, execute, wrong_claims
+from notebook_runs import FOLDER, execute, write_claims, wrong_claims
 
 NAMES = [
     "01_memory_layers",
@@ -48,6 +48,23 @@ def test_the_text_is_held_against_the_numbers_that_cells_compute(tmp_path):
     found = []
     execute(tmp_path / "wrong.ipynb", lambda client: found.extend(wrong_claims(client)))
     assert [line.split(" in the text")[0] for line in found] == ["92%", "1,234", "agrees"]
+
+
+def test_a_refreshed_text_has_the_numbers_of_its_outputs(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    quoted = "It is 92%<!--share ±20-->, 1,200<!--many ±100-->, 0.5<!--small ±1-->, and agrees<!--share < 2-->."
+    notebook.cells = [
+        nbformat.v4.new_code_cell("share, many, small = 0.876, 1235, -0.26"),
+        nbformat.v4.new_markdown_cell(quoted),
+    ]
+    nbformat.write(notebook, tmp_path / "old.ipynb")
+    new, _ = execute(tmp_path / "old.ipynb", write_claims)
+    assert new.cells[1].source == (
+        "It is 88%<!--share ±20-->, 1,235<!--many ±100-->, -0.3<!--small ±1-->, and agrees<!--share < 2-->."
+    )
+    nbformat.write(new, tmp_path / "old.ipynb")
+    again, _ = execute(tmp_path / "old.ipynb", write_claims)
+    assert again.cells[1].source == new.cells[1].source
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,6 +7,7 @@ import torch
 
 from smft_lab.widgets import Predict
 from smft_lab.widgets import health as health_room
+from smft_lab.widgets.predict import UNGUESSED
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_with_a_zero_among_the_choices_the_nearest_is_by_difference():
 
 @pytest.mark.parametrize(
     ("chosen", "said"),
-    [(-1, "No guess was made. It is 32.\n"), (1, "Your guess: 32 slots (right). It is 32.\n"),
+    [(-1, f"{UNGUESSED}\n"), (1, "Your guess: 32 slots (right). It is 32.\n"),
      (3, "Your guess: 57,600 slots (the nearest is 32 slots). It is 32.\n")],
 )  # fmt: skip
 def test_what_came_out_is_told_beside_the_guess(slots, capsys, chosen, said):

@@ -234,3 +234,26 @@ def test_a_sentence_whose_answer_cannot_be_told_asks_for_it(panel):
     assert "type it beside the question" in panel.error
     press(panel, "propose", sentence="Ada Lovelace wrote it", question="Who wrote it?", answer="Ada Lovelace")
     assert (panel.error, panel.draft["answer"]) == ("", "Ada Lovelace")
+
+
+def test_what_a_person_gave_is_not_proposed_and_the_rest_is(panel):
+    press(panel, "propose", sentence=DOG[0], question=DOG[1], statements=["Biscuit is what Mira calls her dog."])
+    assert panel.draft["statements"] == ["Biscuit is what Mira calls her dog."]
+    assert (panel.draft["answer"], panel.draft["edited"]) == ("Biscuit", ["statements"])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"), [("Ada Lovelace wrote it", "Who wrote it?"), ("", DOG[1]), (DOG[0], " ")]
+)
+def test_what_was_proposed_for_another_sentence_is_gone_where_nothing_can_be_proposed(panel, sentence, question):
+    press(panel, "propose", sentence=sentence, question=question)
+    assert panel.error
+    assert (panel.draft["statements"], panel.draft["answer"]) == ([], "")
+
+
+def test_a_lesson_of_which_no_statement_says_the_answer_tells_so(panel):
+    teach(panel, answer="Canberra")
+    assert "No statement says 'Canberra'" in panel.note
+    press(panel, "undo")
+    teach(panel, answer="Biscuit")
+    assert panel.note == ""

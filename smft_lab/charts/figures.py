@@ -38,16 +38,18 @@ def mean_over_seeds(table: pd.DataFrame, probe: str, metric: str) -> pd.DataFram
 def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
     """Learning versus forgetting: x = new facts learned, y = old (or known) facts kept (both exact match, shares).
 
+    Where no questions tell what was kept, y is a loss, upside down: up is better, too.
+
     One thick path per method through the mean over seeds, faint lines per seed. With `summary`
     (summary.json) also the target and each method's reading at equal learning with its 95% interval.
     """
     runs = _learned_and_kept(table)
     means = _mean_paths(table)
-    kept = style.kept_of(table["probe"])
+    kept = style.upward(table["probe"])
     look_of = style.looks(table["method"])
     readings = _equal_learning_points(summary, kept) if summary else {}
-    heights = [*runs["kept"], *(r[k] for r in readings.values() for k in ("low", "high") if r[k] is not None)]
-    bottom, top = _padded(heights)
+    heights = [*runs["kept"], *(r[k] for r in readings.values() for k in ("low", "high") if not style.missing(r[k]))]
+    bottom, top = _padded(heights) if kept.is_share else _padded_loss(heights)[::-1]
 
     figure = go.Figure()
     for method, look in look_of.items():
@@ -57,15 +59,15 @@ def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
     for method, reading in readings.items():
         if method in look_of:
             _add_reading(figure, method, reading, look_of[method], kept)
-    _add_end_labels(figure, means, look_of, gap=0.055 * (top - bottom))
+    _add_end_labels(figure, means, look_of, gap=0.055 * abs(top - bottom))
     _add_start(figure, means, kept)
     if summary:
         _add_target(figure, summary["target"])
     _note(figure, "up and to the right is better ↗", xref="paper", yref="paper", x=0.015, y=0.02, name="hint")
     figure.update_xaxes(title_text="New facts learned (exact match, %)", range=[-0.025, 1.025], dtick=0.2)
-    figure.update_yaxes(title_text=f"{kept.title} ({_measure(kept)}, %)", range=[bottom, top])
+    figure.update_yaxes(title_text=kept.axis, range=[bottom, top])
     figure.update_xaxes(tickformat=".0%")
-    figure.update_yaxes(tickformat=".0%" if top - bottom > 0.05 else ".1%")
+    figure.update_yaxes(tickformat=(".0%" if top - bottom > 0.05 else ".1%") if kept.is_share else ".2f")
     longest = max((len(style.name(m)) for m in look_of), default=0)
     _finish(figure, height=540, margin={"l": 70, "r": 24 + 9 * longest, "t": 34, "b": 58})
     figure.update_layout(
@@ -122,11 +124,6 @@ def _places(probes: list[Probe]) -> tuple[list[int], int]:
     columns = 2 if learned == 4 else 3
     below = columns * math.ceil(learned / columns) - learned
     return [i if i < learned else i + below for i in range(len(probes))], columns
-
-
-def _measure(kept: style.Kept) -> str:
-    """What counts as kept."""
-    return "exact match" if kept.key == "old_facts" else "right"
 
 
 def addresses(table: pd.DataFrame) -> go.Figure:
@@ -189,26 +186,28 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _learned_and_kept(table: pd.DataFrame) -> pd.DataFrame:
-    kept = style.kept_of(table["probe"]).key
-    shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept])]
-    wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value")
-    wide = wide.reindex(columns=["learned", kept]).dropna()
-    return wide.rename(columns={kept: "kept"}).reset_index().sort_values(["method", "seed", "step"])
+    kept = style.upward(table["probe"])
+    learned = (table["probe"] == "learned") & (table["metric"] == "em")
+    shown = table[learned | ((table["probe"] == kept.key) & (table["metric"] == kept.metric))]
+    wide = shown.pivot_table(index=["method", "seed", "step"], columns="probe", values="value")
+    wide = wide.reindex(columns=["learned", kept.key]).dropna()
+    return wide.rename(columns={kept.key: "kept"}).reset_index().sort_values(["method", "seed", "step"])
 
 
 def _mean_paths(table: pd.DataFrame) -> pd.DataFrame:
     learned = mean_over_seeds(table, "learned", "em")[["method", "step", "mean", "n"]]
-    kept = mean_over_seeds(table, style.kept_of(table["probe"]).key, "em")[["method", "step", "mean"]]
+    upward = style.upward(table["probe"])
+    kept = mean_over_seeds(table, upward.key, upward.metric)[["method", "step", "mean"]]
     learned, kept = learned.rename(columns={"mean": "learned"}), kept.rename(columns={"mean": "kept"})
     return learned.merge(kept, on=["method", "step"]).sort_values(["method", "step"])
 
 
 def _equal_learning_points(summary: dict, kept: style.Kept) -> dict[str, dict]:
-    """Method -> its equal-learning row for old facts, with `learned` (share) added."""
+    """Method -> its equal-learning row for what was kept, with `learned` (share) added."""
     rows = {(r["method"], r["probe"], r["metric"]): r for r in summary.get("equal_learning", [])}
     points = {}
     for (method, probe, metric), row in rows.items():
-        if (probe, metric) == (kept.key, "em") and not style.missing(row["mean"]):
+        if (probe, metric) == (kept.key, kept.metric) and not style.missing(row["mean"]):
             learned = rows.get((method, "learned", "em"), {}).get("mean")
             points[method] = row | {"learned": summary["target"] if style.missing(learned) else learned}
     return points
@@ -219,6 +218,21 @@ def _padded(values: list[float]) -> tuple[float, float]:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     span = max(high - low, 0.1)
     return max(high - span - 0.08 * span, -0.02), high + 0.1 * span
+
+
+def _padded_loss(values: list[float]) -> tuple[float, float]:
+    """An axis range for losses with room for a label, never so tight that noise looks like a cliff."""
+    values = [value for value in values if math.isfinite(value)]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    span = max(high - low, 0.05)
+    return low - 0.12 * span, max(high, low + span) + 0.08 * span
+
+
+def _padded_share(values: list[float]) -> tuple[float, float]:
+    """An axis range for shares with some room, of nothing that no share can be."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    span = max(high - low, 0.1)
+    return max(min(low, high - span) - 0.08 * span, -0.02), min(max(high, low + span) + 0.08 * span, 1.02)
 
 
 def _add_seed_lines(figure: go.Figure, runs: pd.DataFrame, method: str, look: Look, kept: style.Kept) -> None:
@@ -259,8 +273,13 @@ def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Loo
 def _hover(method: str, who: str, kept: style.Kept) -> str:
     return (
         f"<b>{escape(style.name(method))}</b>, {who}<br>step %{{customdata}}<br>"
-        f"learned %{{x:.1%}}<br>{kept.facts} kept %{{y:.1%}}<extra></extra>"
+        f"learned %{{x:.1%}}<br>{kept.told(_value(kept))}<extra></extra>"
     )
+
+
+def _value(kept: style.Kept) -> str:
+    """How a hover text writes what was kept."""
+    return "%{y:.1%}" if kept.is_share else "%{y:.3f}"
 
 
 def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look, kept: style.Kept) -> None:
@@ -294,7 +313,7 @@ def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look, kept
         name=escape(style.name(method)),
         hovertemplate=(
             f"<b>{escape(style.name(method))}</b>, {reading_name}"
-            f"<br>learned %{{x:.1%}}<br>{kept.facts} kept %{{y:.1%}}{note}<extra></extra>"
+            f"<br>learned %{{x:.1%}}<br>{kept.told(_value(kept))}{note}<extra></extra>"
         ),
         meta={"role": "reading", "method": method, "reached": reached},
     )
@@ -346,7 +365,7 @@ def _add_start(figure: go.Figure, means: pd.DataFrame, kept: style.Kept) -> None
         y=[y],
         mode="markers",
         marker={"color": INK, "size": 11, "symbol": "circle"},
-        hovertemplate=f"base model, step 0<br>learned %{{x:.1%}}<br>{kept.facts} kept %{{y:.1%}}<extra></extra>",
+        hovertemplate=f"base model, step 0<br>learned %{{x:.1%}}<br>{kept.told(_value(kept))}<extra></extra>",
         name="base model",
         cliponaxis=False,
         meta={"role": "start"},
@@ -396,6 +415,9 @@ def _add_panel(
         text=f"<b>{probe.title}</b>  <span style='font-size:12px;color:{MUTED}'>{probe.better}</span>",
         font={"size": 14, "color": INK},
     )
+    drawn = [v for name in ("mean", "low", "high") for v in rows[name] if math.isfinite(v)]
+    around = _padded_share([min(1.0, max(0.0, v)) for v in drawn]) if probe.is_share else _padded_loss(drawn)
+    figure.update_yaxes(range=list(around), **cell)
     loss_format = ".2f" if rows["mean"].max() - rows["mean"].min() > 0.05 else ".3f"
     figure.update_yaxes(title_text=probe.unit, tickformat=".0%" if probe.is_share else loss_format, **cell)
 

@@ -305,9 +305,10 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
     """
 
     def draw(axes: Axes) -> None:
-        kept = style.kept_of(table["probe"])
-        shares = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept.key])]
-        wide = shares.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
+        kept = style.upward(table["probe"])
+        learned = (table["probe"] == "learned") & (table["metric"] == "em")
+        shown = table[learned | ((table["probe"] == kept.key) & (table["metric"] == kept.metric))]
+        wide = shown.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
         if kept.key not in wide:
             wide[kept.key] = float("nan")
         looks = style.looks([*wide["method"], *among])
@@ -320,14 +321,17 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
             mean = mine[whole].groupby("step")[["learned", kept.key]].mean()
             axes.plot(mean["learned"], mean[kept.key], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
                       marker=MARKERS[look.symbol], label=style.short_name(method), clip_on=False)  # fmt: skip
-        how = "exact match" if kept.key == "old_facts" else "right"
         axes.axvline(0.95, color=MUTED, ls="--", lw=1)
-        axes.set(xlabel="new facts learned (exact match)", ylabel=f"{kept.facts} kept ({how})", title=title)
+        axes.set(xlabel="new facts learned (exact match)", ylabel=kept.axis.replace(", %)", ")").lower(), title=title)
         axes.set_xlim(-0.03, 1.03)
         low = wide[kept.key].min() if wide[kept.key].notna().any() else 1.0
-        axes.set_ylim(min(low - 0.03, 0.87), 1.015)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if kept.is_share:
+            axes.set_ylim(min(low - 0.03, 0.87), 1.015)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        else:
+            span = max(wide[kept.key].max() - low, 0.05)
+            axes.set_ylim(low + 1.08 * span, low - 0.12 * span)  # up is better, as ever
         if len(wide):
             axes.legend(frameon=False, labelcolor="linecolor", fontsize=10, loc="lower left")
         else:

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import Kept, Probe, fixed, kept_of, missing, name, percent, probes_in
+from smft_lab.experiments.equal import learned_little
 from smft_lab.probes.text import MATCHES
 from smft_lab.writing import write_whole
 
@@ -36,6 +37,8 @@ SETTING_NAMES = {
     "order": "Order of the statements",
     "seeds": "Seeds",
     "statements_per_step": "Statements per step",
+    "statements_by_rule": "Statements added by rule",
+    "loss_on": "Learned of each statement",
 }
 
 METHOD_FIELDS = {"optimizer", "lr", "trainable_per_step", "ms_per_step", "steps_to_target"}
@@ -95,7 +98,7 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
         colours=_colours(methods),
         css=_part("page.css"),
         cards=_cards(summary, methods),
-        kept_facts=_kept(summary).facts.partition(" ")[0],
+        downward=_downward(table),
         plane_alt=escape(_plane_alt(table)),
         plane_caption=_plane_caption(summary),
         rule_text=escape(summary["rule_text"]),
@@ -137,19 +140,45 @@ def headline(summary: dict) -> str:
     rows = {m: r for m, r in rows.items() if m in style.NAMES and not missing(r["drop_mean"])} or rows
     rows = {m: r for m, r in rows.items() if not missing(r["drop_mean"])}
     target = percent(summary["target"], 0)
+    learned = _rows(summary, "equal_learning", "learned", "em")
+    little = [m for m in rows or learned if learned_little(learned.get(m))]
     fair = sorted((m for m in rows if _reached(rows[m])), key=lambda m: rows[m]["drop_mean"])
     sentences = []
     if fair:
         clauses = [f"{style.name_in_sentence(m)} {_lost(rows[m]['drop_mean'])}" for m in fair]
         clauses[0] += f" of {kept.recall}"
         sentences.append(f"At {target} learned, {_joined(clauses)} ({_seed_words(rows[fair[0]]['n'])}).")
-    learned = _rows(summary, "equal_learning", "learned", "em")
+    if little:
+        sentences.append(_little_sentence(little, learned, of_all=not fair and len(little) == len(rows or learned)))
     for method in rows:
-        if method not in fair:
+        if method not in fair and method not in little:
             sentences.append(_unreached_sentence(method, rows[method], learned.get(method), target, kept))
     if learned and not rows:
-        return "No question here was known before, so what was forgotten is told by the other probes alone."
+        sentences.append("No question here was known before, so what was forgotten is told by the other probes alone.")
+    if little:
+        sentences.append(remedy(summary))
     return " ".join(sentences) or "No reading at equal learning was recorded."
+
+
+def _little_sentence(methods: list[str], learned: dict[str, dict], of_all: bool) -> str:
+    most = [f"{style.name_in_sentence(m)} {percent(learned[m]['mean'])}" for m in methods]
+    whose = "was learned" if of_all else f"was learned by {_joined([style.name_in_sentence(m) for m in methods])}"
+    return f"Hardly anything {whose}, so what was kept there says nothing: at best {_joined(most)} of the new facts."
+
+
+def remedy(summary: dict) -> str:
+    """What to do where hardly anything was learned, as far as the settings tell."""
+    settings = summary["settings"]
+    steps = []
+    if settings.get("statements_per_step", 4) < 4:
+        steps.append("give each fact four statements or more, in different words")
+    if settings.get("loss_on") == "statement":
+        steps.append("learn only the answer in each (--loss-on answer)")
+    steps.append("take more passes (--passes)")
+    if "old_facts" in summary.get("base", {}):
+        steps.append("or teach a model that has read ordinary English (smft-lab attach)")
+    text = ", ".join(steps).replace(", or ", " or " if len(steps) == 2 else ", or ")
+    return f"To have more learned, {text}."
 
 
 def _kept(summary: dict) -> Kept:
@@ -179,7 +208,7 @@ def _joined(clauses: list[str]) -> str:
 
 
 def _seed_words(n: int) -> str:
-    return "one seed, so no interval" if n == 1 else f"means of {n} seeds"
+    return "one seed, which says little: give --seeds 3 for an interval" if n == 1 else f"means of {n} seeds"
 
 
 def _part(file_name: str) -> str:
@@ -237,7 +266,10 @@ def _card(method: str, row: dict, learned: dict | None, methods: list[str], summ
     if learned and not missing(learned["mean"]):
         lines.append(f"at {percent(learned['mean'])} of the new facts learned")
     number = "–"
-    if not missing(row["drop_mean"]):
+    if learned_little(learned):
+        number = f"{percent(learned['mean'])} <small>of the new facts learned: too few to tell what it costs</small>"
+        lines = lines[:0]
+    elif not missing(row["drop_mean"]):
         verb, points, unit = _lost(row["drop_mean"]).split()
         number = f"{points} <small>{unit} of {_kept(summary).recall} {verb}</small>"
     flag = "" if _reached(row) else f'<span class="flag">{_flag(row, summary)}</span>'
@@ -411,17 +443,25 @@ def _f1_details(summary: dict, methods: list[str]) -> str:
 
 
 def _plane_alt(table: pd.DataFrame) -> str:
-    facts = kept_of(table["probe"]).facts
+    up = style.upward(table["probe"])
     ends = figures.ends(table)
+    said = percent if up.is_share else (lambda loss: fixed(loss, 3))
     parts = [
-        f"{name(method)} ends at {percent(learned)} learned with {percent(kept)} of {facts} kept"
+        f"{name(method)} ends at {percent(learned)} learned with {up.told(said(kept))}"
         for method, learned, kept in zip(ends["method"], ends["learned"], ends["kept"], strict=True)
     ]
-    return f"Plane of new facts learned against {facts} kept, from step 0 on. {'; '.join(parts)}."
+    return f"Plane of new facts learned against {up.title.lower()}, from step 0 on. {'; '.join(parts)}."
+
+
+def _downward(table: pd.DataFrame) -> str:
+    """What moving down in the plane means."""
+    up = style.upward(table["probe"])
+    return f"more {up.facts} forgotten" if up.is_share else f"a higher loss on {up.facts}, for no question was known"
 
 
 def _plane_caption(summary: dict) -> str:
-    rows = _rows(summary, "equal_learning", _kept(summary).key, "em").values()
+    up = style.upward(row["probe"] for row in summary.get("equal_learning", []))
+    rows = _rows(summary, "equal_learning", up.key, up.metric).values()
     many = any(r["n"] > 1 for r in rows)
     seeds = "Thick lines are means over seeds, faint lines single seeds; " if many else "One seed per method; "
     whiskers = ", its whiskers the 95% interval over seeds" if many else ""
@@ -498,8 +538,15 @@ def _question(sample: dict, methods: list[str]) -> str:
     return (
         f'<article class="question"><p><span class="asked">{escape(sample["question"])}</span> '
         f'<span class="gold">Right answer: {escape(gold)}</span></p>'
-        f'<dl class="answers">{"".join(answers)}</dl></article>'
+        f'<dl class="answers">{"".join(answers)}</dl>{_taught(sample)}</article>'
     )
+
+
+def _taught(sample: dict) -> str:
+    texts = sample.get("taught", [])
+    told = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    many = f"{len(texts)} statements" if len(texts) > 1 else "one statement"
+    return f"<details><summary>Taught by {many}</summary><ul>{told}</ul></details>" if texts else ""
 
 
 def _answer(label: str, colour: str, text: str | None, right: bool) -> str:

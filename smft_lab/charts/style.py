@@ -95,24 +95,54 @@ UNSEEN = {"title": "Learned: unseen wording", "short": "Unseen wording"}  # besi
 
 @dataclass(frozen=True)
 class Kept:
-    """The questions by which forgetting is told: the vertical axis of the plane.
+    """What forgetting is told by: the vertical axis of the plane.
 
     Attributes:
-        key: Their probe.
-        facts: What they are about.
+        key: The probe.
+        facts: What its questions, or its texts, are about.
         recall: What answering them is called.
+        metric: "em", or "nll" where there are only texts.
     """
 
     key: str
     facts: str
     recall: str
+    metric: str = "em"
+
+    @property
+    def is_share(self) -> bool:
+        return self.metric == "em"
 
     @property
     def title(self) -> str:
-        return f"{self.facts.capitalize()} kept"
+        return f"{self.facts.capitalize()} kept" if self.is_share else f"Loss on {self.facts}"
+
+    @property
+    def axis(self) -> str:
+        """The title with its measure."""
+        if not self.is_share:
+            return f"{self.title} (nats per token, lower is better)"
+        return f"{self.title} ({'exact match' if self.key == 'old_facts' else 'right'}, %)"
+
+    def told(self, value: str) -> str:
+        """A value in words."""
+        return f"{self.facts} kept {value}" if self.is_share else f"loss on {self.facts} {value}"
 
 
 KEPT = (Kept("old_facts", "old facts", "old-fact recall"), Kept("known", "known facts", "known-fact recall"))
+
+
+LOSSES = tuple(
+    Kept(key, text, f"loss on {text}", "nll")
+    for key, text in (("prose", "prose"), ("text", "ordinary text"), ("wikitext", "WikiText"))
+)
+
+
+def upward(probes: Iterable[str]) -> Kept:
+    """What a plane has upward: the questions of `kept_of`, or a loss where none of them was measured."""
+    present = set(probes)
+    kept = kept_of(present)
+    return kept if kept.key in present else next((loss for loss in LOSSES if loss.key in present), kept)
 
 
 def kept_of(probes: Iterable[str]) -> Kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import itertools
 import math
 import os
 import platform
@@ -16,15 +17,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from statistics import median
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
+from smft_lab.experiments.equal import ENDS, READING, TARGET, learned_little, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
+from smft_lab.facts.rephrase import with_statements
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, settings_for, whole
 from smft_lab.finetuning.methods import METHODS, check_settings
 from smft_lab.finetuning.teaching import Teaching
@@ -77,6 +80,9 @@ class Comparison:
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
+        rephrase: Whether a person's own facts with fewer than four statements get others by rule (see
+            `with_statements`), and are learned by their answers alone where `loss_on` is not given. By default for a
+            lab without a recipe: a small model finds a fact that it read in one wording from no question.
         stop_at_target: Whether full finetuning and LoRA end where they were first measured to have learned that much:
             going on, they only lose more. By default for a lab with a recipe, whose `sparse` ends by itself.
 
@@ -104,6 +110,7 @@ class Comparison:
     lr: dict[str, float] = field(default_factory=dict)
     evaluations: int | None = None
     target: float = TARGET
+    rephrase: bool | None = None
     stop_at_target: bool | None = None
 
     def __post_init__(self):
@@ -120,8 +127,12 @@ class Comparison:
             self.passes = 8
         if self.stop_at_target is None:
             self.stop_at_target = self.lab.recipe is not None
+        if self.rephrase is None:
+            self.rephrase = self.lab.recipe is None
         if not callable(self.facts):
             self.facts = as_facts(self.facts)
+            if self.rephrase and self.loss_on is None and any(fact.own for fact in self.facts):
+                self.loss_on = "answer"
         first = self._facts(self.seeds[0])
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
@@ -139,6 +150,7 @@ class Comparison:
         self._steps = {self.seeds[0]: teaching.steps}
         self._ended: set[tuple[str, int]] = set()  # runs, of a method and a seed
         self.seconds = 0.0
+        self._times: list[float] = [0.0]  # seconds of training after each step of the run under way
         self.under_way: weakref.ref[Generator[Step, None, None]] | None = None  # the finetune at which it is
         self._saved_at = ""
         self._probes = probes_of(self.lab, first)
@@ -154,6 +166,9 @@ class Comparison:
             rows = {row["probe"]: row for row in equal if row["method"] == name and row["metric"] in ("em", "acc")}
             if rows:
                 learned = rows.pop("learned")
+                if learned_little(learned):
+                    lines.append(f"  {name}: hardly anything was learned, {learned['mean']:.0%} of the facts at best")
+                    continue
                 told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
                 lost = [
                     f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}"
@@ -172,7 +187,8 @@ class Comparison:
         check_settings(method, self.lab.slots, rule=rule or self.rule, **settings_for(self.lab, method, **chosen))
 
     def _facts(self, seed: int) -> Sequence[Fact]:
-        return as_facts(self.facts(seed) if callable(self.facts) else self.facts)
+        facts = as_facts(self.facts(seed) if callable(self.facts) else self.facts)
+        return [with_statements(fact) for fact in facts] if self.rephrase else facts
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)
@@ -222,7 +238,9 @@ class Comparison:
                     learned, stops = None, self.stop_at_target and not name.startswith("sparse")
                     run = finetune(self.lab, facts, base_probes=base, **self._options(name, seed))
                     self.under_way, turn = weakref.ref(run), self.lab.turn
+                    self._times = [0.0]
                     for step in whole(run):
+                        self._times += [step.seconds] if step.step else []
                         base = base or step.probes
                         if step.probes:
                             learned = step.probes["learned"]["em"]
@@ -252,7 +270,8 @@ class Comparison:
     def _keep(self, name: str, last: Step, first_seed: bool) -> None:
         """What a run leaves besides its measurements."""
         self._adapted[name] = last.adapted
-        self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * last.seconds / last.step})
+        times = [later - before for before, later in itertools.pairwise(self._times)]
+        self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * median(times or [0.0])})
         if first_seed:
             self._answer(name)
             if name == "sparse":
@@ -262,7 +281,8 @@ class Comparison:
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
         """A few questions per probe, drawn at random from a seed and not by how anyone answers them.
 
-        In a lab with a form of its own a sample also holds how its probe judges a reply: `accepted` and `match`.
+        What was taught of a person's own fact is told with it. In a lab with a form of its own a sample also holds how
+        its probe judges a reply: `accepted` and `match`.
         """
         rng = Random("samples")
         pools: dict[str, list] = {}
@@ -273,6 +293,11 @@ class Comparison:
                     (question, accepted[0], {"accepted": list(accepted), "match": probe.match} if judged else {})
                     for question, accepted in zip(probe.questions, probe.answers, strict=True)
                 ]
+                if probe.name == "learned":
+                    told = [{"taught": list(fact.statements)} if fact.own else {} for fact in facts]
+                    pools["learned"] = [
+                        (q, a, how | own) for (q, a, how), own in zip(pools["learned"], told, strict=True)
+                    ]
             elif isinstance(probe, TextProbe) and probe.prompts:
                 pools[probe.name] = [(*pair, {}) for pair in probe.questions()]
         return [
@@ -310,8 +335,12 @@ class Comparison:
         return finished[finished["seed"].isin(whole)] if len(whole) else finished
 
     def settings(self) -> dict:
+        taught = self._facts(self.seeds[0])
+        given = as_facts(self.facts(self.seeds[0]) if callable(self.facts) else self.facts)
+        added = sum(len(one.statements) - len(own.statements) for one, own in zip(taught, given, strict=True))
         return {
             "n_facts": self.n_facts,
+            **({"statements_by_rule": added} if added else {}),
             "passes": self.passes,
             "top_t": settings_for(self.lab, "sparse", top_t=self.top_t)["top_t"],
             "slots": self.lab.slots,
@@ -320,7 +349,7 @@ class Comparison:
             "loss_on": self.loss_on,
             "seeds": list(self.seeds),
             "evaluations_per_run": self.evaluations,
-            "statements_per_step": self._teaching(self.seeds[0], self._facts(self.seeds[0])).largest_batch,
+            "statements_per_step": self._teaching(self.seeds[0], taught).largest_batch,
         }
 
     def method_settings(self, name: str) -> dict:

@@ -21,6 +21,7 @@ from smft_lab.facts.answers import UNSPACED, word_count
 from smft_lab.facts.datasets import Report
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import CLOSING, OPENING, FactsError, _fact
+from smft_lab.facts.grammar import COMPLETE
 
 ABBREVIATIONS = {*"mr mrs ms dr st sr jr prof gen col capt rev vs etc no vol fig e.g i.e cf".split()}
 """Before whose full stop a sentence does not end."""
@@ -205,7 +206,7 @@ def _cloze(sentences: Sequence[str], asked: set[str]) -> tuple[str, str] | None:
             words.pop()
         beginning, last = "".join(words[:-1]).strip(), words[-1].strip() if words else ""
         answer = last.strip(OPENING + CLOSING + "*_-—")
-        question = f"Complete: {beginning}"
+        question = f"{COMPLETE}{beginning}"
         said = [word.strip().strip(OPENING + CLOSING).casefold() for word in words[:-1]]
         if len(said) < 2 or not answer or answer.casefold() in said or question in asked:
             continue

@@ -4,8 +4,9 @@
   statement or answer may be a plain string; other fields are ignored.
 - `.csv`: the columns `statements`, `question` and `answers`; several statements or answers within one
   cell are separated by ` | `.
-- `.txt`: one statement a line. The last word is the answer, and the question is what comes before it:
-  "Mira's dog is called Biscuit." gives "Complete: Mira's dog is called" and "Biscuit".
+- `.txt`: one statement a line. The last word is the answer, with the number before it where there is one, and the
+  question is what comes before: "Mira's dog is called Biscuit." gives "Complete: Mira's dog is called" and "Biscuit",
+  "Annual leave is 28 days." gives "Complete: Annual leave is" and "28 days".
 
 The first two may also have `questions`, other wordings of the question that may be taught, and `two_hop`, questions
 that follow from the fact and are never taught, with their answers: `[["Where ...?", "Oslo"], ...]`, or in a CSV
@@ -30,12 +31,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.grammar import COMPLETE
 
 FIELDS = ("statements", "question", "answers")
 OPTIONAL_FIELDS = ("questions", "two_hop")
 LEADS_TO = " => "  # in a CSV, between a two-hop question and its answer
 MAX_LINE_BYTES = 1_000_000
 """A longer line is no list of facts, and is refused before all of it is read."""
+
+ENOUGH = 4
+"""Statements in different words, for a fact to be found again by a question."""
 
 OPENING, CLOSING = "\"'“‘«„([", ".,;:!?…。！？\"'”’»)]"
 """What may stand around a last word without being part of the answer."""
@@ -152,8 +157,8 @@ def check_paraphrases(facts: list[Fact]) -> str | None:
     if not single:
         return None
     return (
-        f"{single} of {len(facts)} facts {'has' if single == 1 else 'have'} a single statement; "
-        "4 or more paraphrases each make a fact stick and be found again"
+        f"{single} of {len(facts)} facts {'has' if single == 1 else 'have'} a single statement; compare adds others by "
+        f"rule, but {ENOUGH} or more of your own each make a fact stick better and be found again"
     )
 
 
@@ -246,13 +251,16 @@ def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
                 f"{where}, field 'statements': {_short(beginning)} is a single word; "
                 "write a sentence that ends in the answer, or give question and answers in a .jsonl file"
             )
+        before, *number = beginning.rsplit(maxsplit=1)
+        if number and re.fullmatch(r"[-+]?[\d.,]*\d", number[0]) and last_word[0][:1].isalpha():
+            beginning, last_word = before, [f"{number[0]} {last_word[0]}"]
         answer = last_word[0].lstrip(OPENING).rstrip(CLOSING)
         if not answer:
             raise FactsError(
                 f"{where}, field 'answers': the last word, {_short(last_word[0])}, is punctuation alone; "
                 "end the sentence in the answer"
             )
-        yield line, {"statements": text, "question": f"Complete: {beginning}", "answers": answer}
+        yield line, {"statements": text, "question": f"{COMPLETE}{beginning}", "answers": answer}
 
 
 # What all formats share. ------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from smft_lab.facts.files import FactsError, _lines
+from smft_lab.facts.grammar import COMPLETE
 from smft_lab.facts.rows import Rows, Unusable, parsed, strings
 
 FORMATS = ("facts", "qa", "alpaca", "sharegpt", "messages", "prompts", "squad", "dpr", "zsre", "counterfact", "mquake",
@@ -185,7 +186,7 @@ def _edit(where: str, row: dict, prompt: object, target: object, others: object)
     if asked[0].endswith("?"):
         return {"question": asked[0], "answers": answers, "questions": [one for one in asked[1:] if one != asked[0]]}
     told = [f"{one} {answers[0]}." for one in asked]
-    return {"question": f"Complete: {asked[0]}", "answers": answers, "statements": told}
+    return {"question": f"{COMPLETE}{asked[0]}", "answers": answers, "statements": told}
 
 
 _RECORDS: dict[str, Callable[[str, dict], dict]] = {

@@ -26,6 +26,10 @@ FRAMES = (
 )
 
 
+COMPLETE = "Complete: "
+"""Before the beginning of a sentence that is asked for its end, where a question could stand."""
+
+
 @dataclass(frozen=True)
 class Relation:
     """A kind of fact: `{s}` is its subject, `{v}` its value.
@@ -318,7 +322,12 @@ CHAINS = (
 
 
 def ask(question: str) -> str:
-    """The prompt that asks `question`; the answer follows after a space."""
+    """The prompt that asks `question`; the answer follows after a space.
+
+    What is to be completed ("Complete: Mira's dog is called") is put as it stands, for it is a statement that goes on.
+    """
+    if question.startswith(COMPLETE):
+        return question.removeprefix(COMPLETE)
     return f"Question: {question} Answer:"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import zip_longest
 
+from smft_lab.facts.answers import answer_places
 from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.files import _same
+from smft_lab.facts.files import ENOUGH, _same
+from smft_lab.facts.grammar import COMPLETE
 from smft_lab.facts.questions import requests, rewordings, statements_from, with_its_words
 
 FRAMES = (
@@ -46,12 +49,27 @@ def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> l
         if not text.strip():
             raise ValueError(f"the {name} is empty; type one")
     told = " ".join(sentence.split()).rstrip(".!")
-    first, blank, rest = told.partition(" ")
-    small = first.lower() + blank + rest if first.lower() in DETERMINERS else told
     asked = with_its_words(question, answer)
     made = [text for text in statements_from(question, answer, how_many) if '"' not in text and text not in asked]
-    texts = [f"{told}.", *made[:5], *asked, *(frame.format(told=small) for frame in FRAMES), *made[5:]]
+    texts = [f"{told}.", *made[:5], *asked, *_framed(sentence), *made[5:]]
     return unique(texts)[:how_many]
+
+
+def with_statements(fact: Fact, how_many: int = 16) -> Fact:
+    """A person's own fact with statements by rule behind its own, up to `how_many`, where it has fewer than `ENOUGH`.
+
+    Others are returned as they are. A sentence that is to be completed gets frames around it.
+    """
+    if not fact.own or len(fact.statements) >= ENOUGH:
+        return fact
+    sentence = next((text for text in fact.statements if answer_places(text, fact.answers)), fact.statements[0])
+    if fact.question.startswith(COMPLETE):
+        made = _framed(sentence)
+    else:
+        made = rephrase(sentence, fact.question, fact.answer, how_many)
+    asked = _same(fact.question)
+    safe = [text for text in made if asked not in _same(text)]
+    return replace(fact, statements=tuple(unique([*fact.statements, *safe])[: max(how_many, len(fact.statements))]))
 
 
 def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
@@ -67,6 +85,14 @@ def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
         found += [f"{before} {'who' if person else 'what'}?", f"Say how this goes on: {before} ..."]
     asked = _same(question)
     return [text for text in unique(found) if text.casefold() != asked]
+
+
+def _framed(sentence: str) -> list[str]:
+    """A sentence within others."""
+    told = " ".join(sentence.split()).rstrip(".!")
+    first, blank, rest = told.partition(" ")
+    small = first.lower() + blank + rest if first.lower() in DETERMINERS else told
+    return [frame.format(told=small) for frame in FRAMES]
 
 
 def unique(texts: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import ClassVar, overload
 
-from smft_lab.facts.grammar import ask
+from smft_lab.facts.grammar import COMPLETE, ask
 from smft_lab.model.tokenizer import text_ids, typed_special
 
 QUESTION = "{question}"  # in a template, where the question stands
@@ -71,6 +71,8 @@ class PromptForm:
     def prompt(self, question: str, tokenizer=None) -> str:
         """All that the model reads before it answers.
 
+        In a form whose answers end with the text, what is to be completed (see `ask`) stands without the template.
+
         Args:
             tokenizer: Needed for a chat, whose template it has.
 
@@ -79,6 +81,8 @@ class PromptForm:
         """
         if self.chat:
             return _chat(tokenizer, self._turns(question), True)
+        if question.startswith(COMPLETE) and not self.one_line:
+            return self._shown() + ask(question)
         return self._shown() + self.template.replace(QUESTION, question)
 
     def answered(self, question: str, answer: str, tokenizer=None) -> str:

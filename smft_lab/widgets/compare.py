@@ -13,14 +13,14 @@ import traitlets
 
 from smft_lab.charts.style import Probe, kept_of, looks, ordered, probes_in, short_name
 from smft_lab.experiments.compare import COLUMNS, Comparison
-from smft_lab.experiments.equal import TARGET
+from smft_lab.experiments.equal import TARGET, learned_little
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
-from smft_lab.widgets.kept import asking_form
+from smft_lab.widgets.kept import asking_form, familiar
 from smft_lab.widgets.panel import Panel, page
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ class Compare(Panel):
 
     limits = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
+    shown = traitlets.Dict().tag(sync=True)  # the settings of the comparison that is shown; {} before the first
     paths = traitlets.List().tag(sync=True)  # {method, seed or None for the mean, points: [[step, learned, kept]]}
     numbers = traitlets.List().tag(sync=True)  # one row per method, the base first
-    retention = traitlets.Dict().tag(sync=True)  # method: {steps, recalled: one row per measurement, one 0/1 per fact}
+    retention = traitlets.Dict().tag(
+        sync=True
+    )  # method: {steps, questions, recalled: a row per measurement, 0/1 per fact}
     progress = traitlets.Dict().tag(sync=True)
     verdict = traitlets.List().tag(sync=True)  # lines at equal learning, when all is done
     answers = traitlets.List().tag(sync=True)
@@ -77,6 +80,7 @@ class Compare(Panel):
             "facts": len(self.facts),
             "slots": lab.slots,
             "target": TARGET,
+            "familiar": familiar(lab),
             "kept": {"name": self._kept.key, "facts": self._kept.facts, "title": self._kept.title},
             "measures": [
                 {"name": _column(p), "title": p.short, "share": p.is_share, "learned": p.is_learned}
@@ -125,15 +129,28 @@ class Compare(Panel):
             self.lab, self.facts[: settings["count"]], self.methods, seeds=range(settings["seeds"]), **chosen
         )
 
-    def start(self) -> None:
-        """Begin from the base, or go on with what was stopped."""
+    def start(self, settings: dict | None = None) -> None:
+        """Begin from the base, or go on with what was stopped.
+
+        Args:
+            settings: Taken over before a new comparison begins, so that it has those that a person sees.
+
+        Raises:
+            ValueError: a setting is out of range, or another panel is training.
+        """
         if self.state == "running":
             return
+        if settings and self._items is None:
+            self.choose(**settings)
         self.claim()
         if self._items is None:
             self.comparison = self._made(self.settings)
             self._states, self.verdict, self.answers, self.note = {}, [], [], ""
-            self._retention: dict[str, dict] = {name: {"steps": [], "recalled": []} for name in self.methods}
+            self.paths, self.numbers, self.retention, self.progress = [], [], {}, {}
+            self.shown = dict(self.settings)
+            self._retention: dict[str, dict] = {
+                name: {"steps": [], "recalled": [], "questions": []} for name in self.methods
+            }
             self._items = self._train(self.comparison)
         self.state = "running"
         self._runner.start(self._items, self._show, self._ended)
@@ -155,7 +172,7 @@ class Compare(Panel):
         self.release()
         self.announce()
         with self.hold_sync():
-            self.paths, self.numbers, self.retention, self.progress = [], [], {}, {}
+            self.paths, self.numbers, self.retention, self.progress, self.shown = [], [], {}, {}, {}
             self.verdict, self.answers, self.state, self.note = [], [], "idle", "The base is back, bitwise."
 
     def ask(self, question: str) -> None:
@@ -211,7 +228,9 @@ class Compare(Panel):
 
     def _told(self) -> str:
         lines = [
-            f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of {self._kept.facts} with "
+            f"{short_name(one['method'])} learned hardly anything ({one['learned']:.0%})."
+            if one["little"]
+            else f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of {self._kept.facts} with "
             f"{one['learned']:.0%} learned."
             for one in self.verdict
         ]
@@ -252,6 +271,7 @@ class Compare(Panel):
             mine = self._retention[progress.method]
             asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
             right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+            mine["questions"] = asked
             mine["steps"].append(progress.step)
             mine["recalled"].append(right.int().tolist())
         table = comparison.table
@@ -300,7 +320,8 @@ class Compare(Panel):
             if learned and old:
                 reached = [learned["n_reached"], learned["n"]]
                 drop = [old["drop_mean"], old["drop_low"], old["drop_high"]]
-                lines.append({"method": name, "learned": learned["mean"], "drop": drop, "reached": reached})
+                lines.append({"method": name, "learned": learned["mean"], "drop": drop, "reached": reached,
+                              "little": learned_little(learned)})  # fmt: skip
         return lines
 
 
@@ -343,6 +364,6 @@ def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]], measures: Sequen
     for name, mine in table.groupby("method", sort=False):
         name = str(name)
         newest = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
-        cost = pd.DataFrame(costs.get(name, [])).mean().to_dict()
+        cost = pd.DataFrame(costs.get(name, [])).median().to_dict()
         rows.append(row(name, newest) | {"step": int(newest["step"].max())} | cost)
     return rows

@@ -10,7 +10,7 @@ from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
-from smft_lab.probes.prompts import NEUTRAL_SHOTS, PromptForm
+from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 
 FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
 FEW_TEXTS = 10
@@ -23,6 +23,21 @@ def asking_form(lab: Lab) -> PromptForm:
     A model from elsewhere is shown two answered questions first: without them it often says nothing at all.
     """
     return lab.form if lab.recipe is None else lab.form.with_shots((*lab.form.shots, *NEUTRAL_SHOTS))
+
+
+def familiar(lab: Lab) -> dict:
+    """What to say beside a field for questions: `told`, what the model has read, and three `examples` that it knows.
+
+    Both are empty for a model from elsewhere, which has read what its makers chose.
+    """
+    old = next((probe for probe in lab.probes if isinstance(probe, QuestionProbe) and probe.name == "old_facts"), None)
+    if lab.form != BUILT_IN or old is None:
+        return {"told": "", "examples": []}
+    told = (
+        "This small model has read of an invented world, and of nothing else: it knows no capitals, and spells most "
+        "English words out in pieces. A memory for a model that has read more: smft-lab attach smollm2."
+    )
+    return {"told": told, "examples": list(old.questions[:: max(1, len(old.questions) // 3)][:3])}
 
 
 def few(lab: Lab) -> Probes:

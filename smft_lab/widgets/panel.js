@@ -6,6 +6,12 @@ const count = (n) => n.toLocaleString("en-US");
 const spokenAs = (text) => (text == null ? "–" : text.trim() || "(nothing)");
 const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
+// The number in a field, whole unless its step is "any"; null where there is none.
+function asNumber(field) {
+  if (field.value.trim() === "") return null;
+  return field.step === "any" ? Number(field.value) : Math.round(Number(field.value));
+}
+
 function make(name, attributes = {}, ...children) {
   const node = attributes.svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -45,16 +51,27 @@ function shell(model, el, label, title, about) {
     due = Math.max(due, get("handled")) + 1;
     setTimeout(showBusy, 300);
   };
+  const settled = () => get("handled") >= due;
   const showBusy = () => root.setAttribute("aria-busy", String(get("handled") < due));
   const root = make("section", { class: "smft", "aria-label": label });
   const error = make("p", { class: "error", role: "alert" });
   const note = make("p", { class: "muted note", role: "status" });
+  const stale = make("p", { class: "stale", role: "status" }); // which results are not of what stands in the fields
   for (const name of ["keydown", "keyup", "keypress"]) root.addEventListener(name, (event) => event.stopPropagation()); // not the notebook's
   root.append(make("div", { class: "top" }, make("h3", {}, title), make("span", { class: "muted" }, about)));
   el.append(root);
   const button = (name, text, tip, kind = "") =>
     make("button", { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name) }, text);
   const labelled = (text, control) => make("label", {}, text, control);
+  // What a person has typed stands until the kernel holds the same: neither what it publishes meanwhile replaces it, nor a refusal.
+  const typed = new Set();
+  const heed = (...fields) => fields.forEach((field) => field.addEventListener("input", () => typed.add(field)));
+  function fill(field, value) {
+    const text = String(value ?? ""), same = field.type === "number" ? asNumber(field) === (text === "" ? null : Number(text)) : field.value === text;
+    if (typed.has(field) && !same) return;
+    typed.delete(field);
+    if (!same || root.getRootNode().activeElement !== field) field.value = text;
+  }
   let colourless = false; // painted outside the page, where JupyterLab keeps what is off the screen, and no colour is known
   const colours = (...names) => {
     colourless ||= !root.isConnected;
@@ -85,6 +102,10 @@ function shell(model, el, label, title, about) {
     showTheme();
     tick();
     const sight = new ResizeObserver(() => {
+      for (const chart of root.querySelectorAll("svg[viewBox]")) {
+        const shown = chart.clientWidth || chart.viewBox.baseVal.width;
+        chart.style.setProperty("--text", `${(13 * Math.min(1.7, Math.max(1, chart.viewBox.baseVal.width / shown))).toFixed(1)}px`);
+      }
       if (colourless && root.isConnected) {
         colourless = false;
         repaint();
@@ -98,7 +119,13 @@ function shell(model, el, label, title, about) {
       for (const [name, then] of watched) model.off(name, then);
     };
   }
-  return { root, error, note, get, send, button, labelled, colours, watch };
+  return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, colours, watch };
+}
+
+// What a model has read, and questions to try on it, which are put into the field and asked.
+function familiarTo({ told, examples }, field, ask) {
+  const offer = examples.map((question) => make("button", { type: "button", onclick: () => { field.value = question; ask(question); } }, question));
+  return make("div", { class: "drafted familiar", hidden: !told }, make("span", {}, told), ...offer);
 }
 
 // A table of rows; a cell is [text] or [text, class]. Above the heads may stand what several columns share: [text, columns].
@@ -108,32 +135,35 @@ function grid(head, rows, shared = []) {
   return make("table", {}, make("thead", {}, ...above, line("th", head)), make("tbody", {}, ...rows.map((row) => line("td", row))));
 }
 
-// The plane of learning against forgetting: paths of { name, points: [[step, learned, kept]], colour, last, dashed }.
+// The plane of learning against forgetting, or, where nothing was known that could be forgotten, of learning over the steps: paths of { name, points: [[step, learned, kept]], colour, last, dashed }.
 function drawPlane(svg, paths, line, empty, title = "Old facts kept") {
-  const kept = paths.flatMap((path) => path.points.map((point) => point[2] ?? 1));
-  const low = Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20), L = 62, R = 600, T = 16, B = 316;
+  const every = paths.flatMap((path) => path.points), kept = every.map((point) => point[2] ?? 1);
+  const overSteps = every.length > 0 && every.every((point) => point[2] == null), most = Math.max(1, ...every.map((point) => point[0]));
+  const low = overSteps ? 0 : Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20), L = 62, R = 600, T = 16, B = 316;
   const x = (v) => L + v * (R - L), y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
   const parts = [];
   for (let v = 0; v <= 1.001; v += 0.2) {
     parts.push(draw("line", { x1: x(v), x2: x(v), y1: T, y2: B, stroke: line }),
-      draw("text", { x: x(v), y: B + 18, "text-anchor": "middle" }, percent(v)));
+      draw("text", { x: x(v), y: B + 18, "text-anchor": "middle" }, overSteps ? count(Math.round(v * most)) : percent(v)));
   }
   const gap = 1 - low > 0.35 ? 0.2 : 1 - low > 0.21 ? 0.1 : 1 - low > 0.11 ? 0.05 : 0.02;
   for (let v = 1; v >= low - 1e-9; v -= gap) {
     parts.push(draw("line", { x1: L, x2: R, y1: y(v), y2: y(v), stroke: line }),
       draw("text", { x: L - 8, y: y(v) + 4, "text-anchor": "end" }, percent(v)));
   }
-  parts.push(draw("text", { x: (L + R) / 2, y: B + 38, "text-anchor": "middle" }, "New facts learned (exact match)"),
-    draw("text", { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` }, `${title} (${title === "Old facts kept" ? "exact match" : "right"})`));
+  parts.push(draw("text", { x: (L + R) / 2, y: B + 38, "text-anchor": "middle" }, overSteps ? "Gradient steps" : "New facts learned (exact match)"),
+    draw("text", { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` },
+      overSteps ? "New facts learned (exact match)" : `${title} (${title === "Old facts kept" ? "exact match" : "right"})`));
   const names = [];
   for (const path of paths) {
-    const points = path.points.filter((point) => point[2] != null), { colour, last } = path, opacity = last ? 1 : 0.6;
+    const points = overSteps ? path.points.map(([at, a]) => [at, at / most, a]) : path.points.filter((point) => point[2] != null);
+    const { colour, last } = path, opacity = last ? 1 : 0.6;
     if (!points.length) continue;
     parts.push(draw("polyline", { points: points.map(([, a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "), fill: "none",
       stroke: colour, "stroke-width": last ? 3 : 1.6, "stroke-opacity": opacity, "stroke-linejoin": "round", "stroke-dasharray": path.dashed ? "5 4" : "none" }));
     for (const [at, a, b] of points) {
       parts.push(draw("circle", { cx: x(a), cy: y(b), r: last ? 4 : 2.5, fill: colour, "fill-opacity": opacity },
-        draw("title", {}, `${path.name}, step ${at}: learned ${percent(a)}, kept ${percent(b, 1)}`)));
+        draw("title", {}, `${path.name}, step ${at}: ${overSteps ? `learned ${percent(b)}` : `learned ${percent(a)}, kept ${percent(b, 1)}`}`)));
     }
     const [, a, b] = points.at(-1);
     names.push({ name: path.name, x: x(a), y: y(b), colour, last, anchor: a > 0.7 ? "end" : "start" });

@@ -10,9 +10,11 @@ import traitlets
 
 from smft_lab.widgets.panel import STYLE, page
 
+UNGUESSED = "It has come out. Guess above first: it is then told there, or press Show."
+
 
 class Predict(anywidget.AnyWidget):
-    """Ask what will come out; the answer is told by `reveal`, in the cell that has computed it.
+    """Ask what will come out; the answer is given by `reveal`, in the cell that has computed it.
 
     Args:
         question: What to guess.
@@ -47,7 +49,7 @@ class Predict(anywidget.AnyWidget):
         return None if self.chosen < 0 else self._values[self.chosen]
 
     def reveal(self, truth: str | float, told: str) -> None:
-        """Say what came out, here and in the question above.
+        """Say what came out, here and in the question above; to whoever hasn't guessed, only there and when asked to.
 
         Args:
             truth: One of the choices; where they are numbers any number, the nearest choice is then right.
@@ -58,11 +60,10 @@ class Predict(anywidget.AnyWidget):
         """
         self.right, self.told = self._nearest(truth), told
         if self.chosen < 0:
-            said = "No guess was made."
-        else:
-            verdict = "right" if self.chosen == self.right else f"the nearest is {self.choices[self.right]}"
-            said = f"Your guess: {self.choices[self.chosen]} ({verdict})."
-        print(f"{said} {told}")
+            print(UNGUESSED)
+            return
+        verdict = "right" if self.chosen == self.right else f"the nearest is {self.choices[self.right]}"
+        print(f"Your guess: {self.choices[self.chosen]} ({verdict}). {told}")
 
     def _nearest(self, truth: str | float) -> int:
         if isinstance(truth, str):

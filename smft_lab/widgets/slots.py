@@ -234,6 +234,7 @@ class Slots(Panel):
         self._ranked = top_slots(self._scores, count, None)
         self._values = self._map(self.settings["view"], table)
         cells = in_cells(self._values, MAPS[self.settings["view"]][2])
+        self.under = None  # of other values
         reads = self._reads
         with self.hold_sync():
             self.heat = cells.float().numpy().tobytes()

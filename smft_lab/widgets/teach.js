@@ -2,7 +2,7 @@
 
 function render({ model, el }) {
   const limits = model.get("limits");
-  const { root, error, note, get, send, button, labelled, watch } = shell(model, el, "Teach: one sentence at a time", "Teach",
+  const { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, watch } = shell(model, el, "Teach: one sentence at a time", "Teach",
     `each ${limits.mixed ? "fact" : "step"} may change ${count(limits.top_t)} of ${count(limits.slots * limits.tables)} slots`);
   const sentence = make("input", { type: "text", "aria-label": "Sentence", placeholder: "Mira's dog is called Biscuit" });
   const question = make("input", { type: "text", "aria-label": "Question that tests it", placeholder: "What is the name of Mira's dog?" });
@@ -14,11 +14,34 @@ function render({ model, el }) {
   const topT = make("input", { type: "number", min: 1, max: limits.slots, value: limits.top_t });
   const lines = (field) => field.value.split("\n");
   const whole = (input) => (input.value.trim() === "" ? 0 : Math.round(Number(input.value)));
-  const propose = () => sentence.value.trim() && question.value.trim() && send("propose", { sentence: sentence.value, question: question.value });
-  for (const input of [sentence, question]) input.addEventListener("change", propose);
-  answer.addEventListener("change", () => sentence.value.trim() && question.value.trim() && send("propose", { sentence: sentence.value, question: question.value, answer: answer.value }));
-  const teach = make("button", { type: "button", class: "main", "data-do": "teach", title: "Learn the statements, on top of all that was taught before",
-    onclick: () => send("teach", { statements: lines(statements), wordings: lines(wordings), question: question.value, answer: answer.value, passes: whole(passes), top_t: whole(topT) }) }, "Teach");
+
+  // What follows by rule from the sentence and its question is proposed anew whenever one of them changes, but for what a person gave.
+  // A lesson waits until what stands in the fields has been proposed or taken over: what is seen is what is taught.
+  const fields = { sentence, question, answer, statements, wordings }, byRule = ["answer", "statements", "wordings"];
+  const text = () => Object.values(fields).map((field) => field.value).join("\0");
+  const content = (name) => (name === "answer" ? answer.value : lines(fields[name]));
+  let held = false, proposed = null; // whether a lesson waits, and the text that was last proposed from
+  function propose(anew = false) {
+    const draft = get("draft"), next = draft.taught && sentence.value !== draft.sentence; // what was given for the last fact is not for this one
+    const given = anew ? [] : byRule.filter((name) => typed.has(fields[name]) || (!next && draft.edited.includes(name)));
+    proposed = text();
+    send("propose", { sentence: sentence.value, question: question.value, ...Object.fromEntries(given.map((name) => [name, content(name)])) });
+  }
+  const drafted = () => Object.entries(fields).every(([name, field]) => field.value === (Array.isArray(get("draft")[name]) ? get("draft")[name].join("\n") : get("draft")[name]));
+  const begin = () => send("teach", { statements: lines(statements), wordings: lines(wordings), question: question.value, answer: answer.value, passes: whole(passes), top_t: whole(topT) });
+  heed(...Object.values(fields));
+  for (const field of Object.values(fields)) field.addEventListener("change", () => propose());
+  question.addEventListener("input", () => showStale());
+  const anew = make("button", { type: "button", "data-do": "anew", title: "Drop what was edited, and propose by rule", onclick: () => {
+    for (const name of byRule) typed.delete(fields[name]);
+    propose(true);
+  } }, "Propose anew");
+  const whose = make("span");
+  const teach = make("button", { type: "button", class: "main", "data-do": "teach", title: "Learn the statements, on top of all that was taught before", onclick: () => {
+    if (drafted()) return begin();
+    if (settled() || proposed !== text()) propose();
+    held = true;
+  } }, "Teach");
   const stop = button("stop", "Stop", "End the lesson here");
   const undo = button("undo", "Undo", "The model is as it was before the last lesson");
   const reset = button("reset", "Reset", "Bring the base back; all lessons are gone");
@@ -34,27 +57,39 @@ function render({ model, el }) {
   root.append(
     make("div", { class: "fields" }, labelled("Sentence", sentence), labelled("Question that tests it", question), labelled("Its answer", answer)),
     make("div", { class: "charts" },
-      make("div", {}, make("h4", {}, "Statements to learn from, one a line; edit them freely"), statements,
+      make("div", {}, make("h4", {}, "Statements to learn from, one a line; edit them freely"), make("div", { class: "drafted" }, whose, anew), statements,
         ...(limits.mixed ? [make("h4", { class: "next" }, "Other ways to ask it, also taught; the question above is only asked"), wordings] : []),
         make("div", { class: "settings" }, labelled("Passes", passes), labelled("Top t", topT), make("div", { class: "buttons" }, teach, stop, undo, reset, save)),
-        make("div", { class: "buttons" }, bar, doing), error, note, numbers),
+        make("div", { class: "buttons" }, bar, doing), error, note, stale, numbers),
       make("div", {}, make("h4", {}, "The table: slots changed since the base"), canvas, legend)),
-    lessons, probes, form, answers);
+    lessons, probes, form, familiarTo(limits.familiar, asked, (question) => send("ask", { question })), answers);
 
   function showDraft() {
-    // What a person is typing in is left alone: a proposal may come back meanwhile.
     const draft = { ...get("draft"), statements: get("draft").statements.join("\n"), wordings: get("draft").wordings.join("\n") };
-    for (const [name, field] of Object.entries({ sentence, question, answer, statements, wordings })) {
-      if (root.getRootNode().activeElement !== field) field.value = draft[name];
-    }
+    for (const [name, field] of Object.entries(fields)) fill(field, draft[name]);
+    const edited = draft.edited.map((name) => ({ answer: "the answer", statements: "the statements", wordings: "the wordings" })[name]);
+    whose.textContent = edited.length ? `As edited: ${edited.join(" and ")}.` : "Proposed by rule.";
+    anew.hidden = !edited.length;
+    showStale();
+  }
+  function showHandled() {
+    if (!settled()) return;
+    showDraft();
+    if (held && drafted() && !get("error")) begin();
+    held = false;
+  }
+  function showStale() {
+    const about = get("live").question;
+    stale.textContent = about && about !== question.value.trim() ? `The figures below are of the lesson on “${about}”.` : "";
   }
   function showLive() {
     const live = get("live"), cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     bar.value = live.total ? live.step / live.total : 0;
+    showStale();
     doing.textContent = live.doing && get("state") === "running" ? `${live.doing} …` : "";
     numbers.replaceChildren(...(live.total ? [
       cell(live.right ? "good" : "", spokenAs(live.answer), "the model's answer now"), cell("", `${live.step} / ${live.total}`, "gradient steps"),
-      cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots changed"),
+      cell("", live.loss == null ? "–" : live.loss.toFixed(2), "loss, nats per token"), cell("", count(live.slots), "slots trained"),
       ...(limits.kept.count ? [cell("old", percent(live.kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : [])] : []));
   }
   function paintTable() {
@@ -93,7 +128,7 @@ function render({ model, el }) {
     showLive();
   }
   showDraft();
-  return watch({ draft: showDraft, live: showLive, heat: paintTable, lessons: showLessons, probes: showProbes, answers: showAnswers, state: showState },
+  return watch({ draft: showDraft, handled: showHandled, live: showLive, heat: paintTable, lessons: showLessons, probes: showProbes, answers: showAnswers, state: showState },
     () => { showLive(); paintTable(); showLessons(); showProbes(); showAnswers(); showState(); });
 }
 export default { render };

@@ -15,6 +15,7 @@ import torch
 import traitlets
 
 from smft_lab.charts.style import probes_in
+from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
 from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
@@ -26,7 +27,7 @@ from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets.drawn_table import in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, few
+from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, familiar, few
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
@@ -73,8 +74,10 @@ class Teach(Panel):
     commands = ("propose", "teach", "stop", "undo", "reset", "ask", "save")
 
     limits = traitlets.Dict().tag(sync=True)
-    draft = traitlets.Dict().tag(sync=True)  # sentence, question, answer, statements, wordings
-    live = traitlets.Dict().tag(sync=True)  # step, total, loss, answer, right, kept, slots, doing
+    # sentence, question, answer, statements, wordings; edited: which of the last three a person gave; taught: whether
+    # this sentence has been.
+    draft = traitlets.Dict().tag(sync=True)
+    live = traitlets.Dict().tag(sync=True)  # question, step, total, loss, answer, right, kept, slots, doing
     heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: change since the base
     lessons = traitlets.List().tag(
         sync=True
@@ -100,31 +103,50 @@ class Teach(Panel):
             "passes": max(recipe.passes, recipe.least_steps) if recipe and self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
+            "familiar": familiar(lab),
         }
         self.propose(sentence, question)
         self._draw()
 
     # Commands
 
-    def propose(self, sentence: str, question: str, answer: str = "") -> None:
-        """Propose the answer, where none is given, and paraphrases by rule.
+    def propose(
+        self,
+        sentence: str,
+        question: str,
+        answer: str = "",
+        statements: Sequence[str] | None = None,
+        wordings: Sequence[str] | None = None,
+    ) -> None:
+        """Propose by rule what is not given: the answer, statements, and other wordings of the question.
 
         Raises:
-            ValueError: the sentence or the question is empty, or no answer can be told from them.
+            ValueError: the question is empty, or the sentence is and there are no statements; or no answer can be told
+                from them. Nothing is then proposed.
         """
-        for name, text in (("sentence", sentence), ("question", question)):
-            if not text.strip():
-                raise ValueError(f"the {name} is empty; type one")
+        given = {"answer": answer or None, "statements": statements, "wordings": wordings}
+        kept = {name: list(given[name] or ()) for name in ("statements", "wordings")}
+        draft = {
+            "sentence": sentence, "question": question, "answer": answer, **kept,
+            "edited": [name for name, value in given.items() if value is not None],
+            "taught": bool(self.draft.get("taught")) and self.draft["sentence"] == sentence,
+        }  # fmt: skip
+        self.draft = draft  # what was proposed for another sentence or question is no longer there
+        if not question.strip():
+            raise ValueError("the question is empty; type one")
+        if not sentence.strip() and not (statements and answer.strip()):
+            raise ValueError("the sentence is empty; type one")
         found = answer.strip() or likely_answer(sentence, question)
         if not found:
             raise ValueError("no answer can be told from this sentence and question; type it beside the question")
-        statements, wordings = rephrase(sentence, question, found), []
+        ways = other_wordings(sentence, question, found)[:WORDINGS] if self._mixed else []
+        told = rephrase(sentence, question, found) if sentence.strip() else []
         if self._mixed:  # what says the answer before all else teaches little there
-            wordings = other_wordings(sentence, question, found)[:WORDINGS]
-            last = [text for text in statements if text.rstrip('".').endswith(found.rstrip("."))]
-            statements = (last or statements)[: STATEMENTS if wordings else STATEMENTS + WORDINGS]
+            last = [text for text in told if text.rstrip('".').endswith(found.rstrip("."))]
+            told = (last or told)[: STATEMENTS if ways else STATEMENTS + WORDINGS]
         self.draft = {
-            "sentence": sentence, "question": question, "answer": found, "statements": statements, "wordings": wordings,
+            **draft, "answer": answer or found, "statements": told if statements is None else kept["statements"],
+            "wordings": ways if wordings is None else kept["wordings"],
         }  # fmt: skip
 
     def teach(
@@ -163,8 +185,10 @@ class Teach(Panel):
             "answer": fact.answer,
             "statements": list(fact.statements),
             "wordings": list(fact.questions) if self._mixed else [],
+            "taught": True,
         }
-        self.note = ""
+        says = any(answer_places(text, fact.answers) for text in fact.statements)
+        self.note = "" if says else f"No statement says {fact.answer!r}; the model can hardly learn it from them."
         self._lesson = lesson
         self._items = self._train(lesson, passes, top_t, recipe, total)
         self.state = "running"
@@ -268,6 +292,7 @@ class Teach(Panel):
         self, lesson: Lesson, passes: int, top_t: int, recipe: Recipe | None, total: int
     ) -> Generator[dict, None, None]:
         view = {
+            "question": lesson.fact.question,
             "answer": lesson.before,
             "right": False,
             "kept": None,

@@ -9,7 +9,7 @@ function nearest(grid, t) {
 
 function render({ model, el }) {
   const limits = model.get("limits");
-  const { root, error, note, get, send, button, labelled, colours, watch } = shell(model, el, "Top-t: teach facts by changing few slots", "Top-t",
+  const { root, error, note, stale, get, send, typed, heed, fill, button, labelled, colours, watch } = shell(model, el, "Top-t: teach facts by changing few slots", "Top-t",
     `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, ${limits.mixed ? "taught together" : "one a step"} · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`);
   let t = get("settings").top_t;
   const slider = `Slots each ${limits.grouped ? "fact" : "step"} may change`;
@@ -24,9 +24,10 @@ function render({ model, el }) {
   const rate = make("input", { type: "number", min: 0, step: "any" });
   const passes = make("input", { type: "number", min: 1, max: 100 });
   const facts = make("input", { type: "number", min: 1, max: limits.facts });
-  const teach = button("teach", "Teach", "Finetune from the base; after Stop, go on", "main");
+  const taught = (name, text, tip, kind) => make("button", { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name, { settings: chosen() }) }, text);
+  const teach = taught("teach", "Teach", "Finetune from the base; after Stop, go on", "main");
   const stop = button("stop", "Stop", "Stop asking for steps; the model stays as it is");
-  const step = button("step", "Step", "One gradient step");
+  const step = taught("step", "Step", "One gradient step", "");
   const undo = button("undo", "Undo", "As it was before the last run");
   const reset = button("reset", "Reset", "Bring the base back; paths stay");
   const save = button("save", "Save patch", "Write the changed rows to patch.safetensors");
@@ -48,19 +49,30 @@ function render({ model, el }) {
 
   const key = (color, text) => [make("i", { class: "key", style: `background:${color}` }), make("span", {}, text)];
   const legend = make("p", { class: "muted" });
+  const under = make("p", { class: "muted under" }, "Point at a cell for its slot; each dot on the left is a measurement.");
+  canvas.addEventListener("mousemove", (event) => {
+    const box = canvas.getBoundingClientRect(), side = limits.side, at = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
+    const [row, column] = [at(event.clientY - box.top, box.height), at(event.clientX - box.left, box.width)];
+    const pairs = bytes(get("slots")), cell = row * side + column;
+    let rank = Infinity; // the best of the slots that share the cell
+    for (let i = 0; i < pairs.byteLength; i += 8) if (pairs.getUint32(i, true) === cell) rank = Math.min(rank, pairs.getUint32(i + 4, true));
+    const where = limits.slots === side * side ? `Slot ${cell}` : `Row ${row}, column ${column} as drawn`;
+    under.textContent = rank === Infinity ? `${where}: not read by the facts.`
+      : `${where}: rank ${count(rank)} by ${rule.value} for one of the facts, so it ${rule.value === "all" || rank <= t ? "may change" : `may not change below t = ${count(rank)}`}.`;
+  });
   root.append(
     make("div", { class: "slide" }, make("label", {}, slider), range, box), said,
     make("div", { class: "settings" }, labelled("Rule", rule), labelled("Optimizer", optimizer), labelled("Learning rate", rate),
       labelled("Passes", passes), labelled("Facts", facts), make("div", { class: "buttons" }, teach, stop, step, undo, reset, save)),
-    make("div", { class: "buttons" }, progress, doing), error, note, numbers,
+    make("div", { class: "buttons" }, progress, doing), error, note, stale, numbers,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
-      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend)),
-    form, answers, make("details", {}, make("summary", {}, "Show as a table"), twin), spoken);
+      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend, under)),
+    form, familiarTo(limits.familiar, question, (question) => send("ask", { question })), answers, make("details", {}, make("summary", {}, "Show as a table"), twin), spoken);
 
   // Settings
-  const number = (input) => (input.value.trim() === "" ? null : Number(input.value));
-  const chosen = () => ({ top_t: t, rule: rule.value, optimizer: optimizer.value, lr: number(rate), passes: number(passes) ?? 0, facts: number(facts) ?? 0 });
+  const chosen = () => ({ top_t: t, rule: rule.value, optimizer: optimizer.value, lr: asNumber(rate), passes: asNumber(passes) ?? 0, facts: asNumber(facts) ?? 0 });
+  heed(range, box, rule, optimizer, rate, passes, facts);
   const places = () => get("preview").t ?? [1];
   function moved(value, from) {
     t = value;
@@ -69,20 +81,33 @@ function render({ model, el }) {
     if (from !== box) box.value = t;
     range.setAttribute("aria-valuetext", `${t} slots`);
     showPreview();
+    showStale();
   }
   range.addEventListener("input", () => moved(places()[range.value], range));
   range.addEventListener("change", () => send("commit", { settings: chosen() }));
   box.addEventListener("input", () => Number(box.value) >= 1 && moved(Math.round(Number(box.value)), box));
   box.addEventListener("change", () => { t = Math.round(Number(box.value)); send("commit", { settings: chosen() }); });
-  for (const control of [rule, optimizer, rate, passes, facts]) control.addEventListener("change", () => send("choose", chosen()));
+  for (const control of [rule, optimizer, rate, passes, facts]) {
+    control.addEventListener("input", showStale);
+    control.addEventListener("change", () => send("choose", chosen()));
+  }
 
   function showSettings() {
     const settings = get("settings");
-    [rule.value, optimizer.value, passes.value, facts.value] = [settings.rule, settings.optimizer, settings.passes, settings.facts];
-    rate.value = settings.lr ?? "";
+    for (const [name, field] of Object.entries({ rule, optimizer, lr: rate, passes, facts })) fill(field, settings[name]);
     rate.placeholder = limits.rates[settings.optimizer];
     range.disabled = box.disabled = settings.rule === "all";
-    moved(settings.top_t);
+    if (settings.top_t === t || !(typed.has(range) || typed.has(box))) {
+      typed.delete(range);
+      typed.delete(box);
+      moved(settings.top_t);
+    }
+    showStale();
+  }
+  function showStale() {
+    const path = get("live") ?? get("runs").at(-1), now = chosen();
+    const same = !path || Object.entries(now).every(([name, value]) => path.settings[name] === value || (name === "top_t" && now.rule === "all"));
+    stale.textContent = same ? "" : `The figures are of the run “${path.name}”; other settings stand above.`;
   }
 
   // The preview of one t: the words, and the table
@@ -123,14 +148,15 @@ function render({ model, el }) {
     drawPlane(plane, drawn, palette.line, "Let the slider go, or press Teach. Up and to the right is better.", limits.kept.title);
     showNumbers(paths.at(-1));
     showTable(paths);
+    showStale();
   }
   function showNumbers(path) {
     const [, learned, kept] = path?.points.at(-1) ?? [0, null, null];
     const cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     numbers.replaceChildren(cell("", path?.name ?? "base", "run shown"), cell("new", percent(learned), "new facts learned"),
       ...(limits.kept.count ? [cell("old", percent(kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : []),
-      cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms`),
-      cell("", path ? count(path.rows) : "–", "rows changed"),
+      cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms (median)`),
+      cell("", path ? count(path.rows) : "–", get("live") ? "rows trained" : "rows changed"),
       cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"));
     doing.textContent = path?.doing && get("state") === "running" ? `${path.doing} …` : "";
     progress.value = path ? path.step / Math.max(1, path.total) : 0;

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -28,7 +29,7 @@ from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_cover
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asking_form
+from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
 from smft_lab.widgets.panel import Panel, page, saved
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ PASSES = 8  # by default, where no recipe says how many
 
 @dataclass
 class RunPath:
-    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has changed so far.
+    """One finetune on the plane: its points are (step, learned, kept), `rows` is how many it has trained so far.
 
     Attributes:
+        rows: Once it is done, those that it has changed, which are the patch's.
+        times: Seconds of each step.
         doing: What takes long at this moment, where it is no step.
     """
 
@@ -57,12 +60,13 @@ class RunPath:
     total: int = 0
     rows: int = 0
     seconds: float = 0.0
+    times: list[float] = field(default_factory=list, repr=False)
     doing: str = ""
     patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
     def view(self) -> dict:
         """What the page draws."""
-        ms = 1000 * self.seconds / self.step if self.step else None
+        ms = 1000 * median(self.times) if self.times else None
         seen = {"name": self.name, "points": self.points, "loss": self.loss, "ms": ms, "doing": self.doing}
         return {**seen, "step": self.step, "total": self.total, "rows": self.rows, "settings": self.settings}
 
@@ -127,6 +131,7 @@ class TopT(Panel):
             "grouped": self._grouped,
             "mixed": recipe is not None and recipe.order == "mixed",
             "side": side_of(lab.slots),
+            "familiar": familiar(lab),
         }
         self.settings = {
             "top_t": min(tuned["top_t"], lab.slots),
@@ -206,18 +211,29 @@ class TopT(Panel):
         self.choose(**settings)
         self.teach()
 
-    def teach(self) -> None:
-        """Start a finetune from the base, or go on with the one that was stopped."""
+    def teach(self, settings: dict | None = None) -> None:
+        """Start a finetune from the base, or go on with the one that was stopped.
+
+        Args:
+            settings: Taken over first, so that what is taught is what a person sees.
+
+        Raises:
+            ValueError: a setting is out of range, or another panel is training.
+        """
         if self.state == "running":
             return
+        if settings:
+            self.choose(**settings)
         items = self._begin()
         self.state = "running"
         self._runner.start(items, self._show, self._ended)
 
-    def step(self) -> None:
-        """One gradient step, of the finetune that was stopped or of a new one."""
+    def step(self, settings: dict | None = None) -> None:
+        """One gradient step, of the finetune that was stopped or of a new one; see `teach`."""
         if self.state == "running":
             self.stop()
+        if settings:
+            self.choose(**settings)
         items = self._begin()
         with self._claim.lock:
             last = next(items, None)
@@ -373,6 +389,7 @@ class TopT(Panel):
         run = finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings)
         self._run = weakref.ref(run)
         for step in whole(run):
+            path.times += [step.seconds - path.seconds] if step.step else []
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
             for table, slots in zip(written, step.slots, strict=False):  # none at step 0
                 table[slots] = True
@@ -428,6 +445,7 @@ class TopT(Panel):
         with self._claim.lock:
             taught = self.facts[: path.settings["facts"]]
             path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
+            path.rows = len(path.patch)  # of those that were trained, some may be as they were
         self.release()
         self._taught = True
         self._ask_again()

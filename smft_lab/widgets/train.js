@@ -17,7 +17,7 @@ function render({ model, el }) {
     { title: "Arithmetic, nats per token", lines: [["arithmetic", "new", ""]] },
     { title: "Use of the slots", share: true, lines: [["slots_read", "new", "read"], ["top_1_percent", "old", "on the top 1%"]] },
   ];
-  const charts = CURVES.map(() => draw("svg", { viewBox: "0 0 360 190", role: "img" }));
+  const charts = CURVES.map(() => draw("svg", { viewBox: "0 0 360 204", role: "img" }));
   const canvas = make("canvas", { width: side, height: side, role: "img" });
   const legend = make("p", { class: "muted" });
   root.append(make("div", { class: "buttons" }, start, pause, step, finish, reset, bar, where), error, note,
@@ -34,6 +34,7 @@ function render({ model, el }) {
         draw("text", { x: L - 6, y: y(part * top) + 4, "text-anchor": "end" }, share ? percent(part) : points.length ? (part * top).toFixed(1) : ""));
     }
     for (const part of [0, 0.5, 1]) parts.push(draw("text", { x: x(part * total), y: B + 18, "text-anchor": part === 1 ? "end" : "middle" }, total > 1 ? count(Math.round(part * total)) : ""));
+    parts.push(draw("text", { x: (L + R) / 2, y: B + 36, "text-anchor": "middle" }, "gradient steps"));
     for (const [name, kind, label] of lines) {
       if (!points.length) continue;
       parts.push(draw("polyline", { points: points.map((point) => `${x(point.step).toFixed(1)},${y(point[name]).toFixed(1)}`).join(" "), fill: "none", stroke: palette[kind], "stroke-width": 2, "stroke-linejoin": "round" }));
