@@ -186,7 +186,7 @@ def compare(
     problem: BaseException | None = None
     with results_folder(out, force) as folder:  # before any computing
         if tune:
-            opened.defaults = _tuned(opened, taught, names, settings)
+            opened.defaults = _tuned(opened, comparison.taught, names, {**settings, "loss_on": comparison.loss_on})
         about = {"facts": called, **_tuned_under(opened)}
         try:
             _follow(comparison)

@@ -266,7 +266,7 @@ def _card(method: str, row: dict, learned: dict | None, methods: list[str], summ
     if learned and not missing(learned["mean"]):
         lines.append(f"at {percent(learned['mean'])} of the new facts learned")
     number = "–"
-    if learned_little(learned):
+    if learned and learned_little(learned):
         number = f"{percent(learned['mean'])} <small>of the new facts learned: too few to tell what it costs</small>"
         lines = lines[:0]
     elif not missing(row["drop_mean"]):

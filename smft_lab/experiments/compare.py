@@ -133,7 +133,7 @@ class Comparison:
             self.facts = as_facts(self.facts)
             if self.rephrase and self.loss_on is None and any(fact.own for fact in self.facts):
                 self.loss_on = "answer"
-        first = self._facts(self.seeds[0])
+        first = self.taught(self.seeds[0])
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
         self.passes, self.order, self.loss_on = teaching.passes, teaching.order, teaching.loss_on
@@ -186,7 +186,8 @@ class Comparison:
         chosen["optimizer"] = self.optimizer if method == "sparse" else None
         check_settings(method, self.lab.slots, rule=rule or self.rule, **settings_for(self.lab, method, **chosen))
 
-    def _facts(self, seed: int) -> Sequence[Fact]:
+    def taught(self, seed: int) -> Sequence[Fact]:
+        """The facts of a seed, with the statements that were added to them."""
         facts = as_facts(self.facts(seed) if callable(self.facts) else self.facts)
         return [with_statements(fact) for fact in facts] if self.rephrase else facts
 
@@ -196,7 +197,7 @@ class Comparison:
     def run_steps(self, seed: int) -> int:
         """Gradient steps of one run with that seed, at most."""
         if seed not in self._steps:
-            self._steps[seed] = self._teaching(seed, self._facts(seed)).steps
+            self._steps[seed] = self._teaching(seed, self.taught(seed)).steps
         return self._steps[seed]
 
     def _options(self, name: str, seed: int) -> dict:
@@ -226,7 +227,7 @@ class Comparison:
         mine, turn = True, self.lab.turn  # whether the model still is this comparison's, and since when
         try:
             for seed in self.seeds:
-                facts = self._facts(seed)
+                facts = self.taught(seed)
                 first = seed == self.seeds[0]
                 if first:
                     self.samples = self._sample_questions(facts)
@@ -276,7 +277,7 @@ class Comparison:
             self._answer(name)
             if name == "sparse":
                 about = {"method": name, **self.settings(), **self.method_settings(name)}
-                self.patch = Patch.between(self.lab, about, self._facts(self.seeds[0]))
+                self.patch = Patch.between(self.lab, about, self.taught(self.seeds[0]))
 
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
         """A few questions per probe, drawn at random from a seed and not by how anyone answers them.
@@ -335,7 +336,7 @@ class Comparison:
         return finished[finished["seed"].isin(whole)] if len(whole) else finished
 
     def settings(self) -> dict:
-        taught = self._facts(self.seeds[0])
+        taught = self.taught(self.seeds[0])
         given = as_facts(self.facts(self.seeds[0]) if callable(self.facts) else self.facts)
         added = sum(len(one.statements) - len(own.statements) for one, own in zip(taught, given, strict=True))
         return {
