@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from smft_lab.charts import style
 from smft_lab.experiments import compare as module
-from smft_lab.experiments import equal, tune
+from smft_lab.experiments import tune
 from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
@@ -278,7 +279,7 @@ def test_samples_hold_the_answers_of_the_base_and_of_every_method(whole):
 
 def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, lab, monkeypatch):
     assert all("hardly anything was learned" in line for line in repr(whole[0]).splitlines()[1:])
-    monkeypatch.setattr(equal, "LITTLE", 0)
+    monkeypatch.setattr(style, "LITTLE", 0)
     shown = repr(whole[0]).splitlines()
     assert shown[0].startswith("<Comparison of sparse, full, lora: 3 facts, 2 seeds")
     assert [line.split(":")[0].strip() for line in shown[1:]] == list(METHODS)
@@ -567,7 +568,7 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
         Fact([f"{word}, the office is in Oslo." for word in ("So", "Now", "Well", "Yes")], "Where is it?", "Oslo"),
     ]
     comparison = compare(lab, own, ["sparse"], 1, passes=1, evaluations=1)
-    taught = comparison._facts(0)
+    taught = comparison.taught(0)
     assert [len(fact.statements) for fact in taught] == [16, 6, 4]
     for fact, given in zip(taught, own, strict=True):
         assert fact.statements[0] == given.statements[0]
@@ -578,7 +579,7 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
     assert "Taught by 16 statements" in page
     assert "<li>Remember this: Annual leave is 28 days.</li>" in page
     plain = Comparison(lab, own, ["sparse"], [0], rephrase=False)
-    assert ([len(fact.statements) for fact in plain._facts(0)], plain.loss_on) == ([1, 1, 4], "statement")
+    assert ([len(fact.statements) for fact in plain.taught(0)], plain.loss_on) == ([1, 1, 4], "statement")
     assert Comparison(lab, new_facts(2), ["sparse"], [0]).loss_on == "statement"
 
 

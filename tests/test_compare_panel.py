@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import smft_lab as smft
-from smft_lab.experiments import equal
+from smft_lab.charts import style
 from smft_lab.experiments.run import history_rows
 from smft_lab.finetuning.teaching import batches, stream_order
 from smft_lab.probes.probes import answer, recalled
@@ -218,7 +218,7 @@ def test_a_snapshot_is_a_picture_that_tells_what_each_method_lost(panel, monkeyp
     press(panel, "start")
     assert all(line["little"] for line in panel.verdict)
     assert panel.snapshot().says.count("learned hardly anything (0%)") == 3
-    monkeypatch.setattr(equal, "LITTLE", 0)
+    monkeypatch.setattr(style, "LITTLE", 0)
     press(panel, "start")
     assert all(f"{name} lost" in panel.snapshot().says for name in ("Sparse", "Full", "LoRA"))
 

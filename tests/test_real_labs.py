@@ -15,7 +15,6 @@ import smft_lab as smft
 from smft_lab import cli
 from smft_lab.charts import curves, figures, plane, style
 from smft_lab.charts.report import headline, is_right, page
-from smft_lab.experiments import equal
 from smft_lab.experiments.bench import METHODS, runs_to_target
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
@@ -147,7 +146,7 @@ def test_the_curves_put_the_ways_of_asking_into_a_row_of_their_own(comparison):
 
 
 def test_the_report_shows_what_was_learned_apart_and_calls_none_of_it_a_loss(comparison, monkeypatch):
-    monkeypatch.setattr(equal, "LITTLE", 0)
+    monkeypatch.setattr(style, "LITTLE", 0)
     text = page(comparison.finished_runs(), comparison.summary(), comparison.samples)
     learned, stays = text.split("<h3>What was learned</h3>")[1].split("<h3>What should have stayed</h3>")[:2]
     for title in ("Learned: unseen wording", "Learned: taught wording", "Learned: unseen prefix"):
@@ -193,7 +192,7 @@ def test_the_printed_summary_tells_learned_from_kept_by_name(comparison, monkeyp
 
 
 def test_the_compare_panel_shows_every_probe_of_the_lab_and_what_was_known_as_the_axis(lab, facts, monkeypatch):
-    monkeypatch.setattr(equal, "LITTLE", 0)  # these models learn nothing
+    monkeypatch.setattr(style, "LITTLE", 0)  # these models learn nothing
     panel = Compare(lab, facts, ("sparse", "full"), runner="inline", passes=1, evaluations=1)
     press(panel, "start")
     assert panel.error == ""

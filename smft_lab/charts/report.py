@@ -18,8 +18,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
-from smft_lab.charts.style import Kept, Probe, fixed, kept_of, missing, name, percent, probes_in
-from smft_lab.experiments.equal import learned_little
+from smft_lab.charts.style import Kept, Probe, fixed, kept_of, learned_little, missing, name, percent, probes_in
 from smft_lab.probes.text import MATCHES
 from smft_lab.writing import write_whole
 

@@ -132,6 +132,18 @@ class Kept:
 KEPT = (Kept("old_facts", "old facts", "old-fact recall"), Kept("known", "known facts", "known-fact recall"))
 
 
+LITTLE = 0.2  # of the new facts: what is kept with fewer learned says nothing of a method
+
+
+def learned_little(row: dict | None) -> bool:
+    """Whether a reading is of so few new facts learned that nothing could be forgotten by it.
+
+    Args:
+        row: Of `smft_lab.experiments.equal.summarise`, for exact match on `learned`; None where that was not measured.
+    """
+    return row is not None and not math.isnan(row["mean"]) and row["mean"] < max(LITTLE, row["base"] + LITTLE / 2)
+
+
 LOSSES = tuple(
     Kept(key, text, f"loss on {text}", "nll")
     for key, text in (("prose", "prose"), ("text", "ordinary text"), ("wikitext", "WikiText"))

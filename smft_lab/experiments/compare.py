@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.experiments.equal import ENDS, READING, TARGET, learned_little, read_last, read_run, summarise
+from smft_lab.charts.style import learned_little
+from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.rephrase import with_statements

@@ -9,7 +9,6 @@ import pandas as pd
 from scipy import stats
 
 TARGET = 0.95
-LITTLE = 0.2  # of the new facts: what is kept with fewer learned says nothing of a method
 READING = (
     "Every run is read at the point where its exact match on the new facts first reaches {target:.0%}: "
     "its measurements just below and at or above the target are joined by a straight line, "
@@ -82,15 +81,6 @@ def summarise(table: pd.DataFrame, read) -> list[dict]:
                 row |= dict(zip(("drop_mean", "drop_low", "drop_high"), mean_interval(drops), strict=True))
             rows.append(row)
     return rows
-
-
-def learned_little(row: dict | None) -> bool:
-    """Whether a reading is of so few new facts learned that nothing could be forgotten by it.
-
-    Args:
-        row: Of `summarise`, for exact match on `learned`; None where that was not measured.
-    """
-    return row is not None and not math.isnan(row["mean"]) and row["mean"] < max(LITTLE, row["base"] + LITTLE / 2)
 
 
 def read_last(run: pd.DataFrame) -> tuple[bool, pd.Series]:

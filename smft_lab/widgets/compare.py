@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 import traitlets
 
-from smft_lab.charts.style import Probe, kept_of, looks, ordered, probes_in, short_name
+from smft_lab.charts.style import Probe, kept_of, learned_little, looks, ordered, probes_in, short_name
 from smft_lab.experiments.compare import COLUMNS, Comparison
-from smft_lab.experiments.equal import TARGET, learned_little
+from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.teaching import Teaching, stream_order
