@@ -122,12 +122,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     assert total > 200
     lines = range(1, total, stepping(STRIDE[method]))
     record_property("tried", len(lines))
-    for line in lines:
-        with suppress(KeyboardInterrupt):
-            lines_of(lambda: run(lab, method), line)
-        lab.reset()
-        assert assembly(lab.model) == before, f"line {line} of {total}"
-        assert bitwise_equal(state(lab.model), base), f"line {line} of {total}"
+    check_interrupted(lab, method, lines, before, base)
     run(lab, method)
     learned = state(lab.model)
     fresh = tiny_lab()
@@ -135,6 +130,16 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     run(fresh, method)
     assert bitwise_equal(learned, state(fresh.model))
     assert assembly(lab.model) == before
+
+
+def check_interrupted(lab, method: str, lines, before: dict, base: dict) -> None:
+    """Interrupt a run before each of these lines in turn, and see that `reset` brings back what was before."""
+    for line in lines:
+        with suppress(KeyboardInterrupt):
+            lines_of(lambda: run(lab, method), line)
+        lab.reset()
+        assert assembly(lab.model) == before, f"line {line} of {lines.stop}"
+        assert bitwise_equal(state(lab.model), base), f"line {line} of {lines.stop}"
 
 
 @pytest.mark.skipif(OFTEN < 2, reason="takes minutes; SMFT_LAB_INTERRUPTS=10 asks for it")
@@ -145,12 +150,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_in_the_shipped_lab(lab, method,
     lab.reset()
     lines = range(1, total, total // (7 * OFTEN))
     record_property("tried", len(lines))
-    for line in lines:
-        with suppress(KeyboardInterrupt):
-            lines_of(lambda: run(lab, method), line)
-        lab.reset()
-        assert assembly(lab.model) == before, f"line {line} of {total}"
-        assert bitwise_equal(state(lab.model), base), f"line {line} of {total}"
+    check_interrupted(lab, method, lines, before, base)
 
 
 def stepping(stride: int) -> int:
