@@ -127,10 +127,7 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
         least: As many trees as that, where there are texts for them.
         least_saved: Share of the positions, padding included, below which it saves too little.
     """
-    texts = [
-        row[:length]
-        for row, length in zip(inputs["input_ids"].tolist(), inputs["attention_mask"].sum(1).tolist(), strict=True)
-    ]
+    texts = token_rows(inputs)
     rows = _alike(texts, least)
     trees = [_Tree(texts, row) for row in rows]
     G, U = len(trees), max(len(tree.parents) for tree in trees)
@@ -165,6 +162,12 @@ def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = to
         Targets.of(places[:, :-1][predicts], labels[:, 1:][predicts], predicts.nonzero()[:, 0]),
         places,
     )
+
+
+def token_rows(inputs: dict[str, Tensor]) -> list[list[int]]:
+    """The tokens of each text of a batch with padding on the right, without it."""
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    return [row[:length] for row, length in zip(inputs["input_ids"].tolist(), lengths, strict=True)]
 
 
 def _alike(texts: list[list[int]], least: int = 1) -> list[list[int]]:

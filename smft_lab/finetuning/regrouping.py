@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.finetuning.live import Live, joined
-from smft_lab.finetuning.packing import Form
+from smft_lab.finetuning.packing import Form, token_rows
 
 if TYPE_CHECKING:
     from smft_lab.finetuning.replay import Batch, Frozen
@@ -30,7 +30,7 @@ class KnownTexts:
     def add(self, batch: Batch) -> None:
         """Remember where its texts are."""
         at = weakref.ref(batch)
-        self._rows |= {text: (at, row) for row, text in enumerate(_texts(batch))}
+        self._rows |= {tuple(text): (at, row) for row, text in enumerate(token_rows(batch.inputs))}
 
     def find(self, batch: Batch, form: Form) -> Sources | None:
         """Where the tokens of a form of a batch are in the forms of others; None if one of its texts is new."""
@@ -38,8 +38,8 @@ class KnownTexts:
         index = torch.zeros(G * U, dtype=torch.long, device=form.places.device)
         begins: dict[Batch, int] = {}
         end = 0
-        for row, text in enumerate(_texts(batch)):
-            at, there = self._rows.get(text, (None, 0))
+        for row, text in enumerate(token_rows(batch.inputs)):
+            at, there = self._rows.get(tuple(text), (None, 0))
             source = at and at()
             if source is None or source.frozen is None or not source.frozen.form.packed:
                 return None
@@ -100,8 +100,3 @@ def _taken(pasts: Sequence[Tensor], wanted: Tensor) -> Tensor:
     """Keys or values (G, heads, C, width) of several forms -> (G, heads, C, width) of the wanted ones, (G, C)."""
     every = torch.cat([past.transpose(1, 2).flatten(0, 1) for past in pasts])
     return every[wanted.clamp(min=0)].transpose(1, 2).contiguous()
-
-
-def _texts(batch: Batch) -> list[tuple[int, ...]]:
-    lengths = batch.inputs["attention_mask"].sum(1).tolist()
-    return [tuple(ids[:length]) for ids, length in zip(batch.inputs["input_ids"].tolist(), lengths, strict=True)]

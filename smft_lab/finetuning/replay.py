@@ -198,8 +198,8 @@ class Prefix:
         frozen = batch.frozen
         if frozen is None:
             frozen = self._regrouped(batch, form)
-        else:
-            self._kept.add(batch)  # an earlier run's, too
+        elif batch not in self._kept:  # an earlier run's
+            self._kept.add(batch)
             self._texts.add(batch)
         if batch.live is not None:
             return self._replay(batch.live, batch.live.memo, PastKeys(batch.live.past))
@@ -268,9 +268,13 @@ class Prefix:
         if frozen is None or selection is None or selection.chosen is None:
             return
         part = self._live_part(frozen)
-        kept = None if part is None else self._cut(frozen, part, part.past_of(cache.kept))
-        if kept is None:
+        if part is None:
             return
+        C = part.still.shape[1]
+        past = sum(tensor[:, :, :C].nbytes for pair in cache.kept.values() for tensor in pair)
+        if self._held("live") + past + frozen.size() > LIVE_BYTES:  # asked at each step: nothing is gathered in vain
+            return
+        kept = self._cut(frozen, part, part.past_of(cache.kept))
         if self.live is None:
             whole = _loss_and_gradients(self.model, loss, retain_graph=True)
             replayed, _ = self._replay(kept, kept.memo, PastKeys(kept.past))
@@ -290,7 +294,8 @@ class Prefix:
         part = self._live_part(frozen)
         past = None if part is None or batch.frozen is None else sources.past(part)
         if part is not None and past is not None:
-            batch.live = self._cut(frozen, part, past)
+            live = self._cut(frozen, part, past)
+            batch.live = live if self._held("live") + live.size() <= LIVE_BYTES else None
         return frozen
 
     def _live_part(self, frozen: Frozen) -> Live | None:
@@ -300,9 +305,9 @@ class Prefix:
         live, still = live_positions(frozen.form, frozen.reads[0], self.selection.chosen[0])
         return None if int(live.sum(1).max()) == live.shape[1] else live_part(frozen.form, live, still)
 
-    def _cut(self, frozen: Frozen, part: Live, past: dict[int, tuple[Tensor, Tensor]]) -> Frozen | None:
-        """What is kept of a batch, of its live positions alone; None where there is no room for it."""
-        live = Frozen(
+    def _cut(self, frozen: Frozen, part: Live, past: dict[int, tuple[Tensor, Tensor]]) -> Frozen:
+        """What is kept of a batch, of its live positions alone."""
+        return Frozen(
             form=part.form,
             below=part.of(frozen.below),
             beside={name: part.of(output) for name, output in frozen.beside.items()},
@@ -312,7 +317,6 @@ class Prefix:
             past=past,
             still=part.still,
         )
-        return live if self._held("live") + live.size() <= LIVE_BYTES else None
 
     @torch.no_grad()
     def _freeze(self, batch: Batch, form: Form) -> Frozen:
