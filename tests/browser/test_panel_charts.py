@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from panel_page import PanelPage
 
 import smft_lab as smft
 from smft_lab.widgets import Compare, Predict, Slots, Teach, TopT, Train
@@ -16,23 +15,6 @@ def lab(tiny_lab):
 @pytest.fixture(scope="module")
 def facts():
     return smft.new_facts(3, seed=3)
-
-
-@pytest.fixture
-def shown(browser):
-    opened = []
-
-    def show(panel, width=1100, theme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.set_default_timeout(5000)
-        opened.append(PanelPage(page, panel, theme))
-        return opened[-1]
-
-    yield show
-    for one in opened:
-        assert one.errors == []
-        one.panel.close()
-        one.page.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a person types stays as typed, and what a panel shows is what it trains, however slowly the kernel answers."""
 
 import pytest
-from panel_page import PanelPage
 
 import smft_lab as smft
 from smft_lab.widgets import Compare, Slots, Teach, TopT
@@ -17,22 +16,9 @@ def facts():
     return smft.new_facts(3, seed=3)
 
 
-@pytest.fixture
-def shown(browser, lab):
+@pytest.fixture(autouse=True)
+def at_base(lab):
     lab.reset()
-    opened = []
-
-    def show(panel):
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.set_default_timeout(5000)
-        opened.append(PanelPage(page, panel))
-        return opened[-1]
-
-    yield show
-    for one in opened:
-        assert one.errors == []
-        one.panel.close()
-        one.page.close()
 
 
 CAPITAL = ("The capital of Australia is Canberra", "What is the capital of Australia?")
