@@ -182,8 +182,8 @@ def finetune(
         recipe: How slots are chosen and trained, and what is taught in the order `mixed`; the lab's by default.
         probe_every: Steps between measurements; as many as a whole pass has by default, never if 0. Step 0 and the last
             are measured too.
-        fast: Whether `sparse` computes what doesn't depend on the values only the first time a batch comes; the result
-            is the same up to rounding.
+        fast: Whether what texts of a batch have in common is computed once, and by `sparse` what doesn't depend on the
+            values only the first time a batch comes; the result is the same up to rounding.
         protect: Of `sparse`: how many background batches each other fact written so far counts for, in the idf.
         mix: Gives texts to train on beside each batch of statements, such as old ones (replay). Their reads do not
             count in the choice of slots.

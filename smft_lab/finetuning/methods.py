@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.baselines import Anchor
+from smft_lab.finetuning.packed_loss import PackedLoss
 from smft_lab.finetuning.packing import as_rows
 from smft_lab.finetuning.products import RoundedWeights
 from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
@@ -180,24 +181,28 @@ class _Dense:
     """A torch optimizer on every parameter of `model` that takes a gradient.
 
     Of half-precision parameters it moves float32 copies, which are then rounded: a step is often too small for them.
+
+    Args:
+        fast: Whether to compute what the texts of a batch have in common once (see `PackedLoss`).
     """
 
     adapted: float | None = None
 
-    def __init__(self, model, lr: float, optimizer: str):
+    def __init__(self, model, lr: float, optimizer: str, fast: bool):
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._copies = {one: one.detach().float() for one in parameters if one.dtype.itemsize < 4}
         moved = [self._copies.get(one, one) for one in parameters]
         if optimizer == "adamw":
-            fused = parameters[0].is_cuda  # without copies of the model in memory
+            fused = parameters[0].device.type in ("cpu", "cuda")  # in one pass, without copies of the model
             self.optimizer = torch.optim.AdamW(moved, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
         else:
             self.optimizer = torch.optim.SGD(moved, lr=lr)
         self.trainable = sum(parameter.numel() for parameter in parameters)
+        self._packed = PackedLoss(model) if fast else None
 
     def update(self, batch: Batch) -> Update:
-        loss = self.model(**batch.inputs).loss
+        loss = self.model(**batch.inputs).loss if self._packed is None else self._packed.loss(batch)
         loss.backward()
         self.pull()
         grads = [one.grad for one in self._copies if one.grad is not None]  # others overflow with the loss
@@ -257,11 +262,11 @@ class Full(_Dense):
         anchor: Pulls the weights back to the base.
     """
 
-    def __init__(self, lab: Lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None):
+    def __init__(self, lab: Lab, lr: float, optimizer: str = "adamw", anchor: Anchor | None = None, fast: bool = True):
         lab.model.requires_grad_(True)
         for name in _empty_memories(lab.model):
             lab.model.get_submodule(name).requires_grad_(False)
-        super().__init__(lab.model, lr, optimizer)
+        super().__init__(lab.model, lr, optimizer, fast)
         self.lab, self.anchor = lab, anchor
 
     def pull(self) -> None:
@@ -285,7 +290,8 @@ class Lora(_Dense):
         UserWarning: It isn't all of them, as in some mixtures of experts.
     """
 
-    def __init__(self, lab: Lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK):
+    def __init__(self, lab: Lab, lr: float, seed: int, optimizer: str = "adamw", rank: int = LORA_RANK,
+                 fast: bool = True):  # fmt: skip
         from peft import LoraConfig, get_peft_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -313,10 +319,11 @@ class Lora(_Dense):
                 f"{', '.join(kinds)}",
                 stacklevel=2,
             )
-        super().__init__(wrapped, lr, optimizer)
+        super().__init__(lab.model, lr, optimizer, fast)
+        self.wrapped = wrapped
 
     def finish(self) -> None:
-        self.model.merge_and_unload()
+        self.wrapped.merge_and_unload()
 
 
 METHODS = ("sparse", "full", "lora")
@@ -348,4 +355,6 @@ def start(lab: Lab, method: str, lr: float, top_t: int, rule: str, optimizer: st
     lab.model.zero_grad()  # what other training left would go into the first step
     if method == "sparse":
         return Sparse(lab, lr, top_t, rule, optimizer, seed, fast, protect, momentum, floor, kl_anchor)
-    return Full(lab, lr, optimizer, anchor) if method == "full" else Lora(lab, lr, seed, optimizer, rank)
+    if method == "full":
+        return Full(lab, lr, optimizer, anchor, fast)
+    return Lora(lab, lr, seed, optimizer, rank, fast)

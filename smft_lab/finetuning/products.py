@@ -8,7 +8,7 @@ rounding. What is measured, answered and saved is always the model itself, in it
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from threading import Lock
 
@@ -172,12 +172,57 @@ def fast_linears(blocks: nn.Module, rounded: RoundedWeights | None) -> list[tupl
         return []
     return [
         (parent, name, FastLinear(layer, rounded))
-        for parent in blocks.modules()
-        for name, layer in parent.named_children()
-        if type(layer) is nn.Linear
-        and layer.weight.dtype == torch.float32
-        and not any(parameter.requires_grad for parameter in layer.parameters())
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        for parent, name, layer in _plain_linears(blocks)
+        if not any(parameter.requires_grad for parameter in layer.parameters())
+    ]
+
+
+def _plain_linears(blocks: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Linear layers of float32 weights that do nothing besides: what holds each, its name there, and itself."""
+    for parent in blocks.modules():
+        for name, layer in parent.named_children():
+            plain = type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+            if plain and layer.weight.dtype == torch.float32:
+                yield parent, name, layer
+
+
+class TrainedProduct(torch.autograd.Function):
+    """A linear layer of which the weight trains, too, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., D), weight (N, D) -> (..., N)."""
+        factor = as_factor(x, weight.dtype)
+        ctx.save_for_backward(factor, weight)
+        ctx.biased = bias is not None
+        y = _product(x, weight.t(), factor)
+        return y if bias is None else y + bias
+
+    @staticmethod
+    def backward(ctx, of_output: Tensor):
+        factor, weight = ctx.saved_tensors
+        above = as_factor(of_output, weight.dtype)
+        of_x = _product(of_output, weight, above) if ctx.needs_input_grad[0] else None
+        of_bias = above.sum(0) if ctx.biased else None
+        return of_x, fast_product(above.t(), factor), of_bias
+
+
+class TrainedLinear(StandIn):
+    """Stands in for a linear layer that trains, and does the same by `TrainedProduct`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.__dict__["replaced"]
+        return TrainedProduct.apply(x, layer.weight, layer.bias)
+
+
+def trained_linears(model: nn.Module) -> list[tuple[nn.Module, str, TrainedLinear]]:
+    """Where a model's float32 linear layers are that train, and what stands in for them where that is faster."""
+    if not onednn_is_faster():
+        return []
+    return [
+        (parent, name, TrainedLinear(layer))
+        for parent, name, layer in _plain_linears(model)
+        if all(parameter.requires_grad for parameter in layer.parameters())
     ]
 
 

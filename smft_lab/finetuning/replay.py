@@ -239,7 +239,7 @@ class Prefix:
         places.append((parent, name, stand_in))
         try:
             self.layer.keys.known = frozen.reads
-            with _replaced(places):
+            with replaced(places):
                 out = self._run(frozen.form, cache).logits
         finally:
             self.layer.keys.known = None
@@ -337,7 +337,7 @@ class Prefix:
                 handles.append(module.register_forward_hook(keep))
             for module in filter(None, (self.layer, self._attached)):
                 handles.append(module.register_forward_pre_hook(take, with_kwargs=True))
-            with stopping_at(keys), _replaced(self._exact):
+            with stopping_at(keys), replaced(self._exact):
                 self._run(form)
         finally:
             for handle in handles:
@@ -384,7 +384,7 @@ def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights |
         packed = as_trees(batch.inputs, batch.counted, model.dtype, least_saved=-1.0 if chosen else LEAST_SAVED)
     if packed is not None:
         longest, made = mask.sum(1).argmax(), _made_of(model)
-        with _replaced(fast_linears(model, rounded)):
+        with replaced(fast_linears(model, rounded)):
             if not is_plain_causal(model, ids[longest][mask[longest].bool()].tolist(), made):
                 packed = None
     return packed or as_rows(batch.inputs, batch.counted)
@@ -407,14 +407,14 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
         fused, trees, may_round = proven[made]
         return Prefix(model, selection, fused, trees, rounded if may_round else None)
     whole = batch
-    batch, form = _few_texts(model, whole, form)
+    batch, form = few_texts(model, whole, form)
     if selection is not None:
         selection.counted, selection.memo = batch.counted, batch.memo
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
     problem = None
-    with _replaced(fast_linears(model, rounded)):
+    with replaced(fast_linears(model, rounded)):
         packed = form.packed and takes_trees(model, form)
     for trees, fused in product((True, False) if packed else (False,), (True, False)):
         batch.memo.clear()  # what was kept there belongs to the batch in another form
@@ -435,7 +435,7 @@ def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = Non
     return None
 
 
-def _few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
+def few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
     """The longest text of a batch and its neighbours in the order of a dictionary, run in the form of the whole.
 
     It is the whole where these few would be run in another form, or have nothing to learn.
@@ -528,7 +528,7 @@ def _loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list
 
 
 @contextmanager
-def _replaced(places: Sequence[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
+def replaced(places: Sequence[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
     """Put other modules in the place of children of a model, until the block ends."""
     before = [(parent, name, getattr(parent, name)) for parent, name, _ in places]
     try:
