@@ -23,7 +23,8 @@ from smft_lab.slots.scores import (
     term_frequency,
     top_slots,
 )
-from smft_lab.slots.usage import Usage, batch_counts, count_reads, measure_usage
+from smft_lab.slots.selection import Selection
+from smft_lab.slots.usage import SPARSE_FROM, Usage, batch_counts, count_reads, measure_usage, read_slots
 
 TEXTS = ["Mira has a dog.", "The dog of Mira is called Biscuit, and it is old.", "Hm?"]
 LAYOUTS = [{}, {"memory_at": [0, 2]}, {"memory_at": [0, 2], "memory_shared": False}]
@@ -54,6 +55,31 @@ def with_padding(batch, columns: int, token: int):
 
 
 # counts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("total", [40, 40 * SPARSE_FROM * 100])
+def test_the_slots_that_are_read_are_those_with_a_count_however_large_the_table(total):
+    generator = torch.Generator().manual_seed(0)
+    slots, mask = torch.randint(40, (3, 5, 2, 4), generator=generator), torch.randint(3, (3, 5), generator=generator)
+    expected = count_reads(slots, mask, total)
+    read, count = read_slots(slots, mask, total)
+    assert torch.equal(read, expected.nonzero().squeeze(1))
+    assert torch.equal(count, expected[read])
+    assert count.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("protect", [0.0, 2.0])
+def test_a_selection_takes_the_top_t_of_the_scores_of_all_slots(lab, rule, protect):
+    batch = encode(lab.tokenizer, TEXTS)
+    (count,) = batch_counts(lab.model, batch)
+    selection = Selection(lab.model, lab.usage, 20, rule, seed=3, protect=protect)
+    with selection.active():
+        lab.model(**batch)
+        (slots,) = selection.slots
+    generator = torch.Generator().manual_seed(3)
+    scores = score(rule, count, lab.usage.df[0], lab.usage.batches, generator, lab.usage.count[0])
+    assert torch.equal(slots, top_slots(scores, count, None if rule == "all" else 20))
 
 
 def test_reads_are_counted_at_real_tokens_only():

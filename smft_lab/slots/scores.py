@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from smft_lab.lab import Lab
 
 RULES = ("tfidf", "tf", "idf", "kl", "random", "all")
+WHOLE_TABLE = ("kl", "random")  # rules by which a slot's score depends on slots that are not read
 
 
 def term_frequency(count: Tensor) -> Tensor:

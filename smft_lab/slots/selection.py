@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
-from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
-from smft_lab.slots.usage import Usage, table_counts
+from smft_lab.slots.scores import WHOLE_TABLE, check_rule, check_top_t, score, top_slots
+from smft_lab.slots.usage import Usage, table_reads
 
 if TYPE_CHECKING:
     from smft_lab.lab import Lab
@@ -83,8 +83,9 @@ class Selection:
         if self._slots is None and self.memo is not None and len(self.memo) == len(self.tables):
             self._slots = tuple(self.memo[table][0] for table in range(len(self.tables)))
         if self._slots is None:
-            counts = table_counts(self.model, self._reads, self._mask if self.counted is None else self.counted)
-            self._slots = tuple(self._choose(i, count) for i, count in enumerate(counts))
+            mask = self._mask if self.counted is None else self.counted
+            reads = table_reads(self.model, self._reads, mask)
+            self._slots = tuple(self._choose(table, *read) for table, read in enumerate(reads))
         return self._slots
 
     def _begin(self, module, args, kwargs) -> None:
@@ -96,18 +97,23 @@ class Selection:
         self._mask = torch.ones_like(ids) if mask is None else mask
         self._slots = None
 
-    def _choose(self, table: int, count: Tensor) -> Tensor:
+    def _choose(self, table: int, read: Tensor, count: Tensor) -> Tensor:
+        """The slots to train, best first, of those that are read, (R,) ascending, so many times, (R,)."""
         if self.chosen is not None:
-            slots = self.chosen[table]
-            return slots[count[slots] > 0]
+            chosen = self.chosen[table]
+            return chosen[torch.isin(chosen, read)]
         df, batches = self.usage.df[table], self.usage.batches
         if self.protect:
             own = self._written_by.get(self.owner)
             others = self._writers[table] - (0 if own is None else own[table].int())
             df = df + self.protect * others
             batches += self.protect * (len(self._written_by) - (own is not None))
-        scores = score(self.rule, count, df, batches, self._generator, self.usage.count[table])
-        return top_slots(scores, count, self.top_t)
+        if self.rule in WHOLE_TABLE:
+            every = torch.zeros(len(df), dtype=count.dtype).index_copy_(0, read, count)
+            scores = score(self.rule, every, df, batches, self._generator, self.usage.count[table])[read]
+        else:
+            scores = score(self.rule, count, df[read], batches)
+        return read[top_slots(scores, count, self.top_t)]
 
     def log_writes(self) -> None:
         """Remember that the last batch's slots were written for its `owner`; for `protect`."""

@@ -16,6 +16,8 @@ from torch import Tensor
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_at, value_tables
 
+SPARSE_FROM = 16  # slots of a table per read; below, an array of all slots is faster than sorting the reads
+
 
 def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
     """How often each slot is read at positions that are not padding.
@@ -29,9 +31,31 @@ def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
     Returns:
         (N,) int32 counts; they sum to unpadded tokens x H x k.
     """
-    return torch.bincount(
-        slots.flatten(0, 1).repeat_interleave(mask.flatten().long(), 0).flatten(), minlength=total
-    ).int()
+    return torch.bincount(_unpadded(slots, mask), minlength=total).int()
+
+
+def read_slots(slots: Tensor, mask: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Which slots are read at positions that are not padding, and how often; nothing of the size of a table is made
+    where the table is much larger than the reads are many.
+
+    Args:
+        slots, mask, total: As for `count_reads`.
+
+    Returns:
+        (R,) int64 slots, ascending, and (R,) int32 counts, each at least 1.
+    """
+    reads = _unpadded(slots, mask)
+    if total > SPARSE_FROM * len(reads):
+        read, count = reads.unique(return_counts=True)
+        return read, count.int()
+    count = torch.bincount(reads, minlength=total)
+    read = count.nonzero().squeeze(1)
+    return read, count[read].int()
+
+
+def _unpadded(slots: Tensor, mask: Tensor) -> Tensor:
+    """The reads (B, T, H, k) of positions that count, each as often as it does; (M,)."""
+    return slots.flatten(0, 1).repeat_interleave(mask.flatten().long(), 0).flatten()
 
 
 @dataclass
@@ -137,7 +161,21 @@ def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
     """Reads per slot of the last observed forward pass, one (N,) tensor per value table, padding excluded."""
     tables = value_tables(model)
     counts = [torch.zeros(len(table.weight), dtype=torch.int32) for table in tables]
-    for position, layer in memory_layers(model).items():
-        found = count_reads(reads[position].slots[-1], mask, len(layer.values.weight))
-        counts[tables.index(layer.values)] += found.cpu()
+    for total, (slots, count) in zip(counts, table_reads(model, reads, mask), strict=True):
+        total[slots] = count
     return counts
+
+
+def table_reads(model, reads: dict[int, Reads], mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The slots that the last observed forward pass read, per value table, padding excluded: as of `read_slots`."""
+    layers = memory_layers(model)
+    found = []
+    for table in value_tables(model):
+        slots = [
+            reads[position].slots[-1].flatten(0, -3) for position, layer in layers.items() if layer.values is table
+        ]
+        every = torch.cat([one.unsqueeze(0) for one in slots])  # (layers, B x T, H, k)
+        times = mask.flatten().unsqueeze(0).expand(len(slots), -1)
+        read, count = read_slots(every, times, len(table.weight))
+        found.append((read.cpu(), count.cpu()))
+    return found
