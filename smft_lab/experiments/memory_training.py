@@ -52,7 +52,7 @@ class MemoryTraining:
         lr, value_lr: Peak AdamW rates of the memory layers, and of their value tables.
         distill: Weight, in [0, 1], of the distance (KL) to what the model said before, against the loss on the text.
         everything: Whether all weights learn, and not the memory alone.
-        background_batches: The |B| "documents" of the idf.
+        background_batches: The `|B|` "documents" of the idf.
 
     Examples:
         >>> smft.MemoryTraining(steps=100, lr=1e-3).batch_size

@@ -140,7 +140,7 @@ def sparse_mode(lab: Lab, top_t: int | None = None, rule: str = "tfidf", seed: i
     """Sparse memory finetuning in a training loop of one's own.
 
     Inside the block only the value tables take gradients, and only at the top-t slots of each batch; a plain
-    `torch.optim.SGD` step on them is then a step of the paper (section 3.3).
+    `torch.optim.SGD` step on them is then a step of the paper (section 3.3)::
 
         with smft.sparse_mode(lab, top_t=100):
             optimizer = torch.optim.SGD([table.weight for table in smft.value_tables(lab.model)], lr=20.0)

@@ -63,7 +63,7 @@ class Usage:
     """Reads of every value table over background batches.
 
     Attributes:
-        batches: |B|, the number of background batches.
+        batches: `|B|`, the number of background batches.
         df: (tables, N) int32, the number of batches in which a slot was read at least once.
         count: (tables, N) int32, the number of reads.
 
