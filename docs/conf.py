@@ -29,7 +29,7 @@ author = "The SMFT Lab authors"
 copyright = "the SMFT Lab authors, Apache-2.0"
 version = release = smft_lab.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/**/*.md", "notebooks/*.ipynb"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
@@ -167,21 +167,6 @@ def on_missing(app, env, node, content):
         return None
     domain = env.get_domain("py")
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"smft_lab.{name}", node, content)
-
-
-def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
-    """Where on GitHub a documented name is written."""
-    thing = sys.modules[info["module"]]
-    for part in info["fullname"].split("."):
-        thing = getattr(thing, part, None)
-    try:
-        thing = inspect.unwrap(thing.fget if isinstance(thing, property) else thing)
-        file, (lines, first) = Path(inspect.getsourcefile(thing)), inspect.getsourcelines(thing)
-    except TypeError:  # a plain value
-        return None
-    if not file.is_relative_to(ROOT):
-        return None
-    return f"{SOURCE}blob/main/{file.relative_to(ROOT).as_posix()}#L{first}-L{first + len(lines) - 1}"
 
 
 def visit_math(self, node) -> None:
