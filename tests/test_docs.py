@@ -4,14 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+from PIL import Image
 
 import smft_lab
+from smft_lab.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 OWN = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAGES = [*OWN, *sorted((ROOT / "docs").rglob("*.md"))]
-WRITTEN = [*OWN, *sorted((ROOT / "docs").glob("*.md"))]  # by people; the pages in folders are made by commands
+# By people; the pages in other folders are made by commands.
+WRITTEN = [*OWN, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "api").glob("*.md"))]
 
 
 def text_of(page: Path) -> str:
@@ -88,3 +92,43 @@ def test_figures_of_the_readme_are_on_the_pages_that_its_results_link():
         page = re.sub(r"\*| points", "", text_of(ROOT / name))
         for figure in cells.replace("*", "").split("|"):
             assert re.search(rf"(?<![\d.]){re.escape(figure.strip())}(?!\d)", page), figure
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=named)
+def test_commands_and_their_options_are_there(page):
+    commands = typer.main.get_command(app).commands
+    text = re.sub(r"\\\n", " ", text_of(page))
+    for line in re.findall(r"(?:^|`)smft-lab ([^`\n]*)", text, re.MULTILINE):
+        call = re.split(r"\s#|&&", line)[0].split()
+        if not call or not call[0].islower() or not call[0].isalpha():
+            continue  # `smft-lab COMMAND`
+        command, rest = commands.get(call[0]), call[1:]
+        assert command, line
+        if hasattr(command, "commands") and rest:
+            command = command.commands[rest[0]]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= {*known, "--help"}, line
+
+
+WORDS = """memory layer, slot, key, value, product keys, read, access, access count, background usage,
+document frequency, TF-IDF score, top-t, trainable slots, fact, statement, paraphrase, probe, learned, forgetting, patch, known facts,
+taught form, unseen wording, unseen prefix, two-hop, address, address overlap, loudness, retrofit, recipe"""
+
+
+def test_the_glossary_has_every_word_once_and_where_it_is_in_the_code():
+    rows = re.findall(r"^\| \*\*(.*?)\*\* \| (.*?) \| \[`([\w./]+)`\]\(\.\./(.*?)\)(.*) \|$",
+                      text_of(ROOT / "docs" / "glossary.md"), re.MULTILINE)  # fmt: skip
+    words = [word for row in rows for word in row[0].split(", ")]
+    assert len(words) == len(set(words))
+    assert {word.strip() for word in WORDS.replace("\n", " ").split(",")} <= set(words)
+    for _, what, name, file, _ in rows:
+        assert what.endswith(".")
+        assert name in file or re.search(rf"^(?:def|class) {name}\b|^{name} = ", text_of(ROOT / file), re.MULTILINE), (
+            name
+        )
+
+
+def test_the_picture_of_the_readme_moves_and_is_small():
+    picture = ROOT / re.search(r"!\[[^]]*\]\((docs/[^)]*)\)", text_of(README))[1]
+    assert picture.stat().st_size < 2_000_000
+    assert Image.open(picture).n_frames > 50
