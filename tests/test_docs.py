@@ -111,8 +111,9 @@ def test_commands_and_their_options_are_there(page):
 
 
 WORDS = """memory layer, slot, key, value, product keys, read, access, access count, background usage,
-document frequency, TF-IDF score, top-t, trainable slots, fact, statement, paraphrase, probe, learned, forgetting, patch, known facts,
-taught form, unseen wording, unseen prefix, two-hop, address, address overlap, loudness, retrofit, recipe"""
+document frequency, TF-IDF score, top-t, trainable slots, fact, statement, paraphrase, probe, learned, forgetting,
+patch, known facts, taught form, unseen wording, unseen prefix, two-hop, address, address overlap, loudness, retrofit,
+recipe"""
 
 
 def test_the_glossary_has_every_word_once_and_where_it_is_in_the_code():
