@@ -17,6 +17,10 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxRole
+from sphinx.util.inspect import signature as signature_of
+from sphinx.util.inspect import stringify_signature
+from traitlets import HasTraits
+from transformers import PreTrainedConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +48,7 @@ default_role = "public"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
@@ -169,6 +174,17 @@ def on_missing(app, env, node, content):
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", f"smft_lab.{name}", node, content)
 
 
+def on_signature(app, kind, name, thing, options, signature, returns):
+    """A panel's own arguments, and a config's own fields: what they derive from takes anything, and some seventy."""
+    if kind != "class" or not issubclass(thing, HasTraits | PreTrainedConfig):
+        return None
+    seen = signature_of(thing.__init__, bound_method=True)
+    if issubclass(thing, PreTrainedConfig):
+        own = [seen.parameters[field] for field in inspect.get_annotations(thing) if field in seen.parameters]
+        seen = seen.replace(parameters=[*own, inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
+    return stringify_signature(seen, unqualified_typehints=True), returns
+
+
 def visit_math(self, node) -> None:
     self.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
     raise nodes.SkipNode
@@ -186,6 +202,7 @@ def setup(app) -> None:
     roles.register_local_role("public", PublicRole())
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("source-read", on_reading)
+    app.connect("autodoc-process-signature", on_signature)
     app.connect("doctree-read", on_read)
     app.connect("missing-reference", on_missing)
     app.connect("build-finished", on_finished)
