@@ -60,6 +60,7 @@ html_theme = "furo"
 html_title = "SMFT Lab"
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).with_name("search.js"))
 html_copy_source = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"

@@ -173,7 +173,15 @@ def address(site):
 
 
 @pytest.mark.parametrize("reader", [(1600, "light")], indirect=True, ids=str)
-@pytest.mark.parametrize(("words", "page"), [("loudness", "glossary"), ("slot_scores", "slots"), ("patch", "python")])
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("teach a fact", "how_do_i"),
+        ("add a method", "CONTRIBUTING"),
+        ("loudness", "glossary"),
+        ("slot_scores", "slots"),
+    ],
+)
 def test_the_search_finds_without_a_network(address, reader, words, page):
     reader.goto(f"{address}/index.html")
     reader.get_by_placeholder("Search").fill(words)
@@ -185,4 +193,4 @@ def test_the_search_finds_without_a_network(address, reader, words, page):
     )
     reader.locator("#search-results p.context").first.wait_for(timeout=10_000)
     found = reader.eval_on_selector_all("#search-results li a", "all => all.map(a => a.getAttribute('href'))")
-    assert any(f"/{page}.html" in link for link in found), found
+    assert any(f"{page}.html" in link for link in found[:3]), found
