@@ -42,7 +42,6 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-suppress_warnings = ["mystnb.unknown_mime_type"]
 
 default_role = "public"
 autodoc_member_order = "bysource"
@@ -72,14 +71,14 @@ html_theme_options = {
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
-CONTENTS = {
+CONTENTS = {  # of the site, after the title page
     "Use": ["docs/how_do_i", "docs/python", "docs/panels", "docs/command_line", "docs/your_facts", "docs/your_model"],
     "Notebooks": [page.relative_to(ROOT).with_suffix("").as_posix() for page in sorted(ROOT.glob("notebooks/*.ipynb"))],
     "Results": ["docs/results", "docs/reproduction", "docs/real_model", "docs/speed", "docs/limits"],
     "Reference": ["docs/api/README", "docs/glossary", "docs/families"],
     "Inside": ["docs/how_it_works", "docs/checkpoint", "docs/robustness", "CONTRIBUTING", "CHANGELOG"],
 }
-BELOW = {
+BELOW = {  # pages that stand below another
     "docs/api/README": [f"docs/api/{name}" for name in "labs facts finetuning slots models probes panels".split()],
     "docs/reproduction": ["docs/reproduction/claims"],
     "docs/real_model": ["docs/retrofit/README", "docs/retrofit/neox/README"],
@@ -176,7 +175,7 @@ def on_missing(app, env, node, content):
 
 
 def on_signature(app, kind, name, thing, options, signature, returns):
-    """A panel's own arguments, and a config's own fields: what they derive from takes anything, and some seventy."""
+    """A panel's own arguments, and a config's own fields: the classes that they derive from take anything."""
     if kind != "class" or not issubclass(thing, HasTraits | PreTrainedConfig):
         return None
     seen = signature_of(thing.__init__, bound_method=True)
