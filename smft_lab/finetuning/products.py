@@ -181,8 +181,9 @@ def _plain_linears(blocks: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linea
     """Linear layers of float32 weights that do nothing besides: what holds each, its name there, and itself."""
     for parent in blocks.modules():
         for name, layer in parent.named_children():
-            plain = type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
-            if plain and layer.weight.dtype == torch.float32:
+            if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+                continue
+            if layer.weight.dtype == torch.float32:
                 yield parent, name, layer
 
 
