@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.slots.selection import sparse_mode
     from smft_lab.slots.usage import Usage, measure_usage
     from smft_lab.widgets.health import setup
+    from smft_lab.widgets.shared_page import page
 
 _HOME = {  # public name -> module; imported when first used, so that `import smft_lab` stays light
     "Fact": "smft_lab.facts.fact",
@@ -97,6 +98,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "Comparison": "smft_lab.experiments.compare",
     "compare": "smft_lab.experiments.compare",
     "setup": "smft_lab.widgets.health",
+    "page": "smft_lab.widgets.shared_page",
 }
 __all__ = [
     "ChoiceProbe",
@@ -139,6 +141,7 @@ __all__ = [
     "new_facts",
     "observe_reads",
     "open_model",
+    "page",
     "pretrain_memory",
     "read_dataset",
     "read_documents",

@@ -1,4 +1,4 @@
-"""The command line: `smft-lab lab | compare | attach | facts | patch | tune | pretrain | reproduce | study | bench`."""
+"""The command line: `smft-lab lab | compare | page | attach | facts | patch | tune | pretrain | reproduce | ...`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from smft_lab import __version__
 from smft_lab.attach_cli import attach, train_on_text, train_plain
+from smft_lab.page_cli import make_page
 from smft_lab.patch_cli import patches
 from smft_lab.reproduce_cli import reproduce
 from smft_lab.study_cli import study
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Commands(TyperGroup):
     """The commands, in the order in which people need them."""
 
-    ORDER = ("lab", "compare", "attach", "facts", "patch", "tune", "pretrain", "reproduce", "study", "bench")
+    ORDER = ("lab", "compare", "page", "attach", "facts", "patch", "tune", "pretrain", "reproduce", "study", "bench")
 
     def list_commands(self, ctx) -> list[str]:
         return sorted(super().list_commands(ctx), key=self.ORDER.index)
@@ -41,6 +42,7 @@ app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, pret
                   help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
 app.add_typer(patches, name="patch")
 app.command()(attach)
+app.command("page")(make_page)
 app.command()(reproduce)
 app.command()(study)
 

@@ -489,7 +489,7 @@ def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequ
         ['sparse', 'lora']
     """
     comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
-    progress = _watched() if progress is None else progress
+    progress = watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:
         for step in comparison.steps():
             bar.total = step.total
@@ -498,7 +498,7 @@ def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequ
     return comparison
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether somebody sees what is printed at once: in a terminal, or in a notebook that is not merely executed."""
     in_notebook = "ipykernel" in sys.modules and os.environ.get("SMFT_LAB_RUNNER") != "inline"
     return sys.stdout.isatty() or in_notebook

@@ -144,14 +144,14 @@ def _in_parallel(
 
 def _keep(folder: Path, job: Job | RetrofitJob, device: str, parent: int | None = None) -> str:
     if parent is not None and parent != os.getpid():
-        _end_with(parent)
+        end_with(parent)
     if not result_file(folder, job).exists():  # another machine may have been here
         write_whole(result_file(folder, job), json_text(job.run(device)))
     return job.key
 
 
 @cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Let this process end when the one that started it is gone: killed, it can't tell its workers to stop."""
 
     def watch() -> None:

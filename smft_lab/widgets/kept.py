@@ -71,6 +71,7 @@ class KeptQuestions:
     Attributes:
         facts: What the questions are about, such as "old facts".
         title: The axis they make, such as "Old facts kept".
+        probe: What asks them; None where there is nothing to ask.
         questions: At most `FEW` where the base's own replies are known.
     """
 
@@ -78,18 +79,18 @@ class KeptQuestions:
         kept = kept_of(probe.name for probe in lab.probes)
         self.lab, self.facts, self.title = lab, kept.facts, kept.title
         probes = [p for p in lab.probes.without(facts) if isinstance(p, QuestionProbe) and p.name == kept.key]
-        self._probe = (_some(probes[0]) if probes[0].replies else probes[0]) if probes else None
+        self.probe = (_some(probes[0]) if probes[0].replies else probes[0]) if probes else None
 
     @property
     def questions(self) -> tuple[str, ...]:
-        return self._probe.questions if self._probe is not None else ()
+        return self.probe.questions if self.probe is not None else ()
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def share(self) -> float | None:
         """The share that the model answers right now, in [0, 1]; None where there is nothing to ask."""
-        probe, model, tokenizer = self._probe, self.lab.model, self.lab.tokenizer
+        probe, model, tokenizer = self.probe, self.lab.model, self.lab.tokenizer
         if probe is None:
             return None
         if probe.replies:  # it need only be looked whether the model still says the same

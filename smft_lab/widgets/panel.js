@@ -122,6 +122,20 @@ function shell(model, el, label, title, about) {
   return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, colours, watch };
 }
 
+// Puts a text into the clipboard, and says so on the button. Selecting works on file:// pages too, where the clipboard may be refused.
+function copy(text, button) {
+  const field = make("textarea", { readonly: true, class: "spoken" }), was = button.textContent;
+  field.value = text;
+  button.after(field);
+  field.select();
+  const done = document.execCommand("copy");
+  if (!done) navigator.clipboard?.writeText(text).catch(() => {});
+  field.remove();
+  button.focus();
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = was === "Copied" ? button.textContent : was; }, 1600);
+}
+
 // What a model has read, and questions to try on it, which are put into the field and asked.
 function familiarTo({ told, examples }, field, ask) {
   const offer = examples.map((question) => make("button", { type: "button", onclick: () => { field.value = question; ask(question); } }, question));
@@ -135,9 +149,10 @@ function grid(head, rows, shared = []) {
   return make("table", {}, make("thead", {}, ...above, line("th", head)), make("tbody", {}, ...rows.map((row) => line("td", row))));
 }
 
-// The plane of learning against forgetting, or, where nothing was known that could be forgotten, of learning over the steps: paths of { name, points: [[step, learned, kept]], colour, last, dashed }.
-function drawPlane(svg, paths, line, empty, title = "Old facts kept") {
-  const every = paths.flatMap((path) => path.points), kept = every.map((point) => point[2] ?? 1);
+// The plane of learning against forgetting, or, where nothing was known that could be forgotten, of learning over the steps: paths of { name, points: [[step, learned, kept]], colour, last, dashed, of: what the first number of a point is }.
+// Of planes that change while one looks on, `lowest` keeps the axis: the least that is kept in any of them.
+function drawPlane(svg, paths, line, empty, title = "Old facts kept", lowest = 1) {
+  const every = paths.flatMap((path) => path.points), kept = [lowest, ...every.map((point) => point[2] ?? 1)];
   const overSteps = every.length > 0 && every.every((point) => point[2] == null), most = Math.max(1, ...every.map((point) => point[0]));
   const low = overSteps ? 0 : Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20), L = 62, R = 600, T = 16, B = 316;
   const x = (v) => L + v * (R - L), y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
@@ -163,7 +178,7 @@ function drawPlane(svg, paths, line, empty, title = "Old facts kept") {
       stroke: colour, "stroke-width": last ? 3 : 1.6, "stroke-opacity": opacity, "stroke-linejoin": "round", "stroke-dasharray": path.dashed ? "5 4" : "none" }));
     for (const [at, a, b] of points) {
       parts.push(draw("circle", { cx: x(a), cy: y(b), r: last ? 4 : 2.5, fill: colour, "fill-opacity": opacity },
-        draw("title", {}, `${path.name}, step ${at}: ${overSteps ? `learned ${percent(b)}` : `learned ${percent(a)}, kept ${percent(b, 1)}`}`)));
+        draw("title", {}, `${path.name}${path.of ?? ", step "}${count(at)}: ${overSteps ? `learned ${percent(b)}` : `learned ${percent(a)}, kept ${percent(b, 1)}`}`)));
     }
     const [, a, b] = points.at(-1);
     names.push({ name: path.name, x: x(a), y: y(b), colour, last, anchor: a > 0.7 ? "end" : "start" });
@@ -191,6 +206,23 @@ function shade(share, dark) {
   return stops[i].map((low, c) => Math.round(low + (at - i) * (stops[i + 1][c] - low)));
 }
 const css = (colour) => `rgb(${colour.join(" ")})`;
+
+// The table of slots: shades of how often ordinary text reads a cell, and those that the facts read, by whether their rank is within reach.
+// `pairs` are a cell and its best rank each. Returns the keys of its colours, for the legend.
+function paintSlots(canvas, heat, pairs, within, dark, colour) {
+  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  for (let i = 0; i < heat.byteLength; i++) {
+    const level = dark ? 26 + (74 * heat.getUint8(i)) / 255 : 252 - (84 * heat.getUint8(i)) / 255;
+    image.data.set([level, level, level + (dark ? 6 : 2), 255], 4 * i);
+  }
+  const beyond = dark ? "#8a6a3a" : "#eec48f", now = rgb(colour), later = rgb(beyond);
+  for (let i = pairs.byteLength - 8; i >= 0; i -= 8) {
+    image.data.set(within(pairs.getUint32(i + 4, true)) ? now : later, 4 * pairs.getUint32(i, true));
+  }
+  context.putImageData(image, 0, 0);
+  const key = (tint, text) => [make("i", { class: "key", style: `background:${tint}` }), make("span", {}, text)];
+  return [...key(colour, "may change"), ...key(beyond, "read by the facts, too low a score"), ...key(dark ? "#64646a" : "#a8a8aa", "read by ordinary text")];
+}
 
 function floats(view) {
   const raw = bytes(view);

@@ -47,7 +47,6 @@ function render({ model, el }) {
     question, make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))),
     make("button", { type: "submit" }, "Ask"));
 
-  const key = (color, text) => [make("i", { class: "key", style: `background:${color}` }), make("span", {}, text)];
   const legend = make("p", { class: "muted" });
   const under = make("p", { class: "muted under" }, "Point at a cell for its slot; each dot on the left is a measurement.");
   canvas.addEventListener("mousemove", (event) => {
@@ -120,21 +119,8 @@ function render({ model, el }) {
     paintTable();
   }
   function paintTable() {
-    const context = canvas.getContext("2d"), side = limits.side, image = context.createImageData(side, side);
-    const heat = bytes(get("background")), dark = root.classList.contains("dark"), palette = colours("new");
-    for (let i = 0; i < heat.byteLength; i++) {
-      const shade = heat.getUint8(i) / 255, level = dark ? 26 + 74 * shade : 252 - 84 * shade;
-      image.data.set([level, level, level + (dark ? 6 : 2), 255], 4 * i);
-    }
-    const pairs = bytes(get("slots")), now = rgb(palette.new), later = rgb(dark ? "#8a6a3a" : "#eec48f");
     const all = rule.value === "all";
-    for (let i = pairs.byteLength - 8; i >= 0; i -= 8) {
-      const rank = pairs.getUint32(i + 4, true);
-      image.data.set(all || rank <= t ? now : later, 4 * pairs.getUint32(i, true));
-    }
-    context.putImageData(image, 0, 0);
-    legend.replaceChildren(...key(palette.new, "may change"), ...key(dark ? "#8a6a3a" : "#eec48f", "read by the facts, too low a score"),
-      ...key(dark ? "#64646a" : "#a8a8aa", "read by ordinary text"));
+    legend.replaceChildren(...paintSlots(canvas, bytes(get("background")), bytes(get("slots")), (rank) => all || rank <= t, root.classList.contains("dark"), colours("new").new));
     canvas.setAttribute("aria-label", `The table of slots. ${said.textContent}`);
   }
 

@@ -171,7 +171,7 @@ class TopT(Panel):
         about = (self.settings["rule"], self.settings["facts"])
         if about == self._shown:
             return
-        self.coverage: Coverage = self._cover(*about)
+        self.coverage: Coverage = self.cover(*about)
         most = self.coverage.most
         grid = sorted(
             {round(math.exp(x)) for x in torch.linspace(0, math.log(most), 120).tolist()}
@@ -179,11 +179,15 @@ class TopT(Panel):
         )
         at = [self.coverage.at(t) for t in grid]
         self.preview = {"t": grid, **{name: [round(one[name], 5) for one in at] for name in at[0]}}
-        cells = cell_of(self.coverage.slots % self.lab.slots, self.lab.slots)
-        self.slots = torch.stack([cells, self.coverage.ranks], 1).to(torch.int32).numpy().tobytes()
+        self.slots = self.pairs(self.coverage)
         self._shown = about
 
-    def _cover(self, rule: str, facts: int) -> Coverage:
+    def pairs(self, cover: Coverage) -> bytes:
+        """uint32 pairs: the cell of the drawn table and the rank of every slot that the facts read, best first."""
+        cells = cell_of(cover.slots % self.lab.slots, self.lab.slots)
+        return torch.stack([cells, cover.ranks], 1).to(torch.int32).numpy().tobytes()
+
+    def cover(self, rule: str, facts: int) -> Coverage:
         """What each t would choose for the first so many facts, the way the finetune chooses."""
         if not self._grouped:
             if self._counts is None:
@@ -304,6 +308,41 @@ class TopT(Panel):
         if not self._paths:
             raise ValueError("there is nothing to save yet; teach something first")
         self.note = saved(self._paths[-1].patch, path)
+
+    def to_html(self, path: str | Path = "page.html", force: bool = False, **options) -> Path:
+        """Make a page of one file that is this panel without a kernel, for whoever has no Python; see `smft.page`.
+
+        It teaches as the fields say, with the rule that is chosen there, full finetuning and LoRA beside it, and one
+        seed. Every t is run beforehand, which takes minutes; the base is left behind.
+
+        Args:
+            path: Ends in `.html`.
+            force: Whether a page that is there may be replaced.
+            options: Of `smft.page`, such as `rules`, `top_t` and `seeds`.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the page can't be written.
+            ValueError: an option is out of range, another panel is training, or there is such a page.
+        """
+        from smft_lab.widgets.shared_page import page
+
+        self._halt()
+        chosen = self.settings
+        given = {name: chosen[name] for name in ("passes", "optimizer", "lr")}
+        given |= {"rules": (chosen["rule"],), "seeds": 1, "rephrase": False, "force": force}
+        self.claim()
+        try:
+            made = page(self.lab, self.facts[: chosen["facts"]], path, **{**given, **options})
+        finally:
+            self.release()
+            self._taught = False
+            self.announce()
+        self._ask_again()
+        self.note = f"{made} is a page that opens anywhere. The base is back."
+        return made
 
     def snapshot(self) -> Picture:
         """What every t would choose, and the plane with every run so far."""

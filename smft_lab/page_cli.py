@@ -1,0 +1,74 @@
+"""`smft-lab page`: a page of one file, on which the top-t slider is live without Python."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smft_lab.terminal import InputOption, KindOption, SavedLabOption, console, names_in, progress_bar
+
+PASSES = 6  # of a lab without a recipe: at the tuned t, all is learned by then
+
+
+def make_page(
+    facts: Annotated[Path | None, InputOption(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
+    kind: KindOption = None,
+    count: Annotated[int, typer.Option(min=1, help="How many built-in facts to teach.")] = 16,
+    methods: Annotated[str, typer.Option(help="Some of sparse, full, lora.")] = "sparse,full,lora",
+    rules: Annotated[
+        str | None, typer.Option(help="tfidf,tf,random if absent, or tfidf for a lab of a finished model.")
+    ] = None,
+    top_t: Annotated[str | None, typer.Option(help="The slider's places, as 1,10,100; 21 if absent.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the facts' order, LoRA's start, random choices.")] = 2,
+    passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 6, or the lab's.")] = None,
+    title: Annotated[str | None, typer.Option(help="What stands on top of the page.")] = None,
+    lab: Annotated[Path | None, SavedLabOption("--lab", help="A saved lab; the shipped one if absent.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
+    out: Annotated[Path, typer.Option(help="The page; its runs are kept beside it.")] = Path("results/page.html"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
+) -> None:  # fmt: skip
+    """Make a page that anybody can open, without Python: drag t, and see what was learned and forgotten.
+
+    With built-in facts it takes about five minutes on two cores. Stopped, the same command goes on.
+    """
+    if kind is not None and facts is None:
+        raise ValueError("--kind says what the file of --facts is; give that too")
+    names = {"methods": names_in(methods, "--methods"), "rules": rules and names_in(rules, "--rules")}
+    grid = top_t and [_whole(name) for name in names_in(top_t, "--top-t")]
+    from smft_lab.facts.files import check_paraphrases, read_facts
+    from smft_lab.lab import load
+    from smft_lab.widgets.shared_page import RUNS, Plan, checked
+
+    own = None if facts is None else read_facts(facts, kind)
+    if own and (note := check_paraphrases(own)):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    opened = load(lab, device)
+    if passes is None and opened.recipe is None:
+        passes = PASSES
+    command = shlex.join(["smft-lab", *(part for part in sys.argv[1:] if part != "--force")])
+    plan = Plan(opened, own or opened.world.new_facts(count, 0), **names, top_t=grid, seeds=range(seeds), passes=passes,
+                title=title, command=command)  # fmt: skip
+    out = checked(out, force)
+    done = 0
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task("runs", total=len(plan.runs))
+            for done in plan.compute(out, workers, (lab and lab.resolve(), device)):
+                bar.update(task, completed=done)
+    except KeyboardInterrupt:
+        kept = f"{done} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
+        console.print(f"stopped; {kept}, and the same command goes on", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    print(plan.write(out))
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--top-t is a list of whole numbers, as in 1,10,100; not {text!r}") from None

@@ -1,0 +1,280 @@
+"""A page from a link: the top-t slider over runs that were computed before, in one file, with no kernel behind it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import importlib.metadata
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from tqdm import tqdm
+
+from smft_lab import __version__
+from smft_lab.charts.report import content_policy
+from smft_lab.charts.style import LOOKS, NAMES, SHORT_NAMES, name_in_sentence
+from smft_lab.experiments.compare import LIBRARIES, watched
+from smft_lab.facts.fact import Fact, as_facts
+from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.methods import METHODS
+from smft_lab.lab import Lab
+from smft_lab.slots.reading import token_reads
+from smft_lab.widgets.kept import KeptQuestions
+from smft_lab.widgets.panel import HERE, STYLE
+from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, planned
+from smft_lab.widgets.top_t import TopT
+from smft_lab.writing import check_new, write_whole
+
+RULES, SEEDS, PLACES = ("tfidf", "tf", "random"), 2, 21
+LARGEST = 10_000_000  # bytes of a page
+RUNS = ".runs"  # of the folder beside a page
+STRIPS, TEXT = 24, 400  # facts whose tokens are shown, and letters of a text
+
+
+def page(lab: Lab, facts: Sequence[Fact] | Fact, path: str | Path, *, methods: Sequence[str] = METHODS,
+         rules: Sequence[str] | None = None, top_t: Sequence[int] | None = None, seeds: int | Sequence[int] = SEEDS,
+         force: bool = False, progress: bool | None = None, **options) -> Path:  # fmt: skip
+    """Make a page of one file on which anybody can drag the top-t slider, without Python and without a network.
+
+    Every t, rule and seed is run beforehand, which takes minutes. Each run is kept as it ends, in a folder beside the
+    page (`page.runs` for `page.html`): after a stop, the same call goes on.
+
+    Args:
+        lab: A `Lab`; it holds its base afterwards.
+        facts: What to teach.
+        path: The page; its name ends in `.html`.
+        methods: Some of `sparse`, `full` and `lora`.
+        rules: Rules by which `sparse` chooses slots; TF-IDF, reads alone and a random choice by default, and for a lab
+            with a recipe, whose runs take long, TF-IDF alone.
+        top_t: The slider's places; 21 by default, from 1 to all slots that one fact reads.
+        seeds: How many (0, 1, ...), or which: of the facts' order, of LoRA's start and of random choices.
+        force: Whether a page that is there may be replaced.
+        progress: Whether to show how far it is; by default where somebody watches, in a notebook or a terminal.
+        options: passes, order, loss_on, optimizer, lr (of `sparse`), evaluations and rephrase; as in `Comparison`.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the page can't be written.
+        ValueError: an option is out of range, or there is such a page and `force` is not given.
+
+    Examples:
+        >>> made = smft.page(lab, smft.new_facts(2), "page.html", rules=("tfidf",), top_t=(10, 500), seeds=1, passes=1)
+        >>> made.read_text().startswith("<!doctype html>")
+        True
+    """
+    plan = Plan(lab, facts, methods, rules, top_t, range(seeds) if isinstance(seeds, int) else seeds, **options)
+    path = checked(path, force)
+    progress = watched() if progress is None else progress
+    with tqdm(total=len(plan.runs), unit=" runs", leave=False, file=sys.stdout, disable=not progress) as bar:
+        for done in plan.compute(path):
+            bar.update(done - bar.n)
+    return plan.write(path)
+
+
+def checked(path: str | Path, force: bool = False) -> Path:
+    """The path of a page, before any computing.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: it is no name of a page, or there is a file and `force` is not given.
+    """
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"{path}: a page is one HTML file; let its name end in .html")
+    check_new(path, force)
+    return path
+
+
+class Plan:
+    """A page to be: what it shows, and the runs that it needs.
+
+    Args:
+        lab, facts, methods, rules, top_t, seeds, options: See `page`.
+        title, command: What the page says of itself: a title, and the command that makes it again.
+
+    Raises:
+        ValueError: an option is out of range, or a statement is too long for the model.
+    """
+
+    def __init__(self, lab: Lab, facts: Sequence[Fact] | Fact, methods: Sequence[str] = METHODS,
+                 rules: Sequence[str] | None = None, top_t: Sequence[int] | None = None,
+                 seeds: Sequence[int] = range(SEEDS), title: str | None = None, command: str = "",
+                 **options):  # fmt: skip
+        self.lab, self.command = lab, command
+        self.methods = [method for method in METHODS if method in methods] + sorted({*methods} - {*METHODS})
+        self.rules = list(rules or (RULES if lab.recipe is None else RULES[:1]))
+        self.seeds = list(seeds)
+        self.given = as_facts(facts)
+        self.course = Course.of(lab, self.given, **options)
+        lab.reset()
+        panel = TopT(lab, self.course.facts, runner="inline")
+        try:
+            self.limits, self.background = panel.limits, panel.background
+            self.covers = {rule: panel.cover(rule, len(self.course.facts)) for rule in self.rules}
+            self.pairs = {rule: panel.pairs(cover) for rule, cover in self.covers.items()}
+        finally:
+            panel.close()
+        usual = settings_for(lab, "sparse")["top_t"]
+        self.top_t = places(max(cover.most for cover in self.covers.values()), usual)
+        if top_t is not None:
+            self.top_t = sorted({*top_t})
+        self.runs = planned(lab, self.methods, self.rules, self.top_t, self.seeds)
+        self.usual = min(self.top_t, key=lambda t: abs(math.log(t / usual)))
+        count = len(self.course.facts)
+        self.title = title or f"Teach a language model {count} new fact{'s' * (count != 1)}. What does it forget?"
+        self.found: dict[SharedRun, dict] = {}
+
+    def compute(self, path: Path, workers: int = 1, source: tuple[Path | None, str] | None = None) -> Iterator[int]:
+        """Compute what is not in the folder of runs beside the page; each time, how many runs are done."""
+        folder = path.with_suffix(RUNS)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield 0
+        for done, found in computed(self.lab, self.course, self.runs, folder, workers, source):
+            self.found[SharedRun(**found["run"])] = found
+            yield done
+
+    def write(self, path: Path) -> Path:
+        """Write the page, whole or not at all.
+
+        Raises:
+            OSError: it can't be written.
+            ValueError: it would be larger than 10 MB.
+        """
+        text = self.html()
+        if len(text.encode()) > LARGEST:
+            size = len(text.encode()) / 1e6
+            raise ValueError(f"the page would be {size:.0f} MB, and is to stay under 10; name fewer facts, rules or t")
+        write_whole(path, text)
+        return path
+
+    def html(self) -> str:
+        """The page as text."""
+        parts = {kind: (HERE / f"shared_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
+        script = (HERE / "panel.js").read_text(encoding="utf-8") + "\n" + parts["js"]
+        template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(parts["html"])
+        return template.render(
+            title=self.title, lead=self.lead(), css=f"{STYLE}\n{parts['css']}", data=self.data(), script=script,
+            policy=content_policy(script), settings=self.settings(), command=self.command,
+        )  # fmt: skip
+
+    def lead(self) -> str:
+        """What happened at the usual t, with the first rule; means over the seeds."""
+        told = []
+        for method in self.methods:
+            sparse = method == "sparse"
+            t = self.usual if self.usual in self._t(self.rules[0]) else self.top_t[-1]
+            rule, t = (self.rules[0], t) if sparse else ("", 0)
+            ends = [self.found[SharedRun(method, seed, rule, t)]["points"][-1] for seed in self.seeds]
+            learned, kept = mean(end[1] for end in ends), [end[2] for end in ends if end[2] is not None]
+            words = f"{name_in_sentence(method)}{f' (t = {t:,})' if sparse else ''} learned {learned:.0%}"
+            told.append(words + (f" and kept {mean(kept):.1%} of the {self.limits['kept']['facts']}" if kept else ""))
+        text = "; ".join(told)
+        return f"{text[0].upper()}{text[1:]}."
+
+    def _t(self, rule: str) -> list[int]:
+        """The t of which there are runs: the rule `all` has none."""
+        return self.top_t if rule != "all" else self.top_t[-1:]
+
+    def settings(self) -> list[tuple[str, str]]:
+        """How the page was made, for its foot."""
+        course, lab = self.course, self.lab
+        sparse = settings_for(lab, "sparse", optimizer=course.optimizer, lr=course.lr)
+        rates = {method: settings_for(lab, method) | (sparse if method == "sparse" else {}) for method in self.methods}
+        versions = {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+        seconds = sum(found["seconds"] for found in self.found.values())
+        return [
+            ("Model", f"{lab.model.num_parameters():,} parameters, {self.limits['slots']:,} slots"
+             + (f" in each of {self.limits['tables']} tables" if self.limits["tables"] > 1 else "")),
+            ("Passes over the facts", f"{course.passes}"),
+            ("Order of the statements", course.order),
+            ("Learned of each statement", course.loss_on),
+            *((f"{SHORT_NAMES[method]}: optimizer and learning rate", f"{used['optimizer']}, {used['lr']:g}")
+              for method, used in rates.items()),
+            ("Runs", f"{len(self.runs)}, of {seconds / 60:.1f} minutes of computing in all"),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+            ("Made on", datetime.date.today().isoformat()),
+        ]  # fmt: skip
+
+    def data(self) -> dict:
+        """All that the page's script draws."""
+        base = Runner(self.lab, self.course).base()
+        asked = Asked.of(self.lab, self.course.facts, KeptQuestions(self.lab, self.course.facts))
+        texts: dict[str, int] = {}
+
+        def text_of(text: str) -> int:
+            return texts.setdefault(text[:TEXT], len(texts))
+
+        def answers(said: Sequence[str]) -> dict:
+            right = "".join("01"[one] for one in asked.right(said))
+            return {"answers": [text_of(text) for text in said], "right": right}
+
+        def run(one: SharedRun) -> dict:
+            found = self.found[one]
+            ms = 1000 * found["trained"] / max(1, found["steps"])
+            shown = {name: found[name] for name in ("points", "loss", "rows", "steps")}
+            return {**shown, "ms": ms, **answers(found["answers"])}
+
+        runs: dict = {}
+        for method in self.methods:
+            runs[method] = [run(SharedRun(method, seed)) for seed in self.seeds] if method != "sparse" else {
+                rule: [[run(SharedRun("sparse", seed, rule, t)) for t in self._t(rule)] for seed in self.seeds]
+                for rule in self.rules
+            }  # fmt: skip
+        limits = {name: self.limits[name] for name in ("slots", "tables", "side", "kept", "grouped", "mixed")}
+        return {
+            **limits,
+            "t": self.top_t, "usual": self.usual, "rules": self.rules, "seeds": self.seeds,
+            "methods": [{"key": method, "name": SHORT_NAMES[method], "whole": NAMES[method],
+                         "light": LOOKS[method].light, "dark": LOOKS[method].dark} for method in self.methods],
+            "previews": {rule: self._preview(rule) for rule in self.rules},
+            "background": base64.b64encode(self.background).decode(),
+            "strips": self._strips(),
+            "asked": {"questions": list(asked.questions), "accepted": [one[0] for one in asked.accepted],
+                      "facts": asked.facts},
+            "base": {"points": [base["point"]], **answers(base["answers"])},
+            "runs": runs,
+            "code": self._code(),
+            "texts": list(texts),
+        }  # fmt: skip
+
+    def _preview(self, rule: str) -> dict:
+        at = [self.covers[rule].at(t) for t in self.top_t]
+        curves = {name: [round(one[name], 5) for one in at] for name in at[0]}
+        return {**curves, "slots": base64.b64encode(self.pairs[rule]).decode()}
+
+    def _strips(self) -> list[dict]:
+        """Per fact the tokens of its first statement, with the slots each reads and their ranks by each rule."""
+        ranks = {}
+        for rule, cover in self.covers.items():
+            ranks[rule] = torch.zeros(self.limits["tables"] * self.limits["slots"], dtype=torch.int64)
+            ranks[rule][cover.slots] = cover.ranks
+        strips = []
+        for fact in self.course.facts[:STRIPS]:
+            reads = token_reads(self.lab, fact.statements[0])
+            table = [slots + table * self.limits["slots"] for table, slots in enumerate(reads.slots)]
+            every = torch.cat(table, -1)
+            tokens = [{"text": text, "ranks": {rule: sorted(ranks[rule][mine].tolist()) for rule in self.rules}}
+                      for text, mine in zip(reads.tokens, every, strict=True)]  # fmt: skip
+            strips.append({"question": fact.question, "answer": fact.answer, "text": fact.statements[0][:TEXT],
+                           "statements": len(fact.statements), "tokens": tokens})  # fmt: skip
+        return strips
+
+    def _code(self) -> str:
+        """Python that repeats a run; the page puts in which."""
+        return ""
+
+
+def places(most: int, usual: int, count: int = PLACES) -> list[int]:
+    """So many t from 1 to `most`, evenly spread on a log scale, the usual one among them."""
+    grid = {round(math.exp(x)) for x in torch.linspace(0, math.log(most), count).tolist()}
+    if usual <= most:
+        nearest = min(grid - {1, most} or grid, key=lambda t: abs(math.log(t / usual)))
+        grid = grid - ({nearest} if nearest not in (1, most) else set()) | {usual}
+    return sorted(grid)

@@ -1,0 +1,280 @@
+"""The runs behind a page that needs no kernel: every t, rule and seed once, each kept as it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smft_lab.experiments.compare import Comparison
+from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
+from smft_lab.finetuning.methods import METHODS, check_settings
+from smft_lab.finetuning.teaching import Teaching
+from smft_lab.lab import Lab, load
+from smft_lab.model.memory import differing_rows, named_tables
+from smft_lab.probes.probes import answer, match_of, recalled
+from smft_lab.probes.text import MATCHES
+from smft_lab.reproduce.sweep import end_with
+from smft_lab.slots.patch import fingerprint
+from smft_lab.slots.scores import check_rule, check_top_t
+from smft_lab.widgets.kept import KeptQuestions
+from smft_lab.writing import json_text, write_whole
+
+FORMAT = 1  # of a kept run
+MEASURED = 12  # times a run, at most
+KNOWN = 12  # questions about what should stay, whose answers the page shows
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """One finetune of a page; `rule` and `top_t` are of `sparse` alone."""
+
+    method: str
+    seed: int
+    rule: str = ""
+    top_t: int = 0
+
+
+@dataclass(frozen=True)
+class Course:
+    """What all runs of a page have in common.
+
+    Attributes:
+        facts: What is taught, with the statements that were added by rule.
+        passes, order, loss_on: See `finetune`.
+        optimizer, lr: Of `sparse`; the lab's tuned ones where None.
+        evaluations: Measurements per run, after that of the base.
+        known: The questions by which forgetting is told.
+    """
+
+    facts: tuple[Fact, ...]
+    passes: int
+    order: str
+    loss_on: str
+    evaluations: int
+    optimizer: str | None = None
+    lr: float | None = None
+    known: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, lab: Lab, facts: Sequence[Fact], passes: int | None = None, evaluations: int | None = None,
+           optimizer: str | None = None, lr: float | None = None, rephrase: bool | None = None,
+           **chosen) -> Course:  # fmt: skip
+        """What is not given is as in a comparison (see `Comparison`).
+
+        Raises:
+            ValueError: an option is out of range, or a statement is too long for the model.
+        """
+        same = Comparison(lab, facts, ("sparse",), passes=passes, optimizer=optimizer, evaluations=evaluations,
+                          lr={} if lr is None else {"sparse": lr}, rephrase=rephrase, **chosen)  # fmt: skip
+        taught = tuple(same.taught(0))
+        check_facts(lab, taught)
+        teaching = Teaching.of(lab, taught, same.passes, same.order, same.loss_on)
+        evaluations = evaluations or min(teaching.passes, same.evaluations or MEASURED)
+        return cls(taught, teaching.passes, teaching.order, teaching.loss_on, evaluations, optimizer, lr,
+                   KeptQuestions(lab, taught).questions)  # fmt: skip
+
+    def options(self, lab: Lab, run: SharedRun) -> dict:
+        """What `finetune` is given for a run."""
+        options: dict[str, Any] = {"method": run.method, "seed": run.seed, "passes": self.passes}
+        options |= {"order": self.order, "loss_on": self.loss_on}
+        if run.method == "sparse":
+            options |= {"top_t": run.top_t, "rule": run.rule, "optimizer": self.optimizer, "lr": self.lr}
+        return options
+
+    def key(self, lab: Lab, run: SharedRun) -> str:
+        """What tells the result of a run from any other: a hash of all that it follows from."""
+        used = settings_for(lab, run.method, **({"optimizer": self.optimizer, "lr": self.lr} if run.rule else {}))
+        about = {"format": FORMAT, "base": fingerprint(lab), "used": used, "course": asdict(self), "run": asdict(run)}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def planned(lab: Lab, methods: Sequence[str], rules: Sequence[str], top_t: Sequence[int],
+            seeds: Sequence[int]) -> list[SharedRun]:  # fmt: skip
+    """The runs of a page: `sparse` with every rule, t and seed, the other methods with every seed.
+
+    Raises:
+        ValueError: an option is out of range, or there is nothing to run.
+    """
+    if not (methods and rules and top_t and seeds):
+        raise ValueError("a page needs at least one method, one rule, one t and one seed")
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+        check_settings(method, lab.slots, rule=rules[0], **settings_for(lab, method))
+    for rule in rules:
+        check_rule(rule)
+    for t in top_t:
+        check_top_t(t, lab.slots)
+    others = [SharedRun(method, seed) for method in methods if method != "sparse" for seed in seeds]
+    sparse = [
+        SharedRun("sparse", seed, rule, t)
+        for seed in seeds
+        for rule in rules
+        for t in (top_t if rule != "all" else top_t[-1:])
+    ]
+    return [*others, *(sparse if "sparse" in methods else [])]
+
+
+@dataclass
+class Asked:
+    """The questions whose answers a page shows before and after: those of the facts, and some of what should stay."""
+
+    questions: tuple[str, ...]
+    accepted: tuple[tuple[str, ...], ...]
+    matches: tuple[str, ...]
+    facts: int  # the first so many are those of the facts
+
+    @classmethod
+    def of(cls, lab: Lab, facts: Sequence[Fact], kept: KeptQuestions) -> Asked:
+        probe, every = kept.probe, len(kept)
+        # Evenly drawn, not by how anyone answers them.
+        places = [] if probe is None else [n * every // min(KNOWN, every) for n in range(min(KNOWN, every))]
+        known = [] if probe is None else [(probe.questions[n], probe.answers[n], probe.match) for n in places]
+        mine = [(fact.question, fact.answers, match_of([fact])) for fact in facts]
+        questions, accepted, matches = zip(*mine, *known, strict=True)
+        return cls(questions, accepted, matches, len(mine))
+
+    def answers(self, lab: Lab) -> list[str]:
+        return answer(lab.model, lab.tokenizer, list(self.questions), form=lab.form)
+
+    def right(self, answers: Sequence[str]) -> list[bool]:
+        each = zip(answers, self.accepted, self.matches, strict=True)
+        return [bool(MATCHES[match][0](text, accepted)) for text, accepted, match in each]
+
+
+@dataclass
+class Runner:
+    """Runs one after another on one lab, which it brings back to its base in the end.
+
+    Attributes:
+        batches: What a run computed that the next need not.
+    """
+
+    lab: Lab
+    course: Course
+    batches: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        self.kept = KeptQuestions(self.lab, self.course.facts)
+        self.asked = Asked.of(self.lab, self.course.facts, self.kept)
+        self._base: list | None = None
+
+    def point(self, step: int) -> list:
+        """[step, share of new facts learned, share of what was known kept or None]."""
+        facts = self.course.facts
+        asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
+        right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+        return [step, round(right.double().mean().item(), 5), self.kept.share()]
+
+    def base(self) -> dict:
+        """What the base knows and answers."""
+        self.lab.reset()
+        self._base = self._base or self.point(0)
+        return {"point": self._base, "answers": self.asked.answers(self.lab)}
+
+    def run(self, run: SharedRun) -> dict:
+        """The result of one run, as it is kept."""
+        began, lab, course = time.perf_counter(), self.lab, self.course
+        lab.reset()
+        self._base = self._base or self.point(0)
+        points, loss, seconds, step = [self._base], None, 0.0, None
+        options = course.options(lab, run)
+        steps = Teaching.of(lab, course.facts, course.passes, course.order, course.loss_on, run.seed).steps
+        every = math.ceil(steps / course.evaluations)
+        kept = self.batches if run.method == "sparse" else None
+        for step in whole(finetune(lab, course.facts, probe_every=0, kept=kept, **options)):
+            loss, seconds = step.loss, step.seconds
+            if step.last or (step.step and step.step % every == 0):
+                points.append(self.point(step.step))
+        rows = None
+        if run.method == "sparse":
+            tables = zip(*named_tables(lab.model), strict=True)
+            rows = sum(len(differing_rows(table.weight, lab.base(name))) for name, table in tables)
+        answers = self.asked.answers(lab)
+        found = {"points": points, "loss": loss, "rows": rows, "trained": seconds, "answers": answers}
+        lab.reset()
+        assert step is not None
+        return {"run": asdict(run), **found, "steps": step.step, "seconds": time.perf_counter() - began}
+
+
+def kept_run(folder: Path, key: str) -> dict | None:
+    """A run that was kept; None if there is none, or what is there is no such file."""
+    try:
+        found = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        return found if {"run", "points", "answers", "seconds", "steps"} <= set(found) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def computed(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path | None = None, workers: int = 1,
+             source: tuple[Path | None, str] | None = None) -> Iterator[tuple[int, dict | None]]:  # fmt: skip
+    """Compute the runs that are not in `folder` yet, and keep each there as soon as it has ended.
+
+    Args:
+        lab: Holds its base in the end.
+        folder: Where runs are kept; None to keep none.
+        workers: Processes, of one thread each, where `source` says which lab they open.
+        source: The lab's folder (None for the shipped one) and the device to compute on.
+
+    Yields:
+        (runs done, the one that was found or has just ended).
+    """
+    waiting, done = [], 0
+    for run in runs:
+        found = None if folder is None else kept_run(folder, course.key(lab, run))
+        if found is None:
+            waiting.append(run)
+        else:
+            done += 1
+            yield done, found
+    if not waiting:
+        return
+    if folder is not None and workers > 1 and source is not None and len(waiting) > 1:
+        for key in _in_parallel(lab, course, waiting, folder, workers, source):
+            done += 1
+            yield done, kept_run(folder, key)
+        return
+    runner = Runner(lab, course)
+    try:
+        for run in waiting:
+            found = runner.run(run)
+            if folder is not None:
+                write_whole(folder / f"{course.key(lab, run)}.json", json_text(found))
+            done += 1
+            yield done, found
+    finally:
+        lab.reset()
+
+
+def _in_parallel(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path, workers: int,
+                 source: tuple[Path | None, str]) -> Iterator[str]:  # fmt: skip
+    """Keys of the runs as they end."""
+    from joblib import Parallel, delayed, parallel_config
+
+    calls = [delayed(_keep)(course, run, course.key(lab, run), folder, source, os.getpid()) for run in runs]
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        ended: Any = Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
+        yield from ended
+
+
+@cache
+def _runner(course: Course, source: tuple[Path | None, str]) -> Runner:
+    torch.set_num_threads(1)
+    return Runner(load(*source), course)
+
+
+def _keep(course: Course, run: SharedRun, key: str, folder: Path, source: tuple[Path | None, str], parent: int) -> str:
+    end_with(parent)
+    write_whole(folder / f"{key}.json", json_text(_runner(course, source).run(run)))
+    return key

@@ -1,0 +1,231 @@
+"""The page without a kernel: what is run for it, what is kept of a stop, and what stands in the file."""
+
+import json
+import re
+
+import pytest
+import torch
+from page_policy import Scripts, allowed
+from typer.testing import CliRunner
+
+import smft_lab as smft
+from smft_lab import cli
+from smft_lab.facts.fact import Fact
+from smft_lab.widgets import TopT, shared_runs
+from smft_lab.widgets.shared_page import Plan, page, places
+
+FEW = {"rules": ("tfidf", "random"), "top_t": (3, 20), "seeds": 1, "passes": 2}
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_lab):
+    return tiny_lab()
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return smft.new_facts(3, seed=3)
+
+
+@pytest.fixture(scope="module")
+def made(lab, facts, tmp_path_factory):
+    return page(lab, facts, tmp_path_factory.mktemp("page") / "page.html", **FEW)
+
+
+def data_of(path) -> dict:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    return json.loads(text)
+
+
+def ends(run, at):
+    return [run["points"][at][0], *run["points"][-1][1:]]
+
+
+def test_every_t_rule_and_seed_is_the_run_that_finetune_makes(lab, facts, made):
+    runs = data_of(made)["runs"]
+    assert [len(runs["sparse"][rule][0]) for rule in FEW["rules"]] == [2, 2]
+    assert [len(runs[method]) for method in ("full", "lora")] == [1, 1]
+    for rule, t in (("tfidf", 3), ("random", 20)):
+        lab.reset()
+        run = smft.run(lab, facts, top_t=t, rule=rule, passes=2, probe_every=0)
+        shown = runs["sparse"][rule][0][FEW["top_t"].index(t)]
+        assert (shown["rows"], shown["steps"]) == (len(run.patch), 6)
+        assert shown["loss"] == pytest.approx(run.losses[-1], rel=1e-4)
+    lab.reset()
+
+
+def test_the_base_is_left_behind(lab, facts, made):
+    assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+
+
+def test_it_is_one_small_file_that_may_run_its_own_script_alone_and_ask_nothing_of_the_network(made):
+    text = made.read_text()
+    assert len(text) < 10_000_000
+    assert allowed(Scripts(text))
+    assert not re.search(
+        r'<(?:link|img|iframe|object|form)|(?:src|href|action)="(?!#)|url\(|@import|fetch\(|XMLHttp', text
+    )
+
+
+def test_no_text_of_a_fact_becomes_a_part_of_the_page(lab, tmp_path):
+    nasty = "</script><img src=x onerror=alert(1)>"
+    facts = [Fact((f"Mira's dog is called {nasty}.",), f"What is {nasty}?", (f"{nasty}",)), *smft.new_facts(1)]
+    path = page(lab, facts, tmp_path / "page.html", **{**FEW, "rephrase": False})
+    tags = Scripts(path.read_text())
+    assert not {"img", "onerror"} & tags.tags
+    assert len(tags.scripts) == 1
+    assert data_of(path)["asked"]["questions"][0] == f"What is {nasty}?"
+
+
+def test_a_stop_keeps_the_runs_that_had_ended_and_the_same_call_goes_on(lab, facts, tmp_path, monkeypatch):
+    path, ran = tmp_path / "page.html", []
+    run = shared_runs.Runner.run
+
+    def stopped(self, one):
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        ran.append(one)
+        return run(self, one)
+
+    monkeypatch.setattr(shared_runs.Runner, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        page(lab, facts, path, **FEW)
+    assert not path.exists()
+    assert len(list((tmp_path / "page.runs").iterdir())) == 3
+    assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+    monkeypatch.setattr(shared_runs.Runner, "run", lambda self, one: ran.append(one) or run(self, one))
+    page(lab, facts, path, **FEW)
+    assert len(ran) == len(set(ran)) == 6
+
+
+def test_a_kept_run_is_of_no_other_settings_facts_or_base(lab, facts, tiny_lab):
+    plan = Plan(lab, facts, **{**FEW, "seeds": (0,)})
+    keys = {plan.course.key(lab, run) for run in plan.runs}
+    assert len(keys) == len(plan.runs)
+    run = plan.runs[-1]
+    for other in ({"passes": 3}, {"lr": 0.5}, {"evaluations": 1}):
+        again = Plan(lab, facts, **{**FEW, "seeds": (0,), **other})
+        assert again.course.key(lab, run) not in keys
+    assert Plan(lab, facts[:2], **{**FEW, "seeds": (0,)}).course.key(lab, run) not in keys
+    every = lab.probes
+    lab.probes = type(every)([probe for probe in every if probe.name != "old_facts"])
+    assert Plan(lab, facts, **{**FEW, "seeds": (0,)}).course.key(lab, run) not in keys
+    lab.probes = every
+    assert plan.course.key(tiny_lab(memory_key_dim=8), run) not in keys
+
+
+def test_a_damaged_run_is_run_again(lab, facts, made):
+    kept = sorted(made.with_suffix(".runs").iterdir())
+    kept[0].write_text("{")
+    page(lab, facts, made, force=True, **FEW)
+    assert json.loads(kept[0].read_text())["steps"] == 6
+
+
+def test_a_page_is_not_replaced_unasked_and_nothing_is_computed_for_it(lab, facts, made, monkeypatch):
+    was = made.read_bytes()
+    monkeypatch.setattr(shared_runs.Runner, "run", lambda *_: pytest.fail("it computed"))
+    with pytest.raises(ValueError, match="is there already"):
+        page(lab, facts, made, **FEW)
+    assert made.read_bytes() == was
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"methods": ("sparse", "best")}, "no method 'best'"),
+        ({"rules": ("best",)}, "no rule 'best'"),
+        ({"top_t": (0, 3)}, "top-t must be between 1 and the 256 slots"),
+        ({"seeds": 0}, "at least one method, one rule, one t and one seed"),
+        ({"passes": 0}, "passes must be at least 1"),
+    ],
+)
+def test_options_that_make_no_page_are_refused_before_any_run(lab, facts, tmp_path, monkeypatch, options, said):
+    monkeypatch.setattr(shared_runs.Runner, "run", lambda *_: pytest.fail("it computed"))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        page(lab, facts, tmp_path / "page.html", **{**FEW, **options})
+
+
+def test_a_page_is_named_as_one(lab, facts, tmp_path):
+    with pytest.raises(ValueError, match=r"let its name end in \.html"):
+        page(lab, facts, tmp_path / "page.pdf", **FEW)
+
+
+@pytest.mark.parametrize(("most", "usual"), [(3000, 500), (40, 500), (1, 1), (2, 100)])
+def test_the_sliders_places_go_from_one_to_all_slots_that_a_fact_reads_and_hold_the_usual_t(most, usual):
+    grid = places(most, usual)
+    assert (grid[0], grid[-1]) == (1, most)
+    assert grid == sorted(set(grid))
+    assert usual in grid or usual > most
+    assert len(grid) >= 20 or most < 200
+
+
+def test_the_answers_are_judged_as_the_probes_judge_them(lab, facts, made):
+    shown = data_of(made)
+    base, asked = shown["base"], shown["asked"]
+    assert len(base["right"]) == len(asked["questions"]) == asked["facts"] + min(12, shown["kept"]["count"])
+    said = smft.answer(lab.model, lab.tokenizer, asked["questions"])
+    assert [shown["texts"][place] for place in base["answers"]] == said
+    probe = next(probe for probe in lab.probes if probe.name == "old_facts")
+    kept = base["points"][0][2]
+    if shown["kept"]["count"] <= 12:
+        assert base["right"][asked["facts"] :].count("1") / shown["kept"]["count"] == pytest.approx(kept)
+    assert probe.size == shown["kept"]["count"]
+
+
+def test_a_panel_makes_the_page_of_what_stands_in_its_fields(lab, facts, tmp_path):
+    panel = TopT(lab, facts, runner="inline")
+    panel.choose(passes=1, facts=2, rule="tf", lr=0.01)
+    panel.teach()
+    path = panel.to_html(tmp_path / "page.html", top_t=(3, 20))
+    shown = data_of(path)
+    assert (shown["rules"], shown["asked"]["facts"], shown["seeds"]) == (["tf"], 2, [0])
+    assert shown["runs"]["sparse"]["tf"][0][0]["steps"] == 2
+    assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+    assert panel.error == ""
+    other = TopT(lab, facts, runner="inline")
+    other.step()
+    with pytest.raises(ValueError, match="another panel"):
+        panel.to_html(tmp_path / "other.html")
+    other.reset()
+    other.close()
+    panel.close()
+
+
+def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lab.save("mine")
+    lines = [{"statements": [f"{name}'s dog is called {dog}."], "question": f"What is {name}'s dog called?",
+              "answers": [dog]} for name, dog in (("Mira", "Biscuit"), ("Jon", "Rex"))]  # fmt: skip
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = ["page", "--lab", "mine", "--facts", "mine.jsonl", "--rules", "tfidf", "--top-t", "2,9", "--seeds", "1"]
+    command += ["--passes", "1", "--workers", "1", "--title", "Dogs & <b>names</b>"]
+    told = CliRunner().invoke(cli.app, command)
+    assert told.exit_code == 0, told.output
+    text = (tmp_path / "results/page.html").read_text()
+    assert "Dogs &amp; &lt;b&gt;names" in text
+    assert data_of(tmp_path / "results/page.html")["asked"]["questions"][:2] == [line["question"] for line in lines]
+    again = CliRunner().invoke(cli.app, command)
+    assert "is there already" in str(again.exception)
+    assert CliRunner().invoke(cli.app, [*command, "--force"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--top-t", "1,many"), "whole numbers, as in 1,10,100; not 'many'"),
+        (("--kind", "alpaca"), "--kind says what the file of --facts is"),
+        (("--methods", "sparse,sparse"), "names one twice"),
+    ],
+)
+def test_bad_options_of_the_command_are_told_before_a_lab_is_opened(option, said):
+    assert said in str(CliRunner().invoke(cli.app, ["page", *option]).exception)
+
+
+def test_workers_give_the_same_runs(tmp_path, facts, lab):
+    lab.save(tmp_path / "mine")
+    lab, runs = smft.load(tmp_path / "mine"), []
+    for workers, name in ((1, "one"), (2, "two")):
+        plan = Plan(lab, facts[:2], methods=("sparse",), rules=("tfidf",), top_t=(3, 20), seeds=(0,), passes=1)
+        assert list(plan.compute(tmp_path / f"{name}.html", workers, (tmp_path / "mine", "cpu")))[-1] == 2
+        runs.append({run: (found["points"], found["rows"], found["answers"]) for run, found in plan.found.items()})
+    assert runs[0] == runs[1]
