@@ -22,7 +22,7 @@ def make_page(
     rules: Annotated[
         str | None, typer.Option(help="tfidf,tf,random if absent, or tfidf for a lab of a finished model.")
     ] = None,
-    top_t: Annotated[str | None, typer.Option(help="The slider's places, as 1,10,100; 21 if absent.")] = None,
+    top_t: Annotated[str | None, typer.Option(help="The slider's places, as 1,10,100; 20 if absent.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Of the facts' order, LoRA's start, random choices.")] = 2,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 6, or the lab's.")] = None,
     title: Annotated[str | None, typer.Option(help="What stands on top of the page.")] = None,

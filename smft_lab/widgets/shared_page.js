@@ -1,6 +1,7 @@
 // The page without a kernel: each place of the slider is a run that was computed before; all of them are in the page.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
+const RULES = { tfidf: "TF-IDF", tf: "most read (tf)", idf: "rarest elsewhere (idf)", kl: "KL", random: "at random", all: "all that are read" };
 const BEAT = 220; // milliseconds that a place of the slider stays, when it is played
 
 // Which state an address names: #t=100&rule=tf&seed=1&methods=sparse,full&fact=3. What it doesn't name is as at first.
@@ -35,7 +36,7 @@ function begin() {
   const slider = `t: slots each ${DATA.grouped ? "fact" : "step"} may change`;
   const range = make("input", { type: "range", min: 0, max: DATA.t.length - 1, step: 1, id: "t" });
   const shown = make("output", { for: "t", class: "whole" });
-  const rule = make("select", {}, ...DATA.rules.map((name) => make("option", { value: name }, name)));
+  const rule = make("select", {}, ...DATA.rules.map((name) => make("option", { value: name }, RULES[name] ?? name)));
   const seed = make("select", {}, ...DATA.seeds.map((name, i) => make("option", { value: i }, String(name))));
   const boxes = DATA.methods.map(({ key, name }) => [key, make("input", { type: "checkbox", value: key }), name]);
   const play = make("button", { type: "button", class: "main", title: "Move the slider through all its places" }, "Play");
@@ -63,7 +64,7 @@ function begin() {
       make("div", {}, make("h4", {}, "Learned, and what was kept: up and to the right is better"), plane),
       make("div", {}, make("h4", {}, "The memory: every cell a slot"), canvas, legend)),
     make("div", { class: "facts" }, make("h4", {}, "What a fact reads, token by token"), pick), strips, about,
-    make("h4", { class: "next" }, "Asked before and after"), answers,
+    answers,
     make("details", {}, make("summary", {}, "Every t as a table"), twin), spoken);
 
   // What stands there now
@@ -141,10 +142,10 @@ function begin() {
     const cell = (run, i) => [spokenAs(DATA.texts[run.answers[i]]), run.right[i] === "1" ? "right" : "wrong"];
     const block = (title, from, to) => {
       const rows = DATA.asked.questions.slice(from, to).map((question, n) => [[question], [DATA.asked.accepted[from + n]], ...columns.map(({ run }) => cell(run, from + n))]);
-      return [make("h4", { class: "next" }, title), grid([["Question"], ["Answer"], ...columns.map(({ name }) => [name])], rows)];
+      return [make("h4", {}, title), grid([["Question"], ["Answer"], ...columns.map(({ name }) => [name])], rows)];
     };
-    const known = DATA.asked.questions.length > facts ? block(`${sentence(DATA.kept.facts)}: some of ${count(DATA.kept.count)}`, facts) : [];
-    answers.replaceChildren(...block("New facts", 0, facts), ...known);
+    const known = DATA.asked.questions.length > facts ? block(`${sentence(DATA.kept.facts)}: ${count(DATA.asked.questions.length - facts)} of ${count(DATA.kept.count)}, evenly drawn`, facts) : [];
+    answers.replaceChildren(...block("New facts, asked before and after", 0, facts), ...known);
   }
   function showTable() {
     if (!sparse) return;

@@ -30,7 +30,7 @@ from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, compu
 from smft_lab.widgets.top_t import TopT
 from smft_lab.writing import check_new, write_whole
 
-RULES, SEEDS, PLACES = ("tfidf", "tf", "random"), 2, 21
+RULES, SEEDS, PLACES = ("tfidf", "tf", "random"), 2, 20
 LARGEST = 10_000_000  # bytes of a page
 RUNS = ".runs"  # of the folder beside a page
 STRIPS, TEXT = 24, 400  # facts whose tokens are shown, and letters of a text
@@ -51,7 +51,7 @@ def page(lab: Lab, facts: Sequence[Fact] | Fact, path: str | Path, *, methods: S
         methods: Some of `sparse`, `full` and `lora`.
         rules: Rules by which `sparse` chooses slots; TF-IDF, reads alone and a random choice by default, and for a lab
             with a recipe, whose runs take long, TF-IDF alone.
-        top_t: The slider's places; 21 by default, from 1 to all slots that one fact reads.
+        top_t: The slider's places; 20 by default, from 1 to all slots that one fact reads.
         seeds: How many (0, 1, ...), or which: of the facts' order, of LoRA's start and of random choices.
         force: Whether a page that is there may be replaced.
         progress: Whether to show how far it is; by default where somebody watches, in a notebook or a terminal.
@@ -175,8 +175,8 @@ class Plan:
             learned, kept = mean(end[1] for end in ends), [end[2] for end in ends if end[2] is not None]
             words = f"{name_in_sentence(method)}{f' (t = {t:,})' if sparse else ''} learned {learned:.0%}"
             told.append(words + (f" and kept {mean(kept):.1%} of the {self.limits['kept']['facts']}" if kept else ""))
-        text = "; ".join(told)
-        return f"{text[0].upper()}{text[1:]}."
+        passes = f"{self.course.passes} pass{'es' * (self.course.passes != 1)}"
+        return f"After {passes}: {'; '.join(told)}."
 
     def _t(self, rule: str) -> list[int]:
         """The t of which there are runs: the rule `all` has none."""
@@ -197,7 +197,7 @@ class Plan:
             ("Learned of each statement", course.loss_on),
             *((f"{SHORT_NAMES[method]}: optimizer and learning rate", f"{used['optimizer']}, {used['lr']:g}")
               for method, used in rates.items()),
-            ("Runs", f"{len(self.runs)}, of {seconds / 60:.1f} minutes of computing in all"),
+            ("Runs", f"{len(self.runs)}, of {seconds / 60:.1f} minutes of one core in all"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
             ("Made on", datetime.date.today().isoformat()),
         ]  # fmt: skip
@@ -272,9 +272,13 @@ class Plan:
 
 
 def places(most: int, usual: int, count: int = PLACES) -> list[int]:
-    """So many t from 1 to `most`, evenly spread on a log scale, the usual one among them."""
-    grid = {round(math.exp(x)) for x in torch.linspace(0, math.log(most), count).tolist()}
-    if usual <= most:
-        nearest = min(grid - {1, most} or grid, key=lambda t: abs(math.log(t / usual)))
-        grid = grid - ({nearest} if nearest not in (1, most) else set()) | {usual}
+    """So many t from 1 to `most`, if there are, about evenly spread on a log scale; the usual one among them."""
+    grid, points = {1, most}, count
+    while len(grid) < min(count, most):
+        grid = {round(math.exp(x)) for x in torch.linspace(0, math.log(most), points).tolist()}
+        points += 1
+    if usual < most and usual not in grid:
+        inner = grid - {1, most}
+        grid -= {min(inner, key=lambda t: abs(math.log(t / usual)))} if inner else set()
+        grid.add(usual)
     return sorted(grid)

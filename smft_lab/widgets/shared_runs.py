@@ -185,7 +185,7 @@ class Runner:
 
     def run(self, run: SharedRun) -> dict:
         """The result of one run, as it is kept."""
-        began, lab, course = time.perf_counter(), self.lab, self.course
+        began, lab, course = time.process_time(), self.lab, self.course
         lab.reset()
         self._base = self._base or self.point(0)
         points, loss, seconds, step = [self._base], None, 0.0, None
@@ -205,7 +205,7 @@ class Runner:
         found = {"points": points, "loss": loss, "rows": rows, "trained": seconds, "answers": answers}
         lab.reset()
         assert step is not None
-        return {"run": asdict(run), **found, "steps": step.step, "seconds": time.perf_counter() - began}
+        return {"run": asdict(run), **found, "steps": step.step, "seconds": time.process_time() - began}
 
 
 def kept_run(folder: Path, key: str) -> dict | None:
