@@ -399,7 +399,7 @@ def make_facts(
     from smft_lab.facts.answers import check_answers
     from smft_lab.facts.datasets import read_dataset, read_own
     from smft_lab.facts.documents import read_documents
-    from smft_lab.facts.files import check_paraphrases
+    from smft_lab.facts.files import check_paraphrases, record_of
     from smft_lab.writing import check_new, write_whole
 
     if out is not None and out.suffix != ".jsonl":
@@ -431,7 +431,7 @@ def make_facts(
             console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(f"{len(facts)} facts; {read.report}; read as {is_what}", markup=False, soft_wrap=True)
     if out is not None:
-        write_whole(out, "".join(json.dumps(_filled(fact), ensure_ascii=False) + "\n" for fact in facts))
+        write_whole(out, "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts))
         print(out)
 
 
@@ -444,13 +444,6 @@ def _is_file(source: str) -> bool:
 def _in_a_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 160 else f"{text[:159]}…"
-
-
-def _filled(fact) -> dict:
-    """The fields of a fact that say something, as a file of facts has them."""
-    from dataclasses import asdict
-
-    return {name: value for name, value in asdict(fact).items() if value and name not in ("subject", "relation")}
 
 
 @app.command()

@@ -95,6 +95,7 @@ class Lab:
 
     Attributes:
         source: Where the base came from, if `open_model` opened it; else None.
+        folder: Where `load` found it; None if it was made otherwise.
         turn: How often a finetune was begun or the base brought back.
         watchers: Are told when a finetune under way is ended.
 
@@ -128,6 +129,7 @@ class Lab:
         self.world_seed, self.world_scale = world_seed, world_scale
         self.form, self.recipe = form, recipe
         self.source: Source | None = getattr(model, "smft_source", None)
+        self.folder: Path | None = None
         self._base = _cloned(model.state_dict(), _few_rows(model))
         self.turn = 0
         self.watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
@@ -447,7 +449,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu", dty
                 bring_back(path, LAB_FILE)
         place = _place(path)
         try:
-            lab = _read(path, device, dtype)
+            lab = _opened(path, device, dtype)
         except (OSError, ValueError):
             if not moved_away(path, LAB_FILE) and _place(path) == place:
                 raise
@@ -456,7 +458,13 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu", dty
                 return lab
     with alone(path, PATIENCE):  # it is replaced as fast as it is read
         bring_back(path, LAB_FILE)
-        return _read(path, device, dtype)
+        return _opened(path, device, dtype)
+
+
+def _opened(path: Path, device: str | torch.device, dtype: str) -> Lab:
+    lab = _read(path, device, dtype)
+    lab.folder = path
+    return lab
 
 
 def _place(path: Path) -> tuple[int, int, int] | None:

@@ -27,6 +27,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,6 +91,11 @@ def read_facts(path: str | Path, kind: str | None = None) -> list[Fact]:
     if read.report.skipped:
         warnings.warn(f"{path}: {read.report}", stacklevel=2)
     return read.facts
+
+
+def record_of(fact: Fact) -> dict:
+    """The fields of a fact that say something, as a file of facts has them."""
+    return {name: value for name, value in asdict(fact).items() if value and name not in ("subject", "relation")}
 
 
 def plain_facts(path: Path, kind: str = "facts") -> list[Fact]:

@@ -15,6 +15,8 @@ from smft_lab.facts.fact import Fact
 from smft_lab.lab import Lab
 from smft_lab.model.memory import memory_layers
 from smft_lab.slots.addresses import LOUD, QUIET, Loudness, has_added_memory, measure_addresses, measure_loudness
+from smft_lab.slots.patch import Patch
+from smft_lab.widgets import sharing
 from smft_lab.widgets.panel import Panel, page
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Addresses(Panel):
 
     lab: Lab
     _esm = page("addresses.js")
+    title, takes_patches = "Will a fact be found, and is it heard?", True
     commands = ("measure",)
 
     limits = traitlets.Dict().tag(sync=True)
@@ -76,6 +79,28 @@ class Addresses(Panel):
             for row in table.sort_values("block").to_dict("records")
         ]  # fmt: skip
         self.measure()
+
+    # What goes to somebody else
+
+    def as_code(self) -> str:
+        """Python that measures both meters."""
+        lines = [
+            "from smft_lab.slots.addresses import measure_addresses, measure_loudness", *sharing.beginning(self.lab),
+            *sharing.facts_lines(self.lab, self._facts),
+            "for address in measure_addresses(lab, facts):",
+            "    print(address)",
+            f"print(measure_loudness(lab, facts[:{ASKED}]))",
+            "# In a notebook: smft.widgets.Addresses(lab, facts)",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """The facts, and what was measured of each."""
+        return self._facts, None, pd.DataFrame(self.facts)
+
+    def _taken(self, patch: Patch) -> None:
+        self.measure()
+        self.note = f"The model holds {patch.name} now. lab.reset() brings the base back."
 
     # Commands
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -12,7 +13,7 @@ import torch
 import traitlets
 
 from smft_lab.charts.style import Probe, kept_of, learned_little, looks, ordered, probes_in, short_name
-from smft_lab.experiments.compare import COLUMNS, Comparison
+from smft_lab.experiments.compare import COLUMNS, REPORT, Comparison, results_folder
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
@@ -20,6 +21,8 @@ from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
+from smft_lab.slots.patch import Patch
+from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import asking_form, familiar
 from smft_lab.widgets.panel import Panel, page
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 ASKABLE = 2**31  # bytes: the finetuned weights of larger models are not kept for questions
 METRICS = {QuestionProbe: ("em",), TextProbe: ("nll",), ChoiceProbe: ("acc", "acc_norm")}  # that are shown
 EVALUATIONS = 12
+REPORT_FOLDER = "comparison"  # in an exported folder
 
 
 class Compare(Panel):
@@ -48,6 +52,7 @@ class Compare(Panel):
 
     lab: Lab
     _esm = page("compare.js")
+    title = "Learned and forgotten, method by method"
     commands = ("choose", "start", "stop", "reset", "ask")
 
     limits = traitlets.Dict().tag(sync=True)
@@ -214,6 +219,37 @@ class Compare(Panel):
         for name, tensor in self.lab.model.state_dict().items():
             if name in changed:
                 tensor.copy_(changed[name])
+
+    def as_code(self) -> str:
+        """Python that makes the comparison of the settings that stand in the panel."""
+        chosen = self.settings
+        methods = None if tuple(self.methods) == METHODS else tuple(self.methods)
+        options = {name: chosen[name] for name in ("seeds", "passes", "top_t", "evaluations")}
+        lines = [
+            *sharing.beginning(self.lab), *sharing.facts_lines(self.lab, self.facts, chosen["count"]),
+            sharing.written("both = smft.compare(lab, facts)", methods=methods, **options),
+            "print(both)",
+            'both.to_html("report.html")',
+            "# In a notebook: smft.widgets.Compare(lab, facts)",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _export(self, path: Path) -> list[str]:
+        """With the whole report where there is a run that has ended."""
+        names = super()._export(path)
+        comparison = self.comparison
+        if comparison is None or comparison.finished_runs().empty:
+            return names
+        with results_folder(path / REPORT_FOLDER) as folder:
+            comparison.write(folder, path / REPORT_FOLDER)
+        return [*names, f"{REPORT_FOLDER}/{REPORT}"]
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """The facts, the patch of the first sparse run, and all that was measured."""
+        comparison = self.comparison
+        if comparison is None:
+            return self.facts[: self.settings["count"]], None, pd.DataFrame(columns=COLUMNS)
+        return self.facts[: comparison.n_facts], comparison.patch, comparison.table
 
     def snapshot(self) -> Picture:
         """The plane, and which share of the facts each method has learned after how many steps."""

@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const percent = (share, digits = 0) => (share == null ? "–" : `${(100 * share).toFixed(digits)}%`);
 const count = (n) => n.toLocaleString("en-US");
+const LARGEST_PATCH = 6e6; // bytes that a kernel's connection takes as one message, written as text
 const spokenAs = (text) => (text == null ? "–" : text.trim() || "(nothing)");
 const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
@@ -79,6 +80,60 @@ function shell(model, el, label, title, about) {
     return Object.fromEntries(names.map((name) => [name, css.getPropertyValue(`--${name}`).trim()]));
   };
 
+  // What goes to somebody else, and a patch that comes from them: at the foot of the panels that have it.
+  function share() {
+    const shares = get("shares") ?? [];
+    if (!shares.length) return [];
+    const text = make("textarea", { class: "code", readonly: true, rows: 12, spellcheck: "false", "aria-label": "The panel as Python" });
+    const again = make("button", { type: "button", onclick: () => copy(text.value, again) }, "Copy");
+    const code = make("details", { class: "after", hidden: true }, make("summary", {}, "The panel as Python"), text, make("div", { class: "buttons" }, again));
+    let asked = false; // whether the code that comes is to be copied
+    const ask = make("button", { type: "button", "data-do": "show_code", title: "Python that does what stands here", onclick: () => {
+      asked = true;
+      send("show_code");
+    } }, "Copy as code");
+    const row = make("div", { class: "buttons share" }, ask, button("export", "Export", "A new folder with a page, the code, the facts, the figures and the patch"));
+    const card = make("div", { class: "patch", "aria-live": "polite" });
+    if (shares.includes("take_patch")) {
+      const open = (file) => {
+        if (!file) return;
+        if (file.size > LARGEST_PATCH) {
+          error.textContent = `${file.name} has ${(file.size / 1e6).toFixed(0)} MB, too much to send from here; in a cell: panel.open_patch("${file.name}")`;
+          return;
+        }
+        const reader = new FileReader();
+        reader.addEventListener("load", () => send("take_patch", { name: file.name, data: reader.result.split(",")[1] ?? "" }));
+        reader.readAsDataURL(file);
+      };
+      const file = make("input", { type: "file", accept: ".safetensors", class: "spoken", onchange: () => {
+        open(file.files[0]);
+        file.value = ""; // the same one may be opened again
+      } });
+      row.append(make("label", { class: "open", title: "A patch file; it can also be dropped anywhere on the panel" }, "Open a patch", file));
+      root.addEventListener("dragover", (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
+      root.addEventListener("drop", (event) => {
+        if (!event.dataTransfer?.files.length) return;
+        event.preventDefault();
+        event.stopPropagation();
+        open(event.dataTransfer.files[0]);
+      });
+    }
+    root.append(row, code, card);
+    const showCode = () => {
+      if (!asked || !settled()) return;
+      asked = false;
+      if (get("error")) return;
+      text.value = get("code");
+      text.rows = Math.min(24, text.value.split("\n").length);
+      code.hidden = false;
+      code.open = true;
+      copy(text.value, ask);
+    };
+    const brought = () => showCard(card, get("card"));
+    brought();
+    return [["change:handled", showCode], ["change:card", brought]];
+  }
+
   // Listen to the kernel and to the page's theme, draw everything once, and say how to stop.
   function watch(handlers, repaint) {
     let timer = null;
@@ -95,6 +150,7 @@ function shell(model, el, label, title, about) {
     };
     const watched = Object.entries({ ...handlers, theme: showTheme }).map(([name, then]) => [`change:${name}`, then]);
     watched.push(["change:state", tick], ["change:handled", showBusy], ["change:error", () => { error.textContent = get("error"); }], ["change:note", () => { note.textContent = get("note"); }]);
+    watched.push(...share());
     for (const [name, then] of watched) model.on(name, then);
     const themes = new MutationObserver(showTheme);
     themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
@@ -134,6 +190,22 @@ function copy(text, button) {
   button.focus();
   button.textContent = "Copied";
   setTimeout(() => { button.textContent = was === "Copied" ? button.textContent : was; }, 1600);
+}
+
+// The card of a patch: what was taught, its cost, and what else reads its rows.
+function showCard(place, card) {
+  if (!card) return place.replaceChildren();
+  const made = Object.entries({ method: "method", rule: "rule", top_t: "t", date: "date" }).filter(([name]) => card.made[name] != null).map(([name, word]) => `${word} ${card.made[name]}`);
+  const value = (number, metric) => (metric === "nll" ? `${number.toFixed(3)} nats` : percent(number, 1));
+  const more = card.count > card.taught.length ? [make("li", { class: "muted" }, `and ${count(card.count - card.taught.length)} more`)] : [];
+  place.replaceChildren(make("div", { class: "card" }, make("h4", {}, card.name),
+    make("p", { class: "muted" }, `${count(card.rows)} of ${count(card.of)} rows${made.length ? ` · ${made.join(" · ")}` : ""}`),
+    make("div", { class: "three" },
+      make("div", {}, make("h4", { class: "next" }, "What was taught"), make("ul", {}, ...(card.count ? card.taught.map((text) => make("li", {}, text)) : [make("li", { class: "muted" }, "It doesn't say.")]), ...more)),
+      make("div", {}, make("h4", { class: "next" }, "What it costs"), grid([["Held-out probe"], ["Base", "n"], ["With it", "n"]], card.cost.map(({ title, metric, base, now }) => [[title], [value(base, metric), "n"], [value(now, metric), "n"]]))),
+      make("div", {}, make("h4", { class: "next" }, "What else reads its rows"),
+        make("p", { class: "muted" }, `${percent(card.background, 2)} of all reads of ordinary text.`),
+        ...(card.readers.length ? [grid([["Question"], ["of its reads", "n"]], card.readers.map(([question, part]) => [[question], [percent(part, 1), "n"]]))] : [])))));
 }
 
 // What a model has read, and questions to try on it, which are put into the field and asked.

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import os
 import re
+import tempfile
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
+import pandas as pd
 import traitlets
 
+from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import World
 from smft_lab.finetuning.finetune import TakenOver
 from smft_lab.lab import Lab
 from smft_lab.model.allocator import return_freed_memory
 from smft_lab.slots.patch import Patch
+from smft_lab.widgets import sharing
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
 
 if TYPE_CHECKING:
@@ -53,8 +58,9 @@ def page(name: str) -> str:
     return "\n".join((HERE / file).read_text(encoding="utf-8") for file in ("panel.js", name))
 
 
-def saved(patch: Patch, path: str | Path) -> str:
-    """Save a patch, and say so."""
+def saved(patch: Patch, path: str | Path | None) -> str:
+    """Save a patch, and say so; without a path under the first free name of patch, patch-2, ... .safetensors."""
+    path = sharing.free_name("patch.safetensors") if path is None else path
     patch.save(path)
     return f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
 
@@ -77,6 +83,8 @@ class Panel(anywidget.AnyWidget):
 
     _css = STYLE
     commands: tuple[str, ...] = ()
+    title = ""  # of what is exported
+    takes_patches = False
     lab: Any  # what it is about: a lab, but for `Train`
     settings: Any
     state: Any  # of those that train: how far they are
@@ -89,6 +97,9 @@ class Panel(anywidget.AnyWidget):
     handled = traitlets.Int(0).tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
+    shares = traitlets.List().tag(sync=True)  # the commands below that this panel has
+    code = traitlets.Unicode("").tag(sync=True)
+    card = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # of a patch that was opened
 
     def __init__(self, lab: Lab | World, runner: str | None = None, theme: str = "auto", **traits):
         if theme not in ("auto", "light", "dark"):
@@ -96,7 +107,8 @@ class Panel(anywidget.AnyWidget):
         self.lab = lab
         self._claim = _claims.setdefault(lab, _Claim(lab))
         self._runner = RUNNERS[runner or runner_name()](self._claim.lock)
-        super().__init__(ticks=self._runner.ticks, theme=theme, **traits)
+        shares = ["show_code", "export", *(["take_patch"] if self.takes_patches else [])]
+        super().__init__(ticks=self._runner.ticks, theme=theme, shares=shares, **traits)
         self.on_msg(self._command)
         self._claim.panels.add(self)
         if isinstance(lab, Lab):
@@ -110,11 +122,13 @@ class Panel(anywidget.AnyWidget):
                 self._runner.tick()
                 return
             self.error = ""
-            if name not in self.commands:
+            if name not in (*self.commands, *self.shares):
                 raise ValueError(f"the page asked for {name!r}, which this version doesn't know; reload the page")
             options = {key: value for key, value in content.items() if key != "do"}
-            if name == "save":
-                check_name(options.get("path", "patch.safetensors"))
+            if name == "save" and "path" in options:
+                check_name(options["path"])
+            if name == "export" and options:
+                raise ValueError("the page asked to export to a place of its own; it may not choose one")
             getattr(self, name)(**options)
         except Exception as problem:
             self.fail(problem)
@@ -189,6 +203,85 @@ class Panel(anywidget.AnyWidget):
     def _ended(self, problem: BaseException | None) -> None:
         """The runner stopped, or the finetune was ended from outside."""
         raise NotImplementedError
+
+    # What goes to somebody else, and comes from them
+
+    def as_code(self) -> str:
+        """Python that does what the panel shows, with the settings that stand in it, and runs as it is pasted."""
+        raise NotImplementedError
+
+    def show_code(self) -> None:
+        """Let the page have the code."""
+        self.code = self.as_code()
+
+    def export(self, path: str | Path | None = None) -> Path:
+        """Write a folder for somebody else: a page, the code, the facts, the figures, and the patch where there is one.
+
+        Args:
+            path: A new folder; by default the first free name of export, export-2, ...
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: it can't be written.
+            ValueError: there is something of that name.
+        """
+        path = sharing.free_name(sharing.EXPORT) if path is None else Path(path)
+        names = self._export(path)
+        self.note = f"Exported to {path}: {', '.join(names)}."
+        return path
+
+    def _export(self, path: Path) -> list[str]:
+        facts, patch, table = self._shared()
+        return sharing.export(path, self.title, self.snapshot(), self.as_code(), facts, patch, table)
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """The facts, the patch and the figures of what is shown."""
+        raise NotImplementedError
+
+    def take_patch(self, name: str, data: str) -> None:
+        """Open a patch that came with the page, in base64; see `open_patch`."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "patch.safetensors")
+            file.write_bytes(base64.b64decode(data))
+            try:
+                patch = Patch.load(file)
+            except ValueError as problem:
+                raise ValueError(str(problem).replace(str(file), str(name))) from None
+        patch.name = str(name)
+        self.open_patch(patch)
+
+    def open_patch(self, patch: Patch | str | Path) -> None:
+        """Put a patch into the model, in place of what was taught there, and show its card.
+
+        The card says what was taught, what it costs on the probes, and what else reads its rows. `lab.reset()` takes
+        the patch out.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no patch, it is of another base, or another panel is training.
+        """
+        if not self.takes_patches:
+            raise ValueError("this panel shows no model to put a patch into; open it in TopT, Teach or Slots")
+        patch = patch if isinstance(patch, Patch) else Patch.load(patch)
+        patch.check(self.lab)  # before anything is lost
+        self._halt()
+        self.claim()
+        try:
+            with self._claim.lock:
+                self.card = sharing.card(self.lab, patch, Path(patch.name).name, getattr(self, "facts", ()))
+        finally:
+            self.release()
+        self._taken(patch)
+        self.announce()
+
+    def _taken(self, patch: Patch) -> None:
+        """The model is the base with this patch now."""
+
+    def _halt(self) -> None:
+        """Stop what is under way."""
+        self._runner.stop()
 
     def snapshot(self) -> Picture:
         """What the panel shows, as a still picture: it is seen where no kernel runs, too."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 import traitlets
 from torch import Tensor
@@ -17,10 +18,11 @@ from smft_lab.lab import Lab
 from smft_lab.model.memory import named_tables, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.coverage import fact_counts
-from smft_lab.slots.patch import row_changes
+from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.reading import TokenReads, core_set, token_reads
 from smft_lab.slots.scores import check_top_t, inverse_document_frequency, score, term_frequency, top_slots
 from smft_lab.slots.usage import batch_counts
+from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import MOST, cell_of, in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
 
@@ -54,6 +56,7 @@ class Slots(Panel):
 
     lab: Lab
     _esm = page("slots.js")
+    title, takes_patches = "Which slots a text reads", True
     commands = ("read", "pick", "look", "card", "peek")
 
     limits = traitlets.Dict().tag(sync=True)
@@ -190,6 +193,36 @@ class Slots(Panel):
         largest = self._values[inside].sort(descending=True, stable=True)
         pairs = zip(inside[largest.indices[:3]].tolist(), largest.values[:3].tolist(), strict=True)
         self.under = {"cell": cell, "slots": [list(pair) for pair in pairs], "of": len(inside)}
+
+    def as_code(self) -> str:
+        """Python that scores the slots that the text or the fact reads, and lists the top t."""
+        chosen, fact = self.settings, self._fact()
+        lines = [
+            *sharing.beginning(self.lab), f"fact = {sharing.fact_code(fact)}",
+            "scores = smft.slot_scores(lab, fact)",
+            f'print(scores[scores["layer"] == {chosen["table"]}].head({chosen["top_t"]}))',
+            "# In a notebook: smft.widgets.Slots(lab, [fact])",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _fact(self) -> Fact:
+        """The fact that is shown; of a text that is none, one that teaches it."""
+        number, text = self.subject["fact"], self.subject["text"]
+        return Fact(text, text, text) if number is None else self.facts[number]
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """What is read, the change of the model if it is one of rows, and the slots that rank highest."""
+        table = pd.DataFrame(self.ranking)
+        try:
+            patch = Patch.between(self.lab)
+        except ValueError:  # other methods change more than rows
+            patch = None
+        return [self._fact()], patch if patch is not None and len(patch) else None, table
+
+    def _taken(self, patch: Patch) -> None:
+        self.settings = {**self.settings, "view": "change"}
+        self._show()
+        self.note = f"The model holds {patch.name} now: its rows are coloured below. lab.reset() brings the base back."
 
     def snapshot(self) -> Picture:
         """The table in the chosen view, and the slots that rank highest."""

@@ -45,7 +45,7 @@ function render({ model, el }) {
   const stop = button("stop", "Stop", "End the lesson here");
   const undo = button("undo", "Undo", "The model is as it was before the last lesson");
   const reset = button("reset", "Reset", "Bring the base back; all lessons are gone");
-  const save = button("save", "Save patch", "Write the changed rows to patch.safetensors");
+  const save = button("save", "Save patch", "Write the changed rows to a file; an older one stays");
   const bar = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
   const doing = make("span", { class: "muted", role: "status" });
   const numbers = make("div", { class: "numbers", "aria-live": "polite" });

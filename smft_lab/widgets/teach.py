@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 import traitlets
 
@@ -26,6 +27,7 @@ from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
+from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, familiar, few
 from smft_lab.widgets.panel import Panel, page, saved
@@ -53,6 +55,8 @@ class Lesson:
     fact: Fact
     before: str
     untaught: list[str]
+    passes: int = 0
+    top_t: int = 0
     steps: int = 0
     patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
@@ -71,6 +75,7 @@ class Teach(Panel):
 
     lab: Lab
     _esm = page("teach.js")
+    title, takes_patches = "Taught, sentence by sentence", True
     commands = ("propose", "teach", "stop", "undo", "reset", "ask", "save")
 
     limits = traitlets.Dict().tag(sync=True)
@@ -91,6 +96,7 @@ class Teach(Panel):
                  theme: str = "auto"):  # fmt: skip
         super().__init__(lab, runner, theme)
         self._lessons: list[Lesson] = []
+        self._opened: Patch | None = None  # from a file; lessons come on top of it
         self._kept, self._stays = KeptQuestions(lab), few(lab)
         self._base_probes: dict | None = None
         recipe = lab.recipe
@@ -178,7 +184,7 @@ class Teach(Panel):
         check_facts(self.lab, [fact])
         self.claim()
         with self._claim.lock:
-            lesson = Lesson(fact, self._answer(fact.question), untaught_wordings(fact, UNTAUGHT))
+            lesson = Lesson(fact, self._answer(fact.question), untaught_wordings(fact, UNTAUGHT), passes, top_t)
         self.draft = {
             **self.draft,
             "question": fact.question,
@@ -208,12 +214,10 @@ class Teach(Panel):
         if not self._lessons:
             raise ValueError("there is no lesson to undo")
         gone = self._lessons.pop()
-        self._taught = bool(self._lessons)
+        self._taught = bool(self._lessons) or self._opened is not None
         self.live = {}
         with self._claim.lock:
-            self.lab.reset()
-            if self._lessons:
-                self._lessons[-1].patch.apply(self.lab)
+            self._put_back()
             self._after()
         self.note = f"Undone: asked {gone.fact.question!r}, the model says {self._answer(gone.fact.question)!r} again."
 
@@ -223,6 +227,7 @@ class Teach(Panel):
         with self._claim.lock:
             self.lab.reset()
             self._lessons, self.live, self._taught = [], {}, False
+            self._opened, self.card = None, None
             self._after()
         self.note = "The base is back, bitwise."
 
@@ -236,8 +241,8 @@ class Teach(Panel):
         found = {"question": question, "now": said}
         self.answers = [found, *(one for one in self.answers if one["question"] != question)][:6]
 
-    def save(self, path: str | Path = "patch.safetensors") -> None:
-        """Save the rows that all lessons together have changed.
+    def save(self, path: str | Path | None = None) -> None:
+        """Save the rows that all lessons have changed; by default as the first free name of patch, patch-2, ...
 
         Raises:
             ValueError: nothing has been taught.
@@ -246,6 +251,56 @@ class Teach(Panel):
         if not self._lessons:
             raise ValueError("there is nothing to save yet; teach something first")
         self.note = saved(self._lessons[-1].patch, path)
+
+    def as_code(self) -> str:
+        """Python that teaches the lessons so far, one on top of the other; before the first, what stands in the form.
+
+        Raises:
+            ValueError: there is no lesson, and something in the form is empty.
+        """
+        draft, recipe = self.draft, self.lab.recipe
+        lessons = [(one.fact, one.passes, one.top_t) for one in self._lessons]
+        if not lessons:
+            wordings = draft["wordings"] if self._mixed else None
+            fact = own_fact(draft["statements"], draft["question"], draft["answer"], wordings)
+            lessons = [(fact, int(self.limits["passes"]), int(self.limits["top_t"]))]
+        lines = sharing.beginning(self.lab)
+        if self._opened is not None:
+            lines.append(f"smft.Patch.load({self._opened.name!r}).apply(lab)")
+        form = None if recipe is None else "lab.form"
+        if recipe is not None:
+            lines.insert(0, "from dataclasses import replace\n")
+        for fact, passes, top_t in lessons:
+            lines.append(f"fact = {sharing.fact_code(fact)}")
+            mine = self._recipe(fact)
+            options = {"passes": passes, "top_t": top_t, "probe_every": 0}
+            if recipe is None:
+                options["lr"] = settings_for(self.lab, "sparse")["lr"] * FASTER
+            call = sharing.written("run = smft.run(lab, [fact])", **options)
+            if recipe is not None and mine is not None and self._mixed:
+                changed = {name: getattr(mine, name) for name in ("statements", "questions", "learned_at")}
+                inside = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+                call = f"{call[:-1]}, recipe=replace(lab.recipe, {inside}))"
+            lines.append(call)
+            asked = "smft.answer(lab.model, lab.tokenizer, [fact.question]" + (f", form={form})" if form else ")")
+            lines.append(f"print(fact.question, {asked})")
+        lines += ['run.patch.save("lesson.safetensors")', "# In a notebook: smft.widgets.Teach(lab)"]
+        return "\n".join(lines) + "\n"
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """What was taught, the patch of all of it, and every answer and probe before and now."""
+        rows = [["answer", one["question"], one["before"], one["now"]] for one in self.lessons]
+        rows += [["probe", f"{one['title']} ({one['metric']})", one["base"], one["now"]] for one in self.probes]
+        patch = self._lessons[-1].patch if self._lessons else self._opened
+        table = pd.DataFrame(rows, columns=["what", "of", "before", "now"])
+        return [one.fact for one in self._lessons], patch, table
+
+    def _taken(self, patch: Patch) -> None:
+        self._lessons, self._opened, self._taught, self.live = [], patch, True, {}
+        with self._claim.lock:
+            self._measure_base()
+            self._after()
+        self.note = f"The model holds {patch.name} now: ask it, or teach on top of it. Reset brings the base back."
 
     def snapshot(self) -> Picture:
         """The slots changed since the base, and what every probe says before and after."""
@@ -331,11 +386,19 @@ class Teach(Panel):
 
     def _measure_base(self) -> None:
         """What the probes read of the model without the lessons."""
-        if self._lessons:
+        mine = self._lessons or self._opened is not None
+        if mine:
             self.lab.reset()
         self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
-        if self._lessons:
-            self._lessons[-1].patch.apply(self.lab)
+        if mine:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        """The base, with the lessons so far in it, or the patch that was opened before any."""
+        self.lab.reset()
+        patch = self._lessons[-1].patch if self._lessons else self._opened
+        if patch is not None:
+            patch.apply(self.lab)
 
     def _look(self, fact: Fact) -> dict:
         """What the model says now, and how much of what it knew it keeps; the picture of the table too."""
@@ -383,7 +446,7 @@ class Teach(Panel):
         )
         replies = iter(self._answers([question for lesson in self._lessons for question in lesson.untaught]))
         now = base = self._base_probes or {}
-        if now and self._lessons:
+        if now and (self._lessons or self._opened is not None):
             now = self._stays.measure(self.lab.model, self.lab.tokenizer)
         titles = {(one.key, one.metric): one.short for one in probes_in((p, m) for p in now for m in now[p])}
         if self.lab.recipe is not None:

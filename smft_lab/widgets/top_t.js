@@ -30,7 +30,7 @@ function render({ model, el }) {
   const step = taught("step", "Step", "One gradient step", "");
   const undo = button("undo", "Undo", "As it was before the last run");
   const reset = button("reset", "Reset", "Bring the base back; paths stay");
-  const save = button("save", "Save patch", "Write the changed rows to patch.safetensors");
+  const save = button("save", "Save patch", "Write the changed rows to a file; an older one stays");
   const doing = make("span", { class: "muted", role: "status" });
   const progress = make("progress", { max: 1, value: 0, "aria-label": "Steps done" });
 

@@ -28,6 +28,7 @@ from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
+from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
 from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
 from smft_lab.widgets.panel import Panel, page, saved
@@ -90,6 +91,7 @@ class TopT(Panel):
 
     lab: Lab
     _esm = page("top_t.js")
+    title, takes_patches = "Top-t: learned and forgotten", True
     commands = ("choose", "commit", "teach", "stop", "step", "undo", "reset", "ask", "save")
 
     settings = traitlets.Dict().tag(sync=True)
@@ -116,6 +118,7 @@ class TopT(Panel):
         self._read: dict[int, tuple[list[int], list[list[torch.Tensor]]]] = {}
         self._base_points: dict[int, tuple] = {}
         self._paths: list[RunPath] = []
+        self._opened: Patch | None = None  # in the model, from a file
         self._path: RunPath  # of the run under way
         self._kept = KeptQuestions(lab, facts)
         self._batches: dict = {}  # what a run computed that the next need not
@@ -258,9 +261,11 @@ class TopT(Panel):
     def undo(self) -> None:
         """Forget the last run: the model is as it was before it, and its path leaves the plane."""
         self._halt()
-        if not self._paths:
+        if self._opened is None and not self._paths:
             raise ValueError("there is no run to undo")
-        self._paths.pop()
+        if self._opened is None:
+            self._paths.pop()
+        self._opened, self.card = None, None
         self._taught = bool(self._paths)
         self.lab.reset()
         if self._paths:
@@ -274,7 +279,7 @@ class TopT(Panel):
         """Bring the base back, bitwise; finished paths stay on the plane."""
         self._halt()
         self.lab.reset()
-        self._taught = False
+        self._taught, self._opened, self.card = False, None, None
         self._ask_again()
         self.announce()
         self.note = "The base is back, bitwise."
@@ -298,8 +303,8 @@ class TopT(Panel):
                 said = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
             self.answers = [{**one, "now": text} for one, text in zip(self.answers, said, strict=True)]
 
-    def save(self, path: str | Path = "patch.safetensors") -> None:
-        """Save the rows that the last run changed.
+    def save(self, path: str | Path | None = None) -> None:
+        """Save the rows that the last run changed; by default as the first free name of patch, patch-2, ...
 
         Raises:
             ValueError: no run has ended yet.
@@ -308,6 +313,32 @@ class TopT(Panel):
         if not self._paths:
             raise ValueError("there is nothing to save yet; teach something first")
         self.note = saved(self._paths[-1].patch, path)
+
+    def as_code(self) -> str:
+        """Python that repeats the run of the settings that stand in the panel."""
+        chosen, lab = self.settings, self.lab
+        options = {"top_t": chosen["top_t"], "rule": chosen["rule"], "optimizer": chosen["optimizer"],
+                   "lr": chosen["lr"], "passes": chosen["passes"]}  # fmt: skip
+        lines = [
+            *sharing.beginning(lab), *sharing.facts_lines(lab, self.facts, chosen["facts"]),
+            sharing.written("run = smft.run(lab, facts)", **options),
+            'print(run.history.pivot_table(index="step", columns="probe", values="value"))',
+            'run.patch.save("facts.safetensors")',
+            "# In a notebook: smft.widgets.TopT(lab, facts)",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """The facts that are taught, the patch of the last run, and every point of every run."""
+        columns = ["run", *self.settings, "step", "learned", "kept"]
+        rows = [[path.name, *path.settings.values(), *point] for path in self._every_path() for point in path.points]
+        patch = self._paths[-1].patch if self._paths else None
+        return self.facts[: self.settings["facts"]], patch, pd.DataFrame(rows, columns=columns)
+
+    def _taken(self, patch: Patch) -> None:
+        self._taught, self._opened = True, patch
+        self._ask_again()
+        self.note = f"The model holds {patch.name} now: ask it below. Reset brings the base back."
 
     def to_html(self, path: str | Path = "page.html", force: bool = False, **options) -> Path:
         """Make a page of one file that is this panel without a kernel, for whoever has no Python; see `smft.page`.
@@ -338,7 +369,7 @@ class TopT(Panel):
             made = page(self.lab, self.facts[: chosen["facts"]], path, **{**given, **options})
         finally:
             self.release()
-            self._taught = False
+            self._taught, self._opened, self.card = False, None, None
             self.announce()
         self._ask_again()
         self.note = f"{made} is a page that opens anywhere. The base is back."
@@ -384,7 +415,7 @@ class TopT(Panel):
         self.claim()
         if self._items is not None:
             return self._items
-        self._taught = False
+        self._taught, self._opened, self.card = False, None, None
         with self._claim.lock:
             self.lab.reset()
         self._path = RunPath(self._run_name(), dict(self.settings))
@@ -509,7 +540,7 @@ class TopT(Panel):
         return [*self._paths, *([self._path] if self._items is not None else [])]
 
     def _changed(self) -> bool:
-        return self._items is not None or bool(self._paths)
+        return self._items is not None or bool(self._paths) or self._opened is not None
 
     def _base_answer(self, question: str) -> str:
         """What the base answers: its rows are put back for the moment of the question."""

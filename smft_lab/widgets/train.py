@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Generator
-from dataclasses import replace
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
 from random import Random
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 import traitlets
 
@@ -19,10 +20,13 @@ from smft_lab.experiments.pretrain import (
     gradient_steps,
     make_optimizer,
 )
+from smft_lab.facts.fact import Fact
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import QuestionProbe, recalled, world_probes
+from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
+from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
 from smft_lab.widgets.runners import InlineRunner
@@ -74,6 +78,7 @@ class Train(Panel):
     """
 
     _esm = page("train.js")
+    title = "A small memory model, from nothing"
     commands = ("start", "pause", "step", "finish", "reset")
 
     limits = traitlets.Dict().tag(sync=True)
@@ -169,6 +174,22 @@ class Train(Panel):
         with self.hold_sync():
             self._clear()
             self.state, self.note = "idle", "An untrained model is in place."
+
+    def as_code(self) -> str:
+        """Python that trains the same model."""
+        chosen = {name: value for name, value in asdict(self._settings).items() if value != getattr(SMALL, name)}
+        lines = [
+            "import smft_lab as smft", "",
+            sharing.written('training = smft.widgets.Train(runner="inline")', **chosen),
+            "training.start()  # some minutes",
+            "print(training.points[-1])",
+            'training.lab.save("mine")',
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
+        """What was measured."""
+        return [], None, pd.DataFrame(self.points)
 
     def _repr_mimebundle_(self, **kwargs):
         """As any panel's; but curves without a point would tell nothing."""

@@ -1,0 +1,206 @@
+"""What a panel gives to somebody else: its Python, a folder, and the card of a patch that was brought to it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from smft_lab.charts.report import content_policy
+from smft_lab.charts.style import probes_in
+from smft_lab.facts.fact import Fact
+from smft_lab.facts.files import record_of
+from smft_lab.lab import Lab, shipped_checkpoint
+from smft_lab.model.tokenizer import encode
+from smft_lab.slots.patch import Patch
+from smft_lab.slots.usage import batch_counts
+from smft_lab.widgets.kept import KeptQuestions, few
+from smft_lab.writing import json_text, whole_folder
+
+if TYPE_CHECKING:
+    from smft_lab.charts.pictures import Picture
+
+SEEDS = 10  # of built-in facts that are looked through for those of a panel
+READERS, LOOKED = 5, 60  # questions on a card, and those that are looked at for it
+TAUGHT = 8  # facts on a card
+EXPORT, MARK = "export", "export.json"  # a folder that is exported, and the file in it that says so
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }} – SMFT Lab</title>
+<style>
+:root { color-scheme: light dark; --line: light-dark(#d5dbe1, #34404b); --tint: light-dark(#f4f6f8, #1d2730) }
+body { margin: 2rem auto; padding: 0 1rem; max-width: 75rem; font: 16px/1.55 system-ui, sans-serif;
+  background: light-dark(#fff, #141b22); color: light-dark(#1d2730, #e8edf2) }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem }
+th, td { padding: .3rem 1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line) }
+pre { padding: 1rem; background: var(--tint); border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p>{{ says }}</p>
+<p><img src="data:image/png;base64,{{ picture }}" alt="{{ says }}"></p>
+{% if rows %}
+<h2>The figures</h2>
+<div class="wide"><table>
+<thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+<h2>The same in Python</h2>
+<pre>{{ code }}</pre>
+<p>In this folder: {{ files | join(", ") }}.</p>
+</body>
+</html>
+"""
+
+
+# As code ----------------------------------------------------------------------------------------------
+
+
+def written(call: str, **options) -> str:
+    """A call with those of its options that are not None."""
+    given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    head, _, rest = call.partition("(")
+    inside = rest.removesuffix(")")
+    return f"{head}({', '.join([*filter(None, [inside]), *given])})"
+
+
+def beginning(lab: Lab) -> list[str]:
+    """The lines that open a lab; one that is in no folder is the one that the notebook has."""
+    lines = ["import smft_lab as smft", ""]
+    if lab.folder is None:
+        return [*lines, '# `lab` is the one of this notebook; lab.save("mine") keeps it, smft.load("mine") opens it']
+    shipped = os.path.realpath(lab.folder) == os.path.realpath(shipped_checkpoint())
+    return [*lines, "lab = smft.load()" if shipped else f"lab = smft.load({str(lab.folder)!r})", "lab.reset()"]
+
+
+def facts_lines(lab: Lab, facts: Sequence[Fact], count: int | None = None) -> list[str]:
+    """The lines that make `facts`, and of them the first `count`."""
+    facts = list(facts)
+    first = "" if count in (None, len(facts)) else f"[:{count}]"
+    if lab.world_seed is not None and facts[0].subject:
+        for seed in range(SEEDS):
+            if lab.world.new_facts(len(facts), seed) == facts:
+                return [f"facts = lab.world.new_facts({len(facts)}, seed={seed}){first}"]
+    return ["facts = [", *(f"    {fact_code(fact)}," for fact in facts[:count]), "]"]
+
+
+def fact_code(fact: Fact) -> str:
+    """A fact as Python."""
+    default = {"subject": "", "relation": "", "questions": (), "two_hop": (), "public": False}
+    more = {name: getattr(fact, name) for name in default if getattr(fact, name) != default[name]}
+    parts = [repr(fact.statements), repr(fact.question), repr(fact.answers)]
+    return f"smft.Fact({', '.join([*parts, *(f'{name}={value!r}' for name, value in more.items())])})"
+
+
+# A folder ---------------------------------------------------------------------------------------------
+
+
+def free_name(name: str) -> Path:
+    """`name`, or the first of `name-2`, `name-3`, ... that nothing has."""
+    path = Path(name)
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not os.path.lexists(one))
+
+
+def export(path: Path, title: str, picture: Picture, code: str, facts: Sequence[Fact], patch: Patch | None,
+           table: pd.DataFrame) -> list[str]:  # fmt: skip
+    """Write a folder with the page of a panel, its code, facts, patch and figures.
+
+    Returns:
+        The names of its files.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: there is something of that name.
+    """
+    if os.path.lexists(path):
+        raise ValueError(f"{path} is there already; name another folder")
+    lines = "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts)
+    texts = {"code.py": code, "facts.jsonl": lines, "table.csv": table.to_csv(index=False) if len(table) else ""}
+    texts = {name: text for name, text in texts.items() if text}
+    names = ["page.html", *texts, *(["patch.safetensors"] if patch is not None else [])]
+    texts["page.html"] = still_page(title, picture, code, table, names)
+    texts[MARK] = json_text({"title": title, "files": sorted(names)}, indent=2)
+    with whole_folder(path, MARK, names.__contains__) as folder:
+        if patch is not None:
+            patch.save(folder / "patch.safetensors")
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return names
+
+
+def still_page(title: str, picture: Picture, code: str, table: pd.DataFrame, files: Sequence[str]) -> str:
+    """What a panel shows as a page of one file that runs nothing."""
+    rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in table.values.tolist()]
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+    return template.render(
+        policy=content_policy().replace("script-src ;", "script-src 'none';"), title=title, says=picture.says,
+        picture=base64.b64encode(picture.png).decode(), columns=list(table.columns), rows=rows[:200], code=code,
+        files=files,
+    )  # fmt: skip
+
+
+# The card of a patch ----------------------------------------------------------------------------------
+
+
+def card(lab: Lab, patch: Patch, name: str, facts: Sequence[Fact] = ()) -> dict:
+    """What a patch is: how it was made, what was taught, what it costs, and what else reads its rows.
+
+    Args:
+        lab: Holds the base with the patch in it afterwards.
+        facts: Other facts to look at for what reads its rows.
+    """
+    probes = few(lab)
+    lab.reset()
+    base = probes.measure(lab.model, lab.tokenizer)
+    readers = _readers(lab, patch, facts)
+    patch.apply(lab)
+    now = probes.measure(lab.model, lab.tokenizer)
+    titles = {(one.key, one.metric): one.title for one in probes_in((p, m) for p in now for m in now[p])}
+    about, taught = patch.about, patch.about.get("facts", [])
+    taught = [str(text) for text in taught] if isinstance(taught, list) else []
+    made = {key: about[key] for key in ("method", "rule", "top_t", "date") if isinstance(about.get(key), str | int)}
+    return {
+        "name": name, "rows": len(patch), "of": sum(len(df) for df in lab.usage.df), "made": made,
+        "taught": taught[:TAUGHT], "count": len(taught),
+        "cost": [
+            {"title": title, "metric": metric, "base": base[probe][metric], "now": now[probe][metric]}
+            for (probe, metric), title in titles.items()
+        ],
+        **readers,
+    }  # fmt: skip
+
+
+def _readers(lab: Lab, patch: Patch, facts: Sequence[Fact]) -> dict:
+    """How much of ordinary reading, and which known questions and facts, go to the rows of a patch."""
+    usage = zip(lab.usage.count, patch.slots, strict=True)
+    share = sum(float(count[slots].double().sum()) for count, slots in usage)
+    questions = [*KeptQuestions(lab).questions[:LOOKED], *(fact.question for fact in facts[:LOOKED])]
+    found = []
+    for question in dict.fromkeys(questions):
+        counts = batch_counts(lab.model, encode(lab.tokenizer, [question], lab.model.device))
+        mine = sum(int(count[slots].sum()) for count, slots in zip(counts, patch.slots, strict=True))
+        found.append((mine / max(1, sum(int(count.sum()) for count in counts)), question))
+    found.sort(key=lambda one: -one[0])
+    return {
+        "background": share / max(1.0, float(lab.usage.count.double().sum())),
+        "readers": [[question, part] for part, question in found[:READERS] if part > 0],
+    }
