@@ -13,7 +13,7 @@ import torch
 import traitlets
 
 from smft_lab.charts.style import Probe, kept_of, learned_little, looks, ordered, probes_in, short_name
-from smft_lab.experiments.compare import COLUMNS, REPORT, Comparison, results_folder
+from smft_lab.experiments.compare import COLUMNS, REPORT, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.methods import METHODS
@@ -240,8 +240,9 @@ class Compare(Panel):
         comparison = self.comparison
         if comparison is None or comparison.finished_runs().empty:
             return names
-        with results_folder(path / REPORT_FOLDER) as folder:
-            comparison.write(folder, path / REPORT_FOLDER)
+        folder = path / REPORT_FOLDER
+        folder.mkdir()
+        comparison.write(folder, folder)
         return [*names, f"{REPORT_FOLDER}/{REPORT}"]
 
     def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:

@@ -270,7 +270,7 @@ class Panel(anywidget.AnyWidget):
         self.claim()
         try:
             with self._claim.lock:
-                self.card = sharing.card(self.lab, patch, Path(patch.name).name, getattr(self, "facts", ()))
+                self.card = sharing.card(self.lab, patch, Path(patch.name).name, self._shared()[0])
         finally:
             self.release()
         self._taken(patch)

@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from smft_lab.model.tokenizer import encode
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import batch_counts
 from smft_lab.widgets.kept import KeptQuestions, few
-from smft_lab.writing import json_text, whole_folder
+from smft_lab.writing import unwritable
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SEEDS = 10  # of built-in facts that are looked through for those of a panel
 READERS, LOOKED = 5, 60  # questions on a card, and those that are looked at for it
 TAUGHT = 8  # facts on a card
-EXPORT, MARK = "export", "export.json"  # a folder that is exported, and the file in it that says so
+EXPORT = "export"  # a folder that is exported
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -138,12 +139,18 @@ def export(path: Path, title: str, picture: Picture, code: str, facts: Sequence[
     texts = {name: text for name, text in texts.items() if text}
     names = ["page.html", *texts, *(["patch.safetensors"] if patch is not None else [])]
     texts["page.html"] = still_page(title, picture, code, table, names)
-    texts[MARK] = json_text({"title": title, "files": sorted(names)}, indent=2)
-    with whole_folder(path, MARK, names.__contains__) as folder:
-        if patch is not None:
-            patch.save(folder / "patch.safetensors")
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as unfinished:
+            folder = Path(unfinished, path.name)
+            folder.mkdir()
+            if patch is not None:
+                patch.save(folder / "patch.safetensors")
+            for name, text in texts.items():
+                (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            os.rename(folder, path)
+    except OSError as problem:
+        raise unwritable(path, problem) from None
     return names
 
 
