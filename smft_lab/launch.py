@@ -15,6 +15,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
+from smft_lab.pages import index, make_root
+
 PACKAGE = Path(__file__).parent
 COPIES = Path("smft-lab-notebooks")
 # What each way to serve imports, and what installs it (the extras `lab` and `app` of pyproject.toml).
@@ -111,10 +113,12 @@ def jupyterlab_options(first: Path, workspaces: Path, browser: bool, port: int |
     return [*options, *_common("ServerApp", browser, port)]
 
 
-def voila_options(first: Path, browser: bool, port: int | None) -> list[str]:
-    """The command line for Voila: a list of the notebooks beside `first`, each a page; the address holds a token."""
-    options = ["--Voila.auto_token=True", "--VoilaConfiguration.show_tracebacks=True"]
-    return [str(first.parent), *options, *_common("Voila", browser, port)]
+def voila_options(root: Path, browser: bool, port: int | None) -> list[str]:
+    """The command line for Voila: the notebooks of `root`, each a page whose cells are shown as they are done; the
+    address holds a token."""
+    options = ["--Voila.auto_token=True", "--VoilaConfiguration.show_tracebacks=True",
+               "--VoilaConfiguration.progressive_rendering=True"]  # fmt: skip
+    return [str(root), *options, *_common("Voila", browser, port)]
 
 
 def _common(server: str, browser: bool, port: int | None) -> list[str]:
@@ -137,7 +141,10 @@ def serve(first: Path, pages: bool = False, browser: bool = True, port: int | No
         os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
         if pages:
             settings = {"headers": OFFLINE, "allow_remote_access": False}  # other names than localhost are refused
-            _voila(Path(own)).launch_instance(voila_options(first, browser, port), tornado_settings=settings)
+            root = Path(own, "pages")
+            make_root(root, first.parent, Path.cwd())
+            options = voila_options(root, browser, port)
+            _voila(Path(own), first.parent).launch_instance(options, tornado_settings=settings)
         else:
             from jupyterlab.labapp import LabApp
 
@@ -147,16 +154,27 @@ def serve(first: Path, pages: bool = False, browser: bool = True, port: int | No
             server.start()
 
 
-def _voila(own: Path):
-    """Voila with the address, token and all, in the browser that it opens.
+def _voila(own: Path, lessons: Path):
+    """Voila with the address, token and all, in the browser that it opens, and a front page of ours.
 
     Args:
         own: A folder that nobody else reads: a token in a browser's command line would be seen by every user.
+        lessons: The folder of the notebooks.
     """
+    from jupyter_server.base.handlers import JupyterHandler
     from tornado.ioloop import IOLoop
+    from tornado.web import authenticated
     from voila.app import Voila
 
+    class Front(JupyterHandler):
+        @authenticated
+        def get(self) -> None:
+            self.finish(index(lessons, self.base_url))
+
     class Pages(Voila):
+        def init_handlers(self) -> list:
+            return [(self.server_url, Front), *super().init_handlers()]  # the first that fits is taken
+
         def listen(self) -> None:
             loop: Any = IOLoop.current()
             # As an exception, a Ctrl-C can be swallowed by whatever runs when it comes.

@@ -157,7 +157,12 @@ def test_the_pages_are_for_whoever_has_the_token_and_for_no_other_host(tmp_path)
             with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(url, timeout=20) as opened:
                 assert opened.status == 200
                 assert "login" not in opened.url
-            for path in ("", f"voila/render/{FIRST}", "api/kernels/0-0-0-0-0"):
+            for path in (
+                "",
+                f"voila/render/notebooks/{FIRST}",
+                "voila/render/panels/top_t.ipynb",
+                "api/kernels/0-0-0-0-0",
+            ):
                 status, where = answer_of(plain + path)
                 assert status == 403 or (status == 302 and "login" in where), (path, status, where)
             assert answer_of(plain + "?token=" + 48 * "0")[0] in (302, 403)
@@ -171,7 +176,7 @@ def test_the_pages_are_for_whoever_has_the_token_and_for_no_other_host(tmp_path)
 def test_the_browser_is_given_the_token_in_a_file_and_not_on_its_command_line(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(launch.webbrowser, "open", opened.append)
-    app = launch._voila(tmp_path)
+    app = launch._voila(tmp_path, tmp_path)
     monkeypatch.setattr(app, "display_url", "http://localhost:1/?token=secret")
     app.launch_browser(app.__new__(app))
     while not opened:

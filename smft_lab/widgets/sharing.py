@@ -87,7 +87,8 @@ def beginning(lab: Lab) -> list[str]:
     """The lines that open a lab; one that is in no folder is the one that the notebook has."""
     lines = ["import smft_lab as smft", ""]
     if lab.folder is None:
-        return [*lines, '# `lab` is the one of this notebook; lab.save("mine") keeps it, smft.load("mine") opens it']
+        return [*lines, '# `lab` is the one of this notebook; lab.save("mine") keeps it, smft.load("mine") opens it',
+                "lab.reset()"]  # fmt: skip
     shipped = os.path.realpath(lab.folder) == os.path.realpath(shipped_checkpoint())
     return [*lines, "lab = smft.load()" if shipped else f"lab = smft.load({str(lab.folder)!r})", "lab.reset()"]
 
@@ -108,7 +109,11 @@ def fact_code(fact: Fact) -> str:
     default = {"subject": "", "relation": "", "questions": (), "two_hop": (), "public": False}
     more = {name: getattr(fact, name) for name in default if getattr(fact, name) != default[name]}
     parts = [repr(fact.statements), repr(fact.question), repr(fact.answers)]
-    return f"smft.Fact({', '.join([*parts, *(f'{name}={value!r}' for name, value in more.items())])})"
+    parts += [f"{name}={value!r}" for name, value in more.items()]
+    if len(", ".join(parts)) > 100:
+        told = "".join(f"\n        {text!r}," for text in fact.statements)
+        return f"smft.Fact(\n    ({told}\n    ),\n    " + ",\n    ".join(parts[1:]) + ",\n)"
+    return f"smft.Fact({', '.join(parts)})"
 
 
 # A folder ---------------------------------------------------------------------------------------------
