@@ -173,7 +173,8 @@ def _voila(own: Path, lessons: Path):
 
     class Pages(Voila):
         def init_handlers(self) -> list:
-            return [(self.server_url, Front), *super().init_handlers()]  # the first that fits is taken
+            theirs: Any = super().init_handlers()
+            return [(self.server_url, Front), *theirs]  # the first that fits is taken
 
         def listen(self) -> None:
             loop: Any = IOLoop.current()

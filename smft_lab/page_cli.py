@@ -38,8 +38,8 @@ def make_page(
     """
     if kind is not None and facts is None:
         raise ValueError("--kind says what the file of --facts is; give that too")
-    names = {"methods": names_in(methods, "--methods"), "rules": rules and names_in(rules, "--rules")}
-    grid = top_t and [_whole(name) for name in names_in(top_t, "--top-t")]
+    names = {"methods": names_in(methods, "--methods"), "rules": None if rules is None else names_in(rules, "--rules")}
+    grid = None if top_t is None else [_whole(name) for name in names_in(top_t, "--top-t")]
     from smft_lab.facts.files import check_paraphrases, read_facts
     from smft_lab.lab import load
     from smft_lab.widgets.shared_page import RUNS, Plan, checked

@@ -129,7 +129,7 @@ class Panel(anywidget.AnyWidget):
                 check_name(options["path"])
             if name == "export" and options:
                 raise ValueError("the page asked to export to a place of its own; it may not choose one")
-            getattr(self, name)(**options)
+            getattr(self, str(name))(**options)
         except Exception as problem:
             self.fail(problem)
         if name != "tick":

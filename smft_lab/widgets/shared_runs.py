@@ -218,7 +218,7 @@ def kept_run(folder: Path, key: str) -> dict | None:
 
 
 def computed(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path | None = None, workers: int = 1,
-             source: tuple[Path | None, str] | None = None) -> Iterator[tuple[int, dict | None]]:  # fmt: skip
+             source: tuple[Path | None, str] | None = None) -> Iterator[tuple[int, dict]]:  # fmt: skip
     """Compute the runs that are not in `folder` yet, and keep each there as soon as it has ended.
 
     Args:
@@ -241,9 +241,9 @@ def computed(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path |
     if not waiting:
         return
     if folder is not None and workers > 1 and source is not None and len(waiting) > 1:
-        for key in _in_parallel(lab, course, waiting, folder, workers, source):
+        for found in _in_parallel(lab, course, waiting, folder, workers, source):
             done += 1
-            yield done, kept_run(folder, key)
+            yield done, found
         return
     runner = Runner(lab, course)
     try:
@@ -258,8 +258,8 @@ def computed(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path |
 
 
 def _in_parallel(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path, workers: int,
-                 source: tuple[Path | None, str]) -> Iterator[str]:  # fmt: skip
-    """Keys of the runs as they end."""
+                 source: tuple[Path | None, str]) -> Iterator[dict]:  # fmt: skip
+    """The results as they come."""
     from joblib import Parallel, delayed, parallel_config
 
     calls = [delayed(_keep)(course, run, course.key(lab, run), folder, source, os.getpid()) for run in runs]
@@ -274,7 +274,8 @@ def _runner(course: Course, source: tuple[Path | None, str]) -> Runner:
     return Runner(load(*source), course)
 
 
-def _keep(course: Course, run: SharedRun, key: str, folder: Path, source: tuple[Path | None, str], parent: int) -> str:
+def _keep(course: Course, run: SharedRun, key: str, folder: Path, source: tuple[Path | None, str], parent: int) -> dict:
     end_with(parent)
-    write_whole(folder / f"{key}.json", json_text(_runner(course, source).run(run)))
-    return key
+    found = _runner(course, source).run(run)
+    write_whole(folder / f"{key}.json", json_text(found))
+    return found
