@@ -2,16 +2,20 @@
 
 import json
 import re
+from random import Random
 
 import pytest
 import torch
 from page_policy import Scripts, allowed
+from test_attach import small
+from test_retrofit import KNOWN, RECIPE
 from typer.testing import CliRunner
 
 import smft_lab as smft
 from smft_lab import cli
+from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.fact import Fact
-from smft_lab.widgets import TopT, shared_runs
+from smft_lab.widgets import Teach, TopT, shared_runs
 from smft_lab.widgets.shared_page import Plan, page, places
 
 FEW = {"rules": ("tfidf", "random"), "top_t": (3, 20), "seeds": 1, "passes": 2}
@@ -229,3 +233,38 @@ def test_workers_give_the_same_runs(tmp_path, facts, lab):
         assert list(plan.compute(tmp_path / f"{name}.html", workers, (tmp_path / "mine", "cpu")))[-1] == 2
         runs.append({run: (found["points"], found["rows"], found["answers"]) for run, found in plan.found.items()})
     assert runs[0] == runs[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tokenizer, corpus):
+    """A small finished model with a memory, as `smft-lab attach` makes it."""
+    words = " ".join(corpus.texts(Random(0), 300))
+    given = {"text": words, "questions": KNOWN, "known": KNOWN, "facts": smft.new_facts(4)}
+    done = Retrofit(small("llama"), tokenizer, RECIPE, [1], **given)
+    list(done)
+    return done.lab
+
+
+def test_a_lab_of_a_finished_model_has_a_page_of_the_recipe_s_own_way(finished, facts, tmp_path):
+    path = page(finished, facts, tmp_path / "page.html", top_t=(3, 20), seeds=1)
+    shown = data_of(path)
+    assert shown["rules"] == ["tfidf"]
+    assert shown["grouped"]
+    for t, run in zip(shown["t"], shown["runs"]["sparse"]["tfidf"][0], strict=True):
+        finished.reset()
+        assert run["rows"] == len(smft.run(finished, facts, top_t=t, probe_every=0).patch)
+    assert {rank for strip in shown["strips"] for token in strip["tokens"] for rank in token["ranks"]["tfidf"]} - {0}
+    finished.reset()
+
+
+def test_the_code_of_a_lesson_for_a_finished_model_teaches_it_by_the_same_recipe(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    panel = Teach(finished, runner="inline")
+    draft = panel.draft
+    panel.teach(draft["statements"], draft["question"], draft["answer"], wordings=draft["wordings"])
+    taught = {name: tensor.clone() for name, tensor in finished.model.state_dict().items()}
+    finished.reset()
+    exec(panel.as_code(), {"lab": finished})
+    assert all(torch.equal(tensor, taught[name]) for name, tensor in finished.model.state_dict().items())
+    panel.reset()
+    panel.close()

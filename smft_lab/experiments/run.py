@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune, settings_for, whole
 from smft_lab.lab import Lab
+from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
 
 
@@ -50,6 +51,13 @@ def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict
     ]
 
 
+def _told(summary: dict) -> dict:
+    """What of a summary a file can hold: no functions, and a recipe by its fields."""
+    fields = {name: asdict(value) if isinstance(value, Recipe) else value for name, value in summary.items()}
+    return {name: value for name, value in fields.items() if isinstance(value, str | int | float | dict | None)
+            and name not in ("kept", "base_probes")}  # fmt: skip
+
+
 def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
@@ -79,6 +87,6 @@ def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> R
     summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
     if last.adapted is not None:
         summary["adapted"] = last.adapted
-    patch = Patch.between(lab, {"rule": "tfidf", **summary}, facts) if method == "sparse" else None
+    patch = Patch.between(lab, {"rule": "tfidf", **_told(summary)}, facts) if method == "sparse" else None
     summary["probes"] = probes
     return Run(pd.DataFrame(rows), losses, summary, patch)
