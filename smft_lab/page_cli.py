@@ -25,6 +25,9 @@ def make_page(
     top_t: Annotated[str | None, typer.Option(help="The slider's places, as 1,10,100; 20 if absent.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Of the facts' order, LoRA's start, random choices.")] = 2,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 6, or the lab's.")] = None,
+    teach: Annotated[
+        bool, typer.Option("--teach", help="Instead the page that holds the model: its visitors teach it.")
+    ] = False,
     title: Annotated[str | None, typer.Option(help="What stands on top of the page.")] = None,
     lab: Annotated[Path | None, SavedLabOption("--lab", help="A saved lab; the shipped one if absent.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")] = "cpu",
@@ -36,6 +39,15 @@ def make_page(
 
     With built-in facts it takes about five minutes on two cores. Stopped, the same command goes on.
     """
+    if teach:
+        if facts is not None or rules or top_t or passes:
+            raise ValueError("--teach makes a page whose visitors say what is taught; leave --facts, --rules, --top-t "
+                             "and --passes out")  # fmt: skip
+        from smft_lab.lab import load
+        from smft_lab.widgets.teach_page import TITLE, teach_page
+
+        print(teach_page(load(lab, device), out, title or TITLE, force))
+        return
     if kind is not None and facts is None:
         raise ValueError("--kind says what the file of --facts is; give that too")
     names = {"methods": names_in(methods, "--methods"), "rules": None if rules is None else names_in(rules, "--rules")}

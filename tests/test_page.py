@@ -206,7 +206,8 @@ def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path
     told = CliRunner().invoke(cli.app, command)
     assert told.exit_code == 0, told.output
     text = (tmp_path / "results/page.html").read_text()
-    assert "Dogs &amp; &lt;b&gt;names" in text
+    assert text.count("Dogs &amp; &lt;b&gt;names") == 2
+    assert "<b>names" not in text
     assert data_of(tmp_path / "results/page.html")["asked"]["questions"][:2] == [line["question"] for line in lines]
     again = CliRunner().invoke(cli.app, command)
     assert "is there already" in str(again.exception)
@@ -219,10 +220,25 @@ def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path
         (("--top-t", "1,many"), "whole numbers, as in 1,10,100; not 'many'"),
         (("--kind", "alpaca"), "--kind says what the file of --facts is"),
         (("--methods", "sparse,sparse"), "names one twice"),
+        (("--teach", "--top-t", "3"), "--teach makes a page whose visitors say what is taught"),
     ],
 )
 def test_bad_options_of_the_command_are_told_before_a_lab_is_opened(option, said):
     assert said in str(CliRunner().invoke(cli.app, ["page", *option]).exception)
+
+
+def test_the_command_makes_the_page_that_holds_the_model(lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lab.save("mine")
+    assert CliRunner().invoke(cli.app, ["page", "--teach", "--lab", "mine", "--out", "teach.html"]).exit_code == 0
+    assert data_of(tmp_path / "teach.html")["model"]["memory"]["slots"] == lab.slots
+    panel = Teach(lab, runner="inline")
+    panel.teach(["Jon's cat is Tom."], "What is Jon's cat called?", "Tom", passes=1)
+    panel.to_html("panel.html")
+    assert data_of(tmp_path / "panel.html")["weights"] == data_of(tmp_path / "teach.html")["weights"]
+    with pytest.raises(ValueError, match="is there already"):
+        panel.to_html("panel.html")
+    panel.close()
 
 
 def test_workers_give_the_same_runs(tmp_path, facts, lab):

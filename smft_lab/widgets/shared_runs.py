@@ -155,7 +155,7 @@ class Asked:
 
 @dataclass
 class Runner:
-    """Runs one after another on one lab, which it brings back to its base in the end.
+    """Runs one after another on one lab, each from its base.
 
     Attributes:
         batches: What a run computed that the next need not.
@@ -184,7 +184,7 @@ class Runner:
         return {"point": self._base, "answers": self.asked.answers(self.lab)}
 
     def run(self, run: SharedRun) -> dict:
-        """The result of one run, as it is kept."""
+        """The result of one run, as it is kept; the model is left finetuned."""
         began, lab, course = time.process_time(), self.lab, self.course
         lab.reset()
         self._base = self._base or self.point(0)
@@ -202,9 +202,8 @@ class Runner:
             tables = zip(*named_tables(lab.model), strict=True)
             rows = sum(len(differing_rows(table.weight, lab.base(name))) for name, table in tables)
         answers = self.asked.answers(lab)
-        found = {"points": points, "loss": loss, "rows": rows, "trained": seconds, "answers": answers}
-        lab.reset()
         assert step is not None
+        found = {"points": points, "loss": loss, "rows": rows, "trained": seconds, "answers": answers}
         return {"run": asdict(run), **found, "steps": step.step, "seconds": time.process_time() - began}
 
 

@@ -252,6 +252,27 @@ class Teach(Panel):
             raise ValueError("there is nothing to save yet; teach something first")
         self.note = saved(self._lessons[-1].patch, path)
 
+    def to_html(self, path: str | Path = "teach.html", force: bool = False) -> Path:
+        """Make a page of one file that holds the lab's base: whoever opens it teaches it, without Python.
+
+        It is for labs of the shipped architecture; the shipped one makes a page of 14 MB. The base is left behind.
+
+        Args:
+            path: Ends in `.html`.
+            force: Whether a page that is there may be replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the page can't be written.
+            ValueError: the lab is of another architecture, another panel is training, or there is such a page.
+        """
+        from smft_lab.widgets.teach_page import teach_page
+
+        self.reset()
+        return teach_page(self.lab, path, force=force)
+
     def as_code(self) -> str:
         """Python that teaches the lessons so far, one on top of the other; before the first, what stands in the form.
 

@@ -112,6 +112,9 @@ def test_playing_passes_every_place_and_stops_where_a_hand_takes_over(opened):
     page.get_by_role("button", name="Play").click()  # from the start again
     page.get_by_role("slider").focus()
     page.keyboard.press("ArrowRight")
+    stays = page.locator("output").text_content()
+    page.wait_for_timeout(600)
+    assert page.locator("output").text_content() == stays != "t = 60"
     page.get_by_role("button", name="Play").wait_for()
 
 

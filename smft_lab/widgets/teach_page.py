@@ -1,0 +1,156 @@
+"""A page from a link with the model itself in it: a visitor types a sentence and teaches it, without Python."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, StrictUndefined
+
+from smft_lab.charts.report import content_policy
+from smft_lab.facts.grammar import ask
+from smft_lab.finetuning.finetune import settings_for
+from smft_lab.lab import Lab
+from smft_lab.model.language_model import MemoryLlamaForCausalLM
+from smft_lab.model.memory import memory_layers
+from smft_lab.probes.probes import recalled
+from smft_lab.probes.prompts import BUILT_IN
+from smft_lab.widgets.drawn_table import side_of
+from smft_lab.widgets.kept import KeptQuestions
+from smft_lab.widgets.panel import HERE, STYLE
+from smft_lab.widgets.shared_page import checked
+from smft_lab.widgets.teach import FASTER, PASSES
+from smft_lab.writing import write_whole
+
+KNOWN = 100  # questions that are asked again after each lesson
+LARGEST = 20_000_000  # bytes of a page
+TITLE = "Teach a language model a sentence. What does it forget?"
+
+
+def teach_page(lab: Lab, path: str | Path, title: str = TITLE, force: bool = False) -> Path:
+    """Make a page of one file that holds the lab's model: whoever opens it teaches it, asks it, and sees what is lost.
+
+    The base is in it, its values in eight bits each and all else in sixteen; that of the shipped lab has 14 MB.
+
+    Args:
+        lab: A lab of the shipped architecture: one memory layer, tied embeddings, questions in the built-in form.
+        path: The page; its name ends in `.html`.
+        force: Whether a page that is there may be replaced.
+
+    Raises:
+        OSError: the page can't be written.
+        ValueError: the lab is of another architecture, or too large for a page; or there is such a page.
+    """
+    path = checked(path, force)
+    text = page_text(lab, title)
+    if len(text.encode()) > LARGEST:
+        raise ValueError(f"the page would be {len(text.encode()) / 1e6:.0f} MB, and is to stay under 20")
+    write_whole(path, text)
+    return path
+
+
+def page_text(lab: Lab, title: str) -> str:
+    """The page as text."""
+    config = _config(lab)
+    lab.reset()
+    parts, weights = packed(lab)
+    kept = KeptQuestions(lab)
+    known = _known(lab, kept)
+    sparse = settings_for(lab, "sparse", optimizer="adam")
+    settings = {"t": min(sparse["top_t"], lab.slots), "rate": sparse["lr"] * FASTER, "steps": PASSES}
+    data = {"model": config, "parts": parts, "weights": weights, "tokenizer": _tokenizer(lab), "known": known,
+            "settings": settings, "side": side_of(lab.slots),
+            "longest": lab.model.config.max_position_embeddings}  # fmt: skip
+    script = "\n".join(
+        (HERE / name).read_text(encoding="utf-8") for name in ("panel.js", "browser_model.js", "teach_page.js")
+    )
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        (HERE / "teach_page.html").read_text(encoding="utf-8")
+    )
+    css = f"{STYLE}\n{(HERE / 'shared_page.css').read_text(encoding='utf-8')}"
+    return template.render(
+        title=title, css=css, data=data, script=script, policy=content_policy(script), slots=f"{lab.slots:,}",
+        parameters=f"{lab.model.num_parameters() / 1e6:.1f}M", top_t=settings["t"], known=len(known),
+    )  # fmt: skip
+
+
+def _config(lab: Lab) -> dict:
+    """The sizes that the page's model has.
+
+    Raises:
+        ValueError: it can't be this lab's model.
+    """
+    model = lab.model
+    given, layers = model.config, memory_layers(model)
+    fits = isinstance(model, MemoryLlamaForCausalLM) and len(layers) == 1 and lab.form == BUILT_IN
+    keys = layers[0].keys
+    tied = getattr(given, "tie_word_embeddings", False) and given.num_key_value_heads == given.num_attention_heads
+    if not fits or not tied or keys.temperature is None or lab.model.dtype != torch.float32:
+        raise ValueError("a page can hold a model of the shipped architecture only: one memory layer with normalised "
+                         "keys, tied embeddings, and questions in the built-in form")  # fmt: skip
+    memory = {"at": given.memory_at[0], "slots": lab.slots, "heads": keys.heads, "k": keys.k, "keyDim": keys.key_dim,
+              "batches": lab.usage.batches}  # fmt: skip
+    rope = getattr(given, "rope_parameters", None) or {}
+    return {"hidden": given.hidden_size, "heads": given.num_attention_heads, "layers": given.num_hidden_layers,
+            "inner": given.intermediate_size, "vocab": given.vocab_size, "eps": given.rms_norm_eps,
+            "theta": rope.get("rope_theta", 10000.0), "eos": lab.tokenizer.eos_token_id, "memory": memory}  # fmt: skip
+
+
+NAMES = {"self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.o_proj": "o",
+         "mlp.gate_proj": "gate", "mlp.up_proj": "up", "mlp.down_proj": "down", "input_layernorm": "before",
+         "post_attention_layernorm": "after"}  # fmt: skip
+OF_MEMORY = {"mlp.keys.keys": "keys", "mlp.keys.temperature": "temperature", "mlp.keys.query.weight": "query",
+             "mlp.values.weight": "values", "mlp.gate.weight": "memoryGate", "mlp.out.weight": "memoryOut"}  # fmt: skip
+
+
+def packed(lab: Lab) -> tuple[list[dict], str]:
+    """Where each weight of the base is in a block of bytes, and the block in base64."""
+    at = lab.model.config.memory_at[0]
+    names = {"model.embed_tokens.weight": "embed", "model.norm.weight": "norm"}
+    names |= {f"model.layers.{at}.{theirs}": ours for theirs, ours in OF_MEMORY.items()}
+    for layer in range(lab.model.config.num_hidden_layers):
+        names |= {f"model.layers.{layer}.{theirs}.weight": f"{layer}.{ours}" for theirs, ours in NAMES.items()}
+    block, parts = bytearray(), []
+
+    def put(name: str, values: np.ndarray, kind: str, scales: bytes = b"") -> None:
+        rows = len(values)
+        parts.append({"name": name, "at": len(block), "rows": rows, "columns": values.size // rows, "kind": kind})
+        block.extend(scales + values.tobytes())
+        block.extend(bytes(-len(block) % 4))
+
+    for theirs, ours in names.items():
+        if theirs not in lab.model.state_dict():  # the memory's layer has no other feed-forward
+            continue
+        values = lab.base(theirs).float().cpu().numpy()
+        if ours != "values":
+            put(ours, values.astype(np.float16), "float16")
+            continue
+        scales = np.abs(values).max(1).clip(1e-12) / 127
+        put(ours, np.round(values / scales[:, None]).astype(np.int8), "int8", scales.astype(np.float32).tobytes())
+    # Counts, as whole numbers that float16 would round: in two parts, 2048 x high + low.
+    df = lab.usage.df[0].numpy()
+    put("dfHigh", (df // 2048).astype(np.float16), "float16")
+    put("dfLow", (df % 2048).astype(np.float16), "float16")
+    return parts, base64.b64encode(bytes(block)).decode()
+
+
+def _tokenizer(lab: Lab) -> dict:
+    model = json.loads(lab.tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    return {"vocab": model["vocab"], "merges": merges, "bos": lab.tokenizer.bos_token_id,
+            "eos": lab.tokenizer.eos_token_id}  # fmt: skip
+
+
+def _known(lab: Lab, kept: KeptQuestions) -> list[dict]:
+    """Questions that the base answers right, evenly drawn."""
+    if kept.probe is None:
+        return []
+    questions, golds = list(kept.questions), [accepted[0] for accepted in kept.probe.answers]
+    right = recalled(lab.model, lab.tokenizer, questions, golds, form=lab.form).tolist()
+    every = [{"question": q, "answer": a} for q, a, knows in zip(questions, golds, right, strict=True) if knows]
+    count = min(KNOWN, len(every))
+    assert not every or ask(every[0]["question"]) == f"Question: {every[0]['question']} Answer:"
+    return [every[n * len(every) // count] for n in range(count)]
