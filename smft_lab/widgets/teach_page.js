@@ -3,7 +3,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const GROUP = 20; // old questions that are asked at a time, so that the page can be drawn in between
 const pause = () => new Promise((then) => setTimeout(then));
-const promptOf = (question) => `Question: ${question} Answer:`;
+const promptOf = (question) => (question.startsWith("Complete: ") ? question.slice(10) : `Question: ${question} Answer:`);
 
 // The last words of the sentence that the question doesn't hold.
 function likelyAnswer(told, question) {

@@ -96,7 +96,7 @@ def name_of(lab):
 
 
 def test_it_answers_as_the_lab_does(opened, lab):
-    questions = [fact.question for fact in smft.new_facts(4)]
+    questions = [*(fact.question for fact in smft.new_facts(4)), "Complete: Mira's dog is called"]
     said = opened.evaluate(
         "(questions) => questions.map((one) => words.decode(model.answer(words.encode(promptOf(one)))).trim()"
         ".replace(/\\.$/, ''))",
