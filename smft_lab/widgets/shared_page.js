@@ -41,6 +41,7 @@ function begin() {
   const boxes = DATA.methods.map(({ key, name }) => [key, make("input", { type: "checkbox", value: key }), name]);
   const play = make("button", { type: "button", class: "main", title: "Move the slider through all its places" }, "Play");
   const link = make("button", { type: "button", title: "The address of this page with the settings that stand here" }, "Copy link");
+  const code = make("button", { type: "button", title: "Python that repeats the run of sparse with the settings that stand here" }, "Copy as code");
   const said = make("p", { class: "muted preview" });
   const spoken = make("p", { class: "spoken", role: "status" });
 
@@ -58,7 +59,7 @@ function begin() {
     ...(sparse ? [make("div", { class: "slide" }, make("label", { for: "t" }, slider), range, shown), said] : []),
     make("div", { class: "settings" }, ...(sparse ? [labelled("Rule that chooses slots", rule)] : []), labelled("Seed", seed),
       make("fieldset", { class: "methods" }, make("legend", {}, "Show"), ...boxes.map(([, box, name]) => make("label", {}, box, name))),
-      make("div", { class: "buttons" }, ...(sparse ? [play] : []), link)),
+      make("div", { class: "buttons" }, ...(sparse ? [play] : []), link, ...(sparse ? [code] : []))),
     note, numbers,
     make("div", { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept: up and to the right is better"), plane),
@@ -219,6 +220,11 @@ function begin() {
     box.addEventListener("change", () => change({ methods: boxes.filter(([, one]) => one.checked).map(([name]) => name) }));
   }
   link.addEventListener("click", () => copy(location.href.split("#")[0] + fragment(), link));
+
+  code.addEventListener("click", () => {
+    const now = `, top_t=${DATA.t[isAll() ? DATA.t.length - 1 : state.at]}, rule="${state.rule}", seed=${DATA.seeds[state.seed]})`;
+    copy([...DATA.code.slice(0, -1), DATA.code.at(-1).slice(0, -1) + now, "print(run.summary)", ""].join("\n"), code);
+  });
 
   // The panel looks at the ground it stands on, and again when the class of the body changes.
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => document.body.classList.toggle("in-dark", matches));

@@ -24,6 +24,7 @@ from smft_lab.finetuning.finetune import settings_for
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.lab import Lab
 from smft_lab.slots.reading import token_reads
+from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.panel import HERE, STYLE
 from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, planned
@@ -266,9 +267,13 @@ class Plan:
                            "statements": len(fact.statements), "tokens": tokens})  # fmt: skip
         return strips
 
-    def _code(self) -> str:
-        """Python that repeats a run; the page puts in which."""
-        return ""
+    def _code(self) -> list[str]:
+        """Python that repeats a run, up to the settings that stand on the page."""
+        course = self.course
+        options = {"passes": course.passes, "order": course.order, "loss_on": course.loss_on, "lr": course.lr,
+                   "optimizer": course.optimizer, "probe_every": 0}  # fmt: skip
+        call = sharing.written("run = smft.run(lab, facts)", **options)
+        return [*sharing.beginning(self.lab), *sharing.facts_lines(self.lab, course.facts), call]
 
 
 def places(most: int, usual: int, count: int = PLACES) -> list[int]:

@@ -134,7 +134,7 @@ def test_all_of_it_is_reached_by_keyboard_and_named_for_a_screen_reader(opened):
             "() => document.activeElement.ariaLabel || document.activeElement.labels?.[0]?.textContent"
             " || document.activeElement.textContent"))  # fmt: skip
     wanted = ["Skip to the slider", "t: slots each step may change", "Rule that chooses slots", "Seed", "Sparse",
-              "Full", "LoRA", "Play", "Copy link"]  # fmt: skip
+              "Full", "LoRA", "Play", "Copy link", "Copy as code"]  # fmt: skip
     told = " | ".join(names)
     assert [name for name in wanted if name not in told] == []
     for picture in page.get_by_role("img").all():
@@ -168,3 +168,13 @@ def test_the_link_holds_what_stands_there(opened):
     page.get_by_role("button", name="Copy link").click()
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("window.copied").endswith("page.html#t=4&rule=tf&seed=0")
+
+
+def test_the_code_makes_the_run_that_is_shown(opened, tiny_lab):
+    page = opened("#t=4&rule=tf&seed=1")
+    page.evaluate("() => document.addEventListener('copy', () => { window.copied = document.activeElement.value; })")
+    page.get_by_role("button", name="Copy as code").click()
+    names = {"lab": tiny_lab()}
+    exec(page.evaluate("window.copied"), names)
+    assert f"{len(names['run'].patch):,} rows changed" in page.locator(".numbers > div").first.text_content()
+    assert (names["run"].summary["top_t"], names["run"].summary["rule"], names["run"].summary["seed"]) == (4, "tf", 1)
