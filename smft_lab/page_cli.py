@@ -66,14 +66,13 @@ def make_page(
     plan = Plan(opened, own or opened.world.new_facts(count, 0), **names, top_t=grid, seeds=range(seeds), passes=passes,
                 title=title, command=command)  # fmt: skip
     out = checked(out, force)
-    done = 0
     try:
         with progress_bar() as bar:
             task = bar.add_task("runs", total=len(plan.runs))
             for done in plan.compute(out, workers, (lab and lab.resolve(), device)):
                 bar.update(task, completed=done)
     except KeyboardInterrupt:
-        kept = f"{done} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
+        kept = f"{plan.kept(out)} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
         console.print(f"stopped; {kept}, and the same command goes on", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     print(plan.write(out))

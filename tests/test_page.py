@@ -96,6 +96,7 @@ def test_a_stop_keeps_the_runs_that_had_ended_and_the_same_call_goes_on(lab, fac
         page(lab, facts, path, **FEW)
     assert not path.exists()
     assert len(list((tmp_path / "page.runs").iterdir())) == 3
+    assert Plan(lab, facts, **{**FEW, "seeds": (0,)}).kept(path) == 3
     assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
     monkeypatch.setattr(shared_runs.Runner, "run", lambda self, one: ran.append(one) or run(self, one))
     page(lab, facts, path, **FEW)

@@ -141,6 +141,11 @@ class Plan:
             self.found[SharedRun(**found["run"])] = found
             yield done
 
+    def kept(self, path: Path) -> int:
+        """How many of the runs are in the folder beside the page: workers may have ended some after a stop."""
+        folder = path.with_suffix(RUNS)
+        return sum((folder / f"{self.course.key(self.lab, run)}.json").exists() for run in self.runs)
+
     def write(self, path: Path) -> Path:
         """Write the page, whole or not at all.
 
