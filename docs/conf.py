@@ -72,7 +72,15 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 CONTENTS = {  # of the site, after the title page
-    "Use": ["docs/how_do_i", "docs/python", "docs/panels", "docs/command_line", "docs/your_facts", "docs/your_model"],
+    "Use": [
+        "docs/how_do_i",
+        "docs/python",
+        "docs/panels",
+        "docs/command_line",
+        "docs/your_facts",
+        "docs/your_model",
+        "docs/sharing",
+    ],
     "Notebooks": [page.relative_to(ROOT).with_suffix("").as_posix() for page in sorted(ROOT.glob("notebooks/*.ipynb"))],
     "Results": ["docs/results", "docs/reproduction", "docs/real_model", "docs/speed", "docs/limits"],
     "Reference": ["docs/api/README", "docs/glossary", "docs/families"],
