@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.facts.files import FactsError, read_facts
     from smft_lab.facts.world import World, changed_facts, new_facts
     from smft_lab.finetuning.finetune import Step, finetune
+    from smft_lab.finetuning.methods.full import Full
+    from smft_lab.finetuning.methods.lora import Lora
+    from smft_lab.finetuning.methods.sparse import Sparse
     from smft_lab.finetuning.rows import RowOptimizer
     from smft_lab.lab import Lab, load
     from smft_lab.model.attach import add_memory, without_memory
@@ -71,6 +74,9 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "measure_usage": "smft_lab.slots.usage",
     "slot_scores": "smft_lab.slots.scores",
     "sparse_mode": "smft_lab.slots.selection",
+    "Sparse": "smft_lab.finetuning.methods.sparse",
+    "Full": "smft_lab.finetuning.methods.full",
+    "Lora": "smft_lab.finetuning.methods.lora",
     "RowOptimizer": "smft_lab.finetuning.rows",
     "Patch": "smft_lab.slots.patch",
     "combine": "smft_lab.slots.combine",
@@ -103,8 +109,10 @@ __all__ = [
     "Comparison",
     "Fact",
     "FactsError",
+    "Full",
     "KnownSearch",
     "Lab",
+    "Lora",
     "MemoryLayer",
     "MemoryLlamaConfig",
     "MemoryLlamaForCausalLM",
@@ -117,6 +125,7 @@ __all__ = [
     "Retrofit",
     "RowOptimizer",
     "Run",
+    "Sparse",
     "Step",
     "TextProbe",
     "TextWindows",

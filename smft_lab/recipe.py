@@ -127,6 +127,10 @@ class Recipe:
         """What `rank_slots` and `choose_slots` take of it."""
         return {"protect": self.protect, "max_df": self.max_df}
 
+    def chooses_first(self, order: str) -> bool:
+        """Whether the slots that may change are chosen before any fact is taught, for facts taught in that order."""
+        return self.choice == "group" and order == "mixed"
+
     def to_dict(self) -> dict:
         """Its fields, as JSON values."""
         return asdict(self)

@@ -62,7 +62,8 @@ def test_all_methods_are_compared_and_the_base_is_left_behind(lab, finished):
 
 
 def test_what_is_drawn_is_what_compare_measures(lab, facts, finished):
-    both = smft.compare(lab, facts, seeds=2, passes=2, top_t=20, evaluations=3)
+    methods = (smft.Sparse(top_t=20), "full", "lora")
+    both = smft.compare(lab, facts, methods, seeds=2, passes=2, evaluations=3)
     pd_rows = both.table[(both.table["metric"] == "em") & both.table["probe"].isin(["learned", "old_facts"])]
     for path in finished.paths:
         if path["seed"] is None:

@@ -20,7 +20,7 @@ from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.rephrase import other_wordings, own_fact
-from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
@@ -351,7 +351,7 @@ def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(
     recipe = replace(RECIPE, statements=len(fact.statements), questions=len(fact.questions))
     assert panel.live["total"] == Teaching.of(lab, [fact], 4, recipe=recipe).steps
     lab.reset()
-    for _ in smft.finetune(lab, [fact], lr=settings_for(lab, "sparse")["lr"], passes=4, probe_every=0, recipe=recipe):
+    for _ in smft.finetune(lab, [fact], lr=Sparse().resolved(lab).lr, passes=4, probe_every=0, recipe=recipe):
         pass
     assert same(taught, weights(lab))
     panel.close()

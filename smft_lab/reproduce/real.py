@@ -19,6 +19,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import read_facts
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
@@ -94,7 +95,7 @@ class RetrofitJob:
             said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
         del said["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
-        names = set(recipe) - OTHERS if self.method == "sparse" else TAUGHT
+        names = set(recipe) - OTHERS if METHODS[self.method].sparse else TAUGHT
         names -= {name for name, off in LATER.items() if recipe[name] == off}
         said["recipe"] = {name: recipe[name] for name in names}
         return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
@@ -151,16 +152,15 @@ def _questions(data: str) -> tuple[list[Question], list[Question]]:
 def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     facts = _facts(lab, job)
     teaching = Teaching.of(lab, facts, job.passes or None, seed=job.seed)
-    options = {"lr": job.lr or None, "passes": job.passes or None, "seed": job.seed}
-    if job.method == "sparse":
-        options["rule"] = job.rule
-    if job.replay:
-        options["mix"] = _replay(lab, job)
+    kind = METHODS[job.method]
+    method = kind(lr=job.lr or None, mix=_replay(lab, job) if job.replay else None)
+    if isinstance(method, Sparse):
+        method = replace(method, rule=job.rule)
     every = math.ceil(teaching.steps / job.evaluations)
     probes, last, reached = probes_of(lab, facts), None, False
     learned, others = Probes([probes["learned"]]), Probes([probe for probe in probes if probe.name != "learned"])
     rows = measured_rows(0, _base_reading(lab, job, probes))
-    for last in finetune(lab, facts, job.method, probe_every=0, **options):
+    for last in finetune(lab, facts, method, passes=job.passes or None, seed=job.seed, probe_every=0):
         if not last.step or (last.step % every and not last.last):
             continue
         measured, before = learned.measure(lab.model, lab.tokenizer), reached
@@ -168,12 +168,12 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
         if last.last or reached > before:
             measured |= others.measure(lab.model, lab.tokenizer)
         rows += measured_rows(last.step, measured)
-        if reached and job.method != "sparse":
+        if reached and not method.sparse:
             break  # the baselines are read here; going on, they only lose more
     lab.end()
     assert last is not None  # the base comes first
     found: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
-    if job.method == "sparse":
+    if method.sparse:
         found["rows_changed"] = len(Patch.between(lab))
         found["loudness"] = measure_loudness(lab, facts).median
         found["addresses"] = _addresses(lab)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,7 +16,7 @@ from smft_lab.charts.style import Probe, kept_of, learned_little, looks, ordered
 from smft_lab.experiments.compare import COLUMNS, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.methods import METHODS
+from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
@@ -64,7 +65,7 @@ class Compare(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
+    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = STANDARD, runner: str | None = None,
                  theme: str = "auto", **settings):  # fmt: skip
         self.facts = list(facts)
         self.methods = ordered(methods)
@@ -124,10 +125,13 @@ class Compare(Panel):
         return self.comparison and self.comparison.under_way
 
     def _made(self, settings: dict) -> Comparison:
-        chosen = {name: settings[name] for name in ("passes", "top_t", "evaluations")}
-        return Comparison(
-            self.lab, self.facts[: settings["count"]], self.methods, seeds=range(settings["seeds"]), **chosen
-        )
+        chosen = {name: settings[name] for name in ("passes", "evaluations")}
+        methods = {name: self._method(name, settings["top_t"]) for name in self.methods}
+        return Comparison(self.lab, self.facts[: settings["count"]], methods, seeds=range(settings["seeds"]), **chosen)
+
+    def _method(self, name: str, top_t: int | None) -> Method:
+        method = method_of(name)
+        return replace(method, top_t=top_t) if isinstance(method, Sparse) else method
 
     def start(self, settings: dict | None = None) -> None:
         """Begin from the base, or go on with what was stopped.
@@ -251,8 +255,8 @@ class Compare(Panel):
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
         if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
-            total = len(comparison.methods) * sum(map(comparison.run_steps, comparison.seeds))
-            yield {"method": comparison.methods[0], "seed": comparison.seeds[0], "done": 0, "total": total,
+            total = len(comparison.names) * sum(map(comparison.run_steps, comparison.seeds))
+            yield {"method": comparison.names[0], "seed": comparison.seeds[0], "done": 0, "total": total,
                    "loss": None, "left": None}  # fmt: skip
         for progress in comparison.steps():
             if len(comparison.rows) > measured:

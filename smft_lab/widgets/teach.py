@@ -18,7 +18,8 @@ from smft_lab.charts.style import probes_in
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
+from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import answer, match_of
@@ -99,7 +100,7 @@ class Teach(Panel):
             "slots": lab.slots,
             "tables": len(lab.usage.df),
             "side": side_of(lab.slots),
-            "top_t": min(settings_for(lab, "sparse")["top_t"], lab.slots),
+            "top_t": min(Sparse().resolved(lab).settings()["top_t"], lab.slots),
             "passes": max(recipe.passes, recipe.least_steps) if recipe and self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
@@ -309,10 +310,9 @@ class Teach(Panel):
             self._kept = KeptQuestions(self.lab, [*(one.fact for one in self._lessons), lesson.fact])
             self._measure_base()
         changed, looked, wait = set(), -math.inf, ASKED_EVERY
-        lr = settings_for(self.lab, "sparse")["lr"] * (FASTER if self.lab.recipe is None else 1)
-        run = finetune(
-            self.lab, [lesson.fact], "sparse", lr=lr, passes=passes, top_t=top_t, probe_every=0, recipe=recipe
-        )
+        tuned = Sparse(top_t=top_t).resolved(self.lab)
+        method = replace(tuned, lr=tuned.settings()["lr"] * (FASTER if self.lab.recipe is None else 1))
+        run = finetune(self.lab, [lesson.fact], method, passes=passes, probe_every=0, recipe=recipe)
         self._run = weakref.ref(run)
         for step in whole(run):
             lesson.steps = step.step
@@ -364,9 +364,8 @@ class Teach(Panel):
             return
         with self._claim.lock:
             if lesson.steps:
-                lesson.patch = Patch.between(
-                    self.lab, {"method": "sparse"}, [one.fact for one in [*self._lessons, lesson]]
-                )
+                taught = [each.fact for each in [*self._lessons, lesson]]
+                lesson.patch = Patch.between(self.lab, {"method": Sparse.key}, taught)
                 self._lessons.append(lesson)
                 self._taught = True
             self._after()

@@ -18,8 +18,8 @@ import traitlets
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
-from smft_lab.finetuning.methods import check_settings
+from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
@@ -107,7 +107,7 @@ class TopT(Panel):
         facts = list(facts)
         check_facts(lab, facts)
         self.facts = facts
-        tuned = settings_for(lab, "sparse")
+        tuned = Sparse().resolved(lab).settings()
         super().__init__(lab, runner, theme)
         recipe = lab.recipe
         self._grouped = recipe is not None and recipe.choice == "group"  # slots are chosen once, before any step
@@ -125,7 +125,7 @@ class TopT(Panel):
             "facts": len(facts),
             "rules": list(RULES),
             "optimizers": sorted(OPTIMIZERS),
-            "rates": {name: settings_for(lab, "sparse", optimizer=name)["lr"] for name in sorted(OPTIMIZERS)},
+            "rates": {name: Sparse(optimizer=name).resolved(lab).lr for name in sorted(OPTIMIZERS)},
             "questions": [fact.question for fact in facts[:50]] + list(self._kept.questions[:20]),
             "kept": self._kept.words(),
             "grouped": self._grouped,
@@ -160,12 +160,13 @@ class TopT(Panel):
         if not 1 <= wanted["facts"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
         Teaching.of(self.lab, self.facts[:1], wanted["passes"])  # raises on what can't be taught
-        check_settings("sparse", self.lab.slots, rule=wanted["rule"], **self._method_settings(wanted))
+        self._method(wanted).check(self.lab, self.lab.recipe)
         self.settings = wanted
         self._preview()
 
-    def _method_settings(self, settings: dict) -> dict:
-        return settings_for(self.lab, "sparse", **{name: settings[name] for name in ("top_t", "lr", "optimizer")})
+    def _method(self, settings: dict) -> Sparse:
+        chosen = {name: settings[name] for name in ("top_t", "rule", "lr", "optimizer")}
+        return Sparse(**chosen).resolved(self.lab)
 
     def _preview(self) -> None:
         about = (self.settings["rule"], self.settings["facts"])
@@ -362,7 +363,7 @@ class TopT(Panel):
         if chosen["optimizer"] != first["optimizer"]:
             parts.append(chosen["optimizer"])
         if chosen["lr"] != first["lr"]:
-            parts.append(f"rate {self._method_settings(chosen)['lr']:g}")
+            parts.append(f"rate {self._method(chosen).lr:g}")
         for name, one in (("passes", "pass"), ("facts", "fact")):
             if chosen[name] != first[name]:
                 parts.append(f"{chosen[name]} {one if chosen[name] == 1 else name}")
@@ -374,7 +375,6 @@ class TopT(Panel):
         """One view of the path per gradient step; measures often enough for the eye, and at the end."""
         chosen = path.settings
         facts = self.facts[: chosen["facts"]]
-        settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
         path.total = Teaching.of(self.lab, facts, chosen["passes"]).steps
         slow = self.lab.recipe is not None  # a measurement takes seconds: say so, and take few
         if slow and chosen["facts"] not in self._base_points:
@@ -386,7 +386,9 @@ class TopT(Panel):
             yield path.view()
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_AT_FIRST if slow else MEASURED_EVERY, time.monotonic()
-        run = finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings)
+        run = finetune(
+            self.lab, facts, self._method(chosen), passes=chosen["passes"], probe_every=0, kept=self._batches
+        )
         self._run = weakref.ref(run)
         for step in whole(run):
             path.times += [step.seconds - path.seconds] if step.step else []
@@ -444,7 +446,7 @@ class TopT(Panel):
         path, self._items = self._path, None
         with self._claim.lock:
             taught = self.facts[: path.settings["facts"]]
-            path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
+            path.patch = Patch.between(self.lab, {"method": Sparse.key, **path.settings}, taught)
             path.rows = len(path.patch)  # of those that were trained, some may be as they were
         self.release()
         self._taught = True
