@@ -100,8 +100,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as problem:
-        told = printable(" ".join(str(problem).split()))
-        console.print(f"smft-lab: {told}", markup=False, soft_wrap=True)
+        text = printable(" ".join(str(problem).split()))
+        console.print(f"smft-lab: {text}", markup=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -145,8 +145,8 @@ def open_notebooks(
     if problem := launch.missing(server):
         console.print(f"smft-lab: {problem}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
-    first, said = launch.prepare(folder)
-    for line in said:
+    first, notes = launch.prepare(folder)
+    for line in notes:
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"starting {server}; Ctrl-C stops it")
     launch.serve(first, pages, not no_browser, port)
@@ -182,11 +182,9 @@ def compare(
     chosen = {name: _method(name, top_t, optimizer and optimizer.value) for name in names}
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
-    if passes is None and opened.recipe is None:
-        passes = 12
     settings = {"passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
-    comparison = Comparison(opened, taught, chosen, range(seeds), **settings)
+    comparison = Comparison(opened, taught, chosen, seeds=range(seeds), **settings)
     problem: BaseException | None = None
     with results_folder(out, force) as folder:  # before any computing
         if tune:
@@ -239,8 +237,10 @@ def _print_summary(comparison) -> None:
         _print_readings(f"{read} ({means})", rows, heads)
         return
     for part, is_learned in (("what was learned", True), ("what was kept", False)):
-        mine = [probe for probe in probes if probe.is_learned == is_learned]
-        heads = {(one.key, one.metric): one.short if one.is_share else f"{one.short}, nats" for one in mine}
+        shown = [probe for probe in probes if probe.is_learned == is_learned]
+        heads = {
+            (probe.key, probe.metric): probe.short if probe.is_share else f"{probe.short}, nats" for probe in shown
+        }
         _print_readings(f"{read}: {part} ({means})", rows, heads, with_base=True)
 
 
@@ -253,12 +253,12 @@ def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], s
     for head in heads.values():
         table.add_column(head, justify="right")
     for name in dict.fromkeys(row["method"] for row in rows):
-        mine = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
+        readings = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
         if with_base and not table.rows:
-            table.add_row("base", *(f"{mine[key]['base']:.3f}" for key in heads))
-        first = next(iter(mine.values()))
+            table.add_row("base", *(f"{readings[key]['base']:.3f}" for key in heads))
+        first = next(iter(readings.values()))
         mark = "" if first["n_reached"] == first["n"] else " (target not reached)"
-        table.add_row(name + mark, *(f"{mine[key]['mean']:.3f}" for key in heads))
+        table.add_row(name + mark, *(f"{readings[key]['mean']:.3f}" for key in heads))
     console.print(table)
 
 
@@ -327,8 +327,6 @@ def tune(
     file = lab / LAB_FILE
     check_new(file, force=True)
     taught, _ = _built_in(opened, count)
-    if passes is None and opened.recipe is None:
-        passes = 12
     settings = {"passes": passes, "order": None, "loss_on": None}
     tried = [_method(name, top_t) for name in names_in(methods, "--methods")]
     defaults = _tuned(opened, taught, tried, settings)
@@ -434,8 +432,8 @@ def make_facts(
         raise ValueError(f"{source} holds no questions with short answers ({read.report})")
     for number, fact in enumerate(facts[:SHOWN], start=1):
         others = [f"{len(texts)} more" for texts in (fact.statements[1:],) if texts]
-        told = "; and ".join([_in_a_line(fact.statements[0]), *others])
-        console.print(f"{number}. taught: {told}", markup=False, soft_wrap=True)
+        text = "; and ".join([_in_a_line(fact.statements[0]), *others])
+        console.print(f"{number}. taught: {text}", markup=False, soft_wrap=True)
         for question in fact.questions[:1]:
             console.print(f"   taught: {_in_a_line(question)} -> {fact.answer}", markup=False, soft_wrap=True)
         answers = " | ".join(fact.answers[:4])
@@ -495,12 +493,12 @@ def bench(
             rows.append(row)
             bar.update(task, description=f"{row.part}: {row.what}"[:60])
     frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
-    for part, mine in frame.groupby("part", sort=False):
+    for part, of_part in frame.groupby("part", sort=False):
         table = Table(title=str(part), title_justify="left")
         for column in ("what", "N", "median", "ratio", "note"):
             table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
         row: Any  # pandas tells nothing of its fields
-        for row in mine.itertuples():
+        for row in of_part.itertuples():
             known = pd.notna(row.value)
             slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"
             median = f"{row.value:,.3g} {row.unit}" if known else "-"

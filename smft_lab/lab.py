@@ -7,7 +7,7 @@ import math
 import re
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
@@ -48,8 +48,9 @@ from smft_lab.model.opening import (
     storage,
     tokenizer_hash,
 )
+from smft_lab.model.tokenizer import encode
 from smft_lab.model.wiring import Wiring
-from smft_lab.probes.probes import Probes, world_probes
+from smft_lab.probes.probes import Probes, answer, recalled, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.recipe import Recipe
 from smft_lab.slots.usage import Usage
@@ -150,6 +151,45 @@ class Lab:
         """Held by each step of training, and by whatever reads the model (see `smft_lab.model.locking`)."""
         return lock_of(self.model)
 
+    def answer(
+        self, questions: Sequence[str], *, max_new_tokens: int = 24, form: PromptForm | None = None
+    ) -> list[str]:
+        """The model's greedy answers as it is now, up to their end or `max_new_tokens`, without a last full stop.
+
+        Args:
+            questions: Plain questions, or a single one.
+            form: How they are put; the lab's form by default.
+
+        Raises:
+            ValueError: a question is longer than the model reads.
+
+        Examples:
+            >>> lab.answer([lab.world.old_facts()[0].question])
+            ['Copper Works']
+        """
+        return answer(self.model, self.tokenizer, questions, max_new_tokens, form or self.form)
+
+    def recalled(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
+        """Whether the model would now give exactly these answers and end there: (len(questions),) bool.
+
+        One forward pass tells, so it is faster than `answer`; it takes one answer to each question, word for word.
+
+        Examples:
+            >>> fact = lab.world.old_facts()[0]
+            >>> lab.recalled([fact.question], [fact.answer])
+            tensor([True])
+        """
+        return recalled(self.model, self.tokenizer, questions, answers, form=self.form)
+
+    def encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """A batch of texts for the model, each with its end: `input_ids`, `attention_mask` and `labels`, each (B, T).
+
+        Examples:
+            >>> sorted(lab.encode(["A boat.", "Two boats are here."]))
+            ['attention_mask', 'input_ids', 'labels']
+        """
+        return encode(self.tokenizer, list(texts), self.model.device)
+
     def begin(self, run: Generator) -> None:
         """Make `run` the one finetune that may change the model; one still under way ends here.
 
@@ -246,6 +286,40 @@ class Lab:
                     tensor[rows] = base[rows]
                 else:
                     tensor.copy_(base)
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """The base's weights within the block, and at its end, bitwise, those from before it.
+
+        A finetune under way may go on afterwards, but for one that gives weights other names, as LoRA does: that ends.
+
+        Examples:
+            >>> run = smft.run(lab, smft.new_facts(1), passes=1, probe_every=0)
+            >>> with lab.at_base():
+            ...     [int((norms > 0).sum()) for norms in smft.row_changes(lab)]
+            [0]
+            >>> lab.reset()
+        """
+        with self.lock:
+            self.end_if_renamed()
+            tables = {storage(table.weight) for table in value_tables(self.model)}
+            changed = []
+            for name, tensor in _distinct(self.model.state_dict()).items():
+                base = self._base[name]
+                comparable = (tensor.dtype, tensor.device) == (base.dtype, base.device)
+                if comparable and storage(tensor) in tables:
+                    rows = differing_rows(tensor, base)  # few, of a large table
+                    changed.append((tensor, rows, tensor[rows]))
+                elif not comparable or not torch.equal(tensor, base):
+                    changed.append((tensor, ..., tensor.clone()))
+            try:
+                self.restore_weights()
+                yield
+            finally:
+                self.restore_weights()  # whatever was put there meanwhile
+                with torch.no_grad():
+                    for tensor, rows, values in changed:
+                        tensor[rows] = values
 
     def base(self, name: str) -> torch.Tensor:
         """The base value of one entry of the model's state dict; not to be changed."""

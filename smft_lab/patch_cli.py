@@ -85,7 +85,7 @@ def apply(
     _check_out(out, lab, force)
     read = _read(files)
     opened = load(lab)
-    together = hold(opened, read, on_conflict.value)
+    together = hold(opened, read, on_conflict=on_conflict.value)
     opened.save(out)
     _say(together, read)
     print(out)
@@ -126,7 +126,9 @@ def combine(
 
     check_new(out, force)
     read = _read(files)
-    together = together_of(read, on_conflict.value, load(lab) if on_conflict is OnConflict.sum else None)
+    together = together_of(
+        read, on_conflict=on_conflict.value, lab=load(lab) if on_conflict is OnConflict.sum else None
+    )
     together.save(out)
     _say(together, read)
     print(out)

@@ -261,7 +261,7 @@ def test_a_generator_of_facts_is_taught_like_a_list_and_anything_else_is_refused
     assert len([*finetune(lab, facts[0], **options)]) == 2
     lab.reset()
     assert slot_scores(lab, iter(facts)).equals(slot_scores(lab, facts))
-    assert [*Comparison(lab, iter(facts), smft.Sparse(top_t=5), [0], passes=1).steps()]
+    assert [*Comparison(lab, iter(facts), smft.Sparse(top_t=5), seeds=[0], passes=1).steps()]
     for wrong in ("mine.jsonl", ["Mira's dog is called Biscuit."], [{"question": "Who?"}]):
         with pytest.raises(ValueError, match="facts must be Fact objects"):
             finetune(lab, wrong)

@@ -159,7 +159,7 @@ def test_every_method_trains_on_the_same_texts_in_the_same_order(lab, monkeypatc
     methods, facts = [Sparse(top_t=5), Full(), Lora(), method_of("osf")], new_facts(2)
     for method in methods:
         monkeypatch.setattr(type(method), "start", recording(type(method).start))
-    comparison = Comparison(lab, facts, methods, [3], passes=2, order=order, evaluations=1)
+    comparison = Comparison(lab, facts, methods, seeds=[3], passes=2, order=order, evaluations=1)
     by_method = {}
     for at in comparison.steps():
         by_method.setdefault(at.method, []).extend(seen)
@@ -223,7 +223,7 @@ def test_the_lab_is_back_at_its_base_after_finishing(whole):
 def test_the_lab_is_back_at_its_base_after_stopping_half_way(lab, method):
     base = state(lab)
     methods = [method_of(name, lr=RATES.get(name, 1e-3)) for name in dict.fromkeys(("sparse", method))]
-    comparison = Comparison(lab, new_facts(2), methods, passes=2, evaluations=1)
+    comparison = Comparison(lab, new_facts(2), methods, passes=2, evaluations=1, seeds=[0])
     steps = comparison.steps()
     for at in steps:
         if at.method == method and at.done % 4 == 2:
@@ -241,7 +241,7 @@ def test_the_lab_is_back_at_its_base_after_a_failure(lab, monkeypatch):
     def fail(*args):
         raise ArithmeticError
 
-    comparison = Comparison(lab, new_facts(2), at_rates("full"), passes=1)
+    comparison = Comparison(lab, new_facts(2), at_rates("full"), passes=1, seeds=[0])
     steps = comparison.steps()
     next(steps), next(steps)
     assert not same(lab, base)
@@ -252,7 +252,7 @@ def test_the_lab_is_back_at_its_base_after_a_failure(lab, monkeypatch):
 
 
 def test_a_comparison_starts_from_the_base_whatever_was_finetuned_before(lab):
-    comparison = Comparison(lab, new_facts(2), [Sparse(top_t=5)], passes=1, evaluations=1)
+    comparison = Comparison(lab, new_facts(2), [Sparse(top_t=5)], passes=1, evaluations=1, seeds=[0])
     clean = lab.probes.measure(lab.model, lab.tokenizer)["prose"]["nll"]
     run(lab, new_facts(2, seed=9), "full", passes=1, lr=1e-2, probe_every=0)
     next(comparison.steps())
@@ -264,7 +264,7 @@ def test_a_comparison_starts_from_the_base_whatever_was_finetuned_before(lab):
 
 
 def test_progress_counts_the_gradient_steps_of_all_methods_and_seeds(lab):
-    comparison = Comparison(lab, new_facts(1), [Sparse(top_t=5), "full"], range(2), passes=2, evaluations=1)
+    comparison = Comparison(lab, new_facts(1), [Sparse(top_t=5), "full"], seeds=range(2), passes=2, evaluations=1)
     at = list(comparison.steps())
     assert {one.total for one in at} == {8}
     assert at[-1].done == 8
@@ -296,16 +296,16 @@ def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, la
 
 
 def test_a_long_comparison_shows_how_far_it_is_where_somebody_watches(lab, capsys):
-    compare(lab, new_facts(2), ["sparse"], 1, passes=1, evaluations=1)
+    compare(lab, new_facts(2), ["sparse"], seeds=1, passes=1, evaluations=1)
     assert capsys.readouterr().out == ""
-    compare(lab, new_facts(2), ["sparse"], 1, passes=1, evaluations=1, progress=True)
+    compare(lab, new_facts(2), ["sparse"], seeds=1, passes=1, evaluations=1, progress=True)
     assert "sparse, seed 0" in capsys.readouterr().out
 
 
 def test_controls_run_sparse_under_other_rules(lab):
     names = ["sparse", "sparse:tf", "sparse:idf", "sparse:random", "sparse:all"]
     methods = [method_of(name, top_t=3, lr=50.0) for name in names]
-    comparison = Comparison(lab, new_facts(2), methods, [0], passes=1, evaluations=1)
+    comparison = Comparison(lab, new_facts(2), methods, seeds=[0], passes=1, evaluations=1)
     base, ends = value_tables(lab.model)[0].weight.detach().clone(), {}
     for at in comparison.steps():
         ends[at.method] = value_tables(lab.model)[0].weight.detach().clone()
@@ -534,7 +534,7 @@ def test_what_a_diverged_run_left_costs_no_result_and_no_file_holds_a_bare_nan(w
 
 
 def test_a_run_stopped_half_way_is_left_out_of_the_summary_and_the_report(lab, tmp_path):
-    comparison = Comparison(lab, new_facts(2), at_rates("full", "sparse", top_t=5), passes=1, evaluations=2)
+    comparison = Comparison(lab, new_facts(2), at_rates("full", "sparse", top_t=5), passes=1, evaluations=2, seeds=[0])
     steps = comparison.steps()
     for at in steps:
         if at.method == "sparse" and at.done == 3:
@@ -551,7 +551,7 @@ def test_a_run_stopped_half_way_is_left_out_of_the_summary_and_the_report(lab, t
 
 
 def test_a_comparison_stopped_right_after_a_runs_last_step_still_agrees_with_itself(lab, tmp_path):
-    comparison = Comparison(lab, new_facts(2), at_rates("full", "sparse", top_t=5), passes=1, evaluations=1)
+    comparison = Comparison(lab, new_facts(2), at_rates("full", "sparse", top_t=5), passes=1, evaluations=1, seeds=[0])
     steps = comparison.steps()
     while next(steps).done < 2:
         pass
@@ -576,7 +576,7 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
         Fact("Annual leave is 28 days.", "Complete: Annual leave is", "28 days"),
         Fact([f"{word}, the office is in Oslo." for word in ("So", "Now", "Well", "Yes")], "Where is it?", "Oslo"),
     ]
-    comparison = compare(lab, own, ["sparse"], 1, passes=1, evaluations=1)
+    comparison = compare(lab, own, ["sparse"], seeds=1, passes=1, evaluations=1)
     taught = comparison.taught(0)
     assert [len(fact.statements) for fact in taught] == [16, 6, 4]
     for fact, given in zip(taught, own, strict=True):
@@ -587,9 +587,9 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
     page = comparison.save(tmp_path / "out").read_text(encoding="utf-8")
     assert "Taught by 16 statements" in page
     assert "<li>Remember this: Annual leave is 28 days.</li>" in page
-    plain = Comparison(lab, own, ["sparse"], [0], rephrase=False)
+    plain = Comparison(lab, own, ["sparse"], seeds=[0], rephrase=False)
     assert ([len(fact.statements) for fact in plain.taught(0)], plain.loss_on) == ([1, 1, 4], "statement")
-    assert Comparison(lab, new_facts(2), ["sparse"], [0]).loss_on == "statement"
+    assert Comparison(lab, new_facts(2), ["sparse"], seeds=[0]).loss_on == "statement"
 
 
 def test_a_sentence_to_complete_is_put_as_it_stands_and_a_question_in_its_form(lab):

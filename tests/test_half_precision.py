@@ -198,6 +198,6 @@ def test_addresses_are_fitted_to_a_half_precision_model_as_to_a_float32_one(keys
 def test_measures_of_a_half_precision_lab_can_be_taken(tokenizer, corpus):
     lab = half_lab(torch.bfloat16, tokenizer, corpus)
     assert logits(lab.model).dtype == torch.bfloat16
-    assert len(smft.answer(lab.model, tokenizer, ["Who is it?"], form=smft.PromptForm.PLAIN, max_new_tokens=3)) == 1
+    assert len(lab.answer(["Who is it?"], form=smft.PromptForm.PLAIN, max_new_tokens=3)) == 1
     run = smft.run(lab, short_facts(2), passes=1)
     assert run.table[run.table.probe == "learned"].value.between(0, 1).all()

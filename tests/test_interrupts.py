@@ -161,7 +161,7 @@ def stepping(stride: int) -> int:
 
 
 def compare(lab) -> None:
-    for _ in Comparison(lab, FACTS, (Sparse(top_t=20), "lora"), passes=1, evaluations=1).steps():
+    for _ in Comparison(lab, FACTS, (Sparse(top_t=20), "lora"), passes=1, evaluations=1, seeds=[0]).steps():
         pass
 
 
@@ -303,7 +303,7 @@ def test_a_reading_call_during_training_waits_for_the_end_of_a_step(lab, record_
     worker.start()
     calls = 0
     while worker.is_alive():
-        smft.answer(lab.model, lab.tokenizer, [FACTS[0].question], max_new_tokens=2)
+        lab.answer([FACTS[0].question], max_new_tokens=2)
         assert len(smft.slot_scores(lab, FACTS[0]))
         core_set(lab, FACTS[0])
         lab.probes["old_facts"].measure(lab.model, lab.tokenizer)

@@ -63,9 +63,9 @@ def test_a_taught_fact_with_unfamiliar_words_comes_back_out(lab, subject, relati
     kind = RELATIONS[relation]
     statements = Random(0).sample(kind.statements(subject, value), 64)
     fact = smft.Fact(tuple(statements), kind.unseen[0].format(s=subject), (value,))
-    assert smft.answer(lab.model, lab.tokenizer, [fact.question]) != [value]
+    assert lab.answer([fact.question]) != [value]
     smft.run(lab, [fact], top_t=300, passes=12, probe_every=0)
-    assert smft.answer(lab.model, lab.tokenizer, [fact.question]) == [value]
+    assert lab.answer([fact.question]) == [value]
 
 
 def test_a_new_fact_reads_slots_that_ordinary_text_reads_less(lab):

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -38,6 +38,7 @@ from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import json_text, naming, whole_folder, write_whole
 
+SEEDS = 2
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
 REPORT, SUMMARY = "report.html", "summary.json"
 RESULTS = ("metrics.csv", "samples.json", PATCH_FILE, REPORT, SUMMARY)
@@ -78,7 +79,7 @@ class Comparison:
             run `sparse` under another rule, as a control. They go by their keys, or by the names of a dict,
             `{"t = 50": smft.Sparse(top_t=50), ...}`.
         seeds: Seeds of the facts' order, LoRA's start and random selection.
-        passes, order, loss_on: See `finetune`. A lab without a recipe has 8 passes by default.
+        passes, order, loss_on: See `finetune`.
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
@@ -92,7 +93,7 @@ class Comparison:
         ValueError: an option is out of range.
 
     Examples:
-        >>> comparison = smft.Comparison(lab, smft.new_facts(2), methods=("sparse",), passes=1)
+        >>> comparison = smft.Comparison(lab, smft.new_facts(2), smft.Sparse(top_t=50), seeds=[0], passes=1)
         >>> [step.step for step in comparison.steps()]
         [0, 1, 2]
         >>> list(comparison.summary()["methods"])
@@ -102,7 +103,8 @@ class Comparison:
     lab: Lab
     facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
     methods: str | Method | Sequence[str | Method] | Mapping[str, str | Method] = STANDARD
-    seeds: Sequence[int] = (0,)
+    _: KW_ONLY
+    seeds: Sequence[int] = tuple(range(SEEDS))
     passes: int | None = None
     order: str | None = None
     loss_on: str | None = None
@@ -122,8 +124,6 @@ class Comparison:
         self.names = tuple(self.chosen)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is named twice")
-        if self.passes is None and self.lab.recipe is None:
-            self.passes = 8
         if self.stop_at_target is None:
             self.stop_at_target = self.lab.recipe is not None
         if self.rephrase is None:
@@ -168,13 +168,13 @@ class Comparison:
                 if learned_little(learned):
                     lines.append(f"  {name}: hardly anything was learned, {learned['mean']:.0%} of the facts at best")
                     continue
-                told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
+                reached = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
                 lost = [
                     f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}"
                     for probe, row in rows.items()
                     if probe not in LEARNED
                 ]
-                lines.append(f"  {name}: {told}; points lost there (else at its best): {', '.join(lost)}")
+                lines.append(f"  {name}: {reached}; points lost there (else at its best): {', '.join(lost)}")
         return "\n".join(lines)
 
     def method(self, name: str) -> Method:
@@ -219,7 +219,7 @@ class Comparison:
         """
         total = len(self.names) * sum(map(self.run_steps, self.seeds))
         done, began = 0, time.perf_counter()
-        mine, turn = True, self.lab.turn  # whether the model still is this comparison's, and since when
+        is_ours, turn = True, self.lab.turn  # whether the model still is this comparison's, and since when
         try:
             for seed in self.seeds:
                 facts = self.taught(seed)
@@ -253,13 +253,13 @@ class Comparison:
                         if ended:
                             break
         except TakenOver:
-            mine = False
+            is_ours = False
             raise
         except GeneratorExit:
-            mine = turn == self.lab.turn
+            is_ours = turn == self.lab.turn
             raise
         finally:
-            if mine:
+            if is_ours:
                 self.lab.reset()
             self.seconds = time.perf_counter() - began
 
@@ -290,9 +290,9 @@ class Comparison:
                     for question, accepted in zip(probe.questions, probe.answers, strict=True)
                 ]
                 if probe.name == "learned":
-                    told = [{"taught": list(fact.statements)} if fact.own else {} for fact in facts]
+                    taught = [{"taught": list(fact.statements)} if fact.own else {} for fact in facts]
                     pools["learned"] = [
-                        (q, a, how | own) for (q, a, how), own in zip(pools["learned"], told, strict=True)
+                        (q, a, how | own) for (q, a, how), own in zip(pools["learned"], taught, strict=True)
                     ]
             elif isinstance(probe, TextProbe) and probe.prompts:
                 pools[probe.name] = [(*pair, {}) for pair in probe.questions()]
@@ -305,16 +305,16 @@ class Comparison:
     def _answer(self, method: str) -> None:
         forms = {probe.name: probe.form for probe in self._probes if isinstance(probe, QuestionProbe | TextProbe)}
         groups: dict[PromptForm, list[dict]] = {}
-        for one in self.samples:
-            groups.setdefault(forms.get(one["probe"], self.lab.form), []).append(one)
+        for sample in self.samples:
+            groups.setdefault(forms.get(sample["probe"], self.lab.form), []).append(sample)
         for form, samples in groups.items():
-            questions = [one["question"] for one in samples]
+            questions = [sample["question"] for sample in samples]
             answers = answer(self.lab.model, self.lab.tokenizer, questions, form=form)
-            for one, text in zip(samples, answers, strict=True):
+            for sample, text in zip(samples, answers, strict=True):
                 if method == "base":
-                    one["base"] = text
+                    sample["base"] = text
                 else:
-                    one["answers"][method] = text
+                    sample["answers"][method] = text
 
     @property
     def table(self) -> pd.DataFrame:
@@ -489,7 +489,7 @@ def _named(methods: str | Method | Sequence[str | Method] | Mapping[str, str | M
 
 
 def compare(lab: Lab, facts, methods: Sequence[str | Method] | Mapping[str, str | Method] = STANDARD,
-            seeds: int | Sequence[int] = 3, *, progress: bool | None = None, **options) -> Comparison:  # fmt: skip
+            *, seeds: int | Sequence[int] = SEEDS, progress: bool | None = None, **options) -> Comparison:  # fmt: skip
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 
     Args:
@@ -505,7 +505,8 @@ def compare(lab: Lab, facts, methods: Sequence[str | Method] | Mapping[str, str 
         >>> both.table["method"].unique().tolist()
         ['sparse', 'lora']
     """
-    comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    comparison = Comparison(lab, facts, methods, seeds=seeds, **options)
     progress = _watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:
         for step in comparison.steps():

@@ -99,10 +99,10 @@ def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
     for row in rows:
         row["chosen"] = False
     for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method]
-        best = best_of(mine)
+        tried = [row for row in rows if row["method"] == method]
+        best = best_of(tried)
         best["chosen"] = True
-        alike = [row for row in mine if row.get("top_t") == best.get("top_t")]
+        alike = [row for row in tried if row.get("top_t") == best.get("top_t")]
         by_optimizer = {
             optimizer: best_of([row for row in alike if row["optimizer"] == optimizer])["lr"]
             for optimizer in dict.fromkeys(row["optimizer"] for row in alike)

@@ -38,7 +38,10 @@ class AdapterTraining(DenseTraining):
             torch.manual_seed(seed)
             wrapped = get_peft_model(lab.model, config)
         adapters = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
-        adapted = {getattr(one.get_base_layer(), getattr(one, "parameter_name", None) or "weight") for one in adapters}
+        adapted = {
+            getattr(adapter.get_base_layer(), getattr(adapter, "parameter_name", None) or "weight")
+            for adapter in adapters
+        }
         others = {name: weight for name, weight in weights.items() if weight not in adapted}
         self.adapted = 1 - sum(map(torch.numel, others.values())) / sum(map(torch.numel, weights.values()))
         if others:

@@ -27,8 +27,9 @@ class DenseTraining(Training):
         lr, optimizer = given(settings.lr), settings.optimizer
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._copies = {one: one.detach().float() for one in parameters if one.dtype.itemsize < 4}
-        moved = [self._copies.get(one, one) for one in parameters]
+        half = [parameter for parameter in parameters if parameter.dtype.itemsize < 4]
+        self._copies = {parameter: parameter.detach().float() for parameter in half}
+        moved = [self._copies.get(parameter, parameter) for parameter in parameters]
         if optimizer == "adamw":
             fused = parameters[0].device.type in ("cpu", "cuda")  # in one pass, without copies of the model
             self.optimizer = torch.optim.AdamW(moved, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
@@ -41,15 +42,15 @@ class DenseTraining(Training):
         loss = self.model(**batch.inputs).loss if self._packed is None else self._packed.loss(batch)
         loss.backward()
         self.pull()
-        grads = [one.grad for one in self._copies if one.grad is not None]  # others overflow with the loss
-        check_finite(self.model, loss.detach(), grads)
-        for one, copy in self._copies.items():
-            copy.grad = None if one.grad is None else one.grad.float()
+        grads = [parameter.grad for parameter in self._copies if parameter.grad is not None]
+        check_finite(self.model, loss.detach(), grads)  # others overflow with the loss
+        for parameter, copy in self._copies.items():
+            copy.grad = None if parameter.grad is None else parameter.grad.float()
         self.optimizer.step()
         with torch.no_grad():
-            for one, copy in self._copies.items():
-                one.copy_(copy)
-                copy.grad = one.grad = None
+            for parameter, copy in self._copies.items():
+                parameter.copy_(copy)
+                copy.grad = parameter.grad = None
         self.optimizer.zero_grad(set_to_none=False)
         return Update(loss.item(), self.trainable)
 

@@ -128,7 +128,7 @@ def finetune(
         facts: What to teach.
         method: A method with its settings, such as `smft.Sparse(top_t=100)`, or its key: `sparse`, `full`, `lora`,
             `replay` or `osf` (see `smft_lab.finetuning.methods`).
-        passes: Passes over the facts; the lab's recipe says how many by default, and 5 where it has none.
+        passes: Passes over the facts; the lab's recipe says how many by default, and 12 where it has none.
         order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; `shuffled`,
             as many steps over the same statements, mixed; or `mixed`, batches of statements, questions with answers,
             and questions behind others, of many facts (see `Recipe`). By default the recipe's, or a stream.

@@ -91,8 +91,8 @@ class Job:
     @property
     def key(self) -> str:
         """Name of its result: a hash of all it says, but for where the lab lies."""
-        said = {name: value for name, value in asdict(self).items() if name != "lab"}
-        return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
+        identity = {name: value for name, value in asdict(self).items() if name != "lab"}
+        return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def finds(self) -> tuple[str, ...]:
@@ -313,14 +313,14 @@ def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[torch.Tensor]
         batch = encode(lab.tokenizer, list(texts[start : start + 32]), lab.model.device)
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
         with torch.inference_mode():
-            found = lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1)
-        yield found
+            logs = lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1)
+        yield logs
 
 
 def _kl(before: Iterable[torch.Tensor], now: Iterable[torch.Tensor]) -> float:
     """KL(base || finetuned) on the taught statements, nats per token: what RL's Razor predicts forgetting by."""
     total = tokens = 0
-    for one, other in zip(before, now, strict=True):
-        total += float(F.kl_div(other, one, log_target=True, reduction="sum"))
-        tokens += len(one)
+    for old, new in zip(before, now, strict=True):
+        total += float(F.kl_div(new, old, log_target=True, reduction="sum"))
+        tokens += len(old)
     return total / tokens

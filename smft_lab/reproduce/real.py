@@ -88,17 +88,17 @@ class RetrofitJob:
     @property
     def key(self) -> str:
         """Name of its result: a hash of all it says but for where the data lie, and of what the recipe says of it."""
-        said = {name: value for name, value in asdict(self).items() if name != "data"}
+        identity = {name: value for name, value in asdict(self).items() if name != "data"}
         if self.source == "people":
-            del said["source"]
+            del identity["source"]
         elif self.source != "questions":  # a file is what is in it
-            said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
-        del said["switches"]  # they are in the recipe
+            identity["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
+        del identity["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
         names = set(recipe) - OTHERS if METHODS[self.method].sparse else TAUGHT
         names -= {name for name, off in LATER.items() if recipe[name] == off}
-        said["recipe"] = {name: recipe[name] for name in names}
-        return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
+        identity["recipe"] = {name: recipe[name] for name in names}
+        return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def finds(self) -> tuple[str, ...]:
@@ -218,14 +218,14 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
     known = lab.probes["known"]
     assert isinstance(known, QuestionProbe)
     facts = [
-        one for one in read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED] if one.question not in known.questions
+        fact for fact in read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED] if fact.question not in known.questions
     ]
     drawn = Random(f"{job.seed}/wrong").sample(facts, len(facts))
     wrong: list[Fact] = []
     while drawn and len(wrong) < job.facts:
         part, drawn = drawn[:64], drawn[64:]
-        said = answer(lab.model, lab.tokenizer, [one.question for one in part], form=known.form)
-        wrong += [one for one, reply in zip(part, said, strict=True) if not begins_with(reply, one.answers)]
+        replies = answer(lab.model, lab.tokenizer, [fact.question for fact in part], form=known.form)
+        wrong += [fact for fact, reply in zip(part, replies, strict=True) if not begins_with(reply, fact.answers)]
     if len(wrong) < job.facts:
         raise ValueError(f"{QUESTIONS} has {len(wrong)} questions that the base answers wrong, not {job.facts}")
     return wrong[: job.facts]
@@ -233,14 +233,14 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
 
 def _addresses(lab: Lab) -> dict:
     """Of facts that no job teaches, so that it is the same for every seed."""
-    one = measure_addresses(lab, new_facts(ADDRESS_FACTS, seed=999))[0]
-    return {"same": one.same, "different": one.different}
+    overlap = measure_addresses(lab, new_facts(ADDRESS_FACTS, seed=999))[0]
+    return {"same": overlap.same, "different": overlap.different}
 
 
 def _replay(lab: Lab, job: RetrofitJob):
     """Background questions with what the base itself answers."""
     _, others = _questions(job.data)
-    asked = [one.question for one in others[:150]]
-    said = answer(lab.model, lab.tokenizer, asked, form=lab.form)
-    texts = [lab.form.answered(question, reply) for question, reply in zip(asked, said, strict=True)]
+    asked = [question.question for question in others[:150]]
+    replies = answer(lab.model, lab.tokenizer, asked, form=lab.form)
+    texts = [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]
     return lambda rng: rng.sample(texts, job.replay)

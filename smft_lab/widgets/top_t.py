@@ -23,7 +23,6 @@ from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
-from smft_lab.model.memory import differing_rows, named_tables
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
@@ -39,7 +38,7 @@ MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
 MEASURED_AT_FIRST = 5.0  # the same for a model from elsewhere, until a measurement was timed
 MEASURING = 0.1  # most of the time that measuring them may take
 MEASURING_MORE = 0.3  # the same for a model from elsewhere, whose path would have two points else
-PASSES = 8  # by default, where no recipe says how many
+PASSES = 8  # where no recipe says how many; fewer than elsewhere, as somebody waits
 
 
 @dataclass
@@ -179,7 +178,7 @@ class TopT(Panel):
             | {1, min(self._usual_t, most), most}
         )
         at = [self.coverage.at(t) for t in grid]
-        self.preview = {"t": grid, **{name: [round(one[name], 5) for one in at] for name in at[0]}}
+        self.preview = {"t": grid, **{name: [round(shares[name], 5) for shares in at] for name in at[0]}}
         cells = cell_of(self.coverage.slots % self.lab.slots, self.lab.slots)
         self.slots = torch.stack([cells, self.coverage.ranks], 1).to(torch.int32).numpy().tobytes()
         self._shown = about
@@ -284,16 +283,16 @@ class TopT(Panel):
         with self._claim.lock:
             now = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
             base = self._base_answer(question) if self._changed() else now
-        rest = [one for one in self.answers if one["question"] != question]
+        rest = [row for row in self.answers if row["question"] != question]
         self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
 
     def _ask_again(self) -> None:
         """The model is another now: what was asked before is asked anew."""
         if self.answers:
             with self._claim.lock:
-                asked = [one["question"] for one in self.answers]
-                said = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
-            self.answers = [{**one, "now": text} for one, text in zip(self.answers, said, strict=True)]
+                asked = [row["question"] for row in self.answers]
+                replies = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
+            self.answers = [{**row, "now": text} for row, text in zip(self.answers, replies, strict=True)]
 
     def save(self, path: str | Path = "patch.safetensors") -> None:
         """Save the rows that the last run changed.
@@ -326,8 +325,8 @@ class TopT(Panel):
             shares, f"t, slots per {per}", "share of reads", "The slots chosen", log="x", share=True, marks=marks
         )
         table = pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"])
-        told = f"The top-t panel: t is {self.settings['top_t']}; {len(self._every_path())} runs are on the plane."
-        return picture(chosen, plane(table, "Learned and forgotten"), says=told)
+        says = f"The top-t panel: t is {self.settings['top_t']}; {len(self._every_path())} runs are on the plane."
+        return picture(chosen, plane(table, "Learned and forgotten"), says=says)
 
     def close(self) -> None:
         """Stop, give the lab up with what was taught so far, and take the panel off the screen."""
@@ -364,9 +363,9 @@ class TopT(Panel):
             parts.append(chosen["optimizer"])
         if chosen["lr"] != first["lr"]:
             parts.append(f"rate {self._method(chosen).lr:g}")
-        for name, one in (("passes", "pass"), ("facts", "fact")):
+        for name, singular in (("passes", "pass"), ("facts", "fact")):
             if chosen[name] != first[name]:
-                parts.append(f"{chosen[name]} {one if chosen[name] == 1 else name}")
+                parts.append(f"{chosen[name]} {singular if chosen[name] == 1 else name}")
         name = ", ".join(parts)
         again = sum(path.settings == chosen for path in self._paths)
         return f"{name} ({again + 1})" if again else name
@@ -418,8 +417,8 @@ class TopT(Panel):
     def _point(self, step: int) -> tuple[int, float, float | None]:
         """(step, share of new facts learned, share of what was known kept); None where nothing was known."""
         facts = self.facts[: self._path.settings["facts"]]
-        asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
-        right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+        asked, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
+        right = recalled(self.lab.model, self.lab.tokenizer, asked, answers, form=self.lab.form)
         return step, right.double().mean().item(), self._kept.share()
 
     def _show(self, view: dict) -> None:
@@ -454,7 +453,7 @@ class TopT(Panel):
         if path.step:
             self._paths.append(path)
         with self.hold_sync():
-            self.runs = [one.view() for one in self._paths]
+            self.runs = [each.view() for each in self._paths]
             self.live = None
             self.state = state
         self.announce()
@@ -475,16 +474,5 @@ class TopT(Panel):
         return self._items is not None or bool(self._paths)
 
     def _base_answer(self, question: str) -> str:
-        """What the base answers: its rows are put back for the moment of the question."""
-        changed = []
-        with torch.no_grad():
-            for name, table in zip(*named_tables(self.lab.model), strict=True):
-                base = self.lab.base(name)
-                rows = differing_rows(table.weight, base)
-                changed.append((table.weight, rows, table.weight[rows]))
-                table.weight[rows] = base[rows]
-            try:
-                return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
-            finally:
-                for weight, rows, values in changed:
-                    weight[rows] = values
+        with self.lab.at_base():
+            return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
