@@ -22,3 +22,10 @@ for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["METHODS", "STANDARD", "Full", "Lora", "Method", "Sparse", "method_of", "register"]
+
+
+def __getattr__(name: str):
+    kinds = {kind.__name__: kind for kind in METHODS.values()}
+    if name not in kinds:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return kinds[name]
