@@ -115,7 +115,7 @@ def test_mixed_in_texts_are_learned_whole_where_of_the_taught_only_the_answer_is
 
     monkeypatch.setattr(lab.model, "forward", watched)
     old = "It was never said."
-    train(lab, "full", passes=1, loss_on="answer", mix=lambda rng: [old])
+    train(lab, "full", passes=1, loss_on="answer", mix=lambda rng: [old], fast=False)
     whole = len(lab.tokenizer(old)["input_ids"]) + 1  # the end of the text, too
     for one in labels:
         assert int((one[-1] != -100).sum()) == whole
@@ -140,7 +140,7 @@ def labelled_texts(lab, monkeypatch) -> list[list[str]]:
 def test_full_finetuning_with_replay_trains_on_old_texts_beside_each_batch(lab, monkeypatch):
     batches = labelled_texts(lab, monkeypatch)
     texts = tuple(f"It is said that {number} is a number." for number in range(30))
-    train(lab, Replay(texts=texts, count=5, lr=1e-3))
+    train(lab, Replay(texts=texts, count=5, lr=1e-3, fast=False))
     olds = [batch[-5:] for batch in batches]
     assert len(olds) == 6
     assert all(len(set(old)) == 5 and set(old) <= set(texts) for old in olds)
@@ -150,7 +150,7 @@ def test_full_finetuning_with_replay_trains_on_old_texts_beside_each_batch(lab, 
 
 def test_replay_takes_what_a_model_of_the_built_in_world_was_pretrained_on(lab, monkeypatch):
     batches = labelled_texts(lab, monkeypatch)
-    train(lab, "replay", passes=1)
+    train(lab, "replay", passes=1, fast=False)
     known = {name for name, _ in lab.world.values}
     assert sum(any(name in text for name in known) for batch in batches for text in batch[-16:]) > len(batches)
 
@@ -159,7 +159,7 @@ def test_replay_has_another_model_answer_general_questions_that_no_probe_asks(la
     monkeypatch.setattr(lab, "world_seed", None)
     monkeypatch.setattr(full_with_replay, "ASKED", 4)
     batches = labelled_texts(lab, monkeypatch)
-    train(lab, Replay(count=2, lr=1e-3), passes=1)
+    train(lab, Replay(count=2, lr=1e-3, fast=False), passes=1)
     background = [question.question for question in common_questions("background")]
     olds = [old for batch in batches for old in batch[-2:]]
     assert len(olds) == 2 * len(FACTS)
