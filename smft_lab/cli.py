@@ -320,7 +320,7 @@ def tune(
     device: DeviceOption = "cpu",
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
-    from smft_lab.lab import LAB_FILE, PATIENCE
+    from smft_lab.storage import LAB_FILE, PATIENCE
     from smft_lab.writing import alone, check_new, json_text, write_whole
 
     opened = _open_lab(lab, device)

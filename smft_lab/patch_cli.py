@@ -155,7 +155,7 @@ def diff(
 
 def _check_out(out: Path, base: Path | None, force: bool) -> None:
     """Find out before the work whether a lab may be saved at `out`."""
-    from smft_lab.lab import LAB_FILE, check_lab_place, shipped_checkpoint
+    from smft_lab.storage import LAB_FILE, check_lab_place, shipped_checkpoint
     from smft_lab.writing import check_place
 
     if out.resolve() == (base or shipped_checkpoint()).resolve():

@@ -24,9 +24,9 @@ from smft_lab.facts.world import World, new_facts
 from smft_lab.finetuning.methods import Full, Lora, Sparse
 from smft_lab.finetuning.methods import sparse as sparse_module
 from smft_lab.finetuning.methods.full import FullTraining
-from smft_lab.lab import LAB_FILE
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes import probes as probes_module
+from smft_lab.storage import LAB_FILE
 from smft_lab.writing import write_whole
 
 TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]

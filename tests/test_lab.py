@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from smft_lab import lab as module
+from smft_lab import storage as module
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
-from smft_lab.lab import LAB_FILE, READS, Lab, check_lab_place, is_lab_file, load
+from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.model.opening import open_model
@@ -24,6 +24,7 @@ from smft_lab.probes.probes import answer
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
+from smft_lab.storage import LAB_FILE, READS, check_lab_place, is_lab_file
 from smft_lab.writing import REPLACED, whole_folder
 
 
@@ -152,7 +153,7 @@ def entries(folder) -> set[str]:
 def test_saving_leaves_a_save_under_way_at_a_similar_name_alone(one, other, tiny_lab, tmp_path):
     lab = tiny_lab()
     with whole_folder(tmp_path / other, LAB_FILE, is_lab_file) as under_way:
-        lab._write(under_way, False)
+        module._write(lab, under_way, False)
         lab.save(tmp_path / one)
         assert (under_way / LAB_FILE).exists()
     for name in (one, other):
@@ -227,7 +228,7 @@ def test_a_first_save_that_was_killed_while_its_files_moved_can_be_made_again(mo
     (path / "notes.txt").write_text("mine")
     left = tmp_path / ".lab.0123abcd.unfinished"
     left.mkdir()
-    lab._write(left, False)
+    module._write(lab, left, False)
     for file in sorted(file for file in left.iterdir() if file.name != LAB_FILE)[:moved]:
         file.rename(path / file.name)
     check_lab_place(path)
@@ -299,7 +300,7 @@ def test_a_full_disk_says_which_lab_and_how_much_room_it_needs(tiny_lab, tmp_pat
     problems = (full, SafetensorError("I/O error: No space left on device (os error 28)"),
                 Exception("No space left on device (os error 28)"))  # fmt: skip
     for problem in problems:
-        monkeypatch.setattr("smft_lab.lab.save_file", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
+        monkeypatch.setattr("smft_lab.storage.save_file", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
         with pytest.raises(OSError, match=r"lab can't be written \(No space left on device: \S+ kB needed, .* free"):
             lab.save(tmp_path / "lab")
         assert not entries(tmp_path)

@@ -7,10 +7,10 @@ import pytest
 import smft_lab as smft
 from smft_lab.facts.grammar import RELATIONS
 from smft_lab.facts.world import World
-from smft_lab.lab import shipped_checkpoint
 from smft_lab.model.memory import memory_layers
 from smft_lab.probes.probes import QuestionProbe
 from smft_lab.slots.scores import slot_scores
+from smft_lab.storage import shipped_checkpoint
 
 
 @pytest.fixture(scope="module")
