@@ -148,6 +148,13 @@ def test_full_finetuning_with_replay_trains_on_old_texts_beside_each_batch(lab, 
     assert all(len(batch) == 5 + 64 for batch in batches)
 
 
+def test_replay_goes_at_the_rate_of_full_finetuning_unless_it_was_tuned_itself(lab):
+    lab.defaults = {"full": {"lr": 0.25}}
+    assert Replay().resolved(lab).lr == 0.25
+    lab.defaults["replay"] = {"lr": 0.5}
+    assert Replay().resolved(lab).lr == 0.5
+
+
 def test_replay_takes_what_a_model_of_the_built_in_world_was_pretrained_on(lab, monkeypatch):
     batches = labelled_texts(lab, monkeypatch)
     train(lab, "replay", passes=1, fast=False)

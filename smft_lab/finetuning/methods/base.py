@@ -188,11 +188,15 @@ class Method:
         """The settings that a recipe gives it."""
         return {}
 
+    def tuned(self, lab: Lab) -> dict[str, Any]:
+        """The settings that a sweep of the lab's gave it."""
+        return lab.defaults.get(self.key, {})
+
     def resolved(self, lab: Lab) -> Self:
         """It with every setting: those given, else the lab's tuned ones, else its recipe's, else the usual ones."""
         known = {} if lab.recipe is None else self.of_recipe(lab.recipe)
         known = {"optimizer": next(iter(self.usual)), "lr_by_optimizer": self.usual, **known}
-        known |= lab.defaults.get(self.key, {})
+        known |= self.tuned(lab)
         rates = known.pop("lr_by_optimizer")
         if self.optimizer in rates:
             known["lr"] = rates[self.optimizer]

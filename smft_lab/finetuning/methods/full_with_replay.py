@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.corpus import Corpus
@@ -53,6 +54,9 @@ class Replay(Full):
             raise ValueError("replay mixes its own texts; give them as texts, or mix to full finetuning")
         if self.texts and len(self.texts) < self.count:
             raise ValueError(f"{self.count} texts can't be drawn from {len(self.texts)}; give more texts")
+
+    def tuned(self, lab: Lab) -> dict[str, Any]:
+        return lab.defaults.get(self.key) or lab.defaults.get(Full.key, {})
 
     def mixing(self, lab: Lab) -> Mix:
         if not self.texts and lab.world_seed is not None:
