@@ -23,21 +23,27 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.facts.documents import read_documents
     from smft_lab.facts.fact import Fact
     from smft_lab.facts.files import FactsError, read_facts
+    from smft_lab.facts.rephrase import own_fact
     from smft_lab.facts.world import World, changed_facts, new_facts
     from smft_lab.finetuning.finetune import Step, finetune
+    from smft_lab.finetuning.methods.full import Full
+    from smft_lab.finetuning.methods.lora import Lora
+    from smft_lab.finetuning.methods.sparse import Sparse
     from smft_lab.finetuning.rows import RowOptimizer
     from smft_lab.lab import Lab, load
     from smft_lab.model.attach import add_memory, without_memory
     from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
-    from smft_lab.model.memory import MemoryLayer, observe_reads, value_tables
+    from smft_lab.model.memory import MemoryLayer, memory_layers, observe_reads, value_tables
     from smft_lab.model.opening import open_model
     from smft_lab.probes.choices import ChoiceProbe, lm_eval_probe
     from smft_lab.probes.known import KnownSearch, known_facts
-    from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, answer, learned_probes, text_windows
+    from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, learned_probes, text_windows
     from smft_lab.probes.prompts import PromptForm
     from smft_lab.recipe import Recipe
     from smft_lab.slots.combine import combine, conflicts, diff, hold
-    from smft_lab.slots.patch import Patch
+    from smft_lab.slots.coverage import coverage, fact_counts
+    from smft_lab.slots.patch import Patch, row_changes
+    from smft_lab.slots.reading import core_set, token_reads
     from smft_lab.slots.scores import slot_scores
     from smft_lab.slots.selection import sparse_mode
     from smft_lab.slots.usage import Usage, measure_usage
@@ -53,6 +59,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "read_dataset": "smft_lab.facts.datasets",
     "read_documents": "smft_lab.facts.documents",
     "FactsError": "smft_lab.facts.files",
+    "own_fact": "smft_lab.facts.rephrase",
     "MemoryLayer": "smft_lab.model.memory",
     "add_memory": "smft_lab.model.attach",
     "without_memory": "smft_lab.model.attach",
@@ -66,14 +73,23 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "Recipe": "smft_lab.recipe",
     "observe_reads": "smft_lab.model.memory",
     "value_tables": "smft_lab.model.memory",
+    "memory_layers": "smft_lab.model.memory",
     "MemoryLlamaConfig": "smft_lab.model.language_model",
     "MemoryLlamaForCausalLM": "smft_lab.model.language_model",
     "Usage": "smft_lab.slots.usage",
     "measure_usage": "smft_lab.slots.usage",
     "slot_scores": "smft_lab.slots.scores",
+    "coverage": "smft_lab.slots.coverage",
+    "fact_counts": "smft_lab.slots.coverage",
     "sparse_mode": "smft_lab.slots.selection",
+    "core_set": "smft_lab.slots.reading",
+    "token_reads": "smft_lab.slots.reading",
+    "Sparse": "smft_lab.finetuning.methods.sparse",
+    "Full": "smft_lab.finetuning.methods.full",
+    "Lora": "smft_lab.finetuning.methods.lora",
     "RowOptimizer": "smft_lab.finetuning.rows",
     "Patch": "smft_lab.slots.patch",
+    "row_changes": "smft_lab.slots.patch",
     "combine": "smft_lab.slots.combine",
     "conflicts": "smft_lab.slots.combine",
     "diff": "smft_lab.slots.combine",
@@ -88,7 +104,6 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "known_facts": "smft_lab.probes.known",
     "learned_probes": "smft_lab.probes.probes",
     "text_windows": "smft_lab.probes.probes",
-    "answer": "smft_lab.probes.probes",
     "Lab": "smft_lab.lab",
     "load": "smft_lab.lab",
     "Step": "smft_lab.finetuning.finetune",
@@ -105,8 +120,10 @@ __all__ = [
     "Comparison",
     "Fact",
     "FactsError",
+    "Full",
     "KnownSearch",
     "Lab",
+    "Lora",
     "MemoryLayer",
     "MemoryLlamaConfig",
     "MemoryLlamaForCausalLM",
@@ -119,18 +136,21 @@ __all__ = [
     "Retrofit",
     "RowOptimizer",
     "Run",
+    "Sparse",
     "Step",
     "TextProbe",
     "TextWindows",
     "Usage",
     "World",
     "add_memory",
-    "answer",
     "changed_facts",
     "combine",
     "compare",
     "conflicts",
+    "core_set",
+    "coverage",
     "diff",
+    "fact_counts",
     "finetune",
     "hold",
     "known_facts",
@@ -138,21 +158,25 @@ __all__ = [
     "lm_eval_probe",
     "load",
     "measure_usage",
+    "memory_layers",
     "new_facts",
     "observe_reads",
     "open_model",
+    "own_fact",
     "page",
     "pretrain_memory",
     "read_dataset",
     "read_documents",
     "read_facts",
     "retrofit",
+    "row_changes",
     "run",
     "setup",
     "slot_scores",
     "sparse_mode",
     "text_lab",
     "text_windows",
+    "token_reads",
     "value_tables",
     "widgets",
     "without_memory",

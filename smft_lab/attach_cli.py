@@ -56,7 +56,7 @@ def attach(
     seed: Annotated[int, typer.Option(help="Of the new weights, and of all that is drawn.")] = 0,
 ) -> None:  # fmt: skip
     """Give a finished model a memory, in minutes and without training it, as a lab for `compare --lab`."""
-    from smft_lab.lab import check_lab_place
+    from smft_lab.storage import check_lab_place
 
     if kind is not None and facts is None:
         raise ValueError("--kind says what the file of --facts is; give that too")
@@ -157,7 +157,7 @@ def train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) 
     """Train a model's memory, or all of it, on a text, and save it as a lab; an unfinished run there goes on."""
     from smft_lab.experiments import memory_training as training
     from smft_lab.experiments.processes import Processes
-    from smft_lab.lab import check_lab_place
+    from smft_lab.storage import check_lab_place
     from smft_lab.writing import write_whole
 
     main = Processes().main

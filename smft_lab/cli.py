@@ -26,6 +26,7 @@ from smft_lab.terminal import InputOption, KindOption, SavedLabOption, console, 
 
 if TYPE_CHECKING:
     from smft_lab.facts.fact import Fact
+    from smft_lab.finetuning.methods import Method
     from smft_lab.lab import Lab
 
 
@@ -63,7 +64,7 @@ def _options(version: VersionOption = False) -> None:
     pass
 
 
-STANDARD = "sparse,full,lora"
+STANDARD = "sparse,full,lora"  # as of smft_lab.finetuning.methods, which takes seconds to import
 SHOWN = 5  # facts of a file that `facts` prints
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
@@ -101,8 +102,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as problem:
-        told = printable(" ".join(str(problem).split()))
-        console.print(f"smft-lab: {told}", markup=False, soft_wrap=True)
+        text = printable(" ".join(str(problem).split()))
+        console.print(f"smft-lab: {text}", markup=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -146,8 +147,8 @@ def open_notebooks(
     if problem := launch.missing(server):
         console.print(f"smft-lab: {problem}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
-    first, said = launch.prepare(folder)
-    for line in said:
+    first, notes = launch.prepare(folder)
+    for line in notes:
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"starting {server}; Ctrl-C stops it")
     launch.serve(first, pages, not no_browser, port)
@@ -158,7 +159,9 @@ def compare(
     facts: Annotated[Path | None, typer.Option(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
     kind: KindOption = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
-    methods: Annotated[str, typer.Option(help="Also sparse:tf, sparse:idf, sparse:random, sparse:all.")] = STANDARD,
+    methods: Annotated[
+        str, typer.Option(help="Also replay, osf; sparse:tf, sparse:idf, sparse:random, sparse:all.")
+    ] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Each has its own order and its own built-in facts.")] = 2,
@@ -178,17 +181,17 @@ def compare(
     own = None if facts is None else _from_file(facts, kind)  # before the seconds that torch and a lab take
     from smft_lab.experiments.compare import REPORT, Comparison, results_folder
 
+    chosen = {name: _method(name, top_t, optimizer and optimizer.value) for name in names}
     opened = _open_lab(lab, device)
     taught, called = own or _built_in(opened, count)
-    if passes is None and opened.recipe is None:
-        passes = 12
-    settings = {"top_t": top_t, "passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
+    settings = {"passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
-    comparison = Comparison(opened, taught, names, range(seeds), optimizer=optimizer and optimizer.value, **settings)
+    comparison = Comparison(opened, taught, chosen, seeds=range(seeds), **settings)
     problem: BaseException | None = None
     with results_folder(out, force) as folder:  # before any computing
         if tune:
-            opened.defaults = _tuned(opened, comparison.taught, names, {**settings, "loss_on": comparison.loss_on})
+            tried = [_method(key, top_t) for key in dict.fromkeys(method.key for method in chosen.values())]
+            opened.defaults = _tuned(opened, comparison.taught, tried, {**settings, "loss_on": comparison.loss_on})
         about = {"facts": called, **_tuned_under(opened)}
         try:
             _follow(comparison)
@@ -236,8 +239,10 @@ def _print_summary(comparison) -> None:
         _print_readings(f"{read} ({means})", rows, heads)
         return
     for part, is_learned in (("what was learned", True), ("what was kept", False)):
-        mine = [probe for probe in probes if probe.is_learned == is_learned]
-        heads = {(one.key, one.metric): one.short if one.is_share else f"{one.short}, nats" for one in mine}
+        shown = [probe for probe in probes if probe.is_learned == is_learned]
+        heads = {
+            (probe.key, probe.metric): probe.short if probe.is_share else f"{probe.short}, nats" for probe in shown
+        }
         _print_readings(f"{read}: {part} ({means})", rows, heads, with_base=True)
 
 
@@ -250,33 +255,43 @@ def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], s
     for head in heads.values():
         table.add_column(head, justify="right")
     for name in dict.fromkeys(row["method"] for row in rows):
-        mine = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
+        readings = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
         if with_base and not table.rows:
-            table.add_row("base", *(f"{mine[key]['base']:.3f}" for key in heads))
-        first = next(iter(mine.values()))
+            table.add_row("base", *(f"{readings[key]['base']:.3f}" for key in heads))
+        first = next(iter(readings.values()))
         mark = "" if first["n_reached"] == first["n"] else " (target not reached)"
-        table.add_row(name + mark, *(f"{mine[key]['mean']:.3f}" for key in heads))
+        table.add_row(name + mark, *(f"{readings[key]['mean']:.3f}" for key in heads))
     console.print(table)
 
 
-def _tuned(lab: Lab, taught: Sequence[Fact] | Callable[[int], Sequence[Fact]], names: list[str],
+def _method(name: str, top_t: int | None = None, optimizer: str | None = None) -> Method:
+    """The method of that name; t and the optimizer are those of `sparse`."""
+    from smft_lab.finetuning.methods import Sparse, method_of
+
+    method = method_of(name)
+    return replace(method, top_t=top_t, optimizer=optimizer) if isinstance(method, Sparse) else method
+
+
+def _tuned(lab: Lab, taught: Sequence[Fact] | Callable[[int], Sequence[Fact]], methods: Sequence[Method],
            settings: dict) -> dict:  # fmt: skip
-    from smft_lab.experiments.tune import SEEDS, best_settings, candidates, edges, sweep
+    """The lab's defaults, with the best settings of these methods in place of theirs."""
+    from smft_lab.experiments.tune import SEEDS, best_settings, edges, sweep
     from smft_lab.finetuning.finetune import Step
     from smft_lab.finetuning.teaching import Teaching
 
     facts = taught(SEEDS[0]) if callable(taught) else taught
     teaching = Teaching.of(lab, facts, settings["passes"], settings["order"], settings["loss_on"])
     options = {name: getattr(teaching, name) for name in ("passes", "order", "loss_on")}
-    tried = candidates(lab, {name.partition(":")[0] for name in names}, settings["top_t"])
+    tried = [candidate for method in methods for candidate in method.candidates(lab)]
     run = len(SEEDS) * teaching.steps
     rows = []
     with progress_bar() as bar:
         task = bar.add_task("sweep", total=len(tried) * run)
-        for one, item in sweep(lab, taught, tried, **options):
+        for method, item in sweep(lab, taught, tried, **options):
             if isinstance(item, Step):
-                size = "" if one["top_t"] is None else f" t {one['top_t']}"
-                bar.update(task, advance=item.step > 0, description=f"sweep {one['method']} lr {one['lr']:g}{size}")
+                about = method.settings()
+                size = f" t {about['top_t']}" if "top_t" in about else ""
+                bar.update(task, advance=item.step > 0, description=f"sweep {method.key} lr {about['lr']:g}{size}")
             else:
                 rows.append(item)
                 bar.update(task, completed=len(rows) * run)  # a run ends when the target is learned
@@ -303,21 +318,20 @@ def tune(
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
+    methods: Annotated[str, typer.Option(help="Also replay, osf.")] = STANDARD,
     device: DeviceOption = "cpu",
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
-    from smft_lab.finetuning.methods import METHODS
-    from smft_lab.lab import LAB_FILE, PATIENCE
+    from smft_lab.storage import LAB_FILE, PATIENCE
     from smft_lab.writing import alone, check_new, json_text, write_whole
 
     opened = _open_lab(lab, device)
     file = lab / LAB_FILE
     check_new(file, force=True)
     taught, _ = _built_in(opened, count)
-    if passes is None and opened.recipe is None:
-        passes = 12
-    settings = {"passes": passes, "top_t": top_t, "order": None, "loss_on": None}
-    defaults = _tuned(opened, taught, list(METHODS), settings)
+    settings = {"passes": passes, "order": None, "loss_on": None}
+    tried = [_method(name, top_t) for name in names_in(methods, "--methods")]
+    defaults = _tuned(opened, taught, tried, settings)
     with alone(lab, PATIENCE):  # the lab may have been saved again meanwhile
         about = json.loads(file.read_text(encoding="utf-8"))
         about["defaults"] = defaults
@@ -420,8 +434,8 @@ def make_facts(
         raise ValueError(f"{source} holds no questions with short answers ({read.report})")
     for number, fact in enumerate(facts[:SHOWN], start=1):
         others = [f"{len(texts)} more" for texts in (fact.statements[1:],) if texts]
-        told = "; and ".join([_in_a_line(fact.statements[0]), *others])
-        console.print(f"{number}. taught: {told}", markup=False, soft_wrap=True)
+        text = "; and ".join([_in_a_line(fact.statements[0]), *others])
+        console.print(f"{number}. taught: {text}", markup=False, soft_wrap=True)
         for question in fact.questions[:1]:
             console.print(f"   taught: {_in_a_line(question)} -> {fact.answer}", markup=False, soft_wrap=True)
         answers = " | ".join(fact.answers[:4])
@@ -474,12 +488,12 @@ def bench(
             rows.append(row)
             bar.update(task, description=f"{row.part}: {row.what}"[:60])
     frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
-    for part, mine in frame.groupby("part", sort=False):
+    for part, of_part in frame.groupby("part", sort=False):
         table = Table(title=str(part), title_justify="left")
         for column in ("what", "N", "median", "ratio", "note"):
             table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
         row: Any  # pandas tells nothing of its fields
-        for row in mine.itertuples():
+        for row in of_part.itertuples():
             known = pd.notna(row.value)
             slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"
             median = f"{row.value:,.3g} {row.unit}" if known else "-"

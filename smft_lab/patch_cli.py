@@ -85,7 +85,7 @@ def apply(
     _check_out(out, lab, force)
     read = _read(files)
     opened = load(lab)
-    together = hold(opened, read, on_conflict.value)
+    together = hold(opened, read, on_conflict=on_conflict.value)
     opened.save(out)
     _say(together, read)
     print(out)
@@ -126,7 +126,9 @@ def combine(
 
     check_new(out, force)
     read = _read(files)
-    together = together_of(read, on_conflict.value, load(lab) if on_conflict is OnConflict.sum else None)
+    together = together_of(
+        read, on_conflict=on_conflict.value, lab=load(lab) if on_conflict is OnConflict.sum else None
+    )
     together.save(out)
     _say(together, read)
     print(out)
@@ -153,7 +155,7 @@ def diff(
 
 def _check_out(out: Path, base: Path | None, force: bool) -> None:
     """Find out before the work whether a lab may be saved at `out`."""
-    from smft_lab.lab import LAB_FILE, check_lab_place, shipped_checkpoint
+    from smft_lab.storage import LAB_FILE, check_lab_place, shipped_checkpoint
     from smft_lab.writing import check_place
 
     if out.resolve() == (base or shipped_checkpoint()).resolve():

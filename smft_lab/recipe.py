@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
 
 KEYS = ("random", "kmeans", "pca")
 CHOICES = ("group", "batch")
@@ -56,10 +57,14 @@ class Recipe:
             all are.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
 
+        RETROFIT: The usual one of a model that was finished without a memory.
+
     Examples:
         >>> smft.Recipe(top_t=80).to_dict()["top_t"]
         80
     """
+
+    RETROFIT: ClassVar[Recipe]
 
     name: str = "custom"
     slots: int = 1_048_576
@@ -127,6 +132,10 @@ class Recipe:
         """What `rank_slots` and `choose_slots` take of it."""
         return {"protect": self.protect, "max_df": self.max_df}
 
+    def chooses_first(self, order: str) -> bool:
+        """Whether the slots that may change are chosen before any fact is taught, for facts taught in that order."""
+        return self.choice == "group" and order == "mixed"
+
     def to_dict(self) -> dict:
         """Its fields, as JSON values."""
         return asdict(self)
@@ -150,7 +159,7 @@ class Recipe:
         return cls(**values)
 
 
-RETROFIT = Recipe("retrofit")
+RETROFIT = Recipe.RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
     "paper", gate=True, project=True, whiten=False, keys="random", key_dim=64, statements=64, questions=0, contexts=0,

@@ -116,8 +116,8 @@ def read(name: str, jobs: list[Job], results: Path) -> tuple[Experiment, pd.Data
 
 def _pretrain(jobs: list[Job], models: Path) -> None:
     """Make the models of their own that jobs ask for, but for those that are there."""
-    from smft_lab.lab import LAB_FILE
     from smft_lab.reproduce.scale import model_folder, pretrained
+    from smft_lab.storage import LAB_FILE
 
     needed = {model_folder(job, models): job for job in jobs if job.slots}
     for folder, job in needed.items():

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import smft_lab as smft
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.run import run
 from smft_lab.facts.answers import answer_places, check_answers
@@ -254,13 +255,13 @@ def test_a_generator_of_facts_is_taught_like_a_list_and_anything_else_is_refused
     lab.reset()
     again = run(lab, (fact for fact in facts), **options)
     assert again.losses == taught.losses
-    assert again.summary["facts"] == 2
+    assert again.settings["facts"] == 2
     assert again.patch.about["facts"] == taught.patch.about["facts"] != []
     lab.reset()
     assert len([*finetune(lab, facts[0], **options)]) == 2
     lab.reset()
     assert slot_scores(lab, iter(facts)).equals(slot_scores(lab, facts))
-    assert [*Comparison(lab, iter(facts), "sparse", [0], passes=1, top_t=5).steps()]
+    assert [*Comparison(lab, iter(facts), smft.Sparse(top_t=5), seeds=[0], passes=1).steps()]
     for wrong in ("mine.jsonl", ["Mira's dog is called Biscuit."], [{"question": "Who?"}]):
         with pytest.raises(ValueError, match="facts must be Fact objects"):
             finetune(lab, wrong)

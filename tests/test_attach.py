@@ -218,7 +218,7 @@ def test_a_folder_that_another_process_writes_to_is_left_alone(tokenizer, corpus
 
 
 def test_a_save_that_fails_leaves_the_lab_that_was_there(tokenizer, corpus, tmp_path, monkeypatch):
-    from smft_lab import lab as module
+    from smft_lab import storage as module
 
     lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
     lab.save(tmp_path / "lab")

@@ -19,11 +19,12 @@ import smft_lab
 from smft_lab.facts.files import FactsError, read_facts
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
-from smft_lab.lab import LAB_FILE, PROBES_FILE, USAGE_FILE, WEIGHTS_FILE, Lab, load
+from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory
 from smft_lab.probes.probes import Probes, QuestionProbe
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
+from smft_lab.storage import LAB_FILE, PROBES_FILE, USAGE_FILE, WEIGHTS_FILE
 
 TRIES = int(os.environ.get("SMFT_FUZZ", "0"))
 FUZZ = settings(
@@ -201,7 +202,7 @@ def test_an_entry_of_another_type_or_size_is_named_in_one_line_and_no_model_is_m
 ):
     file = changed_copy(saved, tmp_path, "attached", LAB_FILE, **{name: value})
     if name != "recipe":
-        monkeypatch.setattr("smft_lab.lab.add_memory", lambda *_, **__: pytest.fail("a model was made"))
+        monkeypatch.setattr("smft_lab.storage.add_memory", lambda *_, **__: pytest.fail("a model was made"))
     with pytest.raises(ValueError, match=name) as problem:
         load(tmp_path / "lab")
     clear(problem.value, file)

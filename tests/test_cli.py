@@ -19,13 +19,14 @@ from smft_lab import cli
 from smft_lab.experiments import compare as compare_module
 from smft_lab.experiments import memory_training, plain_model
 from smft_lab.experiments import pretrain as pretrain_module
-from smft_lab.experiments import tune as tune_module
 from smft_lab.facts.files import read_facts
 from smft_lab.facts.world import World, new_facts
-from smft_lab.finetuning.methods import Full
-from smft_lab.lab import LAB_FILE
+from smft_lab.finetuning.methods import Full, Lora, Sparse
+from smft_lab.finetuning.methods import sparse as sparse_module
+from smft_lab.finetuning.methods.full import FullTraining
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes import probes as probes_module
+from smft_lab.storage import LAB_FILE
 from smft_lab.writing import write_whole
 
 TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]
@@ -118,14 +119,16 @@ def test_options_of_the_command_line_reach_the_comparison(tiny, smft, monkeypatc
     options = ("--top-t", 7, "--passes", 3, "--seeds", 4, "--order", "shuffled", "--optimizer", "adam", "--count", 5)
     smft("compare", *options, "--methods", "sparse, sparse:tf")
     (one,) = seen
-    assert (one.top_t, one.passes, [*one.seeds], one.order, one.optimizer) == (7, 3, [0, 1, 2, 3], "shuffled", "adam")
-    assert ([*one.methods], one.n_facts) == (["sparse", "sparse:tf"], 5)
+    assert (one.passes, [*one.seeds], one.order, one.n_facts) == (3, [0, 1, 2, 3], "shuffled", 5)
+    assert one.chosen == {
+        "sparse": Sparse(top_t=7, optimizer="adam"),
+        "sparse:tf": Sparse(top_t=7, optimizer="adam", rule="tf"),
+    }
 
 
 def test_tuned_rates_are_used_and_shown(tiny, smft, tmp_path, monkeypatch):
-    monkeypatch.setitem(tune_module.GRID, ("sparse", "sgd"), (3.0,))
-    monkeypatch.setitem(tune_module.GRID, ("sparse", "adam"), ())
-    monkeypatch.setattr(tune_module, "TOP_T", (4,))
+    monkeypatch.setattr(Sparse, "rates", {"sgd": (3.0,)})
+    monkeypatch.setattr(sparse_module, "TRIED", (4,))
     args = ("--count", 1, "--methods", "sparse", "--passes", 1, "--seeds", 1)
     code, _, _ = smft("compare", *args, "--tune", "--out", "r")
     assert code == 0
@@ -139,8 +142,8 @@ def test_tuned_rates_are_used_and_shown(tiny, smft, tmp_path, monkeypatch):
 def test_tune_keeps_the_best_rates_with_the_lab(tiny, smft, tmp_path, monkeypatch):
     about = {"format": 1, "world_seed": 0, "defaults": {}}
     (tmp_path / LAB_FILE).write_text(json.dumps(about))
-    for key in list(tune_module.GRID):
-        monkeypatch.setitem(tune_module.GRID, key, (0.01,))
+    for kind in (Sparse, Full, Lora):
+        monkeypatch.setattr(kind, "rates", dict.fromkeys(kind.rates, (0.01,)))
     code, out, _ = smft("tune", "--lab", tmp_path, "--count", 1, "--passes", 1, "--top-t", 5)
     assert (code, out) == (0, [str(tmp_path / LAB_FILE)])
     kept = json.loads((tmp_path / LAB_FILE).read_text())
@@ -375,7 +378,7 @@ def test_runs_that_had_ended_are_kept_when_a_later_one_fails(tiny, smft, tmp_pat
     def diverge(*_):
         raise ValueError("the loss is not finite")
 
-    monkeypatch.setattr(Full, "update", diverge)
+    monkeypatch.setattr(FullTraining, "update", diverge)
     args = ("--count", 2, "--methods", "sparse,full", "--passes", 1, "--seeds", 1, "--top-t", 5)
     code, out, err = smft("compare", *args, "--out", "r")
     assert (code, out) == (2, ["r/report.html"])
@@ -417,7 +420,7 @@ def interrupt(*args):
 
 
 def test_ctrl_c_keeps_the_runs_that_had_ended(tiny, smft, tmp_path, monkeypatch):
-    monkeypatch.setattr(Full, "update", interrupt)
+    monkeypatch.setattr(FullTraining, "update", interrupt)
     args = ("--count", 2, "--methods", "sparse,full", "--passes", 1, "--seeds", 1, "--top-t", 5)
     code, out, err = smft("compare", *args, "--out", "r")
     assert (code, out) == (130, ["r/report.html"])
@@ -432,7 +435,7 @@ def test_ctrl_c_keeps_the_runs_that_had_ended(tiny, smft, tmp_path, monkeypatch)
 
 
 def test_ctrl_c_before_the_first_run_ended_writes_nothing(tiny, smft, tmp_path, monkeypatch):
-    monkeypatch.setattr(Full, "update", interrupt)
+    monkeypatch.setattr(FullTraining, "update", interrupt)
     code, out, err = smft("compare", "--count", 2, "--methods", "full", "--passes", 1, "--seeds", 1, "--out", "r")
     assert (code, out) == (130, [])
     assert err[-1] == "stopped before the first run ended; nothing was written"

@@ -76,7 +76,7 @@ def test_whatever_is_done_with_patches_in_whatever_order_only_their_rows_move_an
             expected = [{slot: value for slot, value in one.items() if slot not in mine} for one, mine in held]
         elif action == "hold":
             chosen = [at for at in range(len(patches)) if number >> at & 1]
-            hold(lab, [patches[at] for at in chosen], "last")
+            hold(lab, [patches[at] for at in chosen], on_conflict="last")
             expected = [{}, {}]
             for at in chosen:
                 expected = [{**held, **mine} for held, mine in zip(expected, tables[at], strict=True)]
@@ -93,7 +93,7 @@ def test_whatever_is_done_with_patches_in_whatever_order_only_their_rows_move_an
 @given(PATCHES)
 def test_rows_of_one_patch_are_taken_over_exactly_and_the_last_one_wins_a_shared_row(tables):
     patches = [patch_of("b", *two) for two in tables]
-    together = combine(patches, "last")
+    together = combine(patches, on_conflict="last")
     for table in range(2):
         expected = {slot: value for two in tables for slot, value in two[table].items()}
         assert together.slots[table].tolist() == sorted(expected)
@@ -131,20 +131,20 @@ def test_a_conflict_is_reported_with_how_far_apart_the_rows_are(base):
 
 def test_mean_and_sum_settle_a_shared_row_as_they_say(lab, base):
     both = [patch_of(base, {3: 1.0, 4: 7.0}, {}), patch_of(base, {3: 4.0}, {})]
-    assert combine(both, "mean").values[0].tolist() == [[2.5] * WIDTH, [7.0] * WIDTH]
-    summed = combine(both, "sum", lab)
+    assert combine(both, on_conflict="mean").values[0].tolist() == [[2.5] * WIDTH, [7.0] * WIDTH]
+    summed = combine(both, on_conflict="sum", lab=lab)
     start = lab.base(_named(lab)[0][0])[3]
     torch.testing.assert_close(summed.values[0][0], 5.0 - start)  # base + (1 - base) + (4 - base)
     assert summed.values[0][1].tolist() == [7.0] * WIDTH
     with pytest.raises(ValueError, match="name the lab around the base"):
-        combine(both, "sum")
+        combine(both, on_conflict="sum")
 
 
 def test_a_combination_says_what_it_was_made_of(base):
     one, other = patch_of(base, {1: 1.0}, {}, name="a.st"), patch_of(base, {1: 2.0}, {}, name="b.st")
     one = replace(one, about={"rule": "tfidf", "top_t": 5, "facts": ["A is B."]})
     other = replace(other, about={"rule": "tfidf", "top_t": 9, "facts": ["C is D."]})
-    about = combine([one, other], "last").about
+    about = combine([one, other], on_conflict="last").about
     assert about["facts"] == ["A is B.", "C is D."]
     assert [part["name"] for part in about["combined"]] == ["a.st", "b.st"]
     assert (about["rule"], about["on_conflict"], about["rows set differently"]) == ("tfidf", "last", 1)
@@ -153,7 +153,7 @@ def test_a_combination_says_what_it_was_made_of(base):
 
 def test_one_of_several_is_removed_and_the_rest_kept(lab, base):
     one, other, third = patch_of(base, {1: 1.0}, {}), patch_of(base, {1: 2.0, 2: 2.0}, {}), patch_of(base, {}, {9: 3.0})
-    hold(lab, [one, other, third], "last")
+    hold(lab, [one, other, third], on_conflict="last")
     assert rows(lab) == [{1: 2.0, 2: 2.0}, {9: 3.0}]
     hold(lab, [one, third])
     assert rows(lab) == [{1: 1.0}, {9: 3.0}]
@@ -167,7 +167,7 @@ def test_what_is_refused_changes_nothing(lab, base):
     narrow = Patch(good.slots, [values[:, :3] for values in good.values], base)
     backwards = Patch([slots.new_tensor([4, 3]) for slots in good.slots], [torch.ones(2, WIDTH)] * 2, base)
     for bad in (too_high, narrow, backwards, Patch(good.slots[:1], good.values[:1], base), patch_of("else", {}, {})):
-        for act in (bad.apply, bad.revert, lambda lab, bad=bad: hold(lab, [good, bad], "last")):
+        for act in (bad.apply, bad.revert, lambda lab, bad=bad: hold(lab, [good, bad], on_conflict="last")):
             with pytest.raises(ValueError, match=r"table|base|slot"):
                 act(lab)
             assert rows(lab) == [{1: 1.0}, {2: 2.0}]

@@ -16,9 +16,10 @@ from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import new_facts
-from smft_lab.finetuning import finetune as finetuning_module
+from smft_lab.finetuning import batching as batching_module
 from smft_lab.finetuning.finetune import Step
-from smft_lab.finetuning.methods import METHODS
+from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Method, Sparse, method_of
+from smft_lab.finetuning.methods import sparse as sparse_module
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.memory import value_tables
 from smft_lab.probes import probes as probes_module
@@ -26,6 +27,15 @@ from smft_lab.probes.prompts import BUILT_IN
 from smft_lab.slots.patch import Patch
 
 RATES = {"sparse": 5.0, "full": 1e-3, "lora": 1e-2}
+
+
+def at_rates(*names: str, top_t: int | None = None) -> list[Method]:
+    """Methods by name, at rates at which a random model learns something; t is that of `sparse`."""
+    return [
+        method_of(name, lr=RATES[key], **({"top_t": top_t} if key == "sparse" else {}))
+        for name in names
+        for key in [name.partition(":")[0]]
+    ]
 
 
 def state(lab) -> dict[str, torch.Tensor]:
@@ -65,8 +75,8 @@ def whole(one_lab):
     """A finished comparison of the three methods over two seeds, with its lab and the base that the lab had."""
     lab = one_lab
     base = state(lab)
-    options = {"seeds": 2, "passes": 1, "top_t": 6, "lr": RATES, "evaluations": 3}
-    return compare(lab, new_facts(3), METHODS, **options), lab, base
+    methods = at_rates(*STANDARD, top_t=6)
+    return compare(lab, new_facts(3), methods, seeds=2, passes=1, evaluations=3), lab, base
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +128,7 @@ def test_every_method_changes_the_model_in_a_way_of_its_own(whole):
 
 def test_a_comparison_repeated_gives_the_same_numbers(whole):
     first, lab, _ = whole
-    again = compare(
-        lab, new_facts(3), methods=("full", "sparse"), seeds=[1], passes=1, top_t=6, lr=RATES, evaluations=3
-    )
+    again = compare(lab, new_facts(3), at_rates("full", "sparse", top_t=6), seeds=[1], passes=1, evaluations=3)
     for method in ("full", "sparse"):  # whichever ran before it
         rows = [table[(table.method == method) & (table.seed == 1)] for table in (first.table, again.table)]
         pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in rows))
@@ -134,8 +142,8 @@ def test_every_method_trains_on_the_same_texts_in_the_same_order(lab, monkeypatc
     seen = []
 
     def recording(start):
-        def started(lab, *args, **options):
-            training = start(lab, *args, **options)
+        def started(method, lab, *args):
+            training = start(method, lab, *args)
             update = training.update
 
             def recorded(batch):
@@ -148,17 +156,17 @@ def test_every_method_trains_on_the_same_texts_in_the_same_order(lab, monkeypatc
 
         return started
 
-    monkeypatch.setattr(finetuning_module, "start", recording(finetuning_module.start))
-    methods = ("sparse", "full", "lora")
-    facts = new_facts(2)
-    comparison = Comparison(lab, facts, methods, [3], passes=2, top_t=5, order=order, evaluations=1)
+    methods, facts = [Sparse(top_t=5), Full(), Lora(), method_of("osf")], new_facts(2)
+    for method in methods:
+        monkeypatch.setattr(type(method), "start", recording(type(method).start))
+    comparison = Comparison(lab, facts, methods, seeds=[3], passes=2, order=order, evaluations=1)
     by_method = {}
     for at in comparison.steps():
         by_method.setdefault(at.method, []).extend(seen)
         seen.clear()
     expected = [texts for _, texts in batches(facts, 2, order, 3)]
     assert len(expected) == 4
-    assert by_method == dict.fromkeys(methods, expected)
+    assert by_method == dict.fromkeys(("sparse", "full", "lora", "osf"), expected)
 
 
 def test_batches_are_fixed_by_the_seed_and_hold_every_statement_once_a_pass():
@@ -184,7 +192,7 @@ def test_every_seed_may_have_facts_of_its_own(lab):
         asked.append(seed)
         return new_facts(2, seed)
 
-    comparison = compare(lab, facts, methods=("sparse",), seeds=[4, 5], passes=1, top_t=5, evaluations=1)
+    comparison = compare(lab, facts, [Sparse(top_t=5)], seeds=[4, 5], passes=1, evaluations=1)
     assert set(asked) == {4, 5}
     questions = {one["question"] for one in comparison.samples if one["probe"] == "learned"}
     assert questions == {fact.question for fact in new_facts(2, 4)}
@@ -192,12 +200,12 @@ def test_every_seed_may_have_facts_of_its_own(lab):
 
 def test_a_rate_given_per_method_is_used_and_the_tuned_one_otherwise(lab):
     lab.defaults = {"sparse": {"optimizer": "adam", "lr": 0.5, "lr_by_optimizer": {"adam": 0.5, "sgd": 7.0}}}
-    comparison = Comparison(lab, new_facts(1), lr={"full": 0.25})
+    comparison = Comparison(lab, new_facts(1), ["sparse", "sparse:tf", Full(lr=0.25)])
     assert comparison.method_settings("sparse") == {"optimizer": "adam", "lr": 0.5}
     control = {"optimizer": "adam", "lr": 0.5, "learning rate": "tuned for the rule tfidf"}
     assert comparison.method_settings("sparse:tf") == control
     assert comparison.method_settings("full") == {"optimizer": "adamw", "lr": 0.25}
-    comparison = Comparison(lab, new_facts(1), optimizer="sgd")
+    comparison = Comparison(lab, new_facts(1), [Sparse(optimizer="sgd")])
     assert comparison.method_settings("sparse") == {"optimizer": "sgd", "lr": 7.0}
 
 
@@ -214,8 +222,8 @@ def test_the_lab_is_back_at_its_base_after_finishing(whole):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_lab_is_back_at_its_base_after_stopping_half_way(lab, method):
     base = state(lab)
-    methods = dict.fromkeys(("sparse", method))
-    comparison = Comparison(lab, new_facts(2), [*methods], passes=2, lr=RATES, evaluations=1)
+    methods = [method_of(name, lr=RATES.get(name, 1e-3)) for name in dict.fromkeys(("sparse", method))]
+    comparison = Comparison(lab, new_facts(2), methods, passes=2, evaluations=1, seeds=[0])
     steps = comparison.steps()
     for at in steps:
         if at.method == method and at.done % 4 == 2:
@@ -233,18 +241,18 @@ def test_the_lab_is_back_at_its_base_after_a_failure(lab, monkeypatch):
     def fail(*args):
         raise ArithmeticError
 
-    comparison = Comparison(lab, new_facts(2), ["full"], passes=1, lr=RATES)
+    comparison = Comparison(lab, new_facts(2), at_rates("full"), passes=1, seeds=[0])
     steps = comparison.steps()
     next(steps), next(steps)
     assert not same(lab, base)
-    monkeypatch.setattr(finetuning_module, "encode", fail)
+    monkeypatch.setattr(batching_module, "encode", fail)
     with pytest.raises(ArithmeticError):
         next(steps)
     assert same(lab, base)
 
 
 def test_a_comparison_starts_from_the_base_whatever_was_finetuned_before(lab):
-    comparison = Comparison(lab, new_facts(2), ["sparse"], passes=1, top_t=5, evaluations=1)
+    comparison = Comparison(lab, new_facts(2), [Sparse(top_t=5)], passes=1, evaluations=1, seeds=[0])
     clean = lab.probes.measure(lab.model, lab.tokenizer)["prose"]["nll"]
     run(lab, new_facts(2, seed=9), "full", passes=1, lr=1e-2, probe_every=0)
     next(comparison.steps())
@@ -256,7 +264,7 @@ def test_a_comparison_starts_from_the_base_whatever_was_finetuned_before(lab):
 
 
 def test_progress_counts_the_gradient_steps_of_all_methods_and_seeds(lab):
-    comparison = Comparison(lab, new_facts(1), ["sparse", "full"], range(2), passes=2, top_t=5, evaluations=1)
+    comparison = Comparison(lab, new_facts(1), [Sparse(top_t=5), "full"], seeds=range(2), passes=2, evaluations=1)
     at = list(comparison.steps())
     assert {one.total for one in at} == {8}
     assert at[-1].done == 8
@@ -272,7 +280,7 @@ def test_samples_hold_the_answers_of_the_base_and_of_every_method(whole):
     comparison, lab, _ = whole
     assert {one["probe"] for one in comparison.samples} == {"learned", "old_facts", "two_hop", "arithmetic"}
     for one in comparison.samples:
-        assert set(one["answers"]) == set(METHODS)
+        assert set(one["answers"]) == set(STANDARD)
         assert one["base"] == module.answer(lab.model, lab.tokenizer, [one["question"]])[0]
         assert one["answer"]
 
@@ -282,22 +290,22 @@ def test_a_comparison_shown_in_a_cell_tells_each_methods_end_in_a_line(whole, la
     monkeypatch.setattr(style, "LITTLE", 0)
     shown = repr(whole[0]).splitlines()
     assert shown[0].startswith("<Comparison of sparse, full, lora: 3 facts, 2 seeds")
-    assert [line.split(":")[0].strip() for line in shown[1:]] == list(METHODS)
+    assert [line.split(":")[0].strip() for line in shown[1:]] == list(STANDARD)
     assert all("of 2 runs reach 95%" in line and "old_facts" in line for line in shown[1:])
     assert "no run has ended yet" in repr(Comparison(lab, new_facts(2), seeds=[0]))
 
 
 def test_a_long_comparison_shows_how_far_it_is_where_somebody_watches(lab, capsys):
-    compare(lab, new_facts(2), ["sparse"], 1, passes=1, evaluations=1)
+    compare(lab, new_facts(2), ["sparse"], seeds=1, passes=1, evaluations=1)
     assert capsys.readouterr().out == ""
-    compare(lab, new_facts(2), ["sparse"], 1, passes=1, evaluations=1, progress=True)
+    compare(lab, new_facts(2), ["sparse"], seeds=1, passes=1, evaluations=1, progress=True)
     assert "sparse, seed 0" in capsys.readouterr().out
 
 
 def test_controls_run_sparse_under_other_rules(lab):
     names = ["sparse", "sparse:tf", "sparse:idf", "sparse:random", "sparse:all"]
-    options = {"passes": 1, "top_t": 3, "lr": dict.fromkeys(names, 50.0), "evaluations": 1}
-    comparison = Comparison(lab, new_facts(2), names, [0], **options)
+    methods = [method_of(name, top_t=3, lr=50.0) for name in names]
+    comparison = Comparison(lab, new_facts(2), methods, seeds=[0], passes=1, evaluations=1)
     base, ends = value_tables(lab.model)[0].weight.detach().clone(), {}
     for at in comparison.steps():
         ends[at.method] = value_tables(lab.model)[0].weight.detach().clone()
@@ -327,17 +335,18 @@ def test_questions_that_the_facts_change_are_not_sampled_as_old_ones(lab):
 
 
 def test_a_sweep_tries_everything_with_every_seed_from_the_base_and_leaves_the_base_behind(lab, monkeypatch):
-    grid = {("sparse", "sgd"): (1.0, 5.0), ("full", "adamw"): (1e-3,), ("lora", "adamw"): (1e-3,)}
-    monkeypatch.setattr(tune, "GRID", grid)
-    monkeypatch.setattr(tune, "TOP_T", (3, 5, 10**6))
+    monkeypatch.setattr(Sparse, "rates", {"sgd": (1.0, 5.0)})
+    monkeypatch.setattr(Full, "rates", {"adamw": (1e-3,)})
+    monkeypatch.setattr(sparse_module, "TRIED", (3, 5, 10**6))
     base = state(lab)
     rows, starts, facts = [], [], {seed: new_facts(2, seed) for seed in (7, 8)}
-    settings = tune.candidates(lab, ("sparse", "full"))
-    for one, item in tune.sweep(lab, facts.__getitem__, settings, (7, 8), passes=1, evaluations=1):
+    methods = [*Sparse().candidates(lab), *Full().candidates(lab)]
+    for method, item in tune.sweep(lab, facts.__getitem__, methods, (7, 8), passes=1, evaluations=1):
         if not isinstance(item, Step):
             rows.append(item)
         elif item.step == 0:
-            starts.append((one["method"], one["lr"], one["top_t"], same(lab, base)))
+            settings = method.settings()
+            starts.append((method.key, settings["lr"], settings.get("top_t"), same(lab, base)))
     tried = [("sparse", 1.0, 3), ("sparse", 1.0, 5), ("sparse", 5.0, 3), ("sparse", 5.0, 5), ("full", 1e-3, None)]
     assert starts == [(*one, True) for one in tried for _ in range(2)]
     assert [(row["method"], row["lr"], row["top_t"]) for row in rows] == tried
@@ -346,8 +355,8 @@ def test_a_sweep_tries_everything_with_every_seed_from_the_base_and_leaves_the_b
 
 
 def test_a_swept_run_ends_where_it_is_read(lab):
-    settings = tune.candidates(lab, ("sparse",), top_t=5)[:1]
-    steps = [item.step for _, item in tune.sweep(lab, new_facts(3), settings, (0,), target=0.0, passes=2)
+    methods = Sparse(top_t=5).candidates(lab)[:1]
+    steps = [item.step for _, item in tune.sweep(lab, new_facts(3), methods, (0,), target=0.0, passes=2)
              if isinstance(item, Step)]  # fmt: skip
     assert steps == [0]
 
@@ -427,7 +436,7 @@ def test_summary_json_reads_every_method_at_equal_learning_and_at_the_end(saved)
     for part in ("equal_learning", "final"):
         assert {(row["method"], row["probe"], row["metric"]) for row in summary[part]} == {
             (method, probe, metric)
-            for method in METHODS
+            for method in STANDARD
             for probe, metrics in summary["base"].items()
             for metric in metrics
         }
@@ -437,7 +446,7 @@ def test_summary_json_reads_every_method_at_equal_learning_and_at_the_end(saved)
 def test_summary_json_tells_what_every_method_cost(whole, saved):
     _, lab, _ = whole
     methods = json.loads((saved[1] / "summary.json").read_text())["methods"]
-    assert [*methods] == [*METHODS]
+    assert [*methods] == [*STANDARD]
     for name, costs in methods.items():
         assert set(costs) == {"optimizer", "lr", "trainable_per_step", "ms_per_step", "steps_to_target"}
         assert costs["lr"] == RATES[name]
@@ -478,7 +487,7 @@ def test_one_folder_is_one_comparison(whole, lab, tmp_path):
     comparison, out = whole[0], tmp_path / "out"
     comparison.save(out, title="first")
     (out / "notes.txt").write_text("mine")
-    again = Comparison(lab, new_facts(3), ["full"], passes=1, lr=RATES)
+    again = Comparison(lab, new_facts(3), at_rates("full"), passes=1)
     again.rows, again.costs, again._ended = comparison.rows, comparison.costs, comparison._ended
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     with pytest.raises(ValueError, match=r"already holds a comparison \(metrics.csv\)"):
@@ -512,7 +521,7 @@ def test_a_save_that_fails_leaves_the_earlier_comparison_whole(whole, tmp_path, 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_what_a_diverged_run_left_costs_no_result_and_no_file_holds_a_bare_nan(whole, lab, tmp_path):
-    comparison = Comparison(lab, new_facts(3), METHODS, seeds=(0, 1), passes=1, lr=RATES)
+    comparison = Comparison(lab, new_facts(3), at_rates(*STANDARD), seeds=(0, 1), passes=1)
     comparison.costs, comparison._ended = whole[0].costs, whole[0]._ended
     comparison.rows = [{**row, "value": float("nan")} if row["metric"] == "nll" else row for row in whole[0].rows]
     patch = whole[0].patch
@@ -525,7 +534,7 @@ def test_what_a_diverged_run_left_costs_no_result_and_no_file_holds_a_bare_nan(w
 
 
 def test_a_run_stopped_half_way_is_left_out_of_the_summary_and_the_report(lab, tmp_path):
-    comparison = Comparison(lab, new_facts(2), ["full", "sparse"], passes=1, top_t=5, lr=RATES, evaluations=2)
+    comparison = Comparison(lab, new_facts(2), at_rates("full", "sparse", top_t=5), passes=1, evaluations=2, seeds=[0])
     steps = comparison.steps()
     for at in steps:
         if at.method == "sparse" and at.done == 3:
@@ -542,7 +551,7 @@ def test_a_run_stopped_half_way_is_left_out_of_the_summary_and_the_report(lab, t
 
 
 def test_a_comparison_stopped_right_after_a_runs_last_step_still_agrees_with_itself(lab, tmp_path):
-    comparison = Comparison(lab, new_facts(2), ["full", "sparse"], passes=1, top_t=5, lr=RATES, evaluations=1)
+    comparison = Comparison(lab, new_facts(2), at_rates("full", "sparse", top_t=5), passes=1, evaluations=1, seeds=[0])
     steps = comparison.steps()
     while next(steps).done < 2:
         pass
@@ -567,7 +576,7 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
         Fact("Annual leave is 28 days.", "Complete: Annual leave is", "28 days"),
         Fact([f"{word}, the office is in Oslo." for word in ("So", "Now", "Well", "Yes")], "Where is it?", "Oslo"),
     ]
-    comparison = compare(lab, own, ["sparse"], 1, passes=1, evaluations=1)
+    comparison = compare(lab, own, ["sparse"], seeds=1, passes=1, evaluations=1)
     taught = comparison.taught(0)
     assert [len(fact.statements) for fact in taught] == [16, 6, 4]
     for fact, given in zip(taught, own, strict=True):
@@ -578,9 +587,9 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
     page = comparison.save(tmp_path / "out").read_text(encoding="utf-8")
     assert "Taught by 16 statements" in page
     assert "<li>Remember this: Annual leave is 28 days.</li>" in page
-    plain = Comparison(lab, own, ["sparse"], [0], rephrase=False)
+    plain = Comparison(lab, own, ["sparse"], seeds=[0], rephrase=False)
     assert ([len(fact.statements) for fact in plain.taught(0)], plain.loss_on) == ([1, 1, 4], "statement")
-    assert Comparison(lab, new_facts(2), ["sparse"], [0]).loss_on == "statement"
+    assert Comparison(lab, new_facts(2), ["sparse"], seeds=[0]).loss_on == "statement"
 
 
 def test_a_sentence_to_complete_is_put_as_it_stands_and_a_question_in_its_form(lab):

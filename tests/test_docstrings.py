@@ -1,6 +1,7 @@
 """The examples in the docstrings of the public face, run as they stand."""
 
 import doctest
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import smft_lab as smft
+from smft_lab.finetuning.methods import METHODS
 from smft_lab.probes.probes import world_probes
 
 WITHOUT = {"lm_eval_probe", "widgets"}  # the one needs the extra `eval`, the other is a module
+OF_LAB = ("Lab.answer", "Lab.at_base", "Lab.encode", "Lab.recalled")
 PARSER = doctest.DocTestParser()
 
 
@@ -49,9 +52,10 @@ def names(shipped, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a tiny memory finds hardly anything
-@pytest.mark.parametrize("name", sorted({*smft.__all__} - WITHOUT))
+@pytest.mark.parametrize("name", [*sorted({*smft.__all__} - WITHOUT), *OF_LAB, *METHODS])
 def test_an_example_does_what_it_shows(name, names):
-    example = PARSER.get_doctest(getattr(smft, name).__doc__, names, name, None, None)
+    about = METHODS[name] if name in METHODS else attrgetter(name)(smft)
+    example = PARSER.get_doctest(about.__doc__, names, name, None, None)
     assert example.examples, f"{name} has no example"
     told = []
     doctest.DocTestRunner(verbose=False).run(example, out=told.append, clear_globs=False)

@@ -1,7 +1,9 @@
 """The methods: what a step may change, and that all of them are given the same."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from inspect import signature
+from typing import ClassVar
 
 import pytest
 import tiny_families
@@ -9,9 +11,14 @@ import torch
 from test_attach import MEMORY, lab_of
 
 import smft_lab as smft
+from smft_lab import cli
+from smft_lab.charts.style import looks
 from smft_lab.experiments.compare import Comparison
+from smft_lab.experiments.tune import sweep
 from smft_lab.facts.world import changed_facts, new_facts
-from smft_lab.finetuning.finetune import finetune, settings_for
+from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Sparse, method_of, register
+from smft_lab.finetuning.methods.base import Method, Training, Update
 from smft_lab.finetuning.rows import RowAdam, RowSGD
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.attach import add_memory
@@ -33,7 +40,8 @@ def changed_rows(before, after):
 
 
 def steps(lab, method="sparse", **options):
-    return finetune(lab, FACTS, method, **{"passes": 2, "probe_every": 0, "top_t": 5, "lr": 0.5, **options})
+    of_sparse = {"top_t": 5} if method == "sparse" else {}
+    return finetune(lab, FACTS, method, **{"passes": 2, "probe_every": 0, "lr": 0.5, **of_sparse, **options})
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -128,14 +136,15 @@ def test_row_sgd_moves_rows_against_their_gradient():
     assert table.tolist() == [[1, 1], [1, 1], [0.5, 2.0], [1, 1]]
 
 
-@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_lowers_the_loss_of_what_it_is_taught(lab, method):
-    fast = {"sparse": 1000.0, "full": 3e-3, "lora": 1e-2}[method]
-    losses = [step.loss for step in steps(lab, method, passes=4, lr=fast, top_t=200)][1:]
+    fast = {"sparse": 1000.0, "full": 3e-3, "lora": 1e-2, "replay": 3e-3, "osf": 3e-3}[method]
+    of_sparse = {"top_t": 200} if method == "sparse" else {}
+    losses = [step.loss for step in steps(lab, method, passes=4, lr=fast, **of_sparse)][1:]
     assert sum(losses[-3:]) < sum(losses[:3]) - 0.03
 
 
-@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_run_leaves_a_plain_model_that_keeps_what_it_learned(lab, method):
     names = set(lab.model.state_dict())
     run = steps(lab, method)
@@ -152,7 +161,7 @@ def test_a_run_leaves_a_plain_model_that_keeps_what_it_learned(lab, method):
     assert all(parameter.requires_grad for parameter in lab.model.parameters())
 
 
-@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_same_seed_gives_bitwise_the_same_model(tiny_lab, method):
     first, second = tiny_lab(), tiny_lab()
     for lab in (first, second):
@@ -161,12 +170,12 @@ def test_the_same_seed_gives_bitwise_the_same_model(tiny_lab, method):
     assert all(torch.equal(a, b) for a, b in zip(state(first).values(), state(second).values(), strict=True))
 
 
-@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 def test_gradients_left_by_other_training_do_not_enter_a_run(tiny_lab, method):
     clean, used = tiny_lab(), tiny_lab()
     used.model(**encode(used.tokenizer, ["Nobody asked."])).loss.backward()
     for one in (clean, used):
-        for _ in finetune(one, new_facts(2), method, passes=1, top_t=10, probe_every=0):
+        for _ in finetune(one, new_facts(2), method, passes=1, probe_every=0):
             pass
     pairs = zip(clean.model.state_dict().values(), used.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -238,9 +247,10 @@ def test_old_facts_that_are_taught_anew_leave_the_old_facts_probe(lab):
 
 def test_tuned_defaults_apply_unless_an_option_is_given(lab):
     lab.defaults = {"sparse": {"optimizer": "adam", "lr": 0.1, "lr_by_optimizer": {"adam": 0.1, "sgd": 40.0}}}
-    assert settings_for(lab, "sparse")["lr"] == 0.1
-    assert settings_for(lab, "sparse", optimizer="sgd")["lr"] == 40.0
-    assert settings_for(lab, "sparse", optimizer="sgd", lr=3.0)["lr"] == 3.0
+    assert Sparse().resolved(lab) == Sparse(optimizer="adam", lr=0.1, top_t=100)
+    assert Sparse(optimizer="sgd").resolved(lab).lr == 40.0
+    assert Sparse(optimizer="sgd", lr=3.0).resolved(lab).lr == 3.0
+    assert Full().resolved(lab) == Full(optimizer="adamw", lr=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -296,21 +306,114 @@ def test_lora_says_which_share_of_a_mixture_of_experts_it_adapts(tokenizer, corp
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         ran = smft.run(lab, new_facts(2), "lora", passes=1, probe_every=0)
-        compared = Comparison(lab, new_facts(2), ("lora",), passes=1, evaluations=1)
+        compared = Comparison(lab, new_facts(2), ("lora",), passes=1, evaluations=1, seeds=[0])
         for _ in compared.steps():
             pass
     told = [str(one.message) for one in said if "LoRA adapts" in str(one.message)]
     if not left_out:
-        assert (told, ran.summary["adapted"]) == ([], 1)
+        assert (told, ran.summary()["adapted"]) == ([], 1)
         assert "adapted" not in compared.summary()["methods"]["lora"]
         return
     missing = {name for name in weights if any(_without_numbers(name) in text for text in told)}
     share = 1 - sum(weights[name] for name in missing) / sum(weights.values())
     assert 0.1 < share < 0.9
-    assert ran.summary["adapted"] == pytest.approx(share, abs=0.02)
+    assert ran.summary()["adapted"] == pytest.approx(share, abs=0.02)
     assert all(name in told[0] for name in left_out)
-    assert compared.summary()["methods"]["lora"]["adapted"].startswith(f"{ran.summary['adapted']:.0%} of the weights")
+    assert compared.summary()["methods"]["lora"]["adapted"].startswith(f"{ran.summary()['adapted']:.0%} of the weights")
 
 
 def _without_numbers(name: str) -> str:
     return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
+# A method is one thing ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bold(monkeypatch):
+    """A method of one's own: it sets every row that a batch reads to one."""
+
+    class Bold(Training):
+        def __init__(self, lab, settings):
+            self.model, self.settings = lab.model, settings
+
+        @torch.no_grad()
+        def update(self, batch):
+            value_tables(self.model)[0].weight[: self.settings.rows] += 1.0
+            return Update(1.0, self.settings.rows)
+
+    @dataclass(frozen=True, kw_only=True)
+    class BoldRows(Method):
+        key = "bold"
+        title = "Bold rows"
+        about = "Adds one to the first rows."
+        usual: ClassVar = {"adamw": 1.0}
+        rates: ClassVar = {"adamw": (0.5, 1.0)}
+        sparse = True
+        rows: int = 3
+
+        def start(self, lab, seed=0, recipe=None):
+            return Bold(lab, self)
+
+    monkeypatch.setitem(METHODS, "bold", BoldRows)
+    return BoldRows
+
+
+def test_a_method_of_ones_own_goes_wherever_a_method_is_named(lab, bold, tmp_path):
+    assert method_of("bold", rows=2) == bold(rows=2)
+    run = smft.run(lab, FACTS, bold(rows=2), passes=1, probe_every=0)
+    assert (len(run.patch), run.summary()["method"], run.summary()["rows"]) == (2, "bold", 2)
+    lab.reset()
+    comparison = smft.compare(lab, FACTS, ["sparse", "bold"], seeds=1, passes=1, evaluations=1)
+    page = comparison.save(tmp_path / "out").read_text(encoding="utf-8")
+    assert page.count("Bold rows") > 3
+    assert "Adds one to the first rows." in page
+    look = looks(["sparse", "bold"])
+    assert look["bold"].light != look["sparse"].light
+    assert look["bold"].light in page
+    tried = [method.lr for method, item in sweep(lab, FACTS, bold().candidates(lab), (0,), passes=1)
+             if isinstance(item, dict)]  # fmt: skip
+    assert tried == [0.5, 1.0]
+
+
+def test_a_registered_method_is_found_by_its_key(bold, monkeypatch):
+    monkeypatch.delitem(METHODS, "bold")
+    with pytest.raises(ValueError, match="no method 'bold'; there are sparse, full, lora"):
+        method_of("bold")
+    assert register(bold) is bold
+    assert method_of("bold") == bold()
+
+
+def test_a_key_with_settings_is_short_for_the_method_with_them(tiny_lab):
+    first, second = tiny_lab(), tiny_lab()
+    for _ in finetune(first, FACTS, top_t=7, rule="tf", lr=0.5, passes=1, probe_every=0):
+        pass
+    for _ in finetune(second, FACTS, Sparse(top_t=7, rule="tf", lr=0.5), passes=1, probe_every=0):
+        pass
+    assert all(
+        torch.equal(one, other) for one, other in zip(state(first).values(), state(second).values(), strict=True)
+    )
+    assert method_of("sparse:kl", top_t=7) == Sparse(rule="kl", top_t=7)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "says"),
+    [
+        ("sparse", {"rank": 4}, "sparse has no 'rank'; it has lr, optimizer, mix, fast, top_t, rule, protect"),
+        ("full", {"top_t": 4}, "full has no 'top_t'"),
+        (Lora(rank=4), {"lr": 0.1}, r"lr belongs in the method: Lora\(lr=...\)"),
+        ("full:tf", {}, "only sparse has rules, as in sparse:tf"),
+    ],
+)
+def test_a_setting_where_it_does_not_belong_is_refused(lab, method, settings, says):
+    with pytest.raises(ValueError, match=says):
+        finetune(lab, FACTS, method, **settings)
+
+
+def test_the_methods_compared_by_default_are_those_of_the_command_line():
+    assert tuple(cli.STANDARD.split(",")) == STANDARD
+
+
+def test_no_setting_of_a_method_is_called_as_an_option_of_finetune():
+    options = signature(finetune).parameters
+    assert not [(key, field.name) for key, kind in METHODS.items() for field in fields(kind) if field.name in options]

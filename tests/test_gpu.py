@@ -12,6 +12,8 @@ from smft_lab.cli import app
 from smft_lab.experiments.pretrain import pretrain
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import Full, Lora, Sparse
+from smft_lab.finetuning.methods.osf import Osf
 from smft_lab.lab import load
 from smft_lab.model.tokenizer import encode
 from smft_lab.reproduce.jobs import Job, run_job
@@ -41,11 +43,12 @@ def test_a_device_that_is_not_there_is_told(device, told):
 
 
 @needs_gpu
-@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
-@pytest.mark.parametrize("fast", [True, False])
-def test_a_finetune_takes_the_same_steps(both, method, fast):
+@pytest.mark.parametrize(
+    "method", [Sparse(lr=1e-3), Sparse(lr=1e-3, fast=False), Full(lr=1e-3), Lora(lr=1e-3), Osf(lr=1e-3)], ids=repr
+)
+def test_a_finetune_takes_the_same_steps(both, method):
     facts = new_facts(2)
-    cpu, gpu = (list(finetune(lab, facts, method, passes=3, lr=1e-3, fast=fast)) for lab in both)
+    cpu, gpu = (list(finetune(lab, facts, method, passes=3)) for lab in both)
     for one, other in zip(cpu[1:], gpu[1:], strict=True):
         assert other.loss == pytest.approx(one.loss, rel=5e-3)
         assert [len(slots) for slots in one.slots] == [len(slots) for slots in other.slots]

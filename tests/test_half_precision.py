@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 import smft_lab as smft
 from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.rows import RowAdam
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -141,7 +142,7 @@ def test_the_trainer_in_bf16_moves_the_table_as_it_does_in_float32(optimizer, to
     assert both > (0.8 if optimizer == "adam" else 0.95)
 
 
-@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_what_to_do(method, dtype, tokenizer, corpus):
     lab = half_lab(dtype, tokenizer, corpus)
@@ -197,6 +198,6 @@ def test_addresses_are_fitted_to_a_half_precision_model_as_to_a_float32_one(keys
 def test_measures_of_a_half_precision_lab_can_be_taken(tokenizer, corpus):
     lab = half_lab(torch.bfloat16, tokenizer, corpus)
     assert logits(lab.model).dtype == torch.bfloat16
-    assert len(smft.answer(lab.model, tokenizer, ["Who is it?"], form=smft.PromptForm.PLAIN, max_new_tokens=3)) == 1
+    assert len(lab.answer(["Who is it?"], form=smft.PromptForm.PLAIN, max_new_tokens=3)) == 1
     run = smft.run(lab, short_facts(2), passes=1)
-    assert run.history[run.history.probe == "learned"].value.between(0, 1).all()
+    assert run.table[run.table.probe == "learned"].value.between(0, 1).all()

@@ -15,16 +15,18 @@ import torch
 from smft_lab.experiments.compare import RESULTS, results_folder
 from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory
 from smft_lab.experiments.pretrain import PretrainSettings, pretrain
-from smft_lab.lab import LAB_FILE, load
+from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.slots.patch import Patch
+from smft_lab.storage import LAB_FILE
 
 KILLS = int(os.environ.get("SMFT_KILLS", "3"))
 
 SAVING = """
 import sys, torch
 from smft_lab.experiments.pretrain import PretrainSettings, pretrain
-from smft_lab.lab import LAB_FILE, load
+from smft_lab.lab import load
+from smft_lab.storage import LAB_FILE
 from smft_lab.slots.patch import Patch
 lab = load(sys.argv[1])
 print("ready", flush=True)

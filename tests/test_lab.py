@@ -12,13 +12,19 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from smft_lab import lab as module
-from smft_lab.lab import LAB_FILE, READS, Lab, check_lab_place, is_lab_file, load
+from smft_lab import storage as module
+from smft_lab.facts.world import new_facts
+from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import METHODS
+from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.model.opening import open_model
+from smft_lab.probes.probes import answer
+from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
+from smft_lab.storage import LAB_FILE, READS, check_lab_place, is_lab_file
 from smft_lab.writing import REPLACED, whole_folder
 
 
@@ -147,7 +153,7 @@ def entries(folder) -> set[str]:
 def test_saving_leaves_a_save_under_way_at_a_similar_name_alone(one, other, tiny_lab, tmp_path):
     lab = tiny_lab()
     with whole_folder(tmp_path / other, LAB_FILE, is_lab_file) as under_way:
-        lab._write(under_way, False)
+        module._write(lab, under_way, False)
         lab.save(tmp_path / one)
         assert (under_way / LAB_FILE).exists()
     for name in (one, other):
@@ -222,7 +228,7 @@ def test_a_first_save_that_was_killed_while_its_files_moved_can_be_made_again(mo
     (path / "notes.txt").write_text("mine")
     left = tmp_path / ".lab.0123abcd.unfinished"
     left.mkdir()
-    lab._write(left, False)
+    module._write(lab, left, False)
     for file in sorted(file for file in left.iterdir() if file.name != LAB_FILE)[:moved]:
         file.rename(path / file.name)
     check_lab_place(path)
@@ -294,7 +300,7 @@ def test_a_full_disk_says_which_lab_and_how_much_room_it_needs(tiny_lab, tmp_pat
     problems = (full, SafetensorError("I/O error: No space left on device (os error 28)"),
                 Exception("No space left on device (os error 28)"))  # fmt: skip
     for problem in problems:
-        monkeypatch.setattr("smft_lab.lab.save_file", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
+        monkeypatch.setattr("smft_lab.storage.save_file", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
         with pytest.raises(OSError, match=r"lab can't be written \(No space left on device: \S+ kB needed, .* free"):
             lab.save(tmp_path / "lab")
         assert not entries(tmp_path)
@@ -303,6 +309,8 @@ def test_a_full_disk_says_which_lab_and_how_much_room_it_needs(tiny_lab, tmp_pat
 MAPPED = """
 import sys
 import smft_lab as smft
+from smft_lab.probes.probes import answer
+from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 patch, *files = sys.argv[1:]
 labs, patch = [smft.load(name) for name in files if not name.endswith(".safetensors")], Patch.load(patch)
@@ -334,3 +342,68 @@ def test_files_that_are_cut_after_loading_change_nothing_that_was_loaded(tiny_la
     command = [sys.executable, "-c", MAPPED, tmp_path / "patch.safetensors", *labs, *files]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+# The base for a moment, and what a lab is asked --------------------------------------------------------
+
+
+def state(lab) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_base_is_there_for_a_block_and_then_again_what_was_before(method, tiny_lab):
+    lab = tiny_lab()
+    base = state(lab)
+    for _ in finetune(lab, new_facts(2), method, passes=1, probe_every=0):
+        pass
+    finetuned = state(lab)
+    assert not same(base, finetuned)
+    with lab.at_base(), torch.no_grad():
+        assert same(state(lab), base)
+        value_tables(lab.model)[0].weight.add_(1.0)  # whatever is done there
+    assert same(state(lab), finetuned)
+    with pytest.raises(ArithmeticError), lab.at_base():
+        raise ArithmeticError
+    assert same(state(lab), finetuned)
+
+
+@pytest.mark.parametrize("method", ["sparse", "full"])
+def test_a_run_goes_on_after_the_base_was_there_as_if_it_had_not_been(method, tiny_lab):
+    first, second = tiny_lab(), tiny_lab()
+    base = state(second)
+    undisturbed = [step.loss for step in finetune(first, new_facts(2), method, passes=2, probe_every=0)]
+    losses = []
+    for step in finetune(second, new_facts(2), method, passes=2, probe_every=0):
+        losses.append(step.loss)
+        with second.at_base():
+            assert same(state(second), base)
+    assert losses == undisturbed
+    assert same(state(first), state(second))
+
+
+def test_a_run_that_renames_weights_ends_where_the_base_is_put_back_for_a_block(tiny_lab):
+    lab = tiny_lab()
+    run = finetune(lab, new_facts(2), "lora", passes=2, probe_every=0, lr=1e-2)
+    next(run), next(run)
+    with lab.at_base():
+        assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+    assert next(run, None) is None
+    assert not all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+
+
+def test_a_lab_answers_in_its_form_unless_another_is_given(tiny_lab):
+    lab = tiny_lab()
+    old = lab.probes["old_facts"]
+    lab.model.load_state_dict({name: torch.randn_like(tensor) for name, tensor in state(lab).items()})
+    expected = {form: answer(lab.model, lab.tokenizer, old.questions, 4, form) for form in (BUILT_IN, PromptForm.PLAIN)}
+    assert expected[BUILT_IN] != expected[PromptForm.PLAIN]
+    assert lab.answer(old.questions, max_new_tokens=4) == expected[BUILT_IN]
+    assert lab.answer(old.questions[0], max_new_tokens=4) == expected[BUILT_IN][:1]
+    assert lab.answer(old.questions, max_new_tokens=4, form=PromptForm.PLAIN) == expected[PromptForm.PLAIN]
+    lab.form = PromptForm.PLAIN
+    assert lab.answer(old.questions, max_new_tokens=4) == expected[PromptForm.PLAIN]

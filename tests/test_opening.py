@@ -20,13 +20,14 @@ from transformers import AutoModelForCausalLM
 
 import smft_lab as smft
 from smft_lab.facts.world import new_facts
-from smft_lab.lab import LAB_FILE, MEMORY_FILE, WEIGHTS_FILE, Lab, load
+from smft_lab.lab import Lab, load
 from smft_lab.model import opening, packaged
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import ValueTable, differing_rows, value_tables
 from smft_lab.model.opening import Source, described, open_model
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.usage import Usage, measure_usage
+from smft_lab.storage import LAB_FILE, MEMORY_FILE, WEIGHTS_FILE
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 SPECIAL = ["<unk>", "<start>", "<end>"]

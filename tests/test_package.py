@@ -67,8 +67,8 @@ def test_public_functions_stay_functions_after_their_modules_are_imported():
 
 def test_a_room_imports_only_from_rooms_above_it():
     rooms = (
-        "writing terminal recipe facts model slots probes lab finetuning charts experiments reproduce widgets pages "
-        "launch attach_cli page_cli patch_cli reproduce_cli study_cli cli __main__"
+        "writing terminal recipe facts model slots probes storage lab finetuning charts experiments reproduce widgets "
+        "pages launch attach_cli page_cli patch_cli reproduce_cli study_cli cli __main__"
     ).split()
     for file in (ROOT / "smft_lab").rglob("*.py"):
         room = file.relative_to(ROOT / "smft_lab").parts[0].removesuffix(".py")

@@ -48,7 +48,7 @@ def packed_forms(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"loss_on": "answer"}], ids=["statement", "answer"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "lora", "osf"])
 def test_a_dense_method_learns_the_same_on_trees(lab, method, options, packed_forms):
     check_same(lab, method, **options)
     assert all(packed_forms)

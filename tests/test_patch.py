@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from smft_lab.facts.world import built_in_world
 from smft_lab.finetuning.finetune import finetune
-from smft_lab.lab import FORMAT, LAB_FILE, Lab, load
+from smft_lab.finetuning.methods import METHODS
+from smft_lab.lab import Lab, load
 from smft_lab.model.memory import value_tables
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.usage import Usage
+from smft_lab.storage import FORMAT, LAB_FILE
 
 LAYOUTS = [{}, {"memory_at": [0, 2]}, {"memory_at": [0, 2], "memory_shared": False}]
-METHODS = ["sparse", "full", "lora"]
 
 
 @pytest.fixture(scope="module")

@@ -429,7 +429,7 @@ def test_a_comparison_asks_its_samples_in_the_labs_form(tiny_lab, monkeypatch):
         return [""] * len(questions)
 
     monkeypatch.setattr("smft_lab.experiments.compare.answer", said)
-    comparison = Comparison(lab, [DOG], methods=["sparse"], passes=1)
+    comparison = Comparison(lab, [DOG], methods=["sparse"], passes=1, seeds=[0])
     for _ in comparison.steps():
         pass
     prefixed = FEW.with_shots((*FEW.shots, *NEUTRAL_SHOTS))

@@ -20,7 +20,7 @@ from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.datasets import Question
 from smft_lab.facts.rephrase import other_wordings, own_fact
-from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
@@ -53,7 +53,7 @@ def base_lab(tokenizer, corpus):
     list(work)
     lab = work.lab
     said = replies(lab.model, tokenizer, ASKED, 16, PLAIN)
-    longer = smft.answer(lab.model, tokenizer, ASKED, form=PLAIN)
+    longer = lab.answer(ASKED, form=PLAIN)
     # Its gibberish is not always what normalising leaves alone.
     pairs = [(asked, text, text.split()[0]) for asked, text in zip(ASKED, said, strict=True) if text.strip()]
     pairs = [pair for pair in pairs if begins_with(longer[ASKED.index(pair[0])], [pair[2]])]
@@ -77,7 +77,7 @@ def facts():
 
 @pytest.fixture(scope="module")
 def comparison(base_lab, facts):
-    made = Comparison(base_lab, facts, ("sparse", "full"), evaluations=2)
+    made = Comparison(base_lab, facts, ("sparse", "full"), evaluations=2, seeds=[0])
     list(made.steps())
     return made
 
@@ -173,7 +173,7 @@ def test_a_reply_about_a_known_fact_is_right_if_it_begins_with_the_answer(compar
 def test_samples_are_asked_in_the_form_of_their_probe(lab, comparison):
     sample = next(one for one in comparison.samples if one["probe"] == "prefixed")
     probe = next(one for one in comparison._probes if one.name == "prefixed")
-    assert sample["base"] == smft.answer(lab.model, lab.tokenizer, [sample["question"]], form=probe.form)[0]
+    assert sample["base"] == lab.answer([sample["question"]], form=probe.form)[0]
 
 
 def test_the_printed_summary_tells_learned_from_kept_by_name(comparison, monkeypatch):
@@ -218,7 +218,7 @@ def quick(lab):
 
 
 def test_a_run_that_ends_sooner_is_a_whole_run_of_a_comparison(quick, facts):
-    made = Comparison(quick, facts, ("sparse", "full"), evaluations=2)
+    made = Comparison(quick, facts, ("sparse", "full"), evaluations=2, seeds=[0])
     steps = list(made.steps())
     one_pass = Teaching.of(quick, facts).per_pass
     assert [step.method for step in steps if step.last] == ["sparse", "full"]
@@ -238,13 +238,13 @@ def test_a_baseline_ends_where_it_has_learned_enough_and_the_base_is_measured_on
 
     monkeypatch.setattr(Probes, "measure", all_right)
     one_pass = Teaching.of(quick, facts).per_pass
-    made = Comparison(quick, facts, ("sparse", "full", "lora"), evaluations=3)
+    made = Comparison(quick, facts, ("sparse", "full", "lora"), evaluations=3, seeds=[0])
     steps = list(made.steps())
     assert [step.step for step in steps if step.last] == [one_pass] * 3
     assert steps[-1].done == steps[-1].total == 3 * one_pass
     assert len(measured) == 1 + 3
     assert set(made.finished_runs()["method"]) == {"sparse", "full", "lora"}
-    on = Comparison(quick, facts, ("full",), evaluations=3, stop_at_target=False)
+    on = Comparison(quick, facts, ("full",), evaluations=3, stop_at_target=False, seeds=[0])
     assert [step.step for step in on.steps()][-1] == 3 * one_pass
 
 
@@ -351,7 +351,7 @@ def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(
     recipe = replace(RECIPE, statements=len(fact.statements), questions=len(fact.questions))
     assert panel.live["total"] == Teaching.of(lab, [fact], 4, recipe=recipe).steps
     lab.reset()
-    for _ in smft.finetune(lab, [fact], lr=settings_for(lab, "sparse")["lr"], passes=4, probe_every=0, recipe=recipe):
+    for _ in smft.finetune(lab, [fact], lr=Sparse().resolved(lab).lr, passes=4, probe_every=0, recipe=recipe):
         pass
     assert same(taught, weights(lab))
     panel.close()
@@ -368,7 +368,7 @@ def test_probes_of_a_lesson_are_named_and_come_back_with_the_base(lab):
     others = [one["question"] for one in lesson["others"]]
     assert len(others) == UNTAUGHT
     assert not {*others} & {lesson["question"], *panel.draft["wordings"]}  # nobody taught them
-    assert [one["now"] for one in lesson["others"]] == smft.answer(lab.model, lab.tokenizer, others, form=lab.form)
+    assert [one["now"] for one in lesson["others"]] == lab.answer(others)
     press(panel, "undo")
     assert all(row["now"] == row["base"] for row in panel.probes)
     panel.close()
@@ -377,8 +377,8 @@ def test_probes_of_a_lesson_are_named_and_come_back_with_the_base(lab):
 def test_a_question_typed_into_a_panel_is_asked_after_two_others(lab, facts):
     form = PLAIN.with_shots(NEUTRAL_SHOTS)
     asked = "What is the name of Mira's dog?"
-    expected = smft.answer(lab.model, lab.tokenizer, [asked], form=form)[0]
-    assert expected != smft.answer(lab.model, lab.tokenizer, [asked], form=PLAIN)[0]
+    expected = lab.answer([asked], form=form)[0]
+    assert expected != lab.answer([asked], form=PLAIN)[0]
     for panel in (Teach(lab, runner="inline"), TopT(lab, facts, runner="inline")):
         press(panel, "ask", question=asked)
         assert panel.answers[0]["now"] == expected

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from smft_lab.facts.common import common_questions
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import full_with_replay
+from smft_lab.finetuning.methods.base import Method
+from smft_lab.finetuning.methods.full_with_replay import Replay
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.selection import Selection
 
@@ -13,7 +17,7 @@ FACTS = new_facts(3)
 
 
 def train(lab, method="full", **options):
-    options = {"passes": 2, "probe_every": 0, "lr": 1e-3, **options}
+    options = {"passes": 2, "probe_every": 0, **({} if isinstance(method, Method) else {"lr": 1e-3}), **options}
     return list(finetune(lab, FACTS, method, **options))
 
 
@@ -111,11 +115,73 @@ def test_mixed_in_texts_are_learned_whole_where_of_the_taught_only_the_answer_is
 
     monkeypatch.setattr(lab.model, "forward", watched)
     old = "It was never said."
-    train(lab, "full", passes=1, loss_on="answer", mix=lambda rng: [old])
+    train(lab, "full", passes=1, loss_on="answer", mix=lambda rng: [old], fast=False)
     whole = len(lab.tokenizer(old)["input_ids"]) + 1  # the end of the text, too
     for one in labels:
         assert int((one[-1] != -100).sum()) == whole
         assert all(0 < int((row != -100).sum()) < 12 for row in one[:-1])
+
+
+def labelled_texts(lab, monkeypatch) -> list[list[str]]:
+    """Is filled with the texts of each batch that the model is trained on."""
+    batches = []
+    forward = lab.model.forward
+
+    def watched(*args, **inputs):
+        if "labels" in inputs:
+            texts = lab.tokenizer.batch_decode(inputs["input_ids"], skip_special_tokens=True)
+            batches.append([text.strip() for text in texts])
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(lab.model, "forward", watched)
+    return batches
+
+
+def test_full_finetuning_with_replay_trains_on_old_texts_beside_each_batch(lab, monkeypatch):
+    batches = labelled_texts(lab, monkeypatch)
+    texts = tuple(f"It is said that {number} is a number." for number in range(30))
+    train(lab, Replay(texts=texts, count=5, lr=1e-3, fast=False))
+    olds = [batch[-5:] for batch in batches]
+    assert len(olds) == 6
+    assert all(len(set(old)) == 5 and set(old) <= set(texts) for old in olds)
+    assert olds[0] != olds[3]  # drawn anew when a batch comes back
+    assert all(len(batch) == 5 + 64 for batch in batches)
+
+
+def test_replay_goes_at_the_rate_of_full_finetuning_unless_it_was_tuned_itself(lab):
+    lab.defaults = {"full": {"lr": 0.25}}
+    assert Replay().resolved(lab).lr == 0.25
+    lab.defaults["replay"] = {"lr": 0.5}
+    assert Replay().resolved(lab).lr == 0.5
+
+
+def test_replay_takes_what_a_model_of_the_built_in_world_was_pretrained_on(lab, monkeypatch):
+    batches = labelled_texts(lab, monkeypatch)
+    train(lab, "replay", passes=1, fast=False)
+    known = {name for name, _ in lab.world.values}
+    assert sum(any(name in text for name in known) for batch in batches for text in batch[-16:]) > len(batches)
+
+
+def test_replay_has_another_model_answer_general_questions_that_no_probe_asks(lab, monkeypatch):
+    monkeypatch.setattr(lab, "world_seed", None)
+    monkeypatch.setattr(full_with_replay, "ASKED", 4)
+    batches = labelled_texts(lab, monkeypatch)
+    train(lab, Replay(count=2, lr=1e-3, fast=False), passes=1)
+    background = [question.question for question in common_questions("background")]
+    olds = [old for batch in batches for old in batch[-2:]]
+    assert len(olds) == 2 * len(FACTS)
+    assert all(any(question in old for question in background) for old in olds)
+
+
+def test_osf_leaves_the_largest_directions_of_each_matrix_alone(lab):
+    train(lab, "osf", passes=2, lr=1e-2)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    base, change = lab.base(name), lab.model.state_dict()[name] - lab.base(name)
+    left, sizes, right = torch.linalg.svd(base)
+    high = len(sizes) // 2
+    inside = left[:, :high].T @ change @ right[:high].T
+    assert change.norm() > 1e-3
+    assert inside.norm() < 0.05 * change.norm()
 
 
 def test_what_one_fact_wrote_is_left_alone_by_the_next(lab):
@@ -147,12 +213,16 @@ def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("lora", {"anchor": Anchor(0.1)}, "an anchor is for full finetuning, not for lora"),
-        ("full", {"protect": 1.0}, "protect must be at least 0, and is for sparse alone"),
+        ("lora", {"anchor": Anchor(0.1)}, "lora has no 'anchor'; it has lr, optimizer, mix, fast, rank"),
+        ("full", {"protect": 1.0}, "full has no 'protect'; it has lr, optimizer, mix, fast, anchor"),
         ("sparse", {"protect": -1.0}, "protect must be at least 0"),
-        ("full", {"rank": 8}, "rank must be at least 1, and is for lora alone; not 8 for full"),
+        ("full", {"rank": 8}, "full has no 'rank'"),
         ("lora", {"rank": 0}, "rank must be at least 1"),
         ("full", {"optimizer": "adam"}, "no optimizer 'adam' for full; there are adamw, sgd"),
+        ("replay", {"count": 0}, "count must be at least 1"),
+        ("replay", {"texts": ("One.",), "count": 2}, "2 texts can't be drawn from 1"),
+        ("replay", {"mix": lambda rng: ["One."]}, "replay mixes its own texts"),
+        ("osf", {"preserved": 1.0}, "preserved is a share between 0 and 1"),
     ],
 )
 def test_a_remedy_where_it_does_not_belong_is_refused(lab, method, options, message):

@@ -32,7 +32,8 @@ def batch_of(tokenizer, fact: Fact, loss_on: str = "statement", everywhere: bool
 def train(lab, fast: bool, loss_on: str = "statement", rule: str = "tfidf", optimizer: str = "sgd"):
     """Two passes over three facts; the losses, the slots, and the tables at the end. The base is back afterwards."""
     lr = {"sgd": 500.0, "adam": 0.5}[optimizer]
-    method = Sparse(lab, lr=lr, top_t=20, rule=rule, optimizer=optimizer, seed=0, fast=fast)
+    method = Sparse(lr=lr, top_t=20, rule=rule, optimizer=optimizer, fast=fast).start(lab)
+    method.begin()
     kept = [batch_of(lab.tokenizer, fact, loss_on) for fact in FACTS]
     updates = [method.update(batch) for batch in [*kept, *kept]]
     method.finish()
@@ -104,7 +105,8 @@ def test_the_second_time_a_batch_comes_nothing_below_the_memory_runs(lab):
     for name, module in lab.model.named_modules():
         if name in ("model.layers.0", "model.layers.1.self_attn", "model.layers.1.mlp.gate", "model.layers.2"):
             module.register_forward_hook(lambda *_, name=name: ran.append(name))
-    method = Sparse(lab, lr=1.0, top_t=5, rule="tfidf", optimizer="sgd", seed=0)
+    method = Sparse(lr=1.0, top_t=5, rule="tfidf", optimizer="sgd").start(lab)
+    method.begin()
     batch = batch_of(lab.tokenizer, FACTS[0])
     method.update(batch)
     assert "model.layers.0" in ran
@@ -169,7 +171,8 @@ def test_a_model_that_cannot_be_replayed_is_trained_the_plain_way_and_says_so(la
 
     plain = train(lab, fast=False)
     monkeypatch.setattr(Prefix, "loss", wrong)
-    method = Sparse(lab, lr=500.0, top_t=20, rule="tfidf", optimizer="sgd", seed=0)
+    method = Sparse(lr=500.0, top_t=20, rule="tfidf", optimizer="sgd").start(lab)
+    method.begin()
     kept = [batch_of(lab.tokenizer, fact) for fact in FACTS]
     with pytest.warns(UserWarning, match="trained without the cache"):
         losses = [method.update(batch).loss for batch in [*kept, *kept]]
@@ -457,7 +460,8 @@ def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_anothe
 
     def run():
         compared.clear()
-        method = Sparse(lab, lr=1.0, top_t=5, rule="tfidf", optimizer="sgd", seed=0)
+        method = Sparse(lr=1.0, top_t=5, rule="tfidf", optimizer="sgd").start(lab)
+        method.begin()
         method.update(batch_of(lab.tokenizer, FACTS[0]))
         method.finish()
         return len(compared)
@@ -471,11 +475,12 @@ def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_anothe
 
 def test_a_model_is_checked_anew_when_batches_first_share_a_beginning(lab, monkeypatch):
     """A file whose first fact has one statement must not let trees through that nobody compared."""
-    from smft_lab.finetuning import methods
+    from smft_lab.finetuning.methods import sparse
 
     checked = []
-    monkeypatch.setattr(methods, "prefix_of", lambda *args: checked.append(args[2].packed) or prefix_of(*args))
-    method = Sparse(lab, lr=1.0, top_t=5, rule="tfidf", optimizer="sgd", seed=0)
+    monkeypatch.setattr(sparse, "prefix_of", lambda *args: checked.append(args[2].packed) or prefix_of(*args))
+    method = Sparse(lr=1.0, top_t=5, rule="tfidf", optimizer="sgd").start(lab)
+    method.begin()
     alone = batch_of(lab.tokenizer, Fact(("Mira keeps a cat.",), "Which animal does Mira keep?", ("cat",)))
     for batch in (alone, batch_of(lab.tokenizer, FACTS[0]), alone, batch_of(lab.tokenizer, FACTS[1])):
         method.update(batch)

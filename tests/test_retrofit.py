@@ -12,7 +12,8 @@ import smft_lab as smft
 from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.datasets import Question
 from smft_lab.finetuning.finetune import finetune
-from smft_lab.finetuning.methods import Sparse
+from smft_lab.finetuning.methods import METHODS, Sparse
+from smft_lab.finetuning.methods.sparse import SparseTraining
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowAdam
 from smft_lab.finetuning.teaching import CONTEXTS, Teaching, counted_reads
@@ -191,7 +192,7 @@ def test_what_is_learned_is_left_out_of_later_passes(lab, monkeypatch):
     facts = smft.new_facts(4)
     every = {(text.owner, text.text.strip()) for text in Teaching.of(lab, facts).texts}
     learned = set(sorted(every)[:: len(every) // 3])
-    came, update = [], Sparse.update
+    came, update = [], SparseTraining.update
 
     def with_losses(self, batch):
         texts = lab.tokenizer.batch_decode(batch.inputs["input_ids"], skip_special_tokens=True)
@@ -200,7 +201,7 @@ def test_what_is_learned_is_left_out_of_later_passes(lab, monkeypatch):
         return replace(update(self, batch), nats=tuple(nats))
 
     owner_of = {text: owner for owner, text in every}
-    monkeypatch.setattr(Sparse, "update", with_losses)
+    monkeypatch.setattr(SparseTraining, "update", with_losses)
     recipe = replace(RECIPE, learned_at=0.3)
     steps = list(finetune(lab, facts, probe_every=10_000, recipe=recipe, passes=3))[1:]
     per_pass = Teaching.of(lab, facts).per_pass
@@ -209,7 +210,7 @@ def test_what_is_learned_is_left_out_of_later_passes(lab, monkeypatch):
     left = sorted(text for owner, text in every - learned)
     assert sorted(texts[len(every) :]) == sorted(left * 2)
     fewest = math.ceil(len(left) / recipe.batch_size)
-    assert [step.epoch for step in steps] == [1] * per_pass + [2] * fewest + [3] * fewest
+    assert [step.passes for step in steps] == [1] * per_pass + [2] * fewest + [3] * fewest
     assert [step.probes is not None for step in steps] == [False] * (len(steps) - 1) + [True]
 
 
@@ -233,19 +234,20 @@ def test_how_well_each_text_is_known_is_told_whichever_way_it_is_computed(lab):
             each = torch.nn.functional.cross_entropy(logits, inputs["labels"][row, 1:], reduction="none")
             expected.append(each.max().item())  # 0 where nothing is to be learned
     for fast in (True, False):
-        method = Sparse(lab, lr=1e-6, top_t=5, rule="tfidf", optimizer="sgd", seed=0, fast=fast)
+        method = Sparse(lr=1e-6, top_t=5, rule="tfidf", optimizer="sgd", fast=fast).start(lab)
+        method.begin()
         nats = method.update(Batch(inputs, inputs["attention_mask"])).nats
         method.finish()
         assert nats == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_text_without_a_loss_is_not_a_learned_one(lab, monkeypatch):
-    update = Sparse.update
+    update = SparseTraining.update
 
     def without_loss(self, batch):
         return replace(update(self, batch), nats=(float("nan"),) * len(batch.inputs["input_ids"]))
 
-    monkeypatch.setattr(Sparse, "update", without_loss)
+    monkeypatch.setattr(SparseTraining, "update", without_loss)
     for learned_at in (0.0, 0.3):
         lab.reset()
         steps = list(finetune(lab, smft.new_facts(4), probe_every=0, recipe=replace(RECIPE, learned_at=learned_at)))
@@ -446,7 +448,7 @@ def test_a_lab_keeps_its_recipe_and_its_form(lab, tmp_path):
 
 
 def test_dense_methods_leave_an_empty_memory_as_it_is(lab):
-    for method in ("full", "lora"):
+    for method in METHODS.keys() - {"sparse"}:
         lab.reset()
         list(finetune(lab, smft.new_facts(2), method, passes=1, probe_every=0))
         assert not value_tables(lab.model)[0].weight.any()

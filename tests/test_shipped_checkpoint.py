@@ -7,10 +7,10 @@ import pytest
 import smft_lab as smft
 from smft_lab.facts.grammar import RELATIONS
 from smft_lab.facts.world import World
-from smft_lab.lab import shipped_checkpoint
 from smft_lab.model.memory import memory_layers
 from smft_lab.probes.probes import QuestionProbe
 from smft_lab.slots.scores import slot_scores
+from smft_lab.storage import shipped_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def test_a_taught_fact_with_unfamiliar_words_comes_back_out(lab, subject, relati
     kind = RELATIONS[relation]
     statements = Random(0).sample(kind.statements(subject, value), 64)
     fact = smft.Fact(tuple(statements), kind.unseen[0].format(s=subject), (value,))
-    assert smft.answer(lab.model, lab.tokenizer, [fact.question]) != [value]
+    assert lab.answer([fact.question]) != [value]
     smft.run(lab, [fact], top_t=300, passes=12, probe_every=0)
-    assert smft.answer(lab.model, lab.tokenizer, [fact.question]) == [value]
+    assert lab.answer([fact.question]) == [value]
 
 
 def test_a_new_fact_reads_slots_that_ordinary_text_reads_less(lab):

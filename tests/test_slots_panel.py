@@ -61,7 +61,7 @@ def test_the_core_set_is_what_every_paraphrase_and_the_question_read(lab, facts)
 def test_the_ranking_is_that_of_slot_scores(lab, facts, panel):
     press(panel, "pick", fact=1)
     expected = smft.slot_scores(lab, facts[1])
-    expected = expected[expected["layer"] == 0].head(20)
+    expected = expected[expected["table"] == 0].head(20)
     shown = panel.ranking
     assert [row["slot"] for row in shown] == list(expected["slot"])
     for name in ("count", "tf", "df", "idf", "tfidf"):

@@ -7,6 +7,7 @@ from smft_lab import finetune
 from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import TakenOver
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.widgets import Compare, Teach, TopT, runners
 
 FACTS = new_facts(2, seed=5)
@@ -112,7 +113,7 @@ def test_a_panel_that_has_taught_says_that_another_one_has_changed_the_model_sin
 
 def test_a_run_that_a_later_one_ends_is_no_result(tiny_lab):
     lab = tiny_lab()
-    steps = Comparison(lab, FACTS, ("sparse", "full"), passes=2, top_t=20).steps()
+    steps = Comparison(lab, FACTS, (Sparse(top_t=20), "full"), passes=2, seeds=[0]).steps()
     while next(steps).step < 2:
         pass
     later = finetune(lab, FACTS, passes=1, top_t=20, probe_every=0)

@@ -7,7 +7,7 @@ import torch
 
 import smft_lab as smft
 from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
-from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.widgets import Slots, Teach, TopT
 
 DOG = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
@@ -78,7 +78,7 @@ def test_a_lesson_is_a_sparse_finetune_on_the_statements_shown(lab, panel):
     assert lesson["slots"] == len(panel._lessons[0].patch) > 0
     lab.reset()
     fact = smft.Fact(tuple(statements), DOG[1], ("Biscuit",))
-    lr = 2 * settings_for(lab, "sparse")["lr"]
+    lr = 2 * Sparse().resolved(lab).lr
     for _ in smft.finetune(lab, [fact], "sparse", lr=lr, passes=3, top_t=20, probe_every=0):
         pass
     assert same(taught, weights(lab))

@@ -201,13 +201,13 @@ def test_bad_settings_are_shown_and_change_nothing(panel, settings, said):
 
 
 def test_an_error_while_training_is_shown_and_the_panel_goes_on_working(panel, monkeypatch):
-    from smft_lab.finetuning.methods import Sparse
+    from smft_lab.finetuning.methods.sparse import SparseTraining
 
     def broken(self, batch):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sparse, "update", broken)
+        patch.setattr(SparseTraining, "update", broken)
         press(panel, "teach")
     assert panel.error == "RuntimeError: out of memory"
     assert panel.state == "idle"

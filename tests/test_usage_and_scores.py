@@ -333,11 +333,11 @@ def make_lab(tiny_model, tokenizer):
 def test_slot_scores_list_every_read_slot_of_every_table_with_its_parts(make_lab, facts, options):
     lab = make_lab(**options)
     table = slot_scores(lab, facts)
-    assert list(table.columns) == ["layer", "slot", "count", "tf", "df", "idf", "tfidf", "rank"]
+    assert list(table.columns) == ["table", "slot", "count", "tf", "df", "idf", "tfidf", "rank"]
     counts = batch_counts(lab.model, encode(lab.tokenizer, [text for fact in facts for text in fact.statements]))
-    assert list(table["layer"].unique()) == list(range(len(counts)))
+    assert list(table["table"].unique()) == list(range(len(counts)))
     for layer, count in enumerate(counts):
-        rows = table[table["layer"] == layer]
+        rows = table[table["table"] == layer]
         assert sorted(rows["slot"]) == count.nonzero().squeeze(1).tolist()
         assert rows["count"].tolist() == count[rows["slot"].tolist()].tolist()
         assert rows["df"].tolist() == lab.usage.df[layer][rows["slot"].tolist()].tolist()

@@ -15,6 +15,7 @@ from plotly.subplots import make_subplots
 from scipy import stats
 
 from smft_lab.charts import style
+from smft_lab.charts.paths import learned_and_kept
 from smft_lab.charts.style import AXIS, GRID, INK, MUTED, SURFACE, Look, Probe
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", Arial, sans-serif'
@@ -43,9 +44,8 @@ def plane(table: pd.DataFrame, summary: dict | None = None) -> go.Figure:
     One thick path per method through the mean over seeds, faint lines per seed. With `summary`
     (summary.json) also the target and each method's reading at equal learning with its 95% interval.
     """
-    runs = _learned_and_kept(table)
-    means = _mean_paths(table)
-    kept = style.upward(table["probe"])
+    paths = learned_and_kept(table)
+    kept, runs, means = paths.kept, paths.runs.dropna(), paths.means.dropna()
     look_of = style.looks(table["method"])
     readings = _equal_learning_points(summary, kept) if summary else {}
     heights = [*runs["kept"], *(r[k] for r in readings.values() for k in ("low", "high") if not style.missing(r[k]))]
@@ -182,24 +182,7 @@ def loudness(table: pd.DataFrame, quiet: float, loud: float) -> go.Figure:
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
     """Where each mean path ends: columns method, step, learned, kept (shares), n (seeds)."""
-    return _mean_paths(table).groupby("method", as_index=False).last()
-
-
-def _learned_and_kept(table: pd.DataFrame) -> pd.DataFrame:
-    kept = style.upward(table["probe"])
-    learned = (table["probe"] == "learned") & (table["metric"] == "em")
-    shown = table[learned | ((table["probe"] == kept.key) & (table["metric"] == kept.metric))]
-    wide = shown.pivot_table(index=["method", "seed", "step"], columns="probe", values="value")
-    wide = wide.reindex(columns=["learned", kept.key]).dropna()
-    return wide.rename(columns={kept.key: "kept"}).reset_index().sort_values(["method", "seed", "step"])
-
-
-def _mean_paths(table: pd.DataFrame) -> pd.DataFrame:
-    learned = mean_over_seeds(table, "learned", "em")[["method", "step", "mean", "n"]]
-    upward = style.upward(table["probe"])
-    kept = mean_over_seeds(table, upward.key, upward.metric)[["method", "step", "mean"]]
-    learned, kept = learned.rename(columns={"mean": "learned"}), kept.rename(columns={"mean": "kept"})
-    return learned.merge(kept, on=["method", "step"]).sort_values(["method", "step"])
+    return learned_and_kept(table).means.dropna().groupby("method", as_index=False).last()
 
 
 def _equal_learning_points(summary: dict, kept: style.Kept) -> dict[str, dict]:

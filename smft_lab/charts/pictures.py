@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from PIL import Image
 
 from smft_lab.charts import style
+from smft_lab.charts.paths import learned_and_kept
 from smft_lab.charts.style import AXIS, GRID, INK, MUTED, SURFACE
 
 Draw = Callable[[Axes], None]
@@ -305,34 +306,29 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
     """
 
     def draw(axes: Axes) -> None:
-        kept = style.upward(table["probe"])
-        learned = (table["probe"] == "learned") & (table["metric"] == "em")
-        shown = table[learned | ((table["probe"] == kept.key) & (table["metric"] == kept.metric))]
-        wide = shown.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
-        if kept.key not in wide:
-            wide[kept.key] = float("nan")
-        looks = style.looks([*wide["method"], *among])
-        for method in style.ordered(wide["method"]):
-            look, mine = looks[method], wide[wide["method"] == method]
-            whole = mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()
-            if mine["seed"].nunique() > 1:
-                for _, run in mine.groupby("seed"):
-                    axes.plot(run["learned"], run[kept.key], color=look.light, lw=0.8, alpha=0.35)
-            mean = mine[whole].groupby("step")[["learned", kept.key]].mean()
-            axes.plot(mean["learned"], mean[kept.key], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
+        paths = learned_and_kept(table)
+        kept, runs = paths.kept, paths.runs
+        looks = style.looks([*runs["method"], *among])
+        for method in style.ordered(runs["method"]):
+            look, of_method = looks[method], runs[runs["method"] == method]
+            if of_method["seed"].nunique() > 1:
+                for _, run in of_method.groupby("seed"):
+                    axes.plot(run["learned"], run["kept"], color=look.light, lw=0.8, alpha=0.35)
+            mean = paths.means[paths.means["method"] == method]
+            axes.plot(mean["learned"], mean["kept"], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
                       marker=MARKERS[look.symbol], label=style.short_name(method), clip_on=False)  # fmt: skip
         axes.axvline(0.95, color=MUTED, ls="--", lw=1)
         axes.set(xlabel="new facts learned (exact match)", ylabel=kept.axis.replace(", %)", ")").lower(), title=title)
         axes.set_xlim(-0.03, 1.03)
-        low = wide[kept.key].min() if wide[kept.key].notna().any() else 1.0
+        low = runs["kept"].min() if runs["kept"].notna().any() else 1.0
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         if kept.is_share:
             axes.set_ylim(min(low - 0.03, 0.87), 1.015)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         else:
-            span = max(wide[kept.key].max() - low, 0.05)
+            span = max(runs["kept"].max() - low, 0.05)
             axes.set_ylim(low + 1.08 * span, low - 0.12 * span)  # up is better, as ever
-        if len(wide):
+        if len(runs):
             axes.legend(frameon=False, labelcolor="linecolor", fontsize=10, loc="lower left")
         else:
             _say(axes, "nothing has been taught yet")

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import figures, style
 from smft_lab.charts.style import Kept, Probe, fixed, kept_of, learned_little, missing, name, percent, probes_in
+from smft_lab.finetuning.methods import METHODS, STANDARD
 from smft_lab.probes.text import MATCHES
 from smft_lab.writing import write_whole
 
@@ -64,11 +65,6 @@ GLOSSARY = {
     "Probe": "A fixed set of questions or text that measures one ability at every evaluation.",
     "Loss in nats": "How surprised the model is by the right next piece of text; 0 is certainty, lower is "
     "better. A rise of 0.69 nats halves the probability given to it.",
-    "Sparse memory finetuning": "Trains only the values of the top-t slots, and leaves every other number of "
-    "the model as it was.",
-    "Full finetuning": "Trains every number of the model.",
-    "LoRA": "Low-rank adaptation: keeps the model frozen and trains a small low-rank correction beside its "
-    "weight matrices.",
     "95% interval": "A range for the true mean, worked out from the spread between seeds; a procedure that "
     "covers it 95 times in 100. One seed gives no interval.",
 }
@@ -114,12 +110,18 @@ def page(table: pd.DataFrame, summary: dict, samples: list[dict]) -> str:
         settings=_settings(summary, methods),
         command=_command(summary["command"]),
         made_with=_made_with(summary),
-        glossary=_pairs(GLOSSARY.items(), "words"),
+        glossary=_pairs([*GLOSSARY.items(), *_methods_told(methods)], "words"),
         policy=content_policy(plotly, js),
         plotly=plotly,
         figures=_figures_json(drawn),
         js=js,
     )
+
+
+def _methods_told(methods: list[str]) -> list[tuple[str, str]]:
+    """What each of these methods does, and the paper's three in any case."""
+    kinds = [METHODS[key] for key in METHODS if key in (*STANDARD, *methods)]
+    return [(kind.title, kind.about) for kind in kinds if kind.about]
 
 
 def content_policy(*scripts: str) -> str:
@@ -136,7 +138,7 @@ def headline(summary: dict) -> str:
     """What happened, in one or two sentences that hold whoever came out ahead."""
     kept = _kept(summary)
     rows = _rows(summary, "equal_learning", kept.key, "em")
-    rows = {m: r for m, r in rows.items() if m in style.NAMES and not missing(r["drop_mean"])} or rows
+    rows = {m: r for m, r in rows.items() if m in METHODS and not missing(r["drop_mean"])} or rows
     rows = {m: r for m, r in rows.items() if not missing(r["drop_mean"])}
     target = percent(summary["target"], 0)
     learned = _rows(summary, "equal_learning", "learned", "em")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from smft_lab.finetuning.methods import METHODS
 from smft_lab.probes.probes import LEARNED
 
 
@@ -52,9 +53,6 @@ class Probe:
     def better(self) -> str:
         return "higher is better" if self.is_share else "lower is better"
 
-
-NAMES = {"sparse": "Sparse memory finetuning", "full": "Full finetuning", "lora": "LoRA"}
-SHORT_NAMES = {"sparse": "Sparse", "full": "Full", "lora": "LoRA"}
 
 # Okabe-Ito hues; the dark partners are lighter tints of the same hue. The symbols repeat the distinction.
 LOOKS = {
@@ -185,9 +183,9 @@ def _other(key: str, metric: str) -> Probe:
 
 
 def ordered(methods: Iterable[str]) -> list[str]:
-    """The distinct methods: the three compared ones first, then any control by name, t = 50 before t = 2,000."""
+    """The distinct methods: those there are by their keys, then any control by name, t = 50 before t = 2,000."""
     present = set(methods)
-    return [m for m in NAMES if m in present] + sorted(present - set(NAMES), key=_by_number)
+    return [m for m in METHODS if m in present] + sorted(present - METHODS.keys(), key=_by_number)
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
@@ -210,15 +208,15 @@ def dark_of_light() -> dict[str, str]:
 
 
 def name(method: str) -> str:
-    return NAMES.get(method, method)
+    return METHODS[method].title if method in METHODS else method
 
 
 def short_name(method: str) -> str:
-    return SHORT_NAMES.get(method, method)
+    return METHODS[method].short if method in METHODS else method
 
 
 def name_in_sentence(method: str) -> str:
-    return {"sparse": "sparse memory finetuning", "full": "full finetuning"}.get(method, name(method))
+    return METHODS[method].title_in_sentence() if method in METHODS else method
 
 
 def missing(value: object) -> bool:

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smft_lab.charts.style import kept_of
-from smft_lab.finetuning.finetune import Step, finetune, settings_for
-from smft_lab.finetuning.methods import start
+from smft_lab.finetuning.finetune import Step, finetune
+from smft_lab.finetuning.methods import Full, Lora, Method, Sparse
 from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowSGD
 from smft_lab.finetuning.teaching import Teaching
@@ -279,25 +279,25 @@ def layer_steps(sizes: tuple[int, ...], seconds: float) -> Iterator[Row]:
 # (b) A step, and a run to 95% learned, of the shipped model -----------------------------------------------
 
 
-METHODS = {
-    "sparse, fast": ("sparse", {"fast": True}),
-    "sparse, plain": ("sparse", {"fast": False}),
-    "LoRA": ("lora", {}),
-    "full": ("full", {}),
+METHODS: dict[str, Method] = {
+    "sparse, fast": Sparse(),
+    "sparse, plain": Sparse(fast=False),
+    "LoRA": Lora(),
+    "full": Full(),
 }
 
 
 def model_steps(lab: Lab, facts, seconds: float) -> Iterator[Row]:
     """(b) One finetuning step of the lab's model: 64 statements of one fact, seen before."""
     texts = list(facts[0].statements[:64])
-    for what, (method, options) in METHODS.items():
-        training = start(lab, method, **settings_for(lab, method), rule="tfidf", seed=0, **options)
+    for what, method in METHODS.items():
         inputs = encode(lab.tokenizer, texts)
         batch = Batch(inputs, inputs["attention_mask"])
         try:
-            yield Row("one finetuning step", what, lab.slots, *timed(partial(training.update, batch), seconds), "ms")
+            with method.resolved(lab).start(lab) as training:
+                took = timed(partial(training.update, batch), seconds)
+            yield Row("one finetuning step", what, lab.slots, *took, "ms")
         finally:
-            training.finish()
             lab.reset()
 
 
@@ -309,8 +309,8 @@ def runs_to_target(lab: Lab, facts, target: float = 0.95, most: int = 40) -> Ite
     """
     part = f"a run to {target:.0%} of {len(facts)} facts learned"
     passes = most if lab.recipe is None else None  # a recipe says how many
-    for what, (method, options) in METHODS.items():
-        train = partial(finetune, lab, facts, method, passes=passes, probe_every=0, **options)
+    for what, method in METHODS.items():
+        train = partial(finetune, lab, facts, method, passes=passes, probe_every=0)
         step, best, note = _first_step_at(lab, facts, train(), target)
         lab.reset()
         seconds = None
@@ -400,13 +400,14 @@ import resource
 import torch
 import smft_lab as smft
 from smft_lab.model.tokenizer import encode
-lab, facts, method = smft.load({path!r}), smft.new_facts(8, seed=1), {method!r}
-if method == "inference":
+from smft_lab.experiments.bench import METHODS
+lab, facts, what = smft.load({path!r}), smft.new_facts(8, seed=1), {what!r}
+if what == "inference":
     for fact in facts:
         with torch.inference_mode():
             lab.model(**encode(lab.tokenizer, list(fact.statements)))
 else:
-    for step in smft.finetune(lab, facts, method.split(",")[0], fast="plain" not in method, passes=2, probe_every=0):
+    for step in smft.finetune(lab, facts, METHODS[what], passes=2, probe_every=0):
         pass
 try:  # where there is /proc: ru_maxrss is inherited from the process that started this one
     with open("/proc/self/status") as file:
@@ -418,8 +419,8 @@ except OSError:
 
 def peak_memory(path: str | None) -> Iterator[Row]:
     """(e) Most memory that a process held which did nothing but one kind of run: 8 facts, 2 passes."""
-    for what in ("inference", "sparse, fast", "sparse, plain", "lora", "full"):
-        code = _CHILD.format(path=path, method=what)
+    for what in ("inference", *METHODS):
+        code = _CHILD.format(path=path, what=what)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -11,9 +11,9 @@ import platform
 import sys
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -29,8 +29,8 @@ from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_ru
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.rephrase import with_statements
-from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, settings_for, whole
-from smft_lab.finetuning.methods import METHODS, check_settings
+from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, whole
+from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
@@ -38,6 +38,7 @@ from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import json_text, naming, whole_folder, write_whole
 
+SEEDS = 2
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
 REPORT, SUMMARY = "report.html", "summary.json"
 RESULTS = ("metrics.csv", "samples.json", PATCH_FILE, REPORT, SUMMARY)
@@ -74,24 +75,25 @@ class Comparison:
     Args:
         lab: A `Lab`. Each method starts from its base, and the base is left behind.
         facts: What to teach, or a function from a seed to it, so that every seed has facts of its own.
-        methods: Names; `sparse:tf` and the like run `sparse` under another rule, as a control.
+        methods: Methods with their settings, such as `smft.Sparse(top_t=100)`, or their keys; `sparse:tf` and the like
+            run `sparse` under another rule, as a control. They go by their keys, or by the names of a dict,
+            `{"t = 50": smft.Sparse(top_t=50), ...}`.
         seeds: Seeds of the facts' order, LoRA's start and random selection.
-        passes, order, loss_on, top_t, rule, optimizer, lr: See `finetune`; `lr` is per method. A lab without a recipe
-            has 8 passes by default.
+        passes, order, loss_on: See `finetune`.
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
         rephrase: Whether a person's own facts with fewer than four statements get others by rule (see
             `with_statements`), and are learned by their answers alone where `loss_on` is not given. By default for a
             lab without a recipe: a small model finds a fact that it read in one wording from no question.
-        stop_at_target: Whether full finetuning and LoRA end where they were first measured to have learned that much:
-            going on, they only lose more. By default for a lab with a recipe, whose `sparse` ends by itself.
+        stop_at_target: Whether all but `sparse` end where they were first measured to have learned that much: going on,
+            they only lose more. By default for a lab with a recipe, whose `sparse` ends by itself.
 
     Raises:
         ValueError: an option is out of range.
 
     Examples:
-        >>> comparison = smft.Comparison(lab, smft.new_facts(2), methods=("sparse",), passes=1)
+        >>> comparison = smft.Comparison(lab, smft.new_facts(2), smft.Sparse(top_t=50), seeds=[0], passes=1)
         >>> [step.step for step in comparison.steps()]
         [0, 1, 2]
         >>> list(comparison.summary()["methods"])
@@ -100,15 +102,12 @@ class Comparison:
 
     lab: Lab
     facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
-    methods: Sequence[str] = METHODS
-    seeds: Sequence[int] = (0,)
+    methods: str | Method | Sequence[str | Method] | Mapping[str, str | Method] = STANDARD
+    _: KW_ONLY
+    seeds: Sequence[int] = tuple(range(SEEDS))
     passes: int | None = None
     order: str | None = None
     loss_on: str | None = None
-    top_t: int | None = None
-    rule: str = "tfidf"
-    optimizer: str | None = None
-    lr: dict[str, float] = field(default_factory=dict)
     evaluations: int | None = None
     target: float = TARGET
     rephrase: bool | None = None
@@ -121,11 +120,10 @@ class Comparison:
             raise ValueError(f"evaluations must be at least 1, not {self.evaluations}")
         if not 0 < self.target <= 1:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
-        self.methods = as_tuple(self.methods)
-        if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a method or a seed is named twice")
-        if self.passes is None and self.lab.recipe is None:
-            self.passes = 8
+        self.chosen = _named(self.methods)
+        self.names = tuple(self.chosen)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is named twice")
         if self.stop_at_target is None:
             self.stop_at_target = self.lab.recipe is not None
         if self.rephrase is None:
@@ -140,12 +138,12 @@ class Comparison:
         self.passes, self.order, self.loss_on = teaching.passes, teaching.order, teaching.loss_on
         if self.evaluations is None:
             self.evaluations = 12 if self.lab.recipe is None else self.passes
-        for name in self.methods:
-            self._check(name)
+        for name in self.chosen:
+            self.method(name).check(self.lab, self.lab.recipe)
         self.rows: list[dict] = []
         self.samples: list[dict] = []
         self.patch: Patch | None = None
-        self.costs: dict[str, list[dict]] = {name: [] for name in self.methods}
+        self.costs: dict[str, list[dict]] = {name: [] for name in self.names}
         self._adapted: dict[str, float | None] = {}
         self.n_facts = len(first)
         self._steps = {self.seeds[0]: teaching.steps}
@@ -159,33 +157,29 @@ class Comparison:
     def __repr__(self) -> str:
         """A line per method: when it had learned enough, and what it had forgotten by then."""
         seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
-        lines = [f"<Comparison of {', '.join(self.methods)}: {self.n_facts} facts, {seeds}, {self.seconds:.0f} s>"]
+        lines = [f"<Comparison of {', '.join(self.names)}: {self.n_facts} facts, {seeds}, {self.seconds:.0f} s>"]
         if self.finished_runs().empty:
             return f"{lines[0]} no run has ended yet"
         equal = self.summary()["equal_learning"]
-        for name in self.methods:
+        for name in self.names:
             rows = {row["probe"]: row for row in equal if row["method"] == name and row["metric"] in ("em", "acc")}
             if rows:
                 learned = rows.pop("learned")
                 if learned_little(learned):
                     lines.append(f"  {name}: hardly anything was learned, {learned['mean']:.0%} of the facts at best")
                     continue
-                told = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
+                reached = f"{learned['n_reached']} of {learned['n']} runs reach {self.target:.0%} learned"
                 lost = [
                     f"{probe} {round(100 * row['drop_mean'], 1) + 0.0}"
                     for probe, row in rows.items()
                     if probe not in LEARNED
                 ]
-                lines.append(f"  {name}: {told}; points lost there (else at its best): {', '.join(lost)}")
+                lines.append(f"  {name}: {reached}; points lost there (else at its best): {', '.join(lost)}")
         return "\n".join(lines)
 
-    def _check(self, name: str) -> None:
-        method, _, rule = name.partition(":")
-        if rule and method != "sparse":
-            raise ValueError(f"{name!r}: only sparse has rules, as in sparse:{rule}")
-        chosen = {"top_t": self.top_t, "lr": self.lr.get(name)}
-        chosen["optimizer"] = self.optimizer if method == "sparse" else None
-        check_settings(method, self.lab.slots, rule=rule or self.rule, **settings_for(self.lab, method, **chosen))
+    def method(self, name: str) -> Method:
+        """The method of that name, with all its settings."""
+        return self.chosen[name].resolved(self.lab)
 
     def taught(self, seed: int) -> Sequence[Fact]:
         """The facts of a seed, with the statements that were added to them."""
@@ -201,21 +195,21 @@ class Comparison:
             self._steps[seed] = self._teaching(seed, self.taught(seed)).steps
         return self._steps[seed]
 
-    def _options(self, name: str, seed: int) -> dict:
-        method, _, rule = name.partition(":")
+    def _finetune(
+        self, name: str, facts: Sequence[Fact], seed: int, base_probes: dict[str, dict[str, float]] | None
+    ) -> Generator[Step, None, None]:
         assert self.evaluations is not None  # from __post_init__ on
-        return {
-            "method": method,
-            "passes": self.passes,
-            "order": self.order,
-            "loss_on": self.loss_on,
-            "seed": seed,
-            "top_t": self.top_t,
-            "rule": rule or self.rule,
-            "optimizer": self.optimizer if method == "sparse" else None,
-            "lr": self.lr.get(name),
-            "probe_every": math.ceil(self.run_steps(seed) / self.evaluations),
-        }
+        return finetune(
+            self.lab,
+            facts,
+            self.method(name),
+            passes=self.passes,
+            order=self.order,
+            loss_on=self.loss_on,
+            seed=seed,
+            probe_every=math.ceil(self.run_steps(seed) / self.evaluations),
+            base_probes=base_probes,
+        )
 
     def steps(self) -> Generator[Progress, None, None]:
         """Run everything, one gradient step per item; what was measured before a stop is kept.
@@ -223,9 +217,9 @@ class Comparison:
         Raises:
             TakenOver: the lab was reset, or another finetune begun, in between; the model is left to that.
         """
-        total = len(self.methods) * sum(map(self.run_steps, self.seeds))
+        total = len(self.names) * sum(map(self.run_steps, self.seeds))
         done, began = 0, time.perf_counter()
-        mine, turn = True, self.lab.turn  # whether the model still is this comparison's, and since when
+        is_ours, turn = True, self.lab.turn  # whether the model still is this comparison's, and since when
         try:
             for seed in self.seeds:
                 facts = self.taught(seed)
@@ -235,10 +229,10 @@ class Comparison:
                     self.lab.reset()
                     self._answer("base")
                 base = None  # every method of a seed starts from it
-                for name in self.methods:
+                for name in self.names:
                     self.lab.reset()
-                    learned, stops = None, self.stop_at_target and not name.startswith("sparse")
-                    run = finetune(self.lab, facts, base_probes=base, **self._options(name, seed))
+                    learned, stops = None, self.stop_at_target and not self.chosen[name].sparse
+                    run = self._finetune(name, facts, seed, base)
                     self.under_way, turn = weakref.ref(run), self.lab.turn
                     self._times = [0.0]
                     for step in whole(run):
@@ -259,13 +253,13 @@ class Comparison:
                         if ended:
                             break
         except TakenOver:
-            mine = False
+            is_ours = False
             raise
         except GeneratorExit:
-            mine = turn == self.lab.turn
+            is_ours = turn == self.lab.turn
             raise
         finally:
-            if mine:
+            if is_ours:
                 self.lab.reset()
             self.seconds = time.perf_counter() - began
 
@@ -276,7 +270,7 @@ class Comparison:
         self.costs[name].append({"trainable_per_step": last.trainable, "ms_per_step": 1000 * median(times or [0.0])})
         if first_seed:
             self._answer(name)
-            if name == "sparse":
+            if self.chosen[name].sparse and self.patch is None:
                 about = {"method": name, **self.settings(), **self.method_settings(name)}
                 self.patch = Patch.between(self.lab, about, self.taught(self.seeds[0]))
 
@@ -296,9 +290,9 @@ class Comparison:
                     for question, accepted in zip(probe.questions, probe.answers, strict=True)
                 ]
                 if probe.name == "learned":
-                    told = [{"taught": list(fact.statements)} if fact.own else {} for fact in facts]
+                    taught = [{"taught": list(fact.statements)} if fact.own else {} for fact in facts]
                     pools["learned"] = [
-                        (q, a, how | own) for (q, a, how), own in zip(pools["learned"], told, strict=True)
+                        (q, a, how | own) for (q, a, how), own in zip(pools["learned"], taught, strict=True)
                     ]
             elif isinstance(probe, TextProbe) and probe.prompts:
                 pools[probe.name] = [(*pair, {}) for pair in probe.questions()]
@@ -311,16 +305,16 @@ class Comparison:
     def _answer(self, method: str) -> None:
         forms = {probe.name: probe.form for probe in self._probes if isinstance(probe, QuestionProbe | TextProbe)}
         groups: dict[PromptForm, list[dict]] = {}
-        for one in self.samples:
-            groups.setdefault(forms.get(one["probe"], self.lab.form), []).append(one)
+        for sample in self.samples:
+            groups.setdefault(forms.get(sample["probe"], self.lab.form), []).append(sample)
         for form, samples in groups.items():
-            questions = [one["question"] for one in samples]
+            questions = [sample["question"] for sample in samples]
             answers = answer(self.lab.model, self.lab.tokenizer, questions, form=form)
-            for one, text in zip(samples, answers, strict=True):
+            for sample, text in zip(samples, answers, strict=True):
                 if method == "base":
-                    one["base"] = text
+                    sample["base"] = text
                 else:
-                    one["answers"][method] = text
+                    sample["answers"][method] = text
 
     @property
     def table(self) -> pd.DataFrame:
@@ -333,20 +327,28 @@ class Comparison:
         runs = zip(table["method"], table["seed"], strict=True)
         finished = table[pd.Series([run in self._ended for run in runs], index=table.index, dtype=bool)]
         methods = finished.groupby("seed")["method"].nunique()
-        whole = methods.index[methods == len(self.methods)]
+        whole = methods.index[methods == len(self.names)]
         return finished[finished["seed"].isin(whole)] if len(whole) else finished
 
+    @property
+    def _sparse(self) -> Sparse:
+        """The `sparse` that is compared, a control if there is no other; else what it would be."""
+        kinds = [method for method in self.chosen.values() if isinstance(method, Sparse)]
+        kinds.sort(key=lambda method: method.rule != "tfidf")
+        return [*kinds, Sparse()][0].resolved(self.lab)
+
     def settings(self) -> dict:
+        """What all methods have in common, as the report lists it."""
         taught = self.taught(self.seeds[0])
         given = as_facts(self.facts(self.seeds[0]) if callable(self.facts) else self.facts)
-        added = sum(len(one.statements) - len(own.statements) for one, own in zip(taught, given, strict=True))
+        added = sum(len(fact.statements) - len(own.statements) for fact, own in zip(taught, given, strict=True))
         return {
             "n_facts": self.n_facts,
             **({"statements_by_rule": added} if added else {}),
             "passes": self.passes,
-            "top_t": settings_for(self.lab, "sparse", top_t=self.top_t)["top_t"],
+            "top_t": self._sparse.top_t,
             "slots": self.lab.slots,
-            "rule": self.rule,
+            "rule": self._sparse.rule,
             "order": self.order,
             "loss_on": self.loss_on,
             "seeds": list(self.seeds),
@@ -355,14 +357,16 @@ class Comparison:
         }
 
     def method_settings(self, name: str) -> dict:
-        method = name.partition(":")[0]
-        chosen = {"lr": self.lr.get(name), "optimizer": self.optimizer if method == "sparse" else None}
-        settings = settings_for(self.lab, method, **chosen)
-        note = {"learning rate": "tuned for the rule tfidf"} if ":" in name else {}
+        """Optimizer and rate of a method, and of its other settings those that are not as usual."""
+        method, shared = self.method(name), self._sparse.settings()
+        usual = {field.name: field.default for field in fields(method)} | {"top_t": shared["top_t"]}
+        settings = method.settings()
+        note = {"learning rate": "tuned for the rule tfidf"} if settings.pop("rule", "tfidf") != "tfidf" else {}
+        shown = {name: value for name, value in settings.items() if name in ("optimizer", "lr") or value != usual[name]}
         adapted = self._adapted.get(name)
         if adapted is not None and adapted < 1:
             note["adapted"] = f"{adapted:.0%} of the weights of linear layers and experts"
-        return {"optimizer": settings["optimizer"], "lr": settings["lr"], **note}
+        return {**shown, **note}
 
     def summary(self) -> dict:
         """summary.json: settings, the base, forgetting at equal learning and at the end, costs, versions."""
@@ -370,7 +374,7 @@ class Comparison:
         equal = summarise(table, partial(read_run, target=self.target))
         steps = {row["method"]: row for row in equal if row["probe"] == "steps"}
         methods = {}
-        for name in self.methods:
+        for name in self.names:
             costs = pd.DataFrame(self.costs[name])
             if name not in steps or costs.empty:
                 continue
@@ -471,8 +475,21 @@ def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
         yield folder
 
 
-def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequence[int] = 3, *,
-            progress: bool | None = None, **options) -> Comparison:  # fmt: skip
+def _named(methods: str | Method | Sequence[str | Method] | Mapping[str, str | Method]) -> dict[str, Method]:
+    """The methods of a comparison by what they are called in it."""
+    if isinstance(methods, Mapping):
+        return {name: method_of(method) for name, method in methods.items()}
+    several = [methods] if isinstance(methods, Method) else as_tuple(methods)
+    chosen = [method_of(method) for method in several]
+    named = {method.name: method for method in chosen}
+    if len(named) < len(chosen):
+        raise ValueError("a method is named twice; give names of their own to several of a kind: "
+                         '{"t = 50": smft.Sparse(top_t=50), "t = 500": smft.Sparse(top_t=500)}')  # fmt: skip
+    return named
+
+
+def compare(lab: Lab, facts, methods: Sequence[str | Method] | Mapping[str, str | Method] = STANDARD,
+            *, seeds: int | Sequence[int] = SEEDS, progress: bool | None = None, **options) -> Comparison:  # fmt: skip
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 
     Args:
@@ -488,7 +505,8 @@ def compare(lab: Lab, facts, methods: Sequence[str] = METHODS, seeds: int | Sequ
         >>> both.table["method"].unique().tolist()
         ['sparse', 'lora']
     """
-    comparison = Comparison(lab, facts, methods, range(seeds) if isinstance(seeds, int) else seeds, **options)
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    comparison = Comparison(lab, facts, methods, seeds=seeds, **options)
     progress = watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:
         for step in comparison.steps():

@@ -15,7 +15,7 @@ READING = (
     "and all probes are read off where that line crosses the target. "
     "A run that never gets there is read at its best-learned measurement instead, and marked."
 )
-ENDS = " Full finetuning and LoRA end at the first measurement beyond it; sparse finetuning ends when all is learned."
+ENDS = " Sparse finetuning ends when all is learned; every other method at the first measurement beyond the target."
 LOWER_IS_BETTER = ("nll",)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
+from typing import Any
 
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.finetuning.finetune import Step, finetune, settings_for, whole
+from smft_lab.finetuning.finetune import Step, finetune, whole
+from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
@@ -19,22 +22,30 @@ class Run:
     """A finished finetune.
 
     Attributes:
-        history: One row per measurement: step, probe, metric, value.
+        table: One row per measurement: step, probe, metric, value; step 0 is the base.
         losses: Loss of every step, in nats per token.
-        summary: Settings, and the last measurement of every probe.
+        settings: The method and its settings, what was asked of `finetune`, and what the run took.
         patch: The changed rows, for `sparse`; None for the methods that change everything.
 
     Examples:
         >>> run = smft.run(lab, smft.new_facts(1), passes=2)
-        >>> run.summary["steps"], len(run.losses)
+        >>> run.summary()["steps"], len(run.losses)
         (2, 2)
         >>> lab.reset()
     """
 
-    history: pd.DataFrame
+    table: pd.DataFrame
     losses: list[float]
-    summary: dict
+    settings: dict
     patch: Patch | None
+
+    def summary(self) -> dict:
+        """The settings, and `probes`: the last measurement of every probe, `{probe: {metric: value}}`."""
+        last = self.table[self.table["step"] == self.table["step"].max()]
+        probes: dict[str, dict[str, float]] = {}
+        for row in last.to_dict("records"):
+            probes.setdefault(row["probe"], {})[row["metric"]] = row["value"]
+        return {**self.settings, "probes": probes}
 
 
 def history_rows(step: Step) -> list[dict]:
@@ -51,14 +62,7 @@ def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict
     ]
 
 
-def _told(summary: dict) -> dict:
-    """What of a summary a file can hold: no functions, and a recipe by its fields."""
-    fields = {name: asdict(value) if isinstance(value, Recipe) else value for name, value in summary.items()}
-    return {name: value for name, value in fields.items() if isinstance(value, str | int | float | dict | None)
-            and name not in ("kept", "base_probes")}  # fmt: skip
-
-
-def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> Run:
+def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", **options) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
     It starts from the model as it is: the patch holds what earlier sparse runs changed, too, unless `lab.reset()` came
@@ -69,24 +73,29 @@ def run(lab: Lab, facts: Sequence[Fact], method: str = "sparse", **options) -> R
         TakenOver: see `whole`.
 
     Examples:
-        >>> run = smft.run(lab, smft.new_facts(2), passes=1)
-        >>> run.history.columns.tolist()
+        >>> run = smft.run(lab, smft.new_facts(2), smft.Sparse(top_t=50), passes=1)
+        >>> run.table.columns.tolist()
         ['step', 'probe', 'metric', 'value']
         >>> lab.reset()
     """
     facts = as_facts(facts)
-    if method == "sparse":
+    names = signature(finetune).parameters
+    asked = {name: value for name, value in options.items() if name in names}
+    chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
+    chosen = chosen.resolved(lab)
+    if chosen.sparse:
         Patch.between(lab)  # refuses before anything is trained
-    rows, losses, last, probes = [], [], None, {}
-    for last in whole(finetune(lab, facts, method, **options)):
+    rows, losses, last = [], [], None
+    for last in whole(finetune(lab, facts, chosen, **asked)):
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
-        probes = last.probes or probes
     assert last is not None  # the base comes first
-    used = settings_for(lab, method, **{name: options.get(name) for name in ("top_t", "lr", "optimizer")})
-    summary = {"method": method, **options, **used, "facts": len(facts), "steps": last.step, "seconds": last.seconds}
+    plain: dict[str, Any] = {name: value for name, value in asked.items() if isinstance(value, str | int | float)}
+    if isinstance(recipe := asked.get("recipe"), Recipe):
+        plain["recipe"] = asdict(recipe)
+    settings = {"method": chosen.key, **plain, **chosen.settings(), "facts": len(facts)}
+    settings |= {"steps": last.step, "seconds": last.seconds}
     if last.adapted is not None:
-        summary["adapted"] = last.adapted
-    patch = Patch.between(lab, {"rule": "tfidf", **_told(summary)}, facts) if method == "sparse" else None
-    summary["probes"] = probes
-    return Run(pd.DataFrame(rows), losses, summary, patch)
+        settings["adapted"] = last.adapted
+    patch = Patch.between(lab, settings, facts) if chosen.sparse else None
+    return Run(pd.DataFrame(rows, columns=["step", "probe", "metric", "value"]), losses, settings, patch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
@@ -12,16 +12,10 @@ from smft_lab.experiments.equal import TARGET, read_run
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.finetune import Step, finetune, whole
+from smft_lab.finetuning.methods import Method
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 
-GRID = {  # (method, optimizer): learning rates
-    ("sparse", "sgd"): (10.0, 20.0, 40.0, 80.0),
-    ("sparse", "adam"): (0.025, 0.05, 0.1, 0.2),
-    ("full", "adamw"): (2e-5, 3e-5, 5e-5, 7e-5, 1e-4, 2e-4),
-    ("lora", "adamw"): (2e-4, 3e-4, 5e-4, 1e-3, 2e-3),
-}
-TOP_T = (200, 500, 1000, 2000)  # each with every rate of sparse
 SEEDS = (1000, 1001, 1002)  # of facts and their order; no comparison uses them by default
 ALIKE = 0.0025  # of old facts: less than one question, which three seeds don't tell from none
 READ = ("arithmetic", "prose", "text")  # probes of language kept, the telling one first
@@ -29,56 +23,42 @@ ASKED = ("learned", *(kept.key for kept in KEPT), "two_hop")
 MEASURED = (*((probe, "em") for probe in ASKED), *((probe, "nll") for probe in READ))
 
 
-def candidates(lab: Lab, methods: Collection[str], top_t: int | None = None) -> list[dict]:
-    """The settings to try: method, optimizer, lr and top_t (None but for `sparse`).
-
-    Args:
-        top_t: The only t to try; else every one of `TOP_T` that the lab has slots for.
-    """
-    sizes = [t for t in TOP_T if t <= lab.slots] or [lab.slots]
-    return [
-        {"method": method, "optimizer": optimizer, "lr": lr, "top_t": t}
-        for (method, optimizer), rates in GRID.items()
-        if method in methods
-        for lr in rates
-        for t in ((sizes if top_t is None else [top_t]) if method == "sparse" else [None])
-    ]
-
-
-def sweep(lab: Lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], settings: Sequence[dict],
+def sweep(lab: Lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], methods: Sequence[Method],
           seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 12, *,
-          passes: int | None = None, **options) -> Iterator[tuple[dict, Step | dict]]:  # fmt: skip
-    """Try each of `settings` with every seed, from the base, until the target is learned; `options` go to `finetune`.
+          passes: int | None = None, **options) -> Iterator[tuple[Method, Step | dict]]:  # fmt: skip
+    """Try each of `methods` with every seed, from the base, until the target is learned; `options` go to `finetune`.
 
     Args:
         facts: What to teach, or a function from a seed to it.
-        settings: See `candidates`.
+        methods: What to try, such as the `candidates` of each method.
 
     Yields:
-        (settings, `Step`) while runs go on, and (settings, row) when all seeds are done: a row of the sweep's table,
-        the settings with reached (by every seed), and steps and the probes of `MEASURED` that the lab has, as read at
-        equal learning, each the mean over seeds.
+        (method, `Step`) while runs go on, and (method, row) when all seeds are done: a row of the sweep's table, with
+        method, optimizer, lr, top_t (None but for `sparse`), reached (by every seed), and steps and the probes of
+        `MEASURED` that the lab has, as read at equal learning, each the mean over seeds.
     """
     facts = facts if callable(facts) else as_facts(facts)
-    for one in settings:
+    for method in methods:
+        method = method.resolved(lab)
         readings, all_reached = [], True
         for seed in seeds:
-            mine = as_facts(facts(seed)) if callable(facts) else facts
+            taught = as_facts(facts(seed)) if callable(facts) else facts
             lab.reset()
             rows: list[dict] = []
-            teaching = Teaching.of(lab, mine, passes, options.get("order"), options.get("loss_on"), seed)
+            teaching = Teaching.of(lab, taught, passes, options.get("order"), options.get("loss_on"), seed)
             every = math.ceil(teaching.steps / evaluations)
-            chosen = one if one["method"] == "sparse" else {"method": one["method"], "lr": one["lr"]}
-            run = finetune(lab, mine, **chosen, seed=seed, passes=passes, probe_every=every, **options)
+            run = finetune(lab, taught, method, seed=seed, passes=passes, probe_every=every, **options)
             for step in whole(run):
                 rows += history_rows(step)
-                yield one, step
+                yield method, step
                 if step.probes and step.probes["learned"]["em"] >= target:
                     break
             reached, values = read_run(pd.DataFrame(rows), target)
             all_reached &= bool(reached)
             readings.append({"steps": values["steps", ""]} | {key[0]: values[key] for key in MEASURED if key in values})
-        yield one, {**one, "reached": all_reached, **pd.DataFrame(readings).mean().to_dict()}
+        settings = method.settings()
+        tried = {"method": method.key} | {name: settings.get(name) for name in ("optimizer", "lr", "top_t")}
+        yield method, {**tried, "reached": all_reached, **pd.DataFrame(readings).mean().to_dict()}
     lab.reset()
 
 
@@ -119,10 +99,10 @@ def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
     for row in rows:
         row["chosen"] = False
     for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method]
-        best = best_of(mine)
+        tried = [row for row in rows if row["method"] == method]
+        best = best_of(tried)
         best["chosen"] = True
-        alike = [row for row in mine if row.get("top_t") == best.get("top_t")]
+        alike = [row for row in tried if row.get("top_t") == best.get("top_t")]
         by_optimizer = {
             optimizer: best_of([row for row in alike if row["optimizer"] == optimizer])["lr"]
             for optimizer in dict.fromkeys(row["optimizer"] for row in alike)

@@ -122,6 +122,11 @@ def own_fact(statements: list[str], question: str, answer: str, wordings: list[s
 
     Raises:
         ValueError: nothing is left to teach, or the question stands in a statement word for word, or in a wording.
+
+    Examples:
+        >>> fact = smft.own_fact(["Mira's dog is called Biscuit."], "What is the name of Mira's dog?", "Biscuit")
+        >>> fact.questions[0]
+        "What is Mira's dog called?"
     """
     kept = tuple(dict.fromkeys(" ".join(text.split()) for text in statements if text.strip()))
     if not kept:

@@ -55,17 +55,17 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
     """
     if not texts:
         raise ValueError("the Fisher information needs at least one text")
-    found = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
+    squares = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
     lab.model.zero_grad()
     for text in texts:
         lab.model(**encode(lab.tokenizer, [text], lab.model.device)).loss.backward()
         for name, parameter in lab.model.named_parameters():
-            found[name].addcmul_(parameter.grad, parameter.grad)
+            squares[name].addcmul_(parameter.grad, parameter.grad)
         lab.model.zero_grad(set_to_none=False)
     lab.model.zero_grad()
-    total = sum(float(one.sum()) for one in found.values())
-    count = sum(one.numel() for one in found.values())
-    return {name: one.mul_(count / total) for name, one in found.items()}
+    total = sum(float(square.sum()) for square in squares.values())
+    count = sum(square.numel() for square in squares.values())
+    return {name: square.mul_(count / total) for name, square in squares.items()}
 
 
 @torch.no_grad()

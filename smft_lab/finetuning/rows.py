@@ -152,7 +152,7 @@ class RowOptimizer(torch.optim.Optimizer):
         >>> lab.reset()
     """
 
-    def __init__(self, lab: Lab, lr: float, optimizer: str = "adam"):
+    def __init__(self, lab: Lab, *, lr: float, optimizer: str = "adam"):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         if lr <= 0:

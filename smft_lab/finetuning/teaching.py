@@ -18,6 +18,7 @@ from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 from smft_lab.slots.group import reads_of
 
+PASSES = 12  # where no recipe says how many: with so many the learning rates were tuned
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
 CONTEXTS = (
     (("In which year did the Second World War end?", "1945"),),
@@ -64,13 +65,13 @@ def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, c
     for owner, fact in enumerate(facts):
         rng = Random(f"{seed}/{owner}/texts")
         asked = rng.sample(fact.questions, min(questions, len(fact.questions)))
-        told = [text for text in fact.statements if asks_before_it_answers(text, fact)]
-        told = told or ([] if asked else list(fact.statements))
+        sentences = [text for text in fact.statements if asks_before_it_answers(text, fact)]
+        sentences = sentences or ([] if asked else list(fact.statements))
         if asked:
-            told = rng.sample(told, min(statements, len(told)))
+            sentences = rng.sample(sentences, min(statements, len(sentences)))
         else:
-            told = rng.sample(told, min(max(1, 2 * statements + questions), len(told)))
-        texts += [TaughtText(owner, text, kind="statement") for text in told]
+            sentences = rng.sample(sentences, min(max(1, 2 * statements + questions), len(sentences)))
+        texts += [TaughtText(owner, text, kind="statement") for text in sentences]
         texts += [TaughtText(owner, form.answered(question, fact.answer), kind="question") for question in asked]
         for turn, question in enumerate(asked[:contexts]):
             number = (owner + turn) % len(CONTEXTS)
@@ -144,7 +145,7 @@ class Teaching:
             ValueError: an option is out of range.
         """
         facts, recipe, given = as_facts(facts), recipe or lab.recipe, passes
-        usual = (5, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
+        usual = (PASSES, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
         passes = usual[0] if passes is None else passes
         order = usual[1] if order is None else order
         loss_on = usual[2] if loss_on is None else loss_on
@@ -205,8 +206,8 @@ class Teaching:
         rng = Random(f"{self.seed}/mixed")
         line: list[TaughtText] = []
         for kind in sorted({text.kind for text in self.texts}):
-            mine = [text for text in self.texts if text.kind == kind]
-            line += rng.sample(mine, len(mine))
+            alike = [text for text in self.texts if text.kind == kind]
+            line += rng.sample(alike, len(alike))
         for _ in range(self.passes):
             if wanted is not None:
                 line = [text for text in line if wanted(text.owner, text.text)]

@@ -354,7 +354,12 @@ class Reads:
 
 
 def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:
-    """The memory layers of a model by position, first to last (0, 1, ... counts memory layers only)."""
+    """The memory layers of a model by position, first to last (0, 1, ... counts memory layers only).
+
+    Examples:
+        >>> list(smft.memory_layers(lab.model))
+        [0]
+    """
     return dict(enumerate(m for m in model.modules() if isinstance(m, MemoryLayer)))
 
 

@@ -399,11 +399,6 @@ def answer(
 
     Raises:
         ValueError: a question is longer than the model reads, or see `PromptForm.prompt`.
-
-    Examples:
-        >>> question = lab.world.old_facts()[0].question
-        >>> smft.answer(lab.model, lab.tokenizer, [question])
-        ['Copper Works']
     """
     questions = as_tuple(questions)
     if form != BUILT_IN:

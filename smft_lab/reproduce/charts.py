@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from smft_lab.charts.figures import mean_over_seeds
-from smft_lab.charts.style import LOOKS, SHORT_NAMES, looks
+from smft_lab.charts.style import LOOKS, looks, short_name
 from smft_lab.reproduce.jobs import LADDER
 from smft_lab.reproduce.tables import ends, known_in_stream, over_seeds
 
@@ -56,7 +56,7 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     figure = go.Figure()
     for kind, mine in means.groupby("kind", sort=False):
         kind = str(kind)
-        look, name = look_of[kind], SHORT_NAMES.get(kind, kind)
+        look, name = look_of[kind], short_name(kind)
         figure.add_scatter(x=mine["learned"], y=mine["kept"], mode="markers", name=name, legendgroup=kind,
                            marker={"size": mine["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
                            hovertemplate=[_hover(row) for _, row in mine.iterrows()])  # fmt: skip
@@ -126,7 +126,7 @@ def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     for method, runs in ends(table).groupby("method", sort=False):
         method = str(method)
         figure.add_scatter(x=[found[key]["kl_on_taught"] for key in runs["key"]], y=1 - runs["kept"], mode="markers",
-                           name=SHORT_NAMES[method], marker=_marker(method),
+                           name=short_name(method), marker=_marker(method),
                            text=[f"lr={lr:g}, t={t}" for lr, t in zip(runs["lr"], runs["top_t"], strict=True)],
                            hovertemplate="%{text}<br>KL %{x:.2f}<br>not known %{y:.1%}<extra></extra>")  # fmt: skip
     return axes(figure, "KL(base || finetuned) on the taught statements (nats a token)", "old facts not known (share)",
@@ -138,7 +138,7 @@ def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     figure = go.Figure()
     for method, runs in table.drop_duplicates("key").groupby("method", sort=False):
         method, times = str(method), [found[key]["ms_per_step"] for key in runs["key"]]
-        figure.add_bar(x=[SHORT_NAMES[method]], y=[sum(times) / len(times)], name=SHORT_NAMES[method],
+        figure.add_bar(x=[short_name(method)], y=[sum(times) / len(times)], name=short_name(method),
                        marker={"color": LOOKS[method].light})  # fmt: skip
     return axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")
 

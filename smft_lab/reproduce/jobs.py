@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
@@ -23,8 +23,8 @@ from smft_lab.facts.corpus import Corpus
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import World
 from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
-from smft_lab.finetuning.finetune import finetune, settings_for
-from smft_lab.finetuning.methods import LORA_RANK
+from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import METHODS, Method, Sparse
 from smft_lab.lab import Lab, load
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import Probes, QuestionProbe, recalled
@@ -38,6 +38,7 @@ FORMAT = 4  # of a result; part of its name, so that results of other versions a
 LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
 LEAST_T_STEPS = 20
 FISHER_TEXTS = 64
+OF_METHODS = ("lr", "top_t", "optimizer", "rule", "rank")  # fields of a job that are settings of methods
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ class Job:
     @property
     def key(self) -> str:
         """Name of its result: a hash of all it says, but for where the lab lies."""
-        said = {name: value for name, value in asdict(self).items() if name != "lab"}
-        return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
+        identity = {name: value for name, value in asdict(self).items() if name != "lab"}
+        return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def finds(self) -> tuple[str, ...]:
@@ -108,13 +109,22 @@ def with_defaults(job: Job, lab: Lab) -> Job:
 
     A model of its own gets those of the lab, too: only what a job names differs from one to the next.
     """
-    chosen = {"top_t": job.top_t or None, "lr": job.lr or None, "optimizer": job.optimizer or None}
-    used = settings_for(lab, job.method, **chosen)
-    return replace(job, lr=used["lr"], top_t=min(used["top_t"], lab.slots) if job.method == "sparse" else 0,
-                   optimizer=used["optimizer"] or "", rule=job.rule if job.method == "sparse" else "",
-                   rank=(job.rank or LORA_RANK) if job.method == "lora" else 0,
+    used = {"lr": 0.0, "top_t": 0, "optimizer": "", "rule": "", "rank": 0, **method_of(job).resolved(lab).settings()}
+    used = {name: value for name, value in used.items() if name in OF_METHODS}
+    return replace(job, **{**used, "top_t": min(used["top_t"], lab.slots)},
                    pretraining=job.pretraining if job.slots else 0,
                    base="" if job.slots else fingerprint(lab))  # fmt: skip
+
+
+def method_of(job: Job, **others) -> Method:
+    """The method of a job; what the job leaves open (0 or "") is as usual.
+
+    Args:
+        others: Settings that no field of a job holds.
+    """
+    kind = METHODS[job.method]
+    names = {field.name for field in fields(kind)} & {*OF_METHODS, "protect"}
+    return kind(**{name: value for name in names if (value := getattr(job, name))}, **others)
 
 
 @lru_cache(8)
@@ -156,10 +166,8 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
     read = [sum(int((counts > 0).sum()) for counts in tables) for tables in fact_counts(lab, facts)]
     before = list(_log_probabilities(lab, watched))
     steps = job.passes * len(facts)
-    own = {"sparse": {"top_t": job.top_t, "rule": job.rule, "protect": job.protect}, "lora": {"rank": job.rank}}
-    probe_every = math.ceil(steps / job.evaluations)
-    run = finetune(lab, facts, job.method, lr=job.lr, optimizer=job.optimizer, passes=job.passes, order=job.order,
-                   seed=job.seed, probe_every=probe_every, **own.get(job.method, {}), **_remedy(lab, job))  # fmt: skip
+    method, probe_every = method_of(job, **_remedy(lab, job)), math.ceil(steps / job.evaluations)
+    run = finetune(lab, facts, method, passes=job.passes, order=job.order, seed=job.seed, probe_every=probe_every)
     rows, known, last, flops = [], [], None, FlopCounterMode(display=False)
     counted = next((step for step in range(len(facts) + 1, steps + 1) if step % probe_every), None)
     for step in range(steps + 1):
@@ -180,7 +188,7 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
         "slots_read_per_step": sum(read) / len(read),
         "flops_per_step": flops.get_total_flops(),
         "kl_on_taught": _kl(before, _log_probabilities(lab, watched)),
-        "rows_changed": len(Patch.between(lab)) if job.method == "sparse" else lab.slots,
+        "rows_changed": len(Patch.between(lab)) if method.sparse else lab.slots,
         "known": known,
     }
     return rows, found
@@ -202,7 +210,7 @@ def _asked_besides(lab: Lab, job: Job, facts: Sequence[Fact]) -> list[dict]:
 
 
 def _remedy(lab: Lab, job: Job) -> dict:
-    """The options of `finetune` that a remedy is; none where it comes after the run, or there is none."""
+    """The settings of a method that a remedy is; none where it comes after the run, or there is none."""
     corpus, texts = Corpus(lab.world), round(job.strength)
     if job.remedy == "replay":
         return {"mix": lambda rng: corpus.texts(rng, texts)}
@@ -250,7 +258,8 @@ def _core_reads(lab: Lab, statement: str, cores: Sequence[torch.Tensor]) -> list
 
 def _answers(lab: Lab, job: Job, fact: Fact, t: int) -> bool:
     lab.reset()
-    for _ in finetune(lab, [fact], passes=LEAST_T_STEPS, top_t=t, lr=job.lr, optimizer=job.optimizer, probe_every=0):
+    method = Sparse(top_t=t, lr=job.lr, optimizer=job.optimizer)
+    for _ in finetune(lab, [fact], method, passes=LEAST_T_STEPS, probe_every=0):
         pass
     known = bool(_known(lab, [fact])[0])
     lab.reset()
@@ -304,14 +313,14 @@ def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[torch.Tensor]
         batch = encode(lab.tokenizer, list(texts[start : start + 32]), lab.model.device)
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
         with torch.inference_mode():
-            found = lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1)
-        yield found
+            logs = lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1)
+        yield logs
 
 
 def _kl(before: Iterable[torch.Tensor], now: Iterable[torch.Tensor]) -> float:
     """KL(base || finetuned) on the taught statements, nats per token: what RL's Razor predicts forgetting by."""
     total = tokens = 0
-    for one, other in zip(before, now, strict=True):
-        total += float(F.kl_div(other, one, log_target=True, reduction="sum"))
-        tokens += len(one)
+    for old, new in zip(before, now, strict=True):
+        total += float(F.kl_div(new, old, log_target=True, reduction="sum"))
+        tokens += len(old)
     return total / tokens

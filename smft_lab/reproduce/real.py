@@ -19,6 +19,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import read_facts
 from smft_lab.facts.world import new_facts
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
@@ -87,17 +88,17 @@ class RetrofitJob:
     @property
     def key(self) -> str:
         """Name of its result: a hash of all it says but for where the data lie, and of what the recipe says of it."""
-        said = {name: value for name, value in asdict(self).items() if name != "data"}
+        identity = {name: value for name, value in asdict(self).items() if name != "data"}
         if self.source == "people":
-            del said["source"]
+            del identity["source"]
         elif self.source != "questions":  # a file is what is in it
-            said["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
-        del said["switches"]  # they are in the recipe
+            identity["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
+        del identity["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
-        names = set(recipe) - OTHERS if self.method == "sparse" else TAUGHT
+        names = set(recipe) - OTHERS if METHODS[self.method].sparse else TAUGHT
         names -= {name for name, off in LATER.items() if recipe[name] == off}
-        said["recipe"] = {name: recipe[name] for name in names}
-        return hashlib.sha256(json.dumps([FORMAT, said], sort_keys=True).encode()).hexdigest()[:16]
+        identity["recipe"] = {name: recipe[name] for name in names}
+        return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def finds(self) -> tuple[str, ...]:
@@ -151,16 +152,15 @@ def _questions(data: str) -> tuple[list[Question], list[Question]]:
 def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     facts = _facts(lab, job)
     teaching = Teaching.of(lab, facts, job.passes or None, seed=job.seed)
-    options = {"lr": job.lr or None, "passes": job.passes or None, "seed": job.seed}
-    if job.method == "sparse":
-        options["rule"] = job.rule
-    if job.replay:
-        options["mix"] = _replay(lab, job)
+    kind = METHODS[job.method]
+    method = kind(lr=job.lr or None, mix=_replay(lab, job) if job.replay else None)
+    if isinstance(method, Sparse):
+        method = replace(method, rule=job.rule)
     every = math.ceil(teaching.steps / job.evaluations)
     probes, last, reached = probes_of(lab, facts), None, False
     learned, others = Probes([probes["learned"]]), Probes([probe for probe in probes if probe.name != "learned"])
     rows = measured_rows(0, _base_reading(lab, job, probes))
-    for last in finetune(lab, facts, job.method, probe_every=0, **options):
+    for last in finetune(lab, facts, method, passes=job.passes or None, seed=job.seed, probe_every=0):
         if not last.step or (last.step % every and not last.last):
             continue
         measured, before = learned.measure(lab.model, lab.tokenizer), reached
@@ -168,12 +168,12 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
         if last.last or reached > before:
             measured |= others.measure(lab.model, lab.tokenizer)
         rows += measured_rows(last.step, measured)
-        if reached and job.method != "sparse":
+        if reached and not method.sparse:
             break  # the baselines are read here; going on, they only lose more
     lab.end()
     assert last is not None  # the base comes first
     found: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
-    if job.method == "sparse":
+    if method.sparse:
         found["rows_changed"] = len(Patch.between(lab))
         found["loudness"] = measure_loudness(lab, facts).median
         found["addresses"] = _addresses(lab)
@@ -218,14 +218,14 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
     known = lab.probes["known"]
     assert isinstance(known, QuestionProbe)
     facts = [
-        one for one in read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED] if one.question not in known.questions
+        fact for fact in read_dataset(Path(job.data) / QUESTIONS).facts[:ASKED] if fact.question not in known.questions
     ]
     drawn = Random(f"{job.seed}/wrong").sample(facts, len(facts))
     wrong: list[Fact] = []
     while drawn and len(wrong) < job.facts:
         part, drawn = drawn[:64], drawn[64:]
-        said = answer(lab.model, lab.tokenizer, [one.question for one in part], form=known.form)
-        wrong += [one for one, reply in zip(part, said, strict=True) if not begins_with(reply, one.answers)]
+        replies = answer(lab.model, lab.tokenizer, [fact.question for fact in part], form=known.form)
+        wrong += [fact for fact, reply in zip(part, replies, strict=True) if not begins_with(reply, fact.answers)]
     if len(wrong) < job.facts:
         raise ValueError(f"{QUESTIONS} has {len(wrong)} questions that the base answers wrong, not {job.facts}")
     return wrong[: job.facts]
@@ -233,14 +233,14 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
 
 def _addresses(lab: Lab) -> dict:
     """Of facts that no job teaches, so that it is the same for every seed."""
-    one = measure_addresses(lab, new_facts(ADDRESS_FACTS, seed=999))[0]
-    return {"same": one.same, "different": one.different}
+    overlap = measure_addresses(lab, new_facts(ADDRESS_FACTS, seed=999))[0]
+    return {"same": overlap.same, "different": overlap.different}
 
 
 def _replay(lab: Lab, job: RetrofitJob):
     """Background questions with what the base itself answers."""
     _, others = _questions(job.data)
-    asked = [one.question for one in others[:150]]
-    said = answer(lab.model, lab.tokenizer, asked, form=lab.form)
-    texts = [lab.form.answered(question, reply) for question, reply in zip(asked, said, strict=True)]
+    asked = [question.question for question in others[:150]]
+    replies = answer(lab.model, lab.tokenizer, asked, form=lab.form)
+    texts = [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]
     return lambda rng: rng.sample(texts, job.replay)

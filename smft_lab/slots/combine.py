@@ -48,7 +48,7 @@ def conflicts(patches: Sequence[Patch]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["table", "slot", "patches", "distance", "cosine"])
 
 
-def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab: Lab | None = None) -> Patch:
+def combine(patches: Sequence[Patch], *, on_conflict: OnConflict = "refuse", lab: Lab | None = None) -> Patch:
     """One patch that does what all of them do.
 
     A row that one patch has, or that all who have it set alike, is taken over bitwise. Where they differ, `on_conflict`
@@ -100,7 +100,7 @@ def combine(patches: Sequence[Patch], on_conflict: OnConflict = "refuse", lab: L
     return Patch(slots, values, patches[0].base, _about(patches, on_conflict, len(differing)))
 
 
-def hold(lab: Lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse") -> Patch:
+def hold(lab: Lab, patches: Sequence[Patch], *, on_conflict: OnConflict = "refuse") -> Patch:
     """Make the lab's model its base with exactly these patches: those applied before and not named are gone, bitwise.
 
     So one of several is removed by naming the others. A finetune under way ends.
@@ -118,7 +118,7 @@ def hold(lab: Lab, patches: Sequence[Patch], on_conflict: OnConflict = "refuse")
         >>> len(smft.hold(lab, []))
         0
     """
-    together = combine(patches, on_conflict, lab) if patches else None
+    together = combine(patches, on_conflict=on_conflict, lab=lab) if patches else None
     if together is not None:
         together.check(lab)
     lab.reset()

@@ -22,7 +22,13 @@ Counts = list[list[Tensor]]
 
 
 def fact_counts(lab: Lab, facts: Sequence[Fact]) -> Counts:
-    """Reads per slot of each fact's statements, per fact and value table: (N,) int32 each."""
+    """Reads per slot of each fact's statements, per fact and value table: (N,) int32 each.
+
+    Examples:
+        >>> counts = smft.fact_counts(lab, smft.new_facts(2))
+        >>> len(counts), counts[0][0].shape
+        (2, torch.Size([57600]))
+    """
     return [
         batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements), lab.model.device))
         for fact in as_facts(facts)
@@ -69,6 +75,11 @@ def coverage(lab: Lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Co
 
     Raises:
         ValueError: no such rule, or no facts.
+
+    Examples:
+        >>> chosen = smft.coverage(lab, smft.fact_counts(lab, smft.new_facts(2)))
+        >>> 0 < chosen.at(500)["of_background"] < 1
+        True
     """
     check_rule(rule)
     if not counts:

@@ -288,7 +288,12 @@ def fingerprint(lab: Lab) -> str:
 @exclusive
 @torch.no_grad()
 def row_changes(lab: Lab) -> list[Tensor]:
-    """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed."""
+    """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed.
+
+    Examples:
+        >>> [int((norms > 0).sum()) for norms in smft.row_changes(lab)]
+        [0]
+    """
     changes = []
     for name, table in zip(*named_tables(lab.model), strict=True):
         rows, norms = differing_rows(table.weight, lab.base(name)), torch.zeros(len(table.weight))

@@ -43,6 +43,11 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
 
     Raises:
         ValueError: the text is empty, or longer than the model reads.
+
+    Examples:
+        >>> reads = smft.token_reads(lab, "A boat is here.")
+        >>> len(reads.tokens) == len(reads.slots[0])
+        True
     """
     if not text.strip():
         raise ValueError("type a text first")
@@ -72,6 +77,11 @@ def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
 
     Returns:
         Per value table, (C,) int64 slots, ascending; read at a token or the end of the text, padding excluded.
+
+    Examples:
+        >>> (slots,) = smft.core_set(lab, smft.new_facts(1)[0])
+        >>> len(slots) > 0
+        True
     """
     asked = lab.form.ids(lab.tokenizer, lab.form.answered(fact.question, fact.answer, lab.tokenizer))
     batch = pad(lab.tokenizer, [*text_ids(lab.tokenizer, list(fact.statements)), asked])

@@ -117,24 +117,25 @@ def slot_scores(lab: Lab, facts) -> pd.DataFrame:
         facts: One fact or several.
 
     Returns:
-        Columns layer, slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each layer, best first.
+        Columns table (of values, from 0), slot, count, tf, df, idf, tfidf, rank; ranks start at 1 in each table, best
+        first.
 
     Examples:
         >>> scores = smft.slot_scores(lab, smft.new_facts(1))
         >>> scores.columns.tolist()
-        ['layer', 'slot', 'count', 'tf', 'df', 'idf', 'tfidf', 'rank']
+        ['table', 'slot', 'count', 'tf', 'df', 'idf', 'tfidf', 'rank']
     """
     facts = as_facts(facts)
     batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements], lab.model.device)
     frames = []
-    for layer, count in enumerate(batch_counts(lab.model, batch)):
-        df = lab.usage.df[layer]
+    for table, count in enumerate(batch_counts(lab.model, batch)):
+        df = lab.usage.df[table]
         scores = score("tfidf", count, df, lab.usage.batches)
         slots = top_slots(scores, count, None)
         frames.append(
             pd.DataFrame(
                 {
-                    "layer": layer,
+                    "table": table,
                     "slot": slots.numpy(),
                     "count": count[slots].numpy(),
                     "tf": term_frequency(count)[slots].numpy(),

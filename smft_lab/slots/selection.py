@@ -136,7 +136,7 @@ class Selection:
 
 
 @contextmanager
-def sparse_mode(lab: Lab, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
+def sparse_mode(lab: Lab, *, top_t: int | None = None, rule: str = "tfidf", seed: int = 0) -> Iterator[Selection]:
     """Sparse memory finetuning in a training loop of one's own.
 
     Inside the block only the value tables take gradients, and only at the top-t slots of each batch; a plain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ import pandas as pd
 import torch
 import traitlets
 
-from smft_lab.charts.style import Probe, kept_of, learned_little, looks, ordered, probes_in, short_name
+from smft_lab.charts.paths import learned_and_kept
+from smft_lab.charts.style import Kept, Probe, kept_of, learned_little, looks, ordered, probes_in, short_name
 from smft_lab.experiments.compare import COLUMNS, REPORT, Comparison
 from smft_lab.experiments.equal import TARGET
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.methods import METHODS
+from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
@@ -33,6 +35,15 @@ ASKABLE = 2**31  # bytes: the finetuned weights of larger models are not kept fo
 METRICS = {QuestionProbe: ("em",), TextProbe: ("nll",), ChoiceProbe: ("acc", "acc_norm")}  # that are shown
 EVALUATIONS = 12
 REPORT_FOLDER = "comparison"  # in an exported folder
+PASSES = 8  # fewer than elsewhere: somebody waits
+
+
+def _written(method: Method, top_t: int | None) -> str:
+    """Python of a method: its key, or what makes it where t is chosen."""
+    if not isinstance(method, Sparse) or top_t is None:
+        return repr(method.name)
+    rule = "" if method.rule == Sparse.rule else f", rule={method.rule!r}"
+    return f"smft.Sparse(top_t={top_t}{rule})"
 
 
 class Compare(Panel):
@@ -69,7 +80,7 @@ class Compare(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = METHODS, runner: str | None = None,
+    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = STANDARD, runner: str | None = None,
                  theme: str = "auto", **settings):  # fmt: skip
         self.facts = list(facts)
         self.methods = ordered(methods)
@@ -98,7 +109,7 @@ class Compare(Panel):
             "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
         }  # fmt: skip
         count = min(len(self.facts), 24)
-        passes = 8 if lab.recipe is None else Teaching.of(lab, self.facts[:count]).passes
+        passes = PASSES if lab.recipe is None else Teaching.of(lab, self.facts[:count]).passes
         begin = {
             "count": count,
             "passes": passes,
@@ -129,10 +140,13 @@ class Compare(Panel):
         return self.comparison and self.comparison.under_way
 
     def _made(self, settings: dict) -> Comparison:
-        chosen = {name: settings[name] for name in ("passes", "top_t", "evaluations")}
-        return Comparison(
-            self.lab, self.facts[: settings["count"]], self.methods, seeds=range(settings["seeds"]), **chosen
-        )
+        chosen = {name: settings[name] for name in ("passes", "evaluations")}
+        methods = {name: self._method(name, settings["top_t"]) for name in self.methods}
+        return Comparison(self.lab, self.facts[: settings["count"]], methods, seeds=range(settings["seeds"]), **chosen)
+
+    def _method(self, name: str, top_t: int | None) -> Method:
+        method = method_of(name)
+        return replace(method, top_t=top_t) if isinstance(method, Sparse) else method
 
     def start(self, settings: dict | None = None) -> None:
         """Begin from the base, or go on with what was stopped.
@@ -193,18 +207,15 @@ class Compare(Panel):
             raise ValueError("wait for the comparison to end, or press Reset; then all models can be asked")
         self.claim()
         try:
-            with self._claim.lock:
-                before = self._changes()  # another panel may have left the model finetuned
-                self.lab.reset()
-                found = {"question": question, "base": self._answer(question)}
+            with self._claim.lock, self.lab.at_base():  # another panel may have left the model finetuned
+                replies = {"question": question, "base": self._answer(question)}
                 for name, changed in self._states.items():
                     self._put(changed)
-                    found[name] = self._answer(question)
+                    replies[name] = self._answer(question)
                     self.lab.reset()
-                self._put(before)
         finally:
             self.release()
-        self.answers = [found, *(one for one in self.answers if one["question"] != question)][:8]
+        self.answers = [replies, *(asked for asked in self.answers if asked["question"] != question)][:8]
 
     def _answer(self, question: str) -> str:
         return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
@@ -223,13 +234,15 @@ class Compare(Panel):
     def as_code(self) -> str:
         """Python that makes the comparison of the settings that stand in the panel."""
         chosen = self.settings
-        methods = None if tuple(self.methods) == METHODS else tuple(self.methods)
-        options = {name: chosen[name] for name in ("seeds", "passes", "top_t", "evaluations")}
+        options = {name: chosen[name] for name in ("seeds", "passes", "evaluations")}
+        methods = [_written(method_of(name), chosen["top_t"]) for name in self.methods]
+        usual = tuple(self.methods) == STANDARD and chosen["top_t"] is None
+        call = "smft.compare(lab, facts)" if usual else f"smft.compare(lab, facts, [{', '.join(methods)}])"
         lines = [
             *sharing.beginning(self.lab), *sharing.facts_lines(self.lab, self.facts, chosen["count"]),
-            sharing.written("both = smft.compare(lab, facts)", methods=methods, **options),
-            "print(both)",
-            'both.to_html("report.html")',
+            sharing.written(f"comparison = {call}", **options),
+            "print(comparison)",
+            'comparison.to_html("report.html")',
             "# In a notebook: smft.widgets.Compare(lab, facts)",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
@@ -265,11 +278,11 @@ class Compare(Panel):
 
     def _told(self) -> str:
         lines = [
-            f"{short_name(one['method'])} learned hardly anything ({one['learned']:.0%})."
-            if one["little"]
-            else f"{short_name(one['method'])} lost {100 * one['drop'][0]:.1f} points of {self._kept.facts} with "
-            f"{one['learned']:.0%} learned."
-            for one in self.verdict
+            f"{short_name(row['method'])} learned hardly anything ({row['learned']:.0%})."
+            if row["little"]
+            else f"{short_name(row['method'])} lost {100 * row['drop'][0]:.1f} points of {self._kept.facts} with "
+            f"{row['learned']:.0%} learned."
+            for row in self.verdict
         ]
         return " ".join(["The compare panel.", *(lines or ["No comparison has ended yet."])])
 
@@ -288,8 +301,8 @@ class Compare(Panel):
         """One view of the progress per gradient step; what was measured is published at once."""
         began, measured = time.monotonic(), 0
         if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
-            total = len(comparison.methods) * sum(map(comparison.run_steps, comparison.seeds))
-            yield {"method": comparison.methods[0], "seed": comparison.seeds[0], "done": 0, "total": total,
+            total = len(comparison.names) * sum(map(comparison.run_steps, comparison.seeds))
+            yield {"method": comparison.names[0], "seed": comparison.seeds[0], "done": 0, "total": total,
                    "loss": None, "left": None}  # fmt: skip
         for progress in comparison.steps():
             if len(comparison.rows) > measured:
@@ -305,16 +318,16 @@ class Compare(Panel):
     def _measured(self, comparison: Comparison, progress) -> None:
         if progress.seed == comparison.seeds[0]:
             facts = [self.facts[i] for i in stream_order(comparison.n_facts, progress.seed)]
-            mine = self._retention[progress.method]
-            asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
-            right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
-            mine["questions"] = asked
-            mine["steps"].append(progress.step)
-            mine["recalled"].append(right.int().tolist())
+            retention = self._retention[progress.method]
+            asked, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
+            right = recalled(self.lab.model, self.lab.tokenizer, asked, answers, form=self.lab.form)
+            retention["questions"] = asked
+            retention["steps"].append(progress.step)
+            retention["recalled"].append(right.int().tolist())
         table = comparison.table
         with self.hold_sync():
             self.retention = copy.deepcopy(self._retention)
-            self.paths = _paths(table, self._kept.key)
+            self.paths = _paths(table, self._kept)
             self.numbers = _numbers(table, comparison.costs, self._measures)
 
     def _keep_state(self, method: str) -> None:
@@ -362,25 +375,22 @@ class Compare(Panel):
         return lines
 
 
-def _paths(table: pd.DataFrame, kept: str) -> list[dict]:
+def _paths(table: pd.DataFrame, kept: Kept) -> list[dict]:
     """Per method and seed the (step, learned, kept) of every measurement; with several seeds, their mean too."""
-    both = table[(table["metric"] == "em") & table["probe"].isin(["learned", kept])]
-    wide = both.pivot_table(index=["method", "seed", "step"], columns="probe", values="value").reset_index()
-    if kept not in wide:
-        wide[kept] = float("nan")
+    drawn = learned_and_kept(table, kept)
 
     def points(rows: pd.DataFrame) -> list:
-        held = rows[kept].astype(object).where(rows[kept].notna(), None)
-        return [list(one) for one in zip(rows["step"].tolist(), rows["learned"].tolist(), held.tolist(), strict=True)]
+        held = rows["kept"].astype(object).where(rows["kept"].notna(), None)
+        columns = rows["step"].tolist(), rows["learned"].tolist(), held.tolist()
+        return [list(point) for point in zip(*columns, strict=True)]
 
     paths = []
-    for name, mine in wide.groupby("method", sort=False):
-        seeds = mine["seed"].unique().tolist()
-        paths += [{"method": name, "seed": s, "points": points(mine[mine["seed"] == s])} for s in seeds]
+    for name in table["method"].unique().tolist():
+        runs = drawn.runs[drawn.runs["method"] == name]
+        seeds = runs["seed"].unique().tolist()
+        paths += [{"method": name, "seed": s, "points": points(runs[runs["seed"] == s])} for s in seeds]
         if len(seeds) > 1:
-            shared = mine[mine["step"].isin(mine[mine["seed"] == seeds[-1]]["step"])]
-            mean = shared.groupby("step", as_index=False)[["learned", kept]].mean()
-            paths.append({"method": name, "seed": None, "points": points(mean)})
+            paths.append({"method": name, "seed": None, "points": points(drawn.means[drawn.means["method"] == name])})
     return paths
 
 
@@ -393,14 +403,14 @@ def _numbers(table: pd.DataFrame, costs: dict[str, list[dict]], measures: Sequen
     """Per method the newest measurement of every probe, mean over seeds, and what a step cost; the base first."""
     rows = []
 
-    def row(name: str, mine: pd.DataFrame) -> dict:
-        values = mine.groupby(["probe", "metric"])["value"].mean().to_dict()
+    def row(name: str, runs: pd.DataFrame) -> dict:
+        values = runs.groupby(["probe", "metric"])["value"].mean().to_dict()
         return {"method": name} | {_column(probe): values.get((probe.key, probe.metric)) for probe in measures}
 
     rows.append(row("base", table[table["step"] == 0]))
-    for name, mine in table.groupby("method", sort=False):
+    for name, runs in table.groupby("method", sort=False):
         name = str(name)
-        newest = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
+        newest = runs[runs["step"] == runs.groupby("seed")["step"].transform("max")]
         cost = pd.DataFrame(costs.get(name, [])).median().to_dict()
         rows.append(row(name, newest) | {"step": int(newest["step"].max())} | cost)
     return rows

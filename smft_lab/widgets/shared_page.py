@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from smft_lab import __version__
 from smft_lab.charts.report import content_policy
-from smft_lab.charts.style import LOOKS, NAMES, SHORT_NAMES, name_in_sentence
+from smft_lab.charts.style import LOOKS, name_in_sentence
 from smft_lab.experiments.compare import LIBRARIES, watched
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.finetuning.finetune import settings_for
-from smft_lab.finetuning.methods import METHODS
+from smft_lab.finetuning.methods import METHODS, STANDARD, method_of
 from smft_lab.lab import Lab
 from smft_lab.slots.reading import token_reads
 from smft_lab.widgets import sharing
@@ -37,7 +36,7 @@ RUNS = ".runs"  # of the folder beside a page
 STRIPS, TEXT = 24, 400  # facts whose tokens are shown, and letters of a text
 
 
-def page(lab: Lab, facts: Sequence[Fact] | Fact, path: str | Path, *, methods: Sequence[str] = METHODS,
+def page(lab: Lab, facts: Sequence[Fact] | Fact, path: str | Path, *, methods: Sequence[str] = STANDARD,
          rules: Sequence[str] | None = None, top_t: Sequence[int] | None = None, seeds: int | Sequence[int] = SEEDS,
          force: bool = False, progress: bool | None = None, **options) -> Path:  # fmt: skip
     """Make a page of one file on which anybody can drag the top-t slider, without Python and without a network.
@@ -104,7 +103,7 @@ class Plan:
         ValueError: an option is out of range, or a statement is too long for the model.
     """
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact] | Fact, methods: Sequence[str] = METHODS,
+    def __init__(self, lab: Lab, facts: Sequence[Fact] | Fact, methods: Sequence[str] = STANDARD,
                  rules: Sequence[str] | None = None, top_t: Sequence[int] | None = None,
                  seeds: Sequence[int] = range(SEEDS), title: str | None = None, command: str = "",
                  **options):  # fmt: skip
@@ -122,7 +121,7 @@ class Plan:
             self.pairs = {rule: panel.pairs(cover) for rule, cover in self.covers.items()}
         finally:
             panel.close()
-        usual = settings_for(lab, "sparse")["top_t"]
+        usual = method_of("sparse").resolved(lab).settings()["top_t"]
         self.top_t = places(max(cover.most for cover in self.covers.values()), usual)
         if top_t is not None:
             self.top_t = sorted({*top_t})
@@ -191,8 +190,8 @@ class Plan:
     def settings(self) -> list[tuple[str, str]]:
         """How the page was made, for its foot."""
         course, lab = self.course, self.lab
-        sparse = settings_for(lab, "sparse", optimizer=course.optimizer, lr=course.lr)
-        rates = {method: settings_for(lab, method) | (sparse if method == "sparse" else {}) for method in self.methods}
+        asked = {"sparse": {"optimizer": course.optimizer, "lr": course.lr}}
+        rates = {name: method_of(name, **asked.get(name, {})).resolved(lab).settings() for name in self.methods}
         versions = {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
         seconds = sum(found["seconds"] for found in self.found.values())
         return [
@@ -201,7 +200,7 @@ class Plan:
             ("Passes over the facts", f"{course.passes}"),
             ("Order of the statements", course.order),
             ("Learned of each statement", course.loss_on),
-            *((f"{SHORT_NAMES[method]}: optimizer and learning rate", f"{used['optimizer']}, {used['lr']:g}")
+            *((f"{METHODS[method].short}: optimizer and learning rate", f"{used['optimizer']}, {used['lr']:g}")
               for method, used in rates.items()),
             ("Runs", f"{len(self.runs)}, of {seconds / 60:.1f} minutes of one core in all"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -237,7 +236,7 @@ class Plan:
         return {
             **limits,
             "t": self.top_t, "usual": self.usual, "rules": self.rules, "seeds": self.seeds,
-            "methods": [{"key": method, "name": SHORT_NAMES[method], "whole": NAMES[method],
+            "methods": [{"key": method, "name": METHODS[method].short, "whole": METHODS[method].title,
                          "light": LOOKS[method].light, "dark": LOOKS[method].dark} for method in self.methods],
             "previews": {rule: self._preview(rule) for rule in self.rules},
             "background": base64.b64encode(self.background).decode(),

@@ -17,8 +17,8 @@ import torch
 
 from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
-from smft_lab.finetuning.methods import METHODS, check_settings
+from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.methods import Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab, load
 from smft_lab.model.memory import differing_rows, named_tables
@@ -75,8 +75,8 @@ class Course:
         Raises:
             ValueError: an option is out of range, or a statement is too long for the model.
         """
-        same = Comparison(lab, facts, ("sparse",), passes=passes, optimizer=optimizer, evaluations=evaluations,
-                          lr={} if lr is None else {"sparse": lr}, rephrase=rephrase, **chosen)  # fmt: skip
+        same = Comparison(lab, facts, (Sparse(optimizer=optimizer, lr=lr),), passes=passes, evaluations=evaluations,
+                          rephrase=rephrase, **chosen)  # fmt: skip
         taught = tuple(same.taught(0))
         check_facts(lab, taught)
         teaching = Teaching.of(lab, taught, same.passes, same.order, same.loss_on)
@@ -94,7 +94,8 @@ class Course:
 
     def key(self, lab: Lab, run: SharedRun) -> str:
         """What tells the result of a run from any other: a hash of all that it follows from."""
-        used = settings_for(lab, run.method, **({"optimizer": self.optimizer, "lr": self.lr} if run.rule else {}))
+        asked = {"optimizer": self.optimizer, "lr": self.lr} if run.rule else {}
+        used = method_of(run.method, **asked).resolved(lab).settings()
         about = {"format": FORMAT, "base": fingerprint(lab), "used": used, "course": asdict(self), "run": asdict(run)}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -109,9 +110,7 @@ def planned(lab: Lab, methods: Sequence[str], rules: Sequence[str], top_t: Seque
     if not (methods and rules and top_t and seeds):
         raise ValueError("a page needs at least one method, one rule, one t and one seed")
     for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-        check_settings(method, lab.slots, rule=rules[0], **settings_for(lab, method))
+        method_of(method).resolved(lab).check(lab)
     for rule in rules:
         check_rule(rule)
     for t in top_t:

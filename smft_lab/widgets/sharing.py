@@ -18,10 +18,11 @@ from smft_lab.charts.report import content_policy
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import record_of
-from smft_lab.lab import Lab, shipped_checkpoint
+from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import batch_counts
+from smft_lab.storage import shipped_checkpoint
 from smft_lab.widgets.kept import KeptQuestions, few
 from smft_lab.writing import unwritable
 

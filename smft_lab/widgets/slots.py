@@ -12,7 +12,7 @@ import traitlets
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
 from smft_lab.model.memory import named_tables, value_tables
@@ -90,7 +90,7 @@ class Slots(Panel):
             "facts": [fact.question for fact in self.facts],
             "grouped": self._grouped,
         }
-        top_t = min(settings_for(lab, "sparse")["top_t"], n)
+        top_t = min(Sparse().resolved(lab).settings()["top_t"], n)
         self.settings = {"view": "tfidf", "table": 0, "top_t": top_t}
         if text is not None:
             self.read(text)

@@ -19,7 +19,8 @@ from smft_lab.charts.style import probes_in
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
+from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import answer, match_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 ASKED_EVERY = 0.25  # seconds of training between two looks at the answer
 ASKING = 0.3  # most of the time that looking may take
-PASSES = 20
+PASSES = 20  # of a single fact
 LEARNED_AT = 0.03  # nats; of one fact there are few texts, and the question that tests it is none of them
 STATEMENTS, WORDINGS = 2, 6  # proposed for a lesson by a recipe: a single fact needs more than each of many
 UNTAUGHT = 4  # wordings in which a lesson is asked besides
@@ -105,7 +106,7 @@ class Teach(Panel):
             "slots": lab.slots,
             "tables": len(lab.usage.df),
             "side": side_of(lab.slots),
-            "top_t": min(settings_for(lab, "sparse")["top_t"], lab.slots),
+            "top_t": min(Sparse().resolved(lab).settings()["top_t"], lab.slots),
             "passes": max(recipe.passes, recipe.least_steps) if recipe and self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
@@ -131,9 +132,9 @@ class Teach(Panel):
                 from them. Nothing is then proposed.
         """
         given = {"answer": answer or None, "statements": statements, "wordings": wordings}
-        kept = {name: list(given[name] or ()) for name in ("statements", "wordings")}
+        typed = {name: list(given[name] or ()) for name in ("statements", "wordings")}
         draft = {
-            "sentence": sentence, "question": question, "answer": answer, **kept,
+            "sentence": sentence, "question": question, "answer": answer, **typed,
             "edited": [name for name, value in given.items() if value is not None],
             "taught": bool(self.draft.get("taught")) and self.draft["sentence"] == sentence,
         }  # fmt: skip
@@ -142,17 +143,18 @@ class Teach(Panel):
             raise ValueError("the question is empty; type one")
         if not sentence.strip() and not (statements and answer.strip()):
             raise ValueError("the sentence is empty; type one")
-        found = answer.strip() or likely_answer(sentence, question)
-        if not found:
+        proposed = answer.strip() or likely_answer(sentence, question)
+        if not proposed:
             raise ValueError("no answer can be told from this sentence and question; type it beside the question")
-        ways = other_wordings(sentence, question, found)[:WORDINGS] if self._mixed else []
-        told = rephrase(sentence, question, found) if sentence.strip() else []
+        ways = other_wordings(sentence, question, proposed)[:WORDINGS] if self._mixed else []
+        sentences = rephrase(sentence, question, proposed) if sentence.strip() else []
         if self._mixed:  # what says the answer before all else teaches little there
-            last = [text for text in told if text.rstrip('".').endswith(found.rstrip("."))]
-            told = (last or told)[: STATEMENTS if ways else STATEMENTS + WORDINGS]
+            last = [text for text in sentences if text.rstrip('".').endswith(proposed.rstrip("."))]
+            sentences = (last or sentences)[: STATEMENTS if ways else STATEMENTS + WORDINGS]
         self.draft = {
-            **draft, "answer": answer or found, "statements": told if statements is None else kept["statements"],
-            "wordings": ways if wordings is None else kept["wordings"],
+            **draft, "answer": answer or proposed,
+            "statements": sentences if statements is None else typed["statements"],
+            "wordings": ways if wordings is None else typed["wordings"],
         }  # fmt: skip
 
     def teach(
@@ -237,9 +239,9 @@ class Teach(Panel):
         if not question:
             raise ValueError("type a question first")
         with self._claim.lock:
-            said = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
-        found = {"question": question, "now": said}
-        self.answers = [found, *(one for one in self.answers if one["question"] != question)][:6]
+            reply = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
+        answered = {"question": question, "now": reply}
+        self.answers = [answered, *(row for row in self.answers if row["question"] != question)][:6]
 
     def save(self, path: str | Path | None = None) -> None:
         """Save the rows that all lessons have changed; by default as the first free name of patch, patch-2, ...
@@ -288,7 +290,6 @@ class Teach(Panel):
         lines = sharing.beginning(self.lab)
         if self._opened is not None:
             lines.append(f"smft.Patch.load({self._opened.name!r}).apply(lab)")
-        form = None if recipe is None else "lab.form"
         if recipe is not None:
             lines.insert(0, "from dataclasses import replace\n")
         for fact, passes, top_t in lessons:
@@ -296,15 +297,14 @@ class Teach(Panel):
             mine = self._recipe(fact)
             options = {"passes": passes, "top_t": top_t, "probe_every": 0}
             if recipe is None:
-                options["lr"] = settings_for(self.lab, "sparse")["lr"] * FASTER
+                options["lr"] = Sparse().resolved(self.lab).settings()["lr"] * FASTER
             call = sharing.written("run = smft.run(lab, [fact])", **options)
             if recipe is not None and mine is not None and self._mixed:
                 changed = {name: getattr(mine, name) for name in ("statements", "questions", "learned_at")}
                 inside = ", ".join(f"{name}={value!r}" for name, value in changed.items())
                 call = f"{call[:-1]}, recipe=replace(lab.recipe, {inside}))"
             lines.append(call)
-            asked = "smft.answer(lab.model, lab.tokenizer, [fact.question]" + (f", form={form})" if form else ")")
-            lines.append(f"print(fact.question, {asked})")
+            lines.append("print(fact.question, lab.answer([fact.question]))")
         lines += ['run.patch.save("lesson.safetensors")', "# In a notebook: smft.widgets.Teach(lab)"]
         return "\n".join(lines) + "\n"
 
@@ -327,15 +327,15 @@ class Teach(Panel):
         """The slots changed since the base, and what every probe says before and after."""
         from smft_lab.charts.pictures import bars, heat, picture
 
-        changed = sum(in_cells(one, "amax") for one in row_changes(self.lab))
-        said = [f"{one['question']} {one['before']} -> {one['now']}" for one in self.lessons]
-        kept = [(one["title"].lower(), one["base"], one["now"]) for one in self.probes if one["metric"] == "em"]
+        changed = sum(in_cells(norms, "amax") for norms in row_changes(self.lab))
+        lines = [f"{row['question']} {row['before']} -> {row['now']}" for row in self.lessons]
+        kept = [(row["title"].lower(), row["base"], row["now"]) for row in self.probes if row["metric"] == "em"]
         names = [f"{name}, {when}" for name, *_ in kept for when in ("base", "now")]
         stay = bars(
             names, [value for _, *both in kept for value in both], "exact match", "What should stay", share=True
         )
-        told = " ".join(["The teach panel.", *(said or ["Nothing has been taught yet."])])
-        return picture(heat(changed, "Slots changed since the base", "norm of the change"), stay, says=told)
+        says = " ".join(["The teach panel.", *(lines or ["Nothing has been taught yet."])])
+        return picture(heat(changed, "Slots changed since the base", "norm of the change"), stay, says=says)
 
     def close(self) -> None:
         """End the lesson under way, keep what was taught, and take the panel off the screen."""
@@ -382,13 +382,12 @@ class Teach(Panel):
         if changed_sizes or (self._base_probes is None and not self._lessons):
             yield {**view, "doing": "measuring what should stay"}
             self._stays = stays
-            self._kept = KeptQuestions(self.lab, [*(one.fact for one in self._lessons), lesson.fact])
+            self._kept = KeptQuestions(self.lab, [*(earlier.fact for earlier in self._lessons), lesson.fact])
             self._measure_base()
         changed, looked, wait = set(), -math.inf, ASKED_EVERY
-        lr = settings_for(self.lab, "sparse")["lr"] * (FASTER if self.lab.recipe is None else 1)
-        run = finetune(
-            self.lab, [lesson.fact], "sparse", lr=lr, passes=passes, top_t=top_t, probe_every=0, recipe=recipe
-        )
+        tuned = Sparse(top_t=top_t).resolved(self.lab)
+        method = replace(tuned, lr=tuned.settings()["lr"] * (FASTER if self.lab.recipe is None else 1))
+        run = finetune(self.lab, [lesson.fact], method, passes=passes, probe_every=0, recipe=recipe)
         self._run = weakref.ref(run)
         for step in whole(run):
             lesson.steps = step.step
@@ -407,12 +406,8 @@ class Teach(Panel):
 
     def _measure_base(self) -> None:
         """What the probes read of the model without the lessons."""
-        mine = self._lessons or self._opened is not None
-        if mine:
-            self.lab.reset()
-        self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
-        if mine:
-            self._put_back()
+        with self.lab.at_base():
+            self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
 
     def _put_back(self) -> None:
         """The base, with the lessons so far in it, or the patch that was opened before any."""
@@ -423,13 +418,13 @@ class Teach(Panel):
 
     def _look(self, fact: Fact) -> dict:
         """What the model says now, and how much of what it knew it keeps; the picture of the table too."""
-        said = self._answer(fact.question)
-        kept = self._kept.share()
+        reply = self._answer(fact.question)
+        share = self._kept.share()
         self._draw()
-        return {"answer": said, "right": _is_right(said, fact), "kept": kept}
+        return {"answer": reply, "right": _is_right(reply, fact), "kept": share}
 
     def _draw(self) -> None:
-        changed = torch.stack([in_cells(one, "amax") for one in row_changes(self.lab)]).sum(0)
+        changed = torch.stack([in_cells(norms, "amax") for norms in row_changes(self.lab)]).sum(0)
         self.heat = changed.float().numpy().tobytes()
 
     def _show(self, view: dict) -> None:
@@ -448,9 +443,8 @@ class Teach(Panel):
             return
         with self._claim.lock:
             if lesson.steps:
-                lesson.patch = Patch.between(
-                    self.lab, {"method": "sparse"}, [one.fact for one in [*self._lessons, lesson]]
-                )
+                taught = [each.fact for each in [*self._lessons, lesson]]
+                lesson.patch = Patch.between(self.lab, {"method": Sparse.key}, taught)
                 self._lessons.append(lesson)
                 self._taught = True
             self._after()
@@ -458,30 +452,30 @@ class Teach(Panel):
 
     def _after(self) -> None:
         """Ask every lesson's question again, and all others that were asked, and measure the probes."""
-        said, others = (
+        lesson_replies, others = (
             answer(self.lab.model, self.lab.tokenizer, questions, form=form) if questions else []
             for questions, form in (
                 ([lesson.fact.question for lesson in self._lessons], self.lab.form),
-                ([one["question"] for one in self.answers], asking_form(self.lab)),
+                ([row["question"] for row in self.answers], asking_form(self.lab)),
             )
         )
         replies = iter(self._answers([question for lesson in self._lessons for question in lesson.untaught]))
         now = base = self._base_probes or {}
         if now and (self._lessons or self._opened is not None):
             now = self._stays.measure(self.lab.model, self.lab.tokenizer)
-        titles = {(one.key, one.metric): one.short for one in probes_in((p, m) for p in now for m in now[p])}
+        titles = {(probe.key, probe.metric): probe.short for probe in probes_in((p, m) for p in now for m in now[p])}
         if self.lab.recipe is not None:
             counts = {probe.name: asked(probe) for probe in self._stays}
             titles = {key: f"{title}, {counts[key[0]]}" for key, title in titles.items()}
         with self.hold_sync():
             self._draw()
-            self.answers = [{**one, "now": text} for one, text in zip(self.answers, others, strict=True)]
+            self.answers = [{**row, "now": text} for row, text in zip(self.answers, others, strict=True)]
             self.lessons = [
-                {"question": one.fact.question, "answer": one.fact.answer, "before": one.before, "now": text,
-                 "right": _is_right(text, one.fact), "slots": len(one.patch),
+                {"question": lesson.fact.question, "answer": lesson.fact.answer, "before": lesson.before, "now": text,
+                 "right": _is_right(text, lesson.fact), "slots": len(lesson.patch),
                  "others": [{"question": question, "now": (reply := next(replies)),
-                             "right": _is_right(reply, one.fact)} for question in one.untaught]}
-                for one, text in zip(self._lessons, said, strict=True)
+                             "right": _is_right(reply, lesson.fact)} for question in lesson.untaught]}
+                for lesson, text in zip(self._lessons, lesson_replies, strict=True)
             ]  # fmt: skip
             self.probes = [
                 {
@@ -502,5 +496,5 @@ class Teach(Panel):
         self.release()
 
 
-def _is_right(said: str, fact: Fact) -> bool:
-    return bool(MATCHES[match_of([fact])][0](said, fact.answers))
+def _is_right(reply: str, fact: Fact) -> bool:
+    return bool(MATCHES[match_of([fact])][0](reply, fact.answers))

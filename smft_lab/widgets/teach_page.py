@@ -11,7 +11,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 
 from smft_lab.charts.report import content_policy
-from smft_lab.finetuning.finetune import settings_for
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.lab import Lab
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
@@ -58,7 +58,7 @@ def page_text(lab: Lab, title: str) -> str:
     parts, weights = packed(lab)
     kept = KeptQuestions(lab)
     known = _known(lab, kept)
-    sparse = settings_for(lab, "sparse", optimizer="adam")
+    sparse = Sparse(optimizer="adam").resolved(lab).settings()
     settings = {"t": min(sparse["top_t"], lab.slots), "rate": sparse["lr"] * FASTER, "steps": PASSES}
     data = {"model": config, "parts": parts, "weights": weights, "tokenizer": _tokenizer(lab), "known": known,
             "settings": settings, "side": side_of(lab.slots),

@@ -18,12 +18,11 @@ import traitlets
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import check_facts, finetune, settings_for, whole
-from smft_lab.finetuning.methods import check_settings
+from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
-from smft_lab.model.memory import differing_rows, named_tables
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
@@ -40,7 +39,7 @@ MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
 MEASURED_AT_FIRST = 5.0  # the same for a model from elsewhere, until a measurement was timed
 MEASURING = 0.1  # most of the time that measuring them may take
 MEASURING_MORE = 0.3  # the same for a model from elsewhere, whose path would have two points else
-PASSES = 8  # by default, where no recipe says how many
+PASSES = 8  # where no recipe says how many; fewer than elsewhere, as somebody waits
 
 
 @dataclass
@@ -109,7 +108,7 @@ class TopT(Panel):
         facts = list(facts)
         check_facts(lab, facts)
         self.facts = facts
-        tuned = settings_for(lab, "sparse")
+        tuned = Sparse().resolved(lab).settings()
         super().__init__(lab, runner, theme)
         recipe = lab.recipe
         self._grouped = recipe is not None and recipe.choice == "group"  # slots are chosen once, before any step
@@ -128,7 +127,7 @@ class TopT(Panel):
             "facts": len(facts),
             "rules": list(RULES),
             "optimizers": sorted(OPTIMIZERS),
-            "rates": {name: settings_for(lab, "sparse", optimizer=name)["lr"] for name in sorted(OPTIMIZERS)},
+            "rates": {name: Sparse(optimizer=name).resolved(lab).lr for name in sorted(OPTIMIZERS)},
             "questions": [fact.question for fact in facts[:50]] + list(self._kept.questions[:20]),
             "kept": self._kept.words(),
             "grouped": self._grouped,
@@ -163,12 +162,13 @@ class TopT(Panel):
         if not 1 <= wanted["facts"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
         Teaching.of(self.lab, self.facts[:1], wanted["passes"])  # raises on what can't be taught
-        check_settings("sparse", self.lab.slots, rule=wanted["rule"], **self._method_settings(wanted))
+        self._method(wanted).check(self.lab, self.lab.recipe)
         self.settings = wanted
         self._preview()
 
-    def _method_settings(self, settings: dict) -> dict:
-        return settings_for(self.lab, "sparse", **{name: settings[name] for name in ("top_t", "lr", "optimizer")})
+    def _method(self, settings: dict) -> Sparse:
+        chosen = {name: settings[name] for name in ("top_t", "rule", "lr", "optimizer")}
+        return Sparse(**chosen).resolved(self.lab)
 
     def _preview(self) -> None:
         about = (self.settings["rule"], self.settings["facts"])
@@ -181,7 +181,7 @@ class TopT(Panel):
             | {1, min(self._usual_t, most), most}
         )
         at = [self.coverage.at(t) for t in grid]
-        self.preview = {"t": grid, **{name: [round(one[name], 5) for one in at] for name in at[0]}}
+        self.preview = {"t": grid, **{name: [round(shares[name], 5) for shares in at] for name in at[0]}}
         self.slots = self.pairs(self.coverage)
         self._shown = about
 
@@ -292,16 +292,16 @@ class TopT(Panel):
         with self._claim.lock:
             now = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
             base = self._base_answer(question) if self._changed() else now
-        rest = [one for one in self.answers if one["question"] != question]
+        rest = [row for row in self.answers if row["question"] != question]
         self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
 
     def _ask_again(self) -> None:
         """The model is another now: what was asked before is asked anew."""
         if self.answers:
             with self._claim.lock:
-                asked = [one["question"] for one in self.answers]
-                said = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
-            self.answers = [{**one, "now": text} for one, text in zip(self.answers, said, strict=True)]
+                asked = [row["question"] for row in self.answers]
+                replies = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
+            self.answers = [{**row, "now": text} for row, text in zip(self.answers, replies, strict=True)]
 
     def save(self, path: str | Path | None = None) -> None:
         """Save the rows that the last run changed; by default as the first free name of patch, patch-2, ...
@@ -322,7 +322,7 @@ class TopT(Panel):
         lines = [
             *sharing.beginning(lab), *sharing.facts_lines(lab, self.facts, chosen["facts"]),
             sharing.written("run = smft.run(lab, facts)", **options),
-            'print(run.history.pivot_table(index="step", columns="probe", values="value"))',
+            'print(run.table.pivot_table(index="step", columns="probe", values="value"))',
             'run.patch.save("facts.safetensors")',
             "# In a notebook: smft.widgets.TopT(lab, facts)",
         ]  # fmt: skip
@@ -395,8 +395,8 @@ class TopT(Panel):
             shares, f"t, slots per {per}", "share of reads", "The slots chosen", log="x", share=True, marks=marks
         )
         table = pd.DataFrame(rows, columns=["method", "seed", "step", "probe", "metric", "value"])
-        told = f"The top-t panel: t is {self.settings['top_t']}; {len(self._every_path())} runs are on the plane."
-        return picture(chosen, plane(table, "Learned and forgotten"), says=told)
+        says = f"The top-t panel: t is {self.settings['top_t']}; {len(self._every_path())} runs are on the plane."
+        return picture(chosen, plane(table, "Learned and forgotten"), says=says)
 
     def close(self) -> None:
         """Stop, give the lab up with what was taught so far, and take the panel off the screen."""
@@ -432,10 +432,10 @@ class TopT(Panel):
         if chosen["optimizer"] != first["optimizer"]:
             parts.append(chosen["optimizer"])
         if chosen["lr"] != first["lr"]:
-            parts.append(f"rate {self._method_settings(chosen)['lr']:g}")
-        for name, one in (("passes", "pass"), ("facts", "fact")):
+            parts.append(f"rate {self._method(chosen).lr:g}")
+        for name, singular in (("passes", "pass"), ("facts", "fact")):
             if chosen[name] != first[name]:
-                parts.append(f"{chosen[name]} {one if chosen[name] == 1 else name}")
+                parts.append(f"{chosen[name]} {singular if chosen[name] == 1 else name}")
         name = ", ".join(parts)
         again = sum(path.settings == chosen for path in self._paths)
         return f"{name} ({again + 1})" if again else name
@@ -444,7 +444,6 @@ class TopT(Panel):
         """One view of the path per gradient step; measures often enough for the eye, and at the end."""
         chosen = path.settings
         facts = self.facts[: chosen["facts"]]
-        settings = {name: chosen[name] for name in ("top_t", "rule", "optimizer", "lr", "passes")}
         path.total = Teaching.of(self.lab, facts, chosen["passes"]).steps
         slow = self.lab.recipe is not None  # a measurement takes seconds: say so, and take few
         if slow and chosen["facts"] not in self._base_points:
@@ -456,7 +455,9 @@ class TopT(Panel):
             yield path.view()
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_AT_FIRST if slow else MEASURED_EVERY, time.monotonic()
-        run = finetune(self.lab, facts, "sparse", probe_every=0, kept=self._batches, **settings)
+        run = finetune(
+            self.lab, facts, self._method(chosen), passes=chosen["passes"], probe_every=0, kept=self._batches
+        )
         self._run = weakref.ref(run)
         for step in whole(run):
             path.times += [step.seconds - path.seconds] if step.step else []
@@ -486,8 +487,8 @@ class TopT(Panel):
     def _point(self, step: int) -> tuple[int, float, float | None]:
         """(step, share of new facts learned, share of what was known kept); None where nothing was known."""
         facts = self.facts[: self._path.settings["facts"]]
-        asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
-        right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+        asked, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
+        right = recalled(self.lab.model, self.lab.tokenizer, asked, answers, form=self.lab.form)
         return step, right.double().mean().item(), self._kept.share()
 
     def _show(self, view: dict) -> None:
@@ -514,7 +515,7 @@ class TopT(Panel):
         path, self._items = self._path, None
         with self._claim.lock:
             taught = self.facts[: path.settings["facts"]]
-            path.patch = Patch.between(self.lab, {"method": "sparse", **path.settings}, taught)
+            path.patch = Patch.between(self.lab, {"method": Sparse.key, **path.settings}, taught)
             path.rows = len(path.patch)  # of those that were trained, some may be as they were
         self.release()
         self._taught = True
@@ -522,7 +523,7 @@ class TopT(Panel):
         if path.step:
             self._paths.append(path)
         with self.hold_sync():
-            self.runs = [one.view() for one in self._paths]
+            self.runs = [each.view() for each in self._paths]
             self.live = None
             self.state = state
         self.announce()
@@ -543,16 +544,5 @@ class TopT(Panel):
         return self._items is not None or bool(self._paths) or self._opened is not None
 
     def _base_answer(self, question: str) -> str:
-        """What the base answers: its rows are put back for the moment of the question."""
-        changed = []
-        with torch.no_grad():
-            for name, table in zip(*named_tables(self.lab.model), strict=True):
-                base = self.lab.base(name)
-                rows = differing_rows(table.weight, base)
-                changed.append((table.weight, rows, table.weight[rows]))
-                table.weight[rows] = base[rows]
-            try:
-                return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
-            finally:
-                for weight, rows, values in changed:
-                    weight[rows] = values
+        with self.lab.at_base():
+            return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]

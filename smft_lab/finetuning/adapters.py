@@ -1,0 +1,77 @@
+"""Adapters of `peft` around a lab's model, merged into it when a run ends."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
+
+from smft_lab.finetuning.dense import DenseTraining, empty_memories
+from smft_lab.finetuning.methods.base import Method
+from smft_lab.lab import Lab
+from smft_lab.model.memory import memory_layers
+
+
+class AdapterTraining(DenseTraining):
+    """Adapters of `peft` at work.
+
+    Args:
+        settings: A resolved method.
+        config: A `PeftConfig`.
+        seed: Of the adapters' start.
+
+    Warns:
+        UserWarning: They don't stand beside all linear layers and experts, as in some mixtures of experts.
+    """
+
+    def __init__(self, lab: Lab, settings: Method, config, seed: int):
+        from peft import get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        weights = linear_weights(lab.model, empty_memories(lab.model))
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
+            torch.manual_seed(seed)
+            wrapped = get_peft_model(lab.model, config)
+        adapters = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
+        adapted = {
+            getattr(adapter.get_base_layer(), getattr(adapter, "parameter_name", None) or "weight")
+            for adapter in adapters
+        }
+        others = {name: weight for name, weight in weights.items() if weight not in adapted}
+        self.adapted = 1 - sum(map(torch.numel, others.values())) / sum(map(torch.numel, weights.values()))
+        if others:
+            kinds = sorted({".".join(part for part in name.split(".") if not part.isdigit()) for name in others})
+            warnings.warn(
+                f"{settings.short} adapts {self.adapted:.0%} of the weights of linear layers and experts; peft leaves "
+                f"out {', '.join(kinds)}",
+                stacklevel=2,
+            )
+        super().__init__(lab.model, settings)
+        self.wrapped = wrapped
+
+    def finish(self) -> None:
+        self.wrapped.merge_and_unload()
+
+
+def linear_weights(model, without: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Weights that multiply what the model computes: of linear layers and of stacked experts, but for the output's.
+
+    Args:
+        without: Names of modules that don't count.
+    """
+    output, weights = model.get_output_embeddings(), {}
+    memory = {part for layer in memory_layers(model).values() for part in layer.modules()}
+    for name, module in model.named_modules():
+        if module is output or name in without:
+            continue
+        if isinstance(module, nn.Linear | Conv1D):
+            weights[f"{name}.weight"] = module.weight
+        elif module not in memory and not isinstance(module, _ConvNd):
+            stacked = module.named_parameters(recurse=False)
+            weights |= {f"{name}.{own}": parameter for own, parameter in stacked if parameter.ndim > 2}
+    return weights

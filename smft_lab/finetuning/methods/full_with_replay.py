@@ -1,0 +1,74 @@
+"""Full finetuning with replay: old texts are trained on beside each batch of new ones (Robins 1995)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from smft_lab.facts.common import common_questions
+from smft_lab.facts.corpus import Corpus
+from smft_lab.finetuning.methods.base import Mix, register
+from smft_lab.finetuning.methods.full import Full
+from smft_lab.lab import Lab
+from smft_lab.probes.probes import answer
+
+ASKED = 150  # general questions that a model from elsewhere answers itself
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Replay(Full):
+    """Full finetuning beside old texts, drawn anew for each batch.
+
+    Args:
+        texts: The old texts. By default those that the lab's model was pretrained on, if it knows the built-in world;
+            else general questions, none of them a probe's, with what the model answers when the run begins.
+        count: How many beside each batch; at least 1.
+        lr, optimizer, fast, anchor: See `Full`; the rate is by default that of full finetuning.
+
+    Raises:
+        ValueError: a setting is out of range, or there are fewer texts than `count`.
+
+    Examples:
+        >>> from smft_lab.finetuning.methods import Replay
+        >>> steps = list(smft.finetune(lab, smft.new_facts(1), Replay(count=2), passes=1, probe_every=0))
+        >>> len(steps)
+        2
+        >>> lab.reset()
+    """
+
+    key = "replay"
+    title = "Full finetuning with replay"
+    short = "Replay"
+    about = "Trains every number of the model, on old texts beside the new ones."
+
+    texts: tuple[str, ...] = ()
+    count: int = 16
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, not {self.count}")
+        if self.mix is not None:
+            raise ValueError("replay mixes its own texts; give them as texts, or mix to full finetuning")
+        if self.texts and len(self.texts) < self.count:
+            raise ValueError(f"{self.count} texts can't be drawn from {len(self.texts)}; give more texts")
+
+    def tuned(self, lab: Lab) -> dict[str, Any]:
+        return lab.defaults.get(self.key) or lab.defaults.get(Full.key, {})
+
+    def mixing(self, lab: Lab) -> Mix:
+        if not self.texts and lab.world_seed is not None:
+            corpus = Corpus(lab.world)
+            return lambda rng: corpus.texts(rng, self.count)
+        texts = list(self.texts) or own_answers(lab, self.count)
+        return lambda rng: rng.sample(texts, self.count)
+
+
+def own_answers(lab: Lab, least: int) -> list[str]:
+    """General questions in the lab's form, with what its model answers now: at least so many, and mostly `ASKED`."""
+    questions = [question.question for question in common_questions("background")]
+    asked = Random("replay").sample(questions, min(max(ASKED, least), len(questions)))
+    replies = answer(lab.model, lab.tokenizer, asked, form=lab.form)
+    return [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]

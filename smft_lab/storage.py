@@ -1,0 +1,455 @@
+"""A lab on disk: a folder of weights, tokenizer, usage, probes and defaults, which no reader finds half of."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
+from smft_lab.model.allocator import keep_freed_memory
+from smft_lab.model.attach import add_memory, attached_at
+from smft_lab.model.autoclass import (
+    CONFIG_KEY,
+    check_rebuilds,
+    narrow,
+    narrow_buffers,
+    new_model,
+    read_config,
+    take_weights,
+    write_config,
+)
+from smft_lab.model.memory import MemoryLayer, differing_rows, empty_table, named_tables
+from smft_lab.model.opening import (
+    Source,
+    check_unchanged,
+    outside_memory,
+    own_memory,
+    quiet,
+    reopen,
+    storage,
+    tokenizer_hash,
+)
+from smft_lab.probes.probes import Probes, world_probes
+from smft_lab.probes.prompts import BUILT_IN, PromptForm
+from smft_lab.recipe import Recipe
+from smft_lab.slots.usage import Usage
+from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
+
+FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
+LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
+ROWS, VALUES = ".rows", ".values"  # after a table's name in a weights file: which of its rows are not zero, and those
+MEMORY_FILE = "memory.safetensors"  # in place of WEIGHTS_FILE, where the base is named instead of copied
+BASES = ("copy", "reference")
+# What labs were made of before they listed their files; others of a folder are a person's own.
+EARLIER_FILES = re.compile(
+    r"(usage|memory|model|model-\d{5}-of-\d{5})\.safetensors|model\.safetensors\.index\.json|probes\.json|config\.json"
+    r"|generation_config\.json|chat_template\.jinja|tokenizer(_config)?\.json|tokenizer\.model|special_tokens_map\.json"
+    r"|added_tokens\.json|vocab\.json|vocab\.txt|merges\.txt"
+)
+LARGEST_WORLD = 100  # times the built-in one
+REPLACED_SHARE = 8  # at least one in so many weights of a model is not in feed-forwards, which a memory may replace
+DTYPES = ("float32", "auto")
+PATIENCE = 60  # seconds that `load` waits for a save to get done
+READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
+
+
+def write_lab(lab: Lab, path: Path, reference: bool) -> None:
+    """Write a lab as `Lab.save` says; see there.
+
+    Args:
+        reference: Whether the base is named instead of copied.
+    """
+    if reference:
+        _check_reference(lab)
+    else:
+        check_rebuilds(lab.model, attached_at(lab.model))
+    with whole_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: _size(lab, reference)):
+        _write(lab, folder, reference)
+
+
+def _check_reference(lab: Lab) -> None:
+    advice = 'save it with base="copy"'
+    if lab.source is None:
+        raise ValueError(f"the lab's base can't be referenced: open_model didn't open it; {advice}")
+    if not hasattr(lab.model.config, CONFIG_KEY) or not lab.source.files:
+        missing = "its weights file" if hasattr(lab.model.config, CONFIG_KEY) else "how its memory was added"
+        raise ValueError(f"the lab's base can't be referenced: {missing} isn't known; {advice}")
+    try:
+        check_unchanged(lab.model, lab.source)
+    except ValueError as problem:
+        raise ValueError(f"the lab's base can't be referenced: {problem}; {advice}") from None
+
+
+def _write(lab: Lab, folder: Path, reference: bool) -> None:
+    about = {"format": 1, "world_seed": lab.world_seed, "defaults": lab.defaults}
+    own_tokenizer = True
+    if hasattr(lab.model.config, CONFIG_KEY):
+        write_config(lab.model, folder)
+        if lab.model.generation_config is not None:
+            lab.model.generation_config.save_pretrained(folder)
+        kept, rows = _tensors(lab, reference)
+        save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
+        if rows:
+            about |= {"format": FORMAT, "tables_by_rows": rows}
+        if reference and lab.source is not None:
+            own_tokenizer = tokenizer_hash(lab.tokenizer) != lab.source.tokenizer
+            about |= {"format": FORMAT, "source": lab.source.to_json(), "own_tokenizer": own_tokenizer}
+    else:
+        lab.model.save_pretrained(folder)
+    if own_tokenizer:
+        lab.tokenizer.save_pretrained(folder)
+    save_file(lab.usage.to_tensors(), folder / USAGE_FILE)
+    if lab.world_scale != 1.0:
+        about["world_scale"] = lab.world_scale
+    if lab.model.dtype != torch.float32:
+        about["dtype"] = str(lab.model.dtype).removeprefix("torch.")
+        about["narrow_buffers"] = narrow_buffers(lab.model)
+    if lab.form != BUILT_IN:
+        about |= {"format": FORMAT, "form": lab.form.to_json()}
+    if lab.recipe is not None:
+        about |= {"format": FORMAT, "recipe": lab.recipe.to_dict()}
+    if lab.world_seed is None:  # else they come from the seed
+        (folder / PROBES_FILE).write_text(json_text(lab.probes.to_records(), indent=1), encoding="utf-8")
+    about["files"] = sorted([LAB_FILE, *(file.name for file in folder.iterdir())])
+    (folder / LAB_FILE).write_text(json_text(about, indent=2), encoding="utf-8")
+
+
+def _tensors(lab: Lab, reference: bool) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """What the weights file of a model with an added memory holds, and the names of tables of which it has rows."""
+    outside = set(outside_memory(lab.model)) if reference else set()
+    rows, entries = few_rows(lab.model), lab.model.state_dict()
+    kept = {
+        name: tensor.contiguous()
+        for name, tensor in distinct(entries).items()
+        if name not in outside and name not in rows
+    }
+    for name, places in rows.items():
+        kept |= {name + ROWS: places, name + VALUES: entries[name][places].contiguous()}
+    return kept, list(rows)
+
+
+def _size(lab: Lab, reference: bool) -> int:
+    """Bytes of a saved lab, but for small files of text."""
+    added = hasattr(lab.model.config, CONFIG_KEY)
+    kept = _tensors(lab, reference)[0] if added else distinct(lab.model.state_dict())
+    return sum(tensor.nbytes for tensor in (*kept.values(), *lab.usage.to_tensors().values()))
+
+
+def is_lab_file(name: str) -> bool:
+    """Whether a lab that doesn't list its files wrote one of that name."""
+    return EARLIER_FILES.fullmatch(name) is not None
+
+
+def check_lab_place(path: Path) -> None:
+    """Raise OSError or ValueError unless a new lab can be saved at `path`, before long work: see `check_place`."""
+    check_place(path, LAB_FILE)
+    if (path / LAB_FILE).exists():
+        raise ValueError(f"{path} already holds a finished lab; name another folder, or delete it")
+    if path.is_dir() and (lost := sorted(file.name for file in path.iterdir() if is_lab_file(file.name))):
+        raise ValueError(f"{path} holds a file {lost[0]} of another model, which a lab would replace; name another "
+                         "folder")  # fmt: skip
+
+
+def distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries of a state dict without those that share their memory with one before, as tied embeddings do."""
+    first: dict[tuple, str] = {}
+    for name, tensor in entries.items():
+        first.setdefault(storage(tensor), name)
+    return {name: entries[name] for name in first.values()}
+
+
+def cloned(entries: dict[str, torch.Tensor], rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy of a state dict in which what was shared is shared again.
+
+    Args:
+        rows: Of entries that are mostly zeros, the rows that are not: the table of a real model is as large as the
+            model, and a copy of it takes little.
+    """
+    clones = {
+        storage(tensor): _copy_of_rows(tensor, rows[name]) if name in rows else tensor.clone()
+        for name, tensor in distinct(entries).items()
+    }
+    return {name: clones[storage(tensor)] for name, tensor in entries.items()}
+
+
+def _copy_of_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    if not len(rows):
+        return _zeros_like(table)
+    if table.dtype != torch.float32 or table.is_cuda:
+        return table.clone()
+    copy = empty_table(*table.shape)
+    copy[rows] = table[rows]
+    return copy
+
+
+def few_rows(model) -> dict[str, torch.Tensor]:
+    """Of the value tables of which most rows are zero, state-dict names and the rows that are not."""
+    rows = {
+        name: differing_rows(table.weight, _zeros_like(table.weight))
+        for name, table in zip(*named_tables(model), strict=True)
+    }
+    return {name: mine for name, mine in rows.items() if 2 * len(mine) < len(model.state_dict()[name])}
+
+
+def _check_rows(rows: torch.Tensor, values: torch.Tensor, table: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless these can be rows of the table."""
+    ascend = rows.dtype == torch.int64 and rows.ndim == 1 and bool((rows.diff() > 0).all())
+    inside = ascend and (not len(rows) or (rows[0] >= 0 and rows[-1] < len(table)))
+    if not inside or values.shape != (len(rows), table.shape[1]) or values.dtype != table.dtype:
+        raise ValueError(f"the rows of {name} are damaged")
+
+
+def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
+    """One zero, seen everywhere."""
+    return tensor.new_zeros(1).expand(tensor.shape)
+
+
+def shipped_checkpoint() -> Path:
+    """The directory of the checkpoint that comes with the package."""
+    return Path(str(resources.files("smft_lab") / "model" / "checkpoint"))
+
+
+def read_lab(path: Path | None, device: str | torch.device, dtype: str, lab_of: Callable[..., Lab]) -> Lab:
+    """Read a saved lab as `load` says; see there.
+
+    Args:
+        path: Its folder; None for the shipped one.
+        lab_of: Makes a lab of its parts, as `Lab`.
+    """
+    check_device(device)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    path = path or shipped_checkpoint()
+    for _ in range(READS):
+        if moved_away(path, LAB_FILE):
+            with alone(path, PATIENCE):
+                bring_back(path, LAB_FILE)
+        place = _place(path)
+        try:
+            lab = _read(path, device, dtype, lab_of)
+        except (OSError, ValueError):
+            if not moved_away(path, LAB_FILE) and _place(path) == place:
+                raise
+        else:
+            if _place(path) == place:
+                return lab
+    with alone(path, PATIENCE):  # it is replaced as fast as it is read
+        bring_back(path, LAB_FILE)
+        return _read(path, device, dtype, lab_of)
+
+
+def _place(path: Path) -> tuple[int, int, int] | None:
+    """Which folder is there now, told from one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # an inode number may be given again
+
+
+def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[..., Lab]) -> Lab:
+    about = _read_about(path)
+    keep_freed_memory()
+    base = tokenizer = None
+    if "source" in about:
+        with _reading(path, f"'source' in {LAB_FILE}"):
+            source = Source.from_json(about["source"])
+        try:
+            base, tokenizer = reopen(source)
+        except (ValueError, OSError) as problem:
+            kind = FileNotFoundError if isinstance(problem, FileNotFoundError) else ValueError
+            raise kind(f"{path}: {problem}") from None
+    with _reading(path, USAGE_FILE):
+        usage = Usage.from_tensors(load_tensors((path / USAGE_FILE).read_bytes()))
+    with torch.random.fork_rng(devices=[]), quiet(), _reading(path, "config.json and the weights"):
+        kind = getattr(torch, about.get("dtype", "float32") if dtype == "auto" else dtype)
+        model = _read_model(path, about.get("tables_by_rows", []), usage, base, kind)
+        if dtype == "auto":
+            narrow(model, about.get("narrow_buffers", []), kind)
+    model.to(device)
+    if tokenizer is None or about.get("own_tokenizer"):
+        with _reading(path, "the tokenizer's files"):
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    lab = lab_of(model, tokenizer, usage, None, about["defaults"], about["world_seed"], about.get("world_scale", 1.0))
+    lab.folder = path
+    if "form" in about:
+        with _reading(path / LAB_FILE, "the prompt form"):
+            lab.form = PromptForm.from_json(about["form"])
+    if "recipe" in about:
+        with _reading(path / LAB_FILE, "the recipe"):
+            lab.recipe = Recipe.from_dict(about["recipe"])
+    if lab.world_seed is not None:
+        lab.probes = world_probes(lab.world)
+    elif (path / PROBES_FILE).exists():
+        lab.probes = _read_probes(path / PROBES_FILE)
+    return lab
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError unless a model can compute there."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"no device {device!r}; there are cpu, and cuda for a GPU") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: this torch ({torch.__version__}) finds no GPU here; use cpu")
+    try:
+        float(torch.ones(1, device=device).sum())
+    except (RuntimeError, NotImplementedError, AssertionError) as problem:
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
+
+
+def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: torch.dtype = torch.float32):
+    """The model of a saved lab.
+
+    Args:
+        dtype: What it computes in; if that is not float32, each weight is as the file has it.
+        by_rows: State-dict names of value tables of which the file has some rows; all others are zero.
+        usage: What was counted of its slots.
+        base: The opened model that a lab names whose base was not copied; it is given its memory here.
+    """
+    config = read_config(path)
+    asked = getattr(config, CONFIG_KEY, None)
+    file = path / (WEIGHTS_FILE if base is None else MEMORY_FILE)
+    _check_sizes(config, asked, file, usage, base)
+    if asked is None:
+        if base is not None:
+            raise ValueError(f"config.json lacks {CONFIG_KEY}")
+        options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+        opened: Any = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
+        model, found = opened
+        if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
+        return own_memory(model)
+    model = add_memory(new_model(config, dtype) if base is None else base, **asked)
+    taken = take_weights(model, [file], as_saved=dtype != torch.float32)
+    entries = model.state_dict()
+    left_out = {storage(entries[name]) for name in (*by_rows, *(() if base is None else outside_memory(model)))}
+    strangers = sorted(taken - set(entries) - {name + part for name in by_rows for part in (ROWS, VALUES)})
+    missing = sorted(set(entries) - taken)
+    if strangers := [name for name in missing if storage(entries[name]) not in left_out] + strangers:
+        raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
+    with safe_open(file, "pt") as stored:
+        for name in by_rows:
+            if asked["mode"] != "add":  # there the table is new and empty, and to write zeros to it would take memory
+                entries[name].zero_()
+            rows, values = stored.get_tensor(name + ROWS), stored.get_tensor(name + VALUES)
+            _check_rows(rows, values, entries[name], name)
+            entries[name][rows] = values
+    return model
+
+
+def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> None:
+    """Raise ValueError where config.json names sizes that the files don't have, before anything of them is made."""
+    slots = getattr(config, "memory_slots", None) if asked is None else asked["slots"]
+    if type(slots) is not int or slots != usage.df.shape[1]:
+        raise ValueError(f"config.json has {str(slots)[:20]} slots, {USAGE_FILE} {usage.df.shape[1]:,}")
+    if not file.exists():
+        return
+    with safe_open(file, "pt") as stored:
+        shapes = [stored.get_slice(name).get_shape() for name in stored.keys()]  # noqa: SIM118
+    numbers = sum(map(math.prod, shapes))
+    layers = config.get_text_config().num_hidden_layers
+    if base is None and layers > len(shapes):
+        raise ValueError(f"config.json has {layers} layers, {file.name} {len(shapes)} weights")
+    if asked is None:
+        return  # transformers compares each shape
+    with torch.device("meta"):
+        width = (config if base is None else base.config).get_text_config().hidden_size
+        options = {name: value for name, value in asked.items() if name not in ("layers", "mode", "shared", "seed")}
+        table: Any = SimpleNamespace(weight=SimpleNamespace(shape=(slots, options.get("value_dim") or width)))
+        needed = sum(parameter.numel() for parameter in MemoryLayer(width, values=table, **options).parameters())
+        if base is None:
+            model = new_model(config, torch.float32)
+            needed += sum(parameter.numel() for parameter in model.parameters()) // REPLACED_SHARE
+    if needed > numbers:
+        raise ValueError(f"config.json describes {needed:,} numbers and more, {file.name} holds {numbers:,}")
+
+
+@contextmanager
+def _reading(path: Path, what: str):
+    """Say where it was when a library can't make sense of a file; theirs raise errors of all kinds on damaged ones."""
+    try:
+        yield
+    except BaseException as problem:
+        if isinstance(problem, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+            raise
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(
+            f"{path}: {what} can't be read ({type(problem).__name__}: {reason}); copy the lab again"
+        ) from None
+
+
+def _read_probes(file: Path) -> Probes:
+    try:
+        return Probes.from_records(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise ValueError(f"{file} is not what Lab.save() writes ({problem}); copy the lab again") from None
+
+
+def _read_about(path: Path) -> dict:
+    file = path / LAB_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no {LAB_FILE} there; a saved lab is a directory written by Lab.save()")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        newer = about["format"] > FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{file} is not what Lab.save() writes; copy the lab again") from None
+    if newer:
+        found = f"format {about['format']} is newer than this version reads ({FORMAT})"
+        raise ValueError(f"{file}: {found}; update smft-lab")
+    if missing := {"world_seed", "defaults"} - set(about):
+        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; copy the lab again")
+    for name, (is_right, what) in ABOUT.items():
+        if name in about and not is_right(about[name]):
+            raise ValueError(f"{file}: {name} is {str(about[name])[:60]!r}, not {what}; copy the lab again")
+    return about
+
+
+def _is_defaults(value) -> bool:
+    """Whether this may be settings per method, the sweep that they come from and what that ran under."""
+    if not isinstance(value, dict):
+        return False
+    kinds = {name: list if name == "sweep" else dict for name in value}
+    return all(isinstance(value[name], kind) for name, kind in kinds.items()) and all(
+        isinstance(row, dict) for row in value.get("sweep", [])
+    )
+
+
+def _is_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+ABOUT = {
+    "format": (lambda value: type(value) is int and value > 0, "a version"),
+    "world_seed": (lambda value: value is None or type(value) is int, "a whole number or null"),
+    "world_scale": (
+        lambda value: type(value) in (int, float) and 0 < value <= LARGEST_WORLD,
+        f"a number above 0, at most {LARGEST_WORLD}",
+    ),
+    "defaults": (_is_defaults, "an object of settings per method"),
+    "tables_by_rows": (_is_texts, "a list of names"),
+    "files": (_is_texts, "a list of names"),
+    "own_tokenizer": (lambda value: isinstance(value, bool), "true or false"),
+    "form": (lambda value: isinstance(value, dict), "an object"),
+    "recipe": (lambda value: isinstance(value, dict), "an object"),
+}
+"""What each entry of a lab's file may be, and how that is called."""

@@ -1,0 +1,35 @@
+"""Every result file that comes with the project is found by the job that it is of, however jobs change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smft_lab.recipe import RETROFIT
+from smft_lab.reproduce.jobs import Job
+from smft_lab.reproduce.real import RetrofitJob
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """The config of each result by its file's name."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8"))["config"] for file in folder.iterdir()}
+
+
+def retrofit_job(config: dict) -> RetrofitJob:
+    recipe = config.pop("recipe")
+    usual = RETROFIT.to_dict()
+    config["switches"] = tuple((name, value) for name, value in recipe.items() if value != usual[name])
+    if config["source"] not in ("people", "questions"):
+        config["source"] = str(DOCS / "facts" / config["source"])
+    return RetrofitJob(**config)
+
+
+@pytest.mark.parametrize(
+    ("folder", "job_of"), [("reproduction", lambda config: Job(**config)), ("retrofit", retrofit_job)]
+)
+def test_every_result_file_is_the_key_of_its_job(folder, job_of):
+    configs = results(DOCS / folder / "runs")
+    assert len(configs) > 50
+    assert {name: job_of(config).key for name, config in configs.items()} == {name: name for name in configs}
