@@ -168,7 +168,7 @@ def test_the_answers_are_judged_as_the_probes_judge_them(lab, facts, made):
     shown = data_of(made)
     base, asked = shown["base"], shown["asked"]
     assert len(base["right"]) == len(asked["questions"]) == asked["facts"] + min(12, shown["kept"]["count"])
-    said = smft.answer(lab.model, lab.tokenizer, asked["questions"])
+    said = lab.answer(asked["questions"])
     assert [shown["texts"][place] for place in base["answers"]] == said
     probe = next(probe for probe in lab.probes if probe.name == "old_facts")
     kept = base["points"][0][2]

@@ -293,6 +293,20 @@ def test_the_rate_falls_to_zero_where_the_recipe_says_so(lab):
     assert rates == pytest.approx([0.4 * (1 - i / len(rates)) for i in range(len(rates))])
 
 
+@pytest.mark.parametrize("own", [None, RECIPE])
+def test_a_recipe_that_is_given_says_t_rate_and_optimizer(lab, own):
+    lab.recipe, lab.defaults = own, {"sparse": {"top_t": 3, "lr": 0.7, "optimizer": "adam"}}
+    given = replace(RECIPE, name="given", top_t=5, lr=2.0, optimizer="sgd", momentum=0.0)
+    run = smft.run(lab, smft.new_facts(2), probe_every=0, recipe=given)
+    assert [run.summary()[name] for name in ("top_t", "lr", "optimizer")] == [5, 2.0, "sgd"]
+    assert len(run.patch) <= 2 * 5
+    lab.reset()
+    mine = smft.run(lab, smft.new_facts(2), probe_every=0, recipe=given, lr=1.5)
+    assert mine.summary()["lr"] == 1.5
+    lab.reset()
+    assert smft.run(lab, smft.new_facts(2), passes=1, probe_every=0).summary()["lr"] == 0.7
+
+
 def test_momentum_moves_a_row_on_the_way_it_went():
     table = torch.zeros(3, 2)
     plain, heavy = RowAdam(table.clone(), 0.1), RowAdam(table.clone(), 0.1, momentum=0.9)

@@ -94,7 +94,7 @@ def test_the_code_of_teach_teaches_the_same_lessons_or_what_stands_in_the_form(l
 def test_the_code_of_compare_makes_its_comparison(lab, facts):
     panel = Compare(lab, facts, methods=("sparse", "sparse:tf"), runner="inline", count=2, passes=1, evaluations=1)
     panel.start()
-    again = pasted(panel)["both"].table
+    again = pasted(panel)["comparison"].table
     pd.testing.assert_frame_equal(again[again["probe"] == "learned"].reset_index(drop=True),
                                   panel.comparison.table.reset_index(drop=True))  # fmt: skip
     panel.close()

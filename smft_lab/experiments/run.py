@@ -82,7 +82,7 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", **opti
     names = signature(finetune).parameters
     asked = {name: value for name, value in options.items() if name in names}
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
-    chosen = chosen.resolved(lab)
+    chosen = chosen.resolved(lab, asked.get("recipe"))
     if chosen.sparse:
         Patch.between(lab)  # refuses before anything is trained
     rows, losses, last = [], [], None

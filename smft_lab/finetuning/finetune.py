@@ -165,7 +165,7 @@ def finetune(
     facts = as_facts(facts)
     check_facts(lab, facts)
     recipe = recipe or lab.recipe
-    chosen = method_of(method, **settings).resolved(lab)
+    chosen = method_of(method, **settings).resolved(lab, recipe)
     teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe)
     if teaching.loss_on == "answer" and (note := check_answers(facts)):
         warnings.warn(note, stacklevel=2)

@@ -200,7 +200,7 @@ class Slots(Panel):
         lines = [
             *sharing.beginning(self.lab), f"fact = {sharing.fact_code(fact)}",
             "scores = smft.slot_scores(lab, fact)",
-            f'print(scores[scores["layer"] == {chosen["table"]}].head({chosen["top_t"]}))',
+            f'print(scores[scores["table"] == {chosen["table"]}].head({chosen["top_t"]}))',
             "# In a notebook: smft.widgets.Slots(lab, [fact])",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"

@@ -102,7 +102,7 @@ def test_it_answers_as_the_lab_does(opened, lab):
         ".replace(/\\.$/, ''))",
         questions,
     )
-    assert said == [text.strip() for text in smft.answer(lab.model, lab.tokenizer, questions)]
+    assert said == [text.strip() for text in lab.answer(questions)]
 
 
 def test_a_sentence_is_taught_shown_and_taken_back(opened):

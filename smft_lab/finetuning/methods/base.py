@@ -192,11 +192,17 @@ class Method:
         """The settings that a sweep of the lab's gave it."""
         return lab.defaults.get(self.key, {})
 
-    def resolved(self, lab: Lab) -> Self:
-        """It with every setting: those given, else the lab's tuned ones, else its recipe's, else the usual ones."""
+    def resolved(self, lab: Lab, recipe: Recipe | None = None) -> Self:
+        """It with every setting: those given, else the lab's tuned ones, else its recipe's, else the usual ones.
+
+        Args:
+            recipe: One for this run, which goes before all that the lab has.
+        """
         known = {} if lab.recipe is None else self.of_recipe(lab.recipe)
         known = {"optimizer": next(iter(self.usual)), "lr_by_optimizer": self.usual, **known}
         known |= self.tuned(lab)
+        if recipe is not None and recipe != lab.recipe:
+            known |= self.of_recipe(recipe)
         rates = known.pop("lr_by_optimizer")
         if self.optimizer in rates:
             known["lr"] = rates[self.optimizer]

@@ -85,8 +85,8 @@ class Sparse(Method):
         rates = {**self.usual, recipe.optimizer: recipe.lr}
         return {"top_t": recipe.top_t, "optimizer": recipe.optimizer, "lr": recipe.lr, "lr_by_optimizer": rates}
 
-    def resolved(self, lab: Lab) -> Self:
-        known = super().resolved(lab)
+    def resolved(self, lab: Lab, recipe: Recipe | None = None) -> Self:
+        known = super().resolved(lab, recipe)
         return known if known.top_t is not None else replace(known, top_t=TOP_T)
 
     def check(self, lab: Lab, recipe: Recipe | None = None) -> None:
