@@ -283,7 +283,9 @@ METHODS: dict[str, Method] = {
     "sparse, fast": Sparse(),
     "sparse, plain": Sparse(fast=False),
     "LoRA": Lora(),
+    "LoRA, plain": Lora(fast=False),
     "full": Full(),
+    "full, plain": Full(fast=False),
 }
 
 
