@@ -256,8 +256,17 @@ def _started(lab: Lab, method: Method, teaching: Teaching, recipe: Recipe | None
                     ending = True
                     training.finish()
                     ending = False
-    except BaseException:
+    except BaseException as problem:
         if ending:
             lab.put_together()  # another interrupt may have stopped that
             lab.restore_weights()
+            if (interrupt := _interrupt_before(problem)) is not None:
+                raise interrupt from None  # it left a library in a state in which it can't end
         raise
+
+
+def _interrupt_before(problem: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt in whose handling something was raised; None where it was raised without one."""
+    while problem is not None and not isinstance(problem, KeyboardInterrupt):
+        problem = problem.__context__
+    return problem

@@ -163,7 +163,7 @@ def test_a_typed_sentence_is_taught_answered_and_undone(opened):
     notebook.page.keyboard.press("Tab")
     proposed = "() => document.querySelector('.smft textarea').value.includes('what is the capital of Australia')"
     notebook.page.wait_for_function(proposed)
-    panel.locator("textarea").fill("")
+    panel.get_by_label("Statements to learn from, one a line").fill("")
     panel.get_by_role("button", name="Teach").click()
     panel.get_by_role("alert").filter(has_text="there is no statement to teach").wait_for()
     notebook.shot("teach-error")

@@ -177,4 +177,4 @@ def test_the_code_makes_the_run_that_is_shown(opened, tiny_lab):
     names = {"lab": tiny_lab()}
     exec(page.evaluate("window.copied"), names)
     assert f"{len(names['run'].patch):,} rows changed" in page.locator(".numbers > div").first.text_content()
-    assert (names["run"].summary["top_t"], names["run"].summary["rule"], names["run"].summary["seed"]) == (4, "tf", 1)
+    assert [names["run"].summary()[name] for name in ("top_t", "rule", "seed")] == [4, "tf", 1]
