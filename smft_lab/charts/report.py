@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+import jinja2
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -124,10 +125,16 @@ def _methods_told(methods: list[str]) -> list[tuple[str, str]]:
     return [(kind.title, kind.about) for kind in kinds if kind.about]
 
 
+def page_template(text: str) -> jinja2.Template:
+    """A template of a page: what is put into it is text and never code, and a name that is not given is an error."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(text)
+
+
 def content_policy(*scripts: str) -> str:
     """What a page of one file may do: run these scripts and no others, and ask nothing of the network."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    own = " ".join(f"'sha256-{one}'" for one in hashes)
+    own = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
     return (
         f"default-src 'none'; script-src {own}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
         "form-action 'none'"

@@ -41,7 +41,7 @@ class PackedLoss:
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss in nats over the labels, as `model(**batch.inputs).loss`, with a graph back to the weights."""
-        if self._head is None or self.model.dtype != torch.float32 or torch.is_autocast_enabled(_device(self.model)):
+        if self._head is None or self.model.dtype != torch.float32 or torch.is_autocast_enabled(self.model.device.type):
             return self.model(**batch.inputs).loss
         form = self._form(batch)
         kind = form.packed, form.branches
@@ -92,7 +92,3 @@ class PackedLoss:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         grads = torch.autograd.grad(loss, trained, allow_unused=True)
         return [loss.detach(), *(loss.new_empty(0) if grad is None else grad for grad in grads)]
-
-
-def _device(model) -> str:
-    return model.device.type

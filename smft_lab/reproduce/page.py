@@ -11,10 +11,9 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from smft_lab.charts.report import content_policy
+from smft_lab.charts.report import content_policy, page_template
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
 from smft_lab.writing import write_whole
 
@@ -53,9 +52,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
                       "claims": said, "sources": table.drop_duplicates("key").to_dict("records")})  # fmt: skip
     claims = [claim for *_, said in parts for claim in said]
     drawing = (HERE / "page.js").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        (HERE / "page.html").read_text(encoding="utf-8")
-    )
+    template = page_template((HERE / "page.html").read_text(encoding="utf-8"))
     html = template.render(
         title=TITLE, lead=_lead(claims, about), legend=LEGEND, claims=claims, parts=shown, fields=FIELDS,
         settings=_settings(about), marks=MARKS, looks={AGREES: "agrees", DIFFERS: "differs"}, figures=figures,

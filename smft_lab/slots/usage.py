@@ -44,13 +44,12 @@ def read_slots(slots: Tensor, mask: Tensor, total: int) -> tuple[Tensor, Tensor]
     Returns:
         (R,) int64 slots, ascending, and (R,) int32 counts, each at least 1.
     """
-    reads = _unpadded(slots, mask)
-    if total > SPARSE_FROM * len(reads):
-        read, count = reads.unique(return_counts=True)
+    if total > SPARSE_FROM * int(mask.sum()) * slots.shape[-2:].numel():
+        read, count = _unpadded(slots, mask).unique(return_counts=True)
         return read, count.int()
-    count = torch.bincount(reads, minlength=total)
+    count = count_reads(slots, mask, total)
     read = count.nonzero().squeeze(1)
-    return read, count[read].int()
+    return read, count[read]
 
 
 def _unpadded(slots: Tensor, mask: Tensor) -> Tensor:
@@ -174,7 +173,7 @@ def table_reads(model, reads: dict[int, Reads], mask: Tensor) -> list[tuple[Tens
         slots = [
             reads[position].slots[-1].flatten(0, -3) for position, layer in layers.items() if layer.values is table
         ]
-        every = torch.cat([one.unsqueeze(0) for one in slots])  # (layers, B x T, H, k)
+        every = torch.stack(slots)  # (layers, B x T, H, k)
         times = mask.flatten().unsqueeze(0).expand(len(slots), -1)
         read, count = read_slots(every, times, len(table.weight))
         found.append((read.cpu(), count.cpu()))

@@ -12,11 +12,10 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.charts.report import content_policy
+from smft_lab.charts.report import content_policy, page_template
 from smft_lab.charts.style import LOOKS, name_in_sentence
 from smft_lab.experiments.compare import LIBRARIES, watched
 from smft_lab.facts.fact import Fact, as_facts
@@ -163,8 +162,7 @@ class Plan:
         """The page as text."""
         parts = {kind: (HERE / f"shared_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
         script = (HERE / "panel.js").read_text(encoding="utf-8") + "\n" + parts["js"]
-        template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(parts["html"])
-        return template.render(
+        return page_template(parts["html"]).render(
             title=self.title, lead=self.lead(), css=f"{STYLE}\n{parts['css']}", data=self.data(), script=script,
             policy=content_policy(script), settings=self.settings(), command=self.command,
         )  # fmt: skip

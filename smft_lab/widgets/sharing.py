@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
-from smft_lab.charts.report import content_policy
+from smft_lab.charts.report import content_policy, page_template
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import record_of
@@ -163,11 +162,9 @@ def export(path: Path, title: str, picture: Picture, code: str, facts: Sequence[
 def still_page(title: str, picture: Picture, code: str, table: pd.DataFrame, files: Sequence[str]) -> str:
     """What a panel shows as a page of one file that runs nothing."""
     rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in table.values.tolist()]
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
-    return template.render(
-        policy=content_policy().replace("script-src ;", "script-src 'none';"), title=title, says=picture.says,
-        picture=base64.b64encode(picture.png).decode(), columns=list(table.columns), rows=rows[:200], code=code,
-        files=files,
+    return page_template(PAGE).render(
+        policy=content_policy(), title=title, says=picture.says, picture=base64.b64encode(picture.png).decode(),
+        columns=list(table.columns), rows=rows[:200], code=code, files=files,
     )  # fmt: skip
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
 
-from smft_lab.charts.report import content_policy
+from smft_lab.charts.report import content_policy, page_template
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.lab import Lab
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
@@ -66,9 +65,7 @@ def page_text(lab: Lab, title: str) -> str:
     script = "\n".join(
         (HERE / name).read_text(encoding="utf-8") for name in ("panel.js", "browser_model.js", "teach_page.js")
     )
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        (HERE / "teach_page.html").read_text(encoding="utf-8")
-    )
+    template = page_template((HERE / "teach_page.html").read_text(encoding="utf-8"))
     css = f"{STYLE}\n{(HERE / 'shared_page.css').read_text(encoding='utf-8')}"
     return template.render(
         title=title, css=css, data=data, script=script, policy=content_policy(script), slots=f"{lab.slots:,}",
