@@ -54,7 +54,7 @@ def attach(
     distill: Annotated[float, typer.Option(help="With --steps, 0 to 1: hold on to what it says now.")] = 0.0,
     everything: Annotated[bool, typer.Option("--everything", help="With --steps: train all weights.")] = False,
     seed: Annotated[int, typer.Option(help="Of the new weights, and of all that is drawn.")] = 0,
-) -> None:  # fmt: skip
+) -> None:
     """Give a finished model a memory, in minutes and without training it, as a lab for `compare --lab`."""
     from smft_lab.storage import check_lab_place
 
@@ -96,9 +96,18 @@ def _retrofitted(model, out, recipe, layers, text, questions, known, choices, fa
     console.print(described(opened), markup=False, soft_wrap=True)
     unfinished = out / "unfinished"
     work = Retrofit(
-        opened, tokenizer, recipe, blocks, text=words, facts=taught, probes=probes, seed=seed, folder=unfinished,
-        form=PromptForm.CHAT if chat else PromptForm.PLAIN, **read,
-    )  # fmt: skip
+        opened,
+        tokenizer,
+        recipe,
+        blocks,
+        text=words,
+        facts=taught,
+        probes=probes,
+        seed=seed,
+        folder=unfinished,
+        form=PromptForm.CHAT if chat else PromptForm.PLAIN,
+        **read,
+    )
     with progress_bar() as bar:
         try:
             follow(work, bar)

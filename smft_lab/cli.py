@@ -39,8 +39,13 @@ class Commands(TyperGroup):
         return sorted(super().list_commands(ctx), key=self.ORDER.index)
 
 
-app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  help="Teach a language model new facts, and watch what it forgets.")  # fmt: skip
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Teach a language model new facts, and watch what it forgets.",
+)
 app.add_typer(patches, name="patch")
 app.command()(attach)
 app.command("page")(make_page)
@@ -173,7 +178,7 @@ def compare(
     device: DeviceOption = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of the report and its data.")] = Path("results/compare"),
     force: ForceOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Teach the same facts by every method, and chart what each learned and forgot."""
     names = names_in(methods, "--methods")
     if kind is not None and facts is None:
@@ -272,8 +277,9 @@ def _method(name: str, top_t: int | None = None, optimizer: str | None = None) -
     return replace(method, top_t=top_t, optimizer=optimizer) if isinstance(method, Sparse) else method
 
 
-def _tuned(lab: Lab, taught: Sequence[Fact] | Callable[[int], Sequence[Fact]], methods: Sequence[Method],
-           settings: dict) -> dict:  # fmt: skip
+def _tuned(
+    lab: Lab, taught: Sequence[Fact] | Callable[[int], Sequence[Fact]], methods: Sequence[Method], settings: dict
+) -> dict:
     """The lab's defaults, with the best settings of these methods in place of theirs."""
     from smft_lab.experiments.tune import SEEDS, best_settings, edges, sweep
     from smft_lab.finetuning.finetune import Step
@@ -352,7 +358,7 @@ def pretrain(
     questions: Annotated[
         Path | None, InputOption(help="With --architecture: questions with answers among the text.")
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Train the shipped model again from its seed: up to 30 minutes on two cores. `torchrun -m` spreads it."""
     if (architecture and text is None) or (questions is not None and not architecture):
         raise ValueError("--architecture needs the --text to learn from, and --questions needs --architecture")

@@ -70,9 +70,18 @@ class Lab:
         57600
     """
 
-    def __init__(self, model, tokenizer, usage: Usage, probes: Probes | None = None, defaults: dict | None = None,
-                 world_seed: int | None = None, world_scale: float = 1.0, form: PromptForm = BUILT_IN,
-                 recipe: Recipe | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        usage: Usage,
+        probes: Probes | None = None,
+        defaults: dict | None = None,
+        world_seed: int | None = None,
+        world_scale: float = 1.0,
+        form: PromptForm = BUILT_IN,
+        recipe: Recipe | None = None,
+    ):
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")

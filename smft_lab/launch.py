@@ -116,8 +116,11 @@ def jupyterlab_options(first: Path, workspaces: Path, browser: bool, port: int |
 def voila_options(root: Path, browser: bool, port: int | None) -> list[str]:
     """The command line for Voila: the notebooks of `root`, each a page whose cells are shown as they are done; the
     address holds a token."""
-    options = ["--Voila.auto_token=True", "--VoilaConfiguration.show_tracebacks=True",
-               "--VoilaConfiguration.progressive_rendering=True"]  # fmt: skip
+    options = [
+        "--Voila.auto_token=True",
+        "--VoilaConfiguration.show_tracebacks=True",
+        "--VoilaConfiguration.progressive_rendering=True",
+    ]
     return [str(root), *options, *_common("Voila", browser, port)]
 
 

@@ -34,15 +34,17 @@ def make_page(
     workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
     out: Annotated[Path, typer.Option(help="The page; its runs are kept beside it.")] = Path("results/page.html"),
     force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Make a page that anybody can open, without Python: drag t, and see what was learned and forgotten.
 
     With built-in facts it takes about five minutes on two cores. Stopped, the same command goes on.
     """
     if teach:
         if facts is not None or rules or top_t or passes:
-            raise ValueError("--teach makes a page whose visitors say what is taught; leave --facts, --rules, --top-t "
-                             "and --passes out")  # fmt: skip
+            raise ValueError(
+                "--teach makes a page whose visitors say what is taught; leave --facts, --rules, --top-t "
+                "and --passes out"
+            )
         from smft_lab.lab import load
         from smft_lab.widgets.teach_page import TITLE, teach_page
 
@@ -63,8 +65,16 @@ def make_page(
     if passes is None and opened.recipe is None:
         passes = PASSES
     command = shlex.join(["smft-lab", *(part for part in sys.argv[1:] if part != "--force")])
-    plan = Plan(opened, own or opened.world.new_facts(count, 0), **names, top_t=grid, seeds=range(seeds), passes=passes,
-                title=title, command=command)  # fmt: skip
+    plan = Plan(
+        opened,
+        own or opened.world.new_facts(count, 0),
+        **names,
+        top_t=grid,
+        seeds=range(seeds),
+        passes=passes,
+        title=title,
+        command=command,
+    )
     out = checked(out, force)
     try:
         with progress_bar() as bar:

@@ -25,18 +25,38 @@ class PanelPage:
 
 
 PAGES = (
-    PanelPage("top_t", "Top-t", "Drag the slider, let it go, and watch what is learned and what is forgotten.",
-              "smft.widgets.TopT(lab, facts)"),
-    PanelPage("teach", "Teach", "Type a sentence and a question, teach it, ask anything, take it back.",
-              "smft.widgets.Teach(lab)"),
-    PanelPage("compare", "Compare", "Sparse memory finetuning, full finetuning and LoRA, side by side.",
-              "smft.widgets.Compare(lab, facts)"),
-    PanelPage("slots", "Slots", "Which slots a text reads, token by token; heatmaps, ranking, cards.",
-              "smft.widgets.Slots(lab, facts)"),
-    PanelPage("addresses", "Addresses", "Will a fact be found from another wording, and is it heard?",
-              "smft.widgets.Addresses(lab, facts)"),
+    PanelPage(
+        "top_t",
+        "Top-t",
+        "Drag the slider, let it go, and watch what is learned and what is forgotten.",
+        "smft.widgets.TopT(lab, facts)",
+    ),
+    PanelPage(
+        "teach",
+        "Teach",
+        "Type a sentence and a question, teach it, ask anything, take it back.",
+        "smft.widgets.Teach(lab)",
+    ),
+    PanelPage(
+        "compare",
+        "Compare",
+        "Sparse memory finetuning, full finetuning and LoRA, side by side.",
+        "smft.widgets.Compare(lab, facts)",
+    ),
+    PanelPage(
+        "slots",
+        "Slots",
+        "Which slots a text reads, token by token; heatmaps, ranking, cards.",
+        "smft.widgets.Slots(lab, facts)",
+    ),
+    PanelPage(
+        "addresses",
+        "Addresses",
+        "Will a fact be found from another wording, and is it heard?",
+        "smft.widgets.Addresses(lab, facts)",
+    ),
     PanelPage("train", "Train", "A small memory model from nothing, in two minutes.", "smft.widgets.Train()"),
-)  # fmt: skip
+)
 
 INDEX = """<!doctype html>
 <html lang="en">

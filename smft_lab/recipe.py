@@ -102,16 +102,29 @@ class Recipe:
     lora_lr: float = 5e-4
 
     def __post_init__(self):
-        for name, known in (("keys", KEYS), ("choice", CHOICES), ("counted", COUNTED), ("order", ORDERS),
-                            ("loss_on", LOSSES)):  # fmt: skip
+        for name, known in (
+            ("keys", KEYS),
+            ("choice", CHOICES),
+            ("counted", COUNTED),
+            ("order", ORDERS),
+            ("loss_on", LOSSES),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        for name in ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes",
-                     "least_steps"):  # fmt: skip
+        for name in ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes", "least_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("background_texts", "background_questions", "statements", "questions", "contexts", "protect",
-                     "learned_at", "floor", "kl_anchor"):  # fmt: skip
+        for name in (
+            "background_texts",
+            "background_questions",
+            "statements",
+            "questions",
+            "contexts",
+            "protect",
+            "learned_at",
+            "floor",
+            "kl_anchor",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.statements + self.questions:
@@ -162,9 +175,30 @@ class Recipe:
 RETROFIT = Recipe.RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
-    "paper", gate=True, project=True, whiten=False, keys="random", key_dim=64, statements=64, questions=0, contexts=0,
-    background_questions=0, choice="batch", protect=0.0, max_df=1.0, top_t=500, order="stream", loss_on="statement",
-    optimizer="sgd", momentum=0.0, floor=0.0, lr=20.0, decay=False, learned_at=0.0, passes=12, least_steps=1,
+    "paper",
+    gate=True,
+    project=True,
+    whiten=False,
+    keys="random",
+    key_dim=64,
+    statements=64,
+    questions=0,
+    contexts=0,
+    background_questions=0,
+    choice="batch",
+    protect=0.0,
+    max_df=1.0,
+    top_t=500,
+    order="stream",
+    loss_on="statement",
+    optimizer="sgd",
+    momentum=0.0,
+    floor=0.0,
+    lr=20.0,
+    decay=False,
+    learned_at=0.0,
+    passes=12,
+    least_steps=1,
     counted="all",
-)  # fmt: skip
+)
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}

@@ -41,7 +41,7 @@ def reproduce(
     backend: Annotated[Backend, typer.Option(help="Where jobs run.")] = Backend.local,
     address: Annotated[str | None, typer.Option(help="Of an existing dask or ray cluster.")] = None,
     device: Annotated[str, typer.Option(help="Where each process computes: cpu, or cuda for a GPU.")] = "cpu",
-) -> None:  # fmt: skip
+) -> None:
     """Run the paper's experiments again and say, claim by claim, what agrees. Killed, it goes on where it was."""
     from smft_lab.model.memory import memory_layers
     from smft_lab.reproduce.experiments import EXPERIMENTS
@@ -86,9 +86,16 @@ def reproduce(
             console.print(said, markup=False, soft_wrap=True)
     ended = (read_result(results, job) for job in dict.fromkeys(everything))
     seconds = sum(result["seconds"] for result in ended if result is not None)
-    about = {**size, "seeds": seeds, "base": everything[0].base, "parameters": base.model.num_parameters(),
-             "slots": base.slots, "reads per token": keys.heads * keys.k, "runs": len(set(everything)),
-             "seconds of computing": round(seconds)}  # fmt: skip
+    about = {
+        **size,
+        "seeds": seeds,
+        "base": everything[0].base,
+        "parameters": base.model.num_parameters(),
+        "slots": base.slots,
+        "reads per token": keys.heads * keys.k,
+        "runs": len(set(everything)),
+        "seconds of computing": round(seconds),
+    }
     write_whole(out / "claims.json", json_text({"settings": about, "claims": record}, indent=2))
     write_claims(out / "claims.md", about, parts)
     write_page(out / "report.html", about, parts)

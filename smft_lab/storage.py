@@ -162,8 +162,9 @@ def check_lab_place(path: Path) -> None:
     if (path / LAB_FILE).exists():
         raise ValueError(f"{path} already holds a finished lab; name another folder, or delete it")
     if path.is_dir() and (lost := sorted(file.name for file in path.iterdir() if is_lab_file(file.name))):
-        raise ValueError(f"{path} holds a file {lost[0]} of another model, which a lab would replace; name another "
-                         "folder")  # fmt: skip
+        raise ValueError(
+            f"{path} holds a file {lost[0]} of another model, which a lab would replace; name another folder"
+        )
 
 
 def distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ def study(
     out: Annotated[Path, typer.Option(help="Folder of the results and the page.")] = Path("docs/retrofit"),
     workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
     read: Annotated[bool, typer.Option("--read", help="Run nothing; make the page of what is there.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure a retrofit: blocks, switches, and sparse against full finetuning and LoRA. Killed, it goes on."""
     if not read and not data.exists():  # told before the seconds that torch takes to load
         raise ValueError(f"{data}: there is no such folder; check its name and place")
@@ -95,10 +95,13 @@ def study(
     command = f"smft-lab study --model {model} --facts {facts} --seeds {seeds} --block {block}"
     command += f" --choices {choices}" if choices else ""
     command += "".join(f" --rate {one}" for one in rate or ())
-    about = [f"`{command} --data ...`; a file per run in `runs`.",
-             "", "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
-             "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
-             "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
-             "on one thread, with other runs beside it."]  # fmt: skip
+    about = [
+        f"`{command} --data ...`; a file per run in `runs`.",
+        "",
+        "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
+        "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
+        "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
+        "on one thread, with other runs beside it.",
+    ]
     write_whole(written, page(made, results, about) + "\n")
     print(written)

@@ -230,8 +230,9 @@ def check_place(path: Path, mark: str, room: int = 0) -> None:
     if target.name.startswith(".") and target.name.endswith((UNFINISHED, REPLACED)):
         raise ValueError(f"{path}: names like that are of folders under way; name another folder")
     if (target / mark).exists() and Path(os.path.realpath(".")).is_relative_to(target):
-        raise ValueError(f"{path} is the folder that this runs in, and can't be replaced; run it from another, or name "
-                         "another")  # fmt: skip
+        raise ValueError(
+            f"{path} is the folder that this runs in, and can't be replaced; run it from another, or name another"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for place in (target.parent, *([target] if target.exists() else [])):
@@ -241,8 +242,10 @@ def check_place(path: Path, mark: str, room: int = 0) -> None:
     except OSError as problem:
         raise unwritable(path, problem) from None
     if room and _free(target) < room:
-        raise OSError(f"{path} can't be written ({os.strerror(errno.ENOSPC)}: {in_bytes(room)} needed, "
-                      f"{in_bytes(_free(target))} free); make room, or choose another place")  # fmt: skip
+        raise OSError(
+            f"{path} can't be written ({os.strerror(errno.ENOSPC)}: {in_bytes(room)} needed, "
+            f"{in_bytes(_free(target))} free); make room, or choose another place"
+        )
 
 
 def moved_away(path: Path, mark: str) -> bool:
@@ -311,8 +314,10 @@ def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], 
         listed = _listed(target, mark)
         own = {mark} | {name for name in there if (is_earlier(name) if listed is None else name in listed)}
     if lost := sorted(there.intersection(new) - own):
-        raise ValueError(f"{target} holds a file {lost[0]} that was not written with {mark} and would be lost; name "
-                         "another folder, or move it away")  # fmt: skip
+        raise ValueError(
+            f"{target} holds a file {lost[0]} that was not written with {mark} and would be lost; name "
+            "another folder, or move it away"
+        )
     if not there and not target.exists():
         os.replace(unfinished, target)
     elif mark not in there:

@@ -236,8 +236,9 @@ def test_own_questions_and_answers_of_a_person_are_documents_of_the_form(tokeniz
 def test_every_fourth_question_stands_behind_what_is_shown_before_questions(tokenizer):
     asked = [Question(f"Who is {name}?", (name,)) for name in "ABCDEFGHI"]
     openings = [[("Why?", "So")], [("How?", "Well"), ("When?", "Now")]]
-    documents = [tokenizer.decode(ids, skip_special_tokens=True)
-                 for ids in question_documents(asked, tokenizer, PLAIN, openings)]  # fmt: skip
+    documents = [
+        tokenizer.decode(ids, skip_special_tokens=True) for ids in question_documents(asked, tokenizer, PLAIN, openings)
+    ]
     alone = [PLAIN.answered(one.question, one.answers[0]) for one in asked]
     assert [text.strip() for text in documents] == [
         *(text.strip() for text in alone[:3]),

@@ -101,8 +101,16 @@ def saved(tiny_model, tokenizer, tmp_path_factory):
     return folder, lab
 
 
-LAB_FILES = [LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE, "config.json", "tokenizer.json", "tokenizer_config.json",
-             "generation_config.json"]  # fmt: skip
+LAB_FILES = [
+    LAB_FILE,
+    USAGE_FILE,
+    WEIGHTS_FILE,
+    PROBES_FILE,
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+]
 
 
 @pytest.mark.parametrize("kind", ["built-in", "attached"])
@@ -165,11 +173,12 @@ def test_a_damaged_patch_is_refused_and_nothing_of_it_applied(saved, tmp_path, t
 def test_damaged_facts_are_a_clear_error_or_facts(tmp_path, suffix, tried):
     facts = new_facts(3)
     lines = {
-        ".jsonl": [json.dumps({"statements": f.statements[:2], "question": f.question, "answers": f.answers})
-                   for f in facts],
+        ".jsonl": [
+            json.dumps({"statements": f.statements[:2], "question": f.question, "answers": f.answers}) for f in facts
+        ],
         ".csv": ["statements,question,answers", *(f"{f.statements[0]},{f.question},{f.answer}" for f in facts)],
         ".txt": [f.statements[0] for f in facts],
-    }[suffix]  # fmt: skip
+    }[suffix]
     whole = ("\n".join(lines) + "\n").encode()
     file = tmp_path / f"facts{suffix}"
 
@@ -187,13 +196,30 @@ def test_damaged_facts_are_a_clear_error_or_facts(tmp_path, suffix, tried):
 
 
 BAD_ENTRIES = [
-    ("format", 0), ("format", 1.5), ("format", True), ("world_seed", "0"), ("world_seed", 0.5), ("world_scale", 0),
-    ("world_scale", 1e9), ("world_scale", "1"), ("world_scale", float("nan")), ("defaults", []),
-    ("defaults", {"sparse": 0.5}), ("defaults", {"sweep": {}}), ("defaults", {"sweep": [1]}), ("files", "lab.json"),
-    ("files", [1]), ("tables_by_rows", {"a": 1}), ("own_tokenizer", "yes"), ("form", []), ("recipe", 3),
-    ("recipe", {"slots": "many"}), ("recipe", {"lr": float("inf")}), ("recipe", {"gate": "no"}),
+    ("format", 0),
+    ("format", 1.5),
+    ("format", True),
+    ("world_seed", "0"),
+    ("world_seed", 0.5),
+    ("world_scale", 0),
+    ("world_scale", 1e9),
+    ("world_scale", "1"),
+    ("world_scale", float("nan")),
+    ("defaults", []),
+    ("defaults", {"sparse": 0.5}),
+    ("defaults", {"sweep": {}}),
+    ("defaults", {"sweep": [1]}),
+    ("files", "lab.json"),
+    ("files", [1]),
+    ("tables_by_rows", {"a": 1}),
+    ("own_tokenizer", "yes"),
+    ("form", []),
+    ("recipe", 3),
+    ("recipe", {"slots": "many"}),
+    ("recipe", {"lr": float("inf")}),
+    ("recipe", {"gate": "no"}),
     ("recipe", {"passes": 1.5}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_ENTRIES)

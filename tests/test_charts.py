@@ -531,8 +531,13 @@ def test_steps_to_a_target_which_some_seeds_reached_are_not_called_unreached(tab
 
 def test_methods_come_in_the_order_of_their_numbers():
     assert ordered(["t = 2,000", "lora", "t = 50", "sparse", "t = 500", "all"]) == [
-        "sparse", "lora", "all", "t = 50", "t = 500", "t = 2,000",
-    ]  # fmt: skip
+        "sparse",
+        "lora",
+        "all",
+        "t = 50",
+        "t = 500",
+        "t = 2,000",
+    ]
 
 
 def test_the_page_lets_its_own_scripts_run_and_no_others(html):

@@ -33,8 +33,16 @@ SEEDS = 3
 AS_LEARNED = {"new_hops": 1.0, "old_values": 0.0}  # of what is learned
 
 
-def verdicts(name, tmp_path, learned=lambda job: 0.97, kept=lambda job: 0.9, besides=lambda job: {},
-             found=lambda job: {}, apart=0.001, lost_at_95=None) -> list[str]:  # fmt: skip
+def verdicts(
+    name,
+    tmp_path,
+    learned=lambda job: 0.97,
+    kept=lambda job: 0.9,
+    besides=lambda job: {},
+    found=lambda job: {},
+    apart=0.001,
+    lost_at_95=None,
+) -> list[str]:
     """What an experiment says of runs that end with so much learned and kept, each seed `apart` more than the one
     before; and that had lost so much, which may be more, where they had learned 95%."""
     rows, about = [], {}
@@ -89,8 +97,12 @@ def test_the_pareto_front_is_sparse_or_is_not(tmp_path):
     assert verdicts("pareto", tmp_path, kept=sparse_keeps(False)) == [DIFFERS]
     assert verdicts("pareto", tmp_path, lambda job: 0.5, sparse_keeps(True)) == [OPEN]
     # one slow setting of full finetuning keeps most, without getting to 95%
-    slow = verdicts("pareto", tmp_path, lambda job: 0.92 if job.lr == 3e-5 else 0.97,
-                    lambda job: 0.95 if job.lr == 3e-5 else sparse_keeps(True)(job))  # fmt: skip
+    slow = verdicts(
+        "pareto",
+        tmp_path,
+        lambda job: 0.92 if job.lr == 3e-5 else 0.97,
+        lambda job: 0.95 if job.lr == 3e-5 else sparse_keeps(True)(job),
+    )
     assert slow == [DIFFERS]
 
 
@@ -105,9 +117,13 @@ def test_every_rival_of_the_pareto_front_is_beaten_at_the_end_and_where_95_perce
             return sparse if job.method == "sparse" else value[job.seed] if is_rival(job) else others
 
         kept, lost, learned = (one if isinstance(one, tuple) else (one,) * SEEDS for one in (kept, lost, learned))
-        return verdicts("pareto", tmp_path, lambda job: of(job, learned, 0.97, 0.97),
-                        lambda job: of(job, kept, 0.9, 0.6),
-                        lost_at_95=lambda job: of(job, lost, sparse_lost, 0.4))  # fmt: skip
+        return verdicts(
+            "pareto",
+            tmp_path,
+            lambda job: of(job, learned, 0.97, 0.97),
+            lambda job: of(job, kept, 0.9, 0.6),
+            lost_at_95=lambda job: of(job, lost, sparse_lost, 0.4),
+        )
 
     assert said() == [AGREES]
     assert said(sparse_lost=0.6) == [DIFFERS]  # loses less at the end alone
@@ -117,8 +133,12 @@ def test_every_rival_of_the_pareto_front_is_beaten_at_the_end_and_where_95_perce
     assert said(lost=(0.01, 0.9, 0.9)) == [OPEN]
     assert said(lost=0.01, learned=(0.95, 0.9, 0.9)) == [AGREES]  # it did not always get to 95%, and keeps less
     # no one sparse setting beats all, but each is beaten by some
-    halves = verdicts("pareto", tmp_path, lambda job: 0.97 if job.method != "sparse" or job.lr == 0.05 else 0.5,
-                      lambda job: (0.8 if job.lr == 0.05 else 0.99) if job.method == "sparse" else 0.5)  # fmt: skip
+    halves = verdicts(
+        "pareto",
+        tmp_path,
+        lambda job: 0.97 if job.method != "sparse" or job.lr == 0.05 else 0.5,
+        lambda job: (0.8 if job.lr == 0.05 else 0.99) if job.method == "sparse" else 0.5,
+    )
     assert halves == [AGREES]
 
 
@@ -193,10 +213,16 @@ def test_sgd_helps_where_it_keeps_more_at_equal_learning(tmp_path):
 
 def test_what_predicts_forgetting_is_read_among_sparse_runs(tmp_path):
     def predicted(by):
-        return verdicts("razor", tmp_path,
-                        kept=lambda job: 1 - job.top_t / 1e4 - job.lr / 1e4 if job.method == "sparse" else 0.1,
-                        found=lambda job: {by: job.top_t + job.lr, other[by]: job.seed + job.lr}
-                        if job.method == "sparse" else {by: 0, other[by]: 1e6})  # fmt: skip
+        return verdicts(
+            "razor",
+            tmp_path,
+            kept=lambda job: 1 - job.top_t / 1e4 - job.lr / 1e4 if job.method == "sparse" else 0.1,
+            found=lambda job: (
+                {by: job.top_t + job.lr, other[by]: job.seed + job.lr}
+                if job.method == "sparse"
+                else {by: 0, other[by]: 1e6}
+            ),
+        )
 
     other = {"kl_on_taught": "rows_changed", "rows_changed": "kl_on_taught"}
     assert predicted("kl_on_taught") == [AGREES]
@@ -241,8 +267,12 @@ def test_what_follows_is_judged_seed_by_seed(tmp_path):
 def test_a_remedy_that_keeps_more_and_learns_as_much_beats_sparse(tmp_path):
     def replay(learned, kept):
         keeps = {"replay": kept, "": 0.5}
-        return verdicts("baselines", tmp_path, lambda job: learned if job.remedy else 0.97,
-                        lambda job: 0.9 if job.method == "sparse" else keeps.get(job.remedy, 0.5))  # fmt: skip
+        return verdicts(
+            "baselines",
+            tmp_path,
+            lambda job: learned if job.remedy else 0.97,
+            lambda job: 0.9 if job.method == "sparse" else keeps.get(job.remedy, 0.5),
+        )
 
     assert replay(0.97, 0.6) == [AGREES]
     assert replay(0.97, 0.99) == [DIFFERS]
@@ -288,8 +318,12 @@ def test_as_many_facts_fit_as_leave_the_old_ones(tmp_path):
 
 def test_a_write_log_protects_where_more_of_the_old_is_kept(tmp_path):
     def said(kept, learned=0.97):
-        return verdicts("protect", tmp_path, lambda job: learned if job.protect == 5 else 0.97,
-                        lambda job: kept if job.protect == 5 else 0.6)  # fmt: skip
+        return verdicts(
+            "protect",
+            tmp_path,
+            lambda job: learned if job.protect == 5 else 0.97,
+            lambda job: kept if job.protect == 5 else 0.6,
+        )
 
     assert said(0.7) == [OPEN, AGREES]
     assert said(0.5) == [OPEN, DIFFERS]
@@ -304,12 +338,23 @@ def slots_read(key) -> float:
 def scale_claims(drops, missed=(), others=None):
     """What `scale` says of drops per (slots, k, t), with both seeds unless the second has `others`; settings `missed`
     did not get to 95% with the second."""
-    runs = pd.DataFrame([
-        {"label": str(key), "slots": key[0], "k": key[1], "top_t": key[2], "distinct": slots_read(key), "seed": seed,
-         "lost": drop, "learned": 0.95, "reached": not (seed and key in missed)}
-        for seed, one in enumerate([drops, others or drops])
-        for key, drop in one.items()
-    ])  # fmt: skip
+    runs = pd.DataFrame(
+        [
+            {
+                "label": str(key),
+                "slots": key[0],
+                "k": key[1],
+                "top_t": key[2],
+                "distinct": slots_read(key),
+                "seed": seed,
+                "lost": drop,
+                "learned": 0.95,
+                "reached": not (seed and key in missed),
+            }
+            for seed, one in enumerate([drops, others or drops])
+            for key, drop in one.items()
+        ]
+    )
     return [scale._larger_tables(runs), scale._share_of_the_table(runs), scale._reads_per_token(runs)]
 
 
@@ -348,14 +393,28 @@ def test_what_forgetting_follows_is_ranked_among_the_settings_that_reached_the_t
 def losses(learned=(1.0, 1.0), **drops) -> pd.DataFrame:
     """Results of runs that have learned all at once (or so much of it, per method), and what each loses of the old
     facts, seed by seed."""
-    return pd.DataFrame([
-        {"kind": "finetune", "key": f"{name} {seed}", "method": name, "seed": seed, "step": step, "probe": probe,
-         "metric": "em", "value": value}
-        for (name, lost), most in zip(drops.items(), learned, strict=True)
-        for seed, drop in enumerate(lost)
-        for step, probe, value in ((0, "learned", 0.0), (0, "old_facts", 1.0), (8, "old_facts", 1 - drop),
-                                   (8, "learned", most))
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "kind": "finetune",
+                "key": f"{name} {seed}",
+                "method": name,
+                "seed": seed,
+                "step": step,
+                "probe": probe,
+                "metric": "em",
+                "value": value,
+            }
+            for (name, lost), most in zip(drops.items(), learned, strict=True)
+            for seed, drop in enumerate(lost)
+            for step, probe, value in (
+                (0, "learned", 0.0),
+                (0, "old_facts", 1.0),
+                (8, "old_facts", 1 - drop),
+                (8, "learned", most),
+            )
+        ]
+    )
 
 
 def method(job: dict) -> str:
@@ -410,11 +469,13 @@ def test_a_verdict_is_of_the_whole_interval():
 
 def two(one, other, wobble=(0.0,)) -> pd.DataFrame:
     """Ends of runs: `one` and `other` are (learned, kept); what one keeps differs from seed to seed by `wobble`."""
-    return pd.DataFrame([
-        {"label": label, "seed": seed, "learned": learned, "kept": kept + by * (label == "one")}
-        for seed, by in enumerate(wobble)
-        for label, (learned, kept) in (("one", one), ("other", other))
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"label": label, "seed": seed, "learned": learned, "kept": kept + by * (label == "one")}
+            for seed, by in enumerate(wobble)
+            for label, (learned, kept) in (("one", one), ("other", other))
+        ]
+    )
 
 
 def test_keeping_more_says_nothing_when_less_was_learned():
@@ -500,13 +561,17 @@ def test_a_remedy_helps_only_where_the_seeds_agree_that_it_keeps_more_and_it_lea
 
 
 def test_one_remedy_that_helps_is_enough_and_each_that_may_help_leaves_it_open():
-    three = pd.DataFrame([
-        {"label": label, "seed": seed, "learned": 0.95, "kept": kept + by * (label == "may")}
-        for seed, by in enumerate((-0.2, 0.2))
-        for label, kept in (("usual", 0.6), ("worse", 0.5), ("may", 0.6), ("better", 0.7))
-    ])  # fmt: skip
-    said = [none_helps(three, "usual", others)["verdict"] for others in
-            (["worse"], ["worse", "may"], ["worse", "may", "better"])]  # fmt: skip
+    three = pd.DataFrame(
+        [
+            {"label": label, "seed": seed, "learned": 0.95, "kept": kept + by * (label == "may")}
+            for seed, by in enumerate((-0.2, 0.2))
+            for label, kept in (("usual", 0.6), ("worse", 0.5), ("may", 0.6), ("better", 0.7))
+        ]
+    )
+    said = [
+        none_helps(three, "usual", others)["verdict"]
+        for others in (["worse"], ["worse", "may"], ["worse", "may", "better"])
+    ]
     assert said == [AGREES, OPEN, DIFFERS]
 
 

@@ -459,8 +459,19 @@ def test_pretrain_makes_a_model_of_another_architecture_from_a_text_with_questio
     text, questions = tmp_path / "text.txt", tmp_path / "questions.jsonl"
     text.write_text("A tale. " * 50, encoding="utf-8")
     questions.write_text('{"question": "Who?", "answer": "Mira"}\n', encoding="utf-8")
-    code, out, _ = smft("pretrain", "--text", text, "--questions", questions, "--architecture", "gpt_neox",
-                        "--steps", 5, "--out", "neox")  # fmt: skip
+    code, out, _ = smft(
+        "pretrain",
+        "--text",
+        text,
+        "--questions",
+        questions,
+        "--architecture",
+        "gpt_neox",
+        "--steps",
+        5,
+        "--out",
+        "neox",
+    )
     assert (code, out) == (0, ["neox"])
     words, *others = asked[0]
     assert words.startswith("Question: Who?\nAnswer: Mira\n")

@@ -57,7 +57,7 @@ KINDS = {
     "top t, left early": lambda lab: left_early(TopT(lab, FACTS, runner="thread"), "commit", settings={"passes": 99}),
     "train": lambda lab: trained(Train("thread", **TINY)),
     "train, left early": lambda lab: left_early(Train("thread", **{**TINY, "steps": 9999})),
-}  # fmt: skip
+}
 
 
 def open_and_close(kind: str, lab, times: int) -> int:

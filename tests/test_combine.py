@@ -100,9 +100,11 @@ def test_rows_of_one_patch_are_taken_over_exactly_and_the_last_one_wins_a_shared
         assert together.values[table].tolist() == [[expected[slot]] * WIDTH for slot in sorted(expected)]
     differing = {(line.table, line.slot) for line in conflicts(patches).itertuples()}
     assert differing == {
-        (table, slot) for table in range(2) for slot in range(8)
+        (table, slot)
+        for table in range(2)
+        for slot in range(8)
         if len({two[table][slot] for two in tables if slot in two[table]}) > 1
-    }  # fmt: skip
+    }
 
 
 def test_disjoint_patches_combine_without_being_asked_how(base):

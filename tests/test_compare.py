@@ -356,8 +356,11 @@ def test_a_sweep_tries_everything_with_every_seed_from_the_base_and_leaves_the_b
 
 def test_a_swept_run_ends_where_it_is_read(lab):
     methods = Sparse(top_t=5).candidates(lab)[:1]
-    steps = [item.step for _, item in tune.sweep(lab, new_facts(3), methods, (0,), target=0.0, passes=2)
-             if isinstance(item, Step)]  # fmt: skip
+    steps = [
+        item.step
+        for _, item in tune.sweep(lab, new_facts(3), methods, (0,), target=0.0, passes=2)
+        if isinstance(item, Step)
+    ]
     assert steps == [0]
 
 

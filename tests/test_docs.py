@@ -117,8 +117,11 @@ recipe"""
 
 
 def test_the_glossary_has_every_word_once_and_where_it_is_in_the_code():
-    rows = re.findall(r"^\| \*\*(.*?)\*\* \| (.*?) \| \[`([\w./]+)`\]\(\.\./(.*?)\)(.*) \|$",
-                      text_of(ROOT / "docs" / "glossary.md"), re.MULTILINE)  # fmt: skip
+    rows = re.findall(
+        r"^\| \*\*(.*?)\*\* \| (.*?) \| \[`([\w./]+)`\]\(\.\./(.*?)\)(.*) \|$",
+        text_of(ROOT / "docs" / "glossary.md"),
+        re.MULTILINE,
+    )
     words = [word for row in rows for word in row[0].split(", ")]
     assert len(words) == len(set(words))
     assert {word.strip() for word in WORDS.replace("\n", " ").split(",")} <= set(words)

@@ -21,15 +21,25 @@ def test_the_transformers_trainer_in_sparse_mode_moves_selected_rows_alone(lab, 
     texts = [{"text": text} for fact in new_facts(4) for text in fact.statements[:8]]
     before = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
     options = TrainingArguments(
-        tmp_path, max_steps=4, per_device_train_batch_size=4, gradient_accumulation_steps=2, report_to=[],
-        save_strategy="no", remove_unused_columns=False, disable_tqdm=True, use_cpu=True,
-    )  # fmt: skip
+        tmp_path,
+        max_steps=4,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        report_to=[],
+        save_strategy="no",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
     with smft.sparse_mode(lab, top_t=9):
         rows = smft.RowOptimizer(lab, lr=0.1)
         trainer = Trainer(
-            lab.model, options, lambda some: encode(lab.tokenizer, [one["text"] for one in some]), texts,
+            lab.model,
+            options,
+            lambda some: encode(lab.tokenizer, [one["text"] for one in some]),
+            texts,
             optimizers=(rows, None),
-        )  # fmt: skip
+        )
         trainer.train()
     (name,) = [name for name, tensor in lab.model.state_dict().items() if not torch.equal(tensor, before[name])]
     assert name == "model.layers.1.mlp.memory.values.weight"
@@ -44,14 +54,24 @@ def test_a_trainer_that_goes_on_from_a_checkpoint_ends_as_if_it_had_not_stopped(
     def train(steps: int, checkpoint: str | None = None):
         lab = tiny_lab()
         options = TrainingArguments(
-            tmp_path, max_steps=steps, per_device_train_batch_size=4, save_steps=3, report_to=[], use_cpu=True,
-            remove_unused_columns=False, disable_tqdm=True, lr_scheduler_type="constant",
-        )  # fmt: skip
+            tmp_path,
+            max_steps=steps,
+            per_device_train_batch_size=4,
+            save_steps=3,
+            report_to=[],
+            use_cpu=True,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            lr_scheduler_type="constant",
+        )
         with smft.sparse_mode(lab, top_t=9):
             trainer = Trainer(
-                lab.model, options, lambda some: encode(lab.tokenizer, [one["text"] for one in some]), texts,
+                lab.model,
+                options,
+                lambda some: encode(lab.tokenizer, [one["text"] for one in some]),
+                texts,
                 optimizers=(smft.RowOptimizer(lab, lr=0.1), None),
-            )  # fmt: skip
+            )
             trainer.train(resume_from_checkpoint=checkpoint)
         return smft.value_tables(lab.model)[0].weight.detach()
 

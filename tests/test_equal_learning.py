@@ -190,8 +190,10 @@ def test_of_rates_that_keep_as_much_but_for_chance_the_one_that_takes_fewest_ste
 
 
 def test_a_rate_that_only_just_gets_there_is_not_chosen_unless_all_are_so_slow():
-    rows = [tried("full", "adamw", lr, True, old_facts=kept, steps=steps)
-            for lr, kept, steps in ((1e-4, 0.9, 400), (1e-3, 0.8, 200), (1e-2, 0.7, 100))]  # fmt: skip
+    rows = [
+        tried("full", "adamw", lr, True, old_facts=kept, steps=steps)
+        for lr, kept, steps in ((1e-4, 0.9, 400), (1e-3, 0.8, 200), (1e-2, 0.7, 100))
+    ]
     assert best_settings(rows, steps=480)["full"]["lr"] == 1e-3
     assert best_settings(rows[:1], steps=480)["full"]["lr"] == 1e-4
     assert best_settings(rows)["full"]["lr"] == 1e-4

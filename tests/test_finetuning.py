@@ -371,8 +371,11 @@ def test_a_method_of_ones_own_goes_wherever_a_method_is_named(lab, bold, tmp_pat
     look = looks(["sparse", "bold"])
     assert look["bold"].light != look["sparse"].light
     assert look["bold"].light in page
-    tried = [method.lr for method, item in sweep(lab, FACTS, bold().candidates(lab), (0,), passes=1)
-             if isinstance(item, dict)]  # fmt: skip
+    tried = [
+        method.lr
+        for method, item in sweep(lab, FACTS, bold().candidates(lab), (0,), passes=1)
+        if isinstance(item, dict)
+    ]
     assert tried == [0.5, 1.0]
 
 

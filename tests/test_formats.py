@@ -190,12 +190,16 @@ def test_a_json_file_may_be_one_line_of_megabytes(write):
 
 
 def test_gaps_whole_numbers_and_the_word_nan_are_what_they_are(write, monkeypatch):
-    path = write("a.json", '[{"question": "When?", "answer": 1984.0}, {"question": null, "answer": null}, {}, null, '
-                 '{"question": "What bread?", "answer": "nan"}, {"question": "Who?", "answer": NaN}]')  # fmt: skip
+    path = write(
+        "a.json",
+        '[{"question": "When?", "answer": 1984.0}, {"question": null, "answer": null}, {}, null, '
+        '{"question": "What bread?", "answer": "nan"}, {"question": "Who?", "answer": NaN}]',
+    )
     with pytest.warns(UserWarning, match="skipped 1 without an answer"):
         assert pairs(read_facts(path)) == [("When?", "1984"), ("What bread?", "nan")]
-    table = pandas.DataFrame({"question": ["When?", "Who?", None, "What bread?", "Why?"],
-                              "answer": ["1984", None, None, "nan", ""]})  # fmt: skip
+    table = pandas.DataFrame(
+        {"question": ["When?", "Who?", None, "What bread?", "Why?"], "answer": ["1984", None, None, "nan", ""]}
+    )
     path = write("a.csv", table.to_csv(index=False))
     with pytest.warns(UserWarning, match="skipped 2 without an answer"):
         assert pairs(read_facts(path)) == [("When?", "1984"), ("What bread?", "nan")]
@@ -321,12 +325,18 @@ def test_the_command_shows_facts_as_they_are_taught_and_asked_and_keeps_them(wri
     path = write("mine.txt", TEXTS["pairs"][1])
     code, out, err = smft(monkeypatch, capsys, "facts", path)
     assert (code, out) == (0, "")
-    for line in ("1. taught: The one who runs Vermo is Ann Lee.; and 15 more", "asked:  Who runs Vermo? -> Ann Lee",
-                 "2 facts; used 2 of 2 rows; read as pairs"):  # fmt: skip
+    for line in (
+        "1. taught: The one who runs Vermo is Ann Lee.; and 15 more",
+        "asked:  Who runs Vermo? -> Ann Lee",
+        "2 facts; used 2 of 2 rows; read as pairs",
+    ):
         assert line in err
     kept = tmp_path / "kept.jsonl"
-    for source, options in ((path, ()), (write("a.jsonl", [ROWS["mquake"]]), ("--kind", "mquake")),
-                            (write("b.jsonl", [ROWS["squad"]]), ())):  # fmt: skip
+    for source, options in (
+        (path, ()),
+        (write("a.jsonl", [ROWS["mquake"]]), ("--kind", "mquake")),
+        (write("b.jsonl", [ROWS["squad"]]), ()),
+    ):
         code, out, _ = smft(monkeypatch, capsys, "facts", source, "--out", kept, "--force", *options)
         assert (code, out.strip()) == (0, str(kept))
         with warnings.catch_warnings():

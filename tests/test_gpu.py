@@ -60,8 +60,9 @@ def test_a_finetune_takes_the_same_steps(both, method):
 @needs_gpu
 def test_reads_core_sets_and_patches_are_those_of_the_cpu(both, tmp_path):
     facts = new_facts(2)
-    counts = [batch_counts(lab.model, encode(lab.tokenizer, list(facts[0].statements), lab.model.device))[0]
-              for lab in both]  # fmt: skip
+    counts = [
+        batch_counts(lab.model, encode(lab.tokenizer, list(facts[0].statements), lab.model.device))[0] for lab in both
+    ]
     assert (counts[0] - counts[1]).abs().sum() < 0.01 * counts[0].sum()
     cores = [set(core_set(lab, facts[0])[0].tolist()) for lab in both]
     assert len(cores[0] & cores[1]) > 0.9 * len(cores[0])
@@ -78,10 +79,23 @@ def test_reads_core_sets_and_patches_are_those_of_the_cpu(both, tmp_path):
 
 
 @needs_gpu
-@pytest.mark.parametrize("job", [Job(facts=2, passes=2, evaluations=1, rule="random", lr=0.1, top_t=50,
-                                     optimizer="adam"),
-                                 Job(facts=2, passes=2, evaluations=1, method="full", lr=1e-4, optimizer="adamw",
-                                     rule="", remedy="ewc", strength=0.1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(facts=2, passes=2, evaluations=1, rule="random", lr=0.1, top_t=50, optimizer="adam"),
+        Job(
+            facts=2,
+            passes=2,
+            evaluations=1,
+            method="full",
+            lr=1e-4,
+            optimizer="adamw",
+            rule="",
+            remedy="ewc",
+            strength=0.1,
+        ),
+    ],
+)
 def test_a_job_runs(job):
     cpu, gpu = run_job(job), run_job(job, "cuda")
     values = [{(row["step"], row["probe"], row["metric"]): row["value"] for row in one["rows"]} for one in (cpu, gpu)]

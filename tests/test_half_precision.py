@@ -127,9 +127,16 @@ def test_the_trainer_in_bf16_moves_the_table_as_it_does_in_float32(optimizer, to
     for bf16 in (False, True):
         lab = half_lab(torch.float32, tokenizer, corpus)
         options = TrainingArguments(
-            tmp_path, max_steps=4, per_device_train_batch_size=4, report_to=[], save_strategy="no", bf16=bf16,
-            remove_unused_columns=False, disable_tqdm=True, use_cpu=True,
-        )  # fmt: skip
+            tmp_path,
+            max_steps=4,
+            per_device_train_batch_size=4,
+            report_to=[],
+            save_strategy="no",
+            bf16=bf16,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            use_cpu=True,
+        )
         with smft.sparse_mode(lab, top_t=9):
             rows = smft.RowOptimizer(lab, lr=0.1 if optimizer == "adam" else 10.0, optimizer=optimizer)
             collate = lambda some, lab=lab: encode(lab.tokenizer, [one["text"] for one in some])  # noqa: E731

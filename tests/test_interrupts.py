@@ -43,9 +43,7 @@ def assembly(model) -> dict:
     """How a model is put together, without its numbers."""
     return {
         "modules": {name: id(module) for name, module in model.named_modules()},
-        "hooks": {
-            name: [len(getattr(module, hooks)) for hooks in HOOKS] for name, module in model.named_modules()
-        },
+        "hooks": {name: [len(getattr(module, hooks)) for hooks in HOOKS] for name, module in model.named_modules()},
         "trained": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
         "gradients": [name for name, parameter in model.named_parameters() if parameter.grad is not None],
         "modes": [
@@ -54,7 +52,7 @@ def assembly(model) -> dict:
             if isinstance(module, ValueTable | ProductKeys)
         ],
         "adapted": hasattr(model, "peft_config"),
-    }  # fmt: skip
+    }
 
 
 def state(model) -> dict[str, torch.Tensor]:

@@ -83,10 +83,23 @@ for step in smft.finetune(lab, facts, passes=1000, top_t=20, probe_every=0):
 """
 
 TINY = PretrainSettings(
-    steps=64, batch_size=8, world_scale=0.02, hidden_size=32, intermediate_size=64, layers=2, memory_at=(1,),
-    memory_slots=256, memory_heads=2, memory_k=4, memory_key_dim=16, attention_heads=2, vocab_size=400,
-    tokenizer_texts=300, background_batches=2, evaluate_every=2,
-)  # fmt: skip
+    steps=64,
+    batch_size=8,
+    world_scale=0.02,
+    hidden_size=32,
+    intermediate_size=64,
+    layers=2,
+    memory_at=(1,),
+    memory_slots=256,
+    memory_heads=2,
+    memory_k=4,
+    memory_key_dim=16,
+    attention_heads=2,
+    vocab_size=400,
+    tokenizer_texts=300,
+    background_batches=2,
+    evaluate_every=2,
+)
 
 
 def beginning():

@@ -297,8 +297,11 @@ def test_saved_files_follow_the_umask_and_a_replaced_folder_keeps_its_mode(mask,
 def test_a_full_disk_says_which_lab_and_how_much_room_it_needs(tiny_lab, tmp_path, monkeypatch):
     lab = tiny_lab()
     full = OSError(errno.ENOSPC, "No space left on device")
-    problems = (full, SafetensorError("I/O error: No space left on device (os error 28)"),
-                Exception("No space left on device (os error 28)"))  # fmt: skip
+    problems = (
+        full,
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),
+    )
     for problem in problems:
         monkeypatch.setattr("smft_lab.storage.save_file", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
         with pytest.raises(OSError, match=r"lab can't be written \(No space left on device: \S+ kB needed, .* free"):

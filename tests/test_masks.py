@@ -19,11 +19,16 @@ WORDS = "Nobody in the long street by the river would have said before the last 
 SHORT, LONG = "Mira", f"{WORDS} {WORDS.lower()} Mira"
 LOCAL = {
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "window_size": 24},
-    "llama4_text": {"attention_chunk_size": 24, "num_local_experts": 2, "intermediate_size_mlp": 64,
-                    "moe_layers": [], "no_rope_layers": [1, 1, 0]},
+    "llama4_text": {
+        "attention_chunk_size": 24,
+        "num_local_experts": 2,
+        "intermediate_size_mlp": 64,
+        "moe_layers": [],
+        "no_rope_layers": [1, 1, 0],
+    },
     "gemma3_text": {"sliding_window": 24},
     "mistral": {"sliding_window": 24},
-}  # fmt: skip
+}
 
 
 def fact(start: str) -> Fact:
@@ -78,9 +83,11 @@ def test_a_model_that_sees_ahead_is_not_packed(tokenizer):
 
 @pytest.mark.parametrize("family", ["jamba", "falcon_h1", "recurrent_gemma"])
 def test_a_model_with_a_state_that_flows_through_a_row_is_not_packed(family, tokenizer):
-    options = {"jamba": {"num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-               "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 2, "mamba_d_head": 16, "mamba_d_state": 8},
-               "recurrent_gemma": {"attention_window_size": 8, "lru_width": 32}}  # fmt: skip
+    options = {
+        "jamba": {"num_experts": 1, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+        "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 2, "mamba_d_head": 16, "mamba_d_state": 8},
+        "recurrent_gemma": {"attention_window_size": 8, "lru_width": 32},
+    }
     model = model_of(family, **options[family])
     form = as_trees(*(lambda batch: (batch.inputs, batch.counted))(batch_of(tokenizer, [fact(SHORT)])), least_saved=-1)
     assert form.branches

@@ -117,8 +117,16 @@ def test_the_dev_container_installs_what_there_is():
     assert extra in extras
 
 
-COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "peft": "0.20.0", "pandas": "2.2.3", "plotly": "5.24.1",
-         "ipywidgets": "7.7.1", "anywidget": "0.9.21", "matplotlib": "3.10.0"}  # fmt: skip
+COLAB = {
+    "torch": "2.11.0",
+    "transformers": "5.15.0",
+    "peft": "0.20.0",
+    "pandas": "2.2.3",
+    "plotly": "5.24.1",
+    "ipywidgets": "7.7.1",
+    "anywidget": "0.9.21",
+    "matplotlib": "3.10.0",
+}
 
 
 @pytest.mark.parametrize("name", COLAB)

@@ -17,8 +17,9 @@ FAMILIES = ["gpt2", "gpt_neox", "gemma2", "mixtral"]
 
 def after(lab, method: str, fast: bool, **options) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and weights of a short run, by SGD: it shows gradients as they are."""
-    run = smft.finetune(lab, smft.new_facts(2), method, optimizer="sgd", lr=0.05, passes=2, probe_every=0, fast=fast,
-                        **options)  # fmt: skip
+    run = smft.finetune(
+        lab, smft.new_facts(2), method, optimizer="sgd", lr=0.05, passes=2, probe_every=0, fast=fast, **options
+    )
     losses = [step.loss for step in run][1:]
     weights = {name: parameter.detach().clone() for name, parameter in lab.model.named_parameters()}
     lab.reset()

@@ -199,8 +199,14 @@ def test_a_panel_makes_the_page_of_what_stands_in_its_fields(lab, facts, tmp_pat
 def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lab.save("mine")
-    lines = [{"statements": [f"{name}'s dog is called {dog}."], "question": f"What is {name}'s dog called?",
-              "answers": [dog]} for name, dog in (("Mira", "Biscuit"), ("Jon", "Rex"))]  # fmt: skip
+    lines = [
+        {
+            "statements": [f"{name}'s dog is called {dog}."],
+            "question": f"What is {name}'s dog called?",
+            "answers": [dog],
+        }
+        for name, dog in (("Mira", "Biscuit"), ("Jon", "Rex"))
+    ]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     command = ["page", "--lab", "mine", "--facts", "mine.jsonl", "--rules", "tfidf", "--top-t", "2,9", "--seeds", "1"]
     command += ["--passes", "1", "--workers", "1", "--title", "Dogs & <b>names</b>"]

@@ -54,8 +54,9 @@ def test_apply_then_revert_gives_the_base_back_bitwise(run, tmp_path):
     assert run("apply", "one.safetensors", "--lab", "base", "--out", tmp_path / "taught")[0] == 0
     base, taught = load("base").model.state_dict(), load(tmp_path / "taught").model.state_dict()
     assert sum(not torch.equal(base[name], taught[name]) for name in base) == 1
-    code, _, _ = run("revert", "one.safetensors", "--lab", tmp_path / "taught", "--base", "base",
-                     "--out", tmp_path / "again")  # fmt: skip
+    code, _, _ = run(
+        "revert", "one.safetensors", "--lab", tmp_path / "taught", "--base", "base", "--out", tmp_path / "again"
+    )
     assert code == 0
     again = load(tmp_path / "again").model.state_dict()
     assert all(torch.equal(base[name], again[name]) for name in base)
@@ -67,8 +68,18 @@ def test_several_are_combined_by_a_stated_rule_and_the_conflicts_counted(run, tm
     assert "set differently" in err
     assert "last, mean or sum" in err
     for rule in ("last", "mean", "sum"):
-        code, out, err = run("combine", "one.safetensors", "two.safetensors", "--lab", "base",
-                             "--on-conflict", rule, "--out", tmp_path / "both.safetensors", "--force")  # fmt: skip
+        code, out, err = run(
+            "combine",
+            "one.safetensors",
+            "two.safetensors",
+            "--lab",
+            "base",
+            "--on-conflict",
+            rule,
+            "--out",
+            tmp_path / "both.safetensors",
+            "--force",
+        )
         assert code == 0
         assert f"the rule {rule}" in err
     assert len(Patch.load(tmp_path / "both.safetensors").about["facts"]) == 2

@@ -23,8 +23,9 @@ TABLE = pd.DataFrame(
 CHARTS = {
     "heat": pictures.heat([0, 1, 2, 3], "Reads", "reads"),
     "empty heat": pictures.heat([0, 0, 0, 0], "Change", "norm"),
-    "curves": pictures.curves({"a": ([1, 10], [0.1, 1]), "b": ([1, 10], [0, 0.5])}, "t", "share", log="x", share=True,
-                              marks={"t = 5": 5}),
+    "curves": pictures.curves(
+        {"a": ([1, 10], [0.1, 1]), "b": ([1, 10], [0, 0.5])}, "t", "share", log="x", share=True, marks={"t = 5": 5}
+    ),
     "no curves": pictures.curves({}, "steps", "share"),
     "bars": pictures.bars(["one", "two"], [0.5, 1], "share", share=True, strong=[True, False]),
     "no bars": pictures.bars([], [], "exact match", share=True),
@@ -32,7 +33,7 @@ CHARTS = {
     "plane": pictures.plane(TABLE),
     "empty plane": pictures.plane(TABLE.iloc[:0]),
     "grid": pictures.grid([[1, 0.5], [float("nan"), 0.2]], "after", "fact", "Retention", "known", names=("12", "ab")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -46,8 +47,10 @@ def test_every_chart_is_drawn_as_a_small_png_with_its_sentence(name):
     assert data["text/plain"] == about["image/png"]["alt"] == "What is seen."
 
 
-@pytest.mark.parametrize(("name", "said"), [("empty heat", "none yet"), ("no bars", "not measured yet"),
-                                            ("empty plane", "nothing has been taught yet")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("empty heat", "none yet"), ("no bars", "not measured yet"), ("empty plane", "nothing has been taught yet")],
+)
 def test_a_chart_of_nothing_says_so(name, said):
     figure = Figure()
     CHARTS[name](figure.add_subplot())

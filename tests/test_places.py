@@ -68,8 +68,16 @@ def test_a_vision_tower_as_deep_as_the_text_model_is_left_alone():
 
 
 def test_an_encoder_decoder_is_refused_and_its_decoder_has_its_own_depth():
-    config = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 400,
-              "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_layers": 2, "decoder_layers": 3}  # fmt: skip
+    config = {
+        "d_model": 32,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "vocab_size": 400,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+    }
     with pytest.raises(ValueError, match="BartForConditionalGeneration is an encoder-decoder"):
         add_memory(BartForConditionalGeneration(BartConfig(**config)), 1, **MEMORY)
     assert len(text_blocks(small("bart", **config))) == 3

@@ -20,8 +20,13 @@ TEXT = "".join(f"Line {n} of a long tale about the sea.\n" for n in range(400))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    shape = {**plain_model.SHAPE, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 32}  # fmt: skip
+    shape = {
+        **plain_model.SHAPE,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     monkeypatch.setattr(plain_model, "SHAPE", shape)
     training = replace(plain_model.TRAINING, batch_size=2, window=32, checkpoint_every=2, steps=4)
     monkeypatch.setattr(plain_model, "TRAINING", training)

@@ -35,9 +35,12 @@ def test_with_a_zero_among_the_choices_the_nearest_is_by_difference():
 
 @pytest.mark.parametrize(
     ("chosen", "said"),
-    [(-1, f"{UNGUESSED}\n"), (1, "Your guess: 32 slots (right). It is 32.\n"),
-     (3, "Your guess: 57,600 slots (the nearest is 32 slots). It is 32.\n")],
-)  # fmt: skip
+    [
+        (-1, f"{UNGUESSED}\n"),
+        (1, "Your guess: 32 slots (right). It is 32.\n"),
+        (3, "Your guess: 57,600 slots (the nearest is 32 slots). It is 32.\n"),
+    ],
+)
 def test_what_came_out_is_told_beside_the_guess(slots, capsys, chosen, said):
     slots.chosen = chosen
     slots.reveal(32, "It is 32.")

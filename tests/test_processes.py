@@ -54,8 +54,9 @@ for record in pretrain(sys.argv[1] + "/lab", TINY):
 def launch(script: str, folder) -> None:
     (folder / "script.py").write_text(script)
     command = [*LAUNCH, folder / "script.py", folder, os.path.dirname(__file__)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

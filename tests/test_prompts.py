@@ -220,8 +220,11 @@ def test_recalled_means_that_the_answer_is_the_whole_line(talkative):
     found = recalled(model, tokenizer, QUESTIONS, spoken, form)
     assert found.any()
     assert not recalled(model, tokenizer, QUESTIONS, [f"{one} and more" for one in spoken], form).any()
-    ended = [(q, one) for q, one in zip(QUESTIONS, replies(model, tokenizer, QUESTIONS, 60, PLAIN), strict=True)
-             if 1 < len(one) < 50]  # fmt: skip
+    ended = [
+        (q, one)
+        for q, one in zip(QUESTIONS, replies(model, tokenizer, QUESTIONS, 60, PLAIN), strict=True)
+        if 1 < len(one) < 50
+    ]
     assert ended
     for question, reply in ended:  # what stands before an answer is part of what it says
         form = PromptForm(before=reply[0])

@@ -36,9 +36,22 @@ from smft_lab.widgets.kept import FEW, KeptQuestions
 from smft_lab.widgets.teach import UNTAUGHT, WORDINGS
 
 RECIPE = replace(
-    RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
-    statements=1, questions=2, contexts=1, batch_size=4, passes=2, least_steps=1,
-)  # fmt: skip
+    RETROFIT,
+    slots=256,
+    heads=2,
+    k=4,
+    key_dim=16,
+    background_texts=12,
+    background_questions=12,
+    window=16,
+    top_t=20,
+    statements=1,
+    questions=2,
+    contexts=1,
+    batch_size=4,
+    passes=2,
+    least_steps=1,
+)
 ASKED = [f"What is {n} and {n}?" for n in range(FEW + 40)]
 CHOICES = ChoiceProbe("hellaswag", ("He", "She"), ((" runs", " sits"), (" sings", " sleeps")), (0, 1))
 
@@ -48,8 +61,17 @@ def base_lab(tokenizer, corpus):
     """A lab of a small random model that is asked plainly, and what its base says counts as known."""
     words = " ".join(corpus.texts(Random(0), 300))
     questions = [Question(asked, (str(number),)) for number, asked in enumerate(ASKED)]
-    work = Retrofit(small("llama"), tokenizer, RECIPE, [1], text=words, questions=questions, known=questions,
-                    facts=smft.new_facts(4), probes=[CHOICES])  # fmt: skip
+    work = Retrofit(
+        small("llama"),
+        tokenizer,
+        RECIPE,
+        [1],
+        text=words,
+        questions=questions,
+        known=questions,
+        facts=smft.new_facts(4),
+        probes=[CHOICES],
+    )
     list(work)
     lab = work.lab
     said = replies(lab.model, tokenizer, ASKED, 16, PLAIN)
@@ -330,9 +352,12 @@ def test_what_was_known_is_asked_in_its_own_form_and_few_of_it(lab, facts):
     assert kept.share() == 1.0
     with torch.no_grad():
         lab.model.get_input_embeddings().weight.mul_(-1)
-    assert kept.share() == pytest.approx(replace(lab.probes["known"], **{
-        name: getattr(lab.probes["known"], name)[:FEW] for name in ("questions", "answers", "replies")
-    }).measure(lab.model, lab.tokenizer)["em"])  # fmt: skip
+    assert kept.share() == pytest.approx(
+        replace(
+            lab.probes["known"],
+            **{name: getattr(lab.probes["known"], name)[:FEW] for name in ("questions", "answers", "replies")},
+        ).measure(lab.model, lab.tokenizer)["em"]
+    )
     assert kept.share() < 1
     lab.reset()
 

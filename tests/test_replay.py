@@ -182,9 +182,16 @@ def test_a_model_that_cannot_be_replayed_is_trained_the_plain_way_and_says_so(la
 
 
 SMALL = {
-    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "max_position_embeddings": 64, "head_dim": 16, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "head_dim": 16,
+    "pad_token_id": 0,
+}
 FAMILIES = {  # model type: where its blocks are, and what its feed-forward is called
     "llama": ("model.layers", "mlp"),
     "mistral": ("model.layers", "mlp"),

@@ -230,12 +230,27 @@ def changed_result(result: dict, how: str) -> dict:
         "a text": lambda: result | {"rows": [row | {"value": "<b>harmless</b>"}]},
         "a step before the first": lambda: result | {"rows": [row | {"step": -1}]},
         "half a step": lambda: result | {"rows": [row | {"step": 0.5}]},
-    }[how]()  # fmt: skip
+    }[how]()
 
 
-BAD = ("no rows", "no seconds", "more fields", "another job", "half a config", "nothing found", "found a text", "a key",
-       "no probe", "nan", "infinity", "a share over 1", "a share below 0", "a text", "a step before the first",
-       "half a step")  # fmt: skip
+BAD = (
+    "no rows",
+    "no seconds",
+    "more fields",
+    "another job",
+    "half a config",
+    "nothing found",
+    "found a text",
+    "a key",
+    "no probe",
+    "nan",
+    "infinity",
+    "a share over 1",
+    "a share below 0",
+    "a text",
+    "a step before the first",
+    "half a step",
+)
 
 
 @pytest.fixture(scope="module")

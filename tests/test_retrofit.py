@@ -30,9 +30,19 @@ from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
 
 RECIPE = replace(
-    RETROFIT, slots=256, heads=2, k=4, key_dim=16, background_texts=12, background_questions=12, window=16, top_t=20,
-    batch_size=4, passes=2, least_steps=1,
-)  # fmt: skip
+    RETROFIT,
+    slots=256,
+    heads=2,
+    k=4,
+    key_dim=16,
+    background_texts=12,
+    background_questions=12,
+    window=16,
+    top_t=20,
+    batch_size=4,
+    passes=2,
+    least_steps=1,
+)
 KNOWN = [Question(f"What is {n} and {n}?", (str(2 * n),)) for n in range(4)]
 
 
@@ -376,8 +386,9 @@ def test_what_stands_before_the_lab_s_questions_and_in_taught_contexts_is_read_a
     monkeypatch.setattr(Retrofit, "_batches", lambda *given: counted.extend(given[1]) or batches(*given))
     asked = [Question(f"Who is {name}?", (name,)) for name in map(str, range(16))]
     recipe = replace(RECIPE, background_texts=0, background_questions=16)
-    for _ in Retrofit(small("llama"), tokenizer, recipe, [1], text="Rome is old. " * 200, questions=asked,
-                      shots=[("Why?", "So")]):  # fmt: skip
+    for _ in Retrofit(
+        small("llama"), tokenizer, recipe, [1], text="Rome is old. " * 200, questions=asked, shots=[("Why?", "So")]
+    ):
         pass
     texts = [tokenizer.decode(ids) for ids in counted]
     for opening in [[("Why?", "So")], *CONTEXTS]:
@@ -386,8 +397,10 @@ def test_what_stands_before_the_lab_s_questions_and_in_taught_contexts_is_read_a
 
 
 def test_shared_tokens_are_what_a_fact_is_about(tokenizer):
-    told = {0: ("The dog of Mira is Rex.", "Question: Who is the dog of Mira? Answer: Rex."),
-            1: ("The cat of Tom is Ada.", "Question: Who is the cat of Tom? Answer: Ada.")}  # fmt: skip
+    told = {
+        0: ("The dog of Mira is Rex.", "Question: Who is the dog of Mira? Answer: Rex."),
+        1: ("The cat of Tom is Ada.", "Question: Who is the cat of Tom? Answer: Ada."),
+    }
     texts = [text for mine in told.values() for text in mine]
     positions = shared_positions(tokenizer, texts, [("Rex",), ("Rex",), ("Ada",), ("Ada",)], [0, 0, 1, 1])
     found = [
@@ -399,8 +412,12 @@ def test_shared_tokens_are_what_a_fact_is_about(tokenizer):
 
 def test_addresses_tell_a_fact_that_reads_its_own_slots_from_one_that_does_not():
     df = torch.zeros(100, dtype=torch.int32)
-    found = [torch.tensor([1, 2, 3, 50]), torch.tensor([1, 2, 3, 50]), torch.tensor([4, 5, 6, 50]),
-             torch.tensor([4, 5, 6, 50])]  # fmt: skip
+    found = [
+        torch.tensor([1, 2, 3, 50]),
+        torch.tensor([1, 2, 3, 50]),
+        torch.tensor([4, 5, 6, 50]),
+        torch.tensor([4, 5, 6, 50]),
+    ]
     one = compare_addresses(found, [0, 0, 1, 1], df, 20)
     assert one.same > 0.99
     assert one.different < 0.3  # the slot that all read

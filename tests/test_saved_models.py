@@ -90,9 +90,17 @@ def test_a_checkpoint_of_the_trainer_goes_on_with_the_table_that_two_layers_shar
     def trained(resume=None, steps=4):
         model = tiny_model(memory_at=[0, 2]) if shipped else written(add_memory(small("llama"), [0, 2], **MEMORY))
         options = TrainingArguments(
-            tmp_path, max_steps=steps, per_device_train_batch_size=4, report_to=[], save_steps=2, disable_tqdm=True,
-            remove_unused_columns=False, use_cpu=True, lr_scheduler_type="constant", learning_rate=1e-3,
-        )  # fmt: skip
+            tmp_path,
+            max_steps=steps,
+            per_device_train_batch_size=4,
+            report_to=[],
+            save_steps=2,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            use_cpu=True,
+            lr_scheduler_type="constant",
+            learning_rate=1e-3,
+        )
         texts = [{"text": text} for text in new_facts(1)[0].statements[:16]]
         collate = lambda some: encode(tokenizer, [one["text"] for one in some])  # noqa: E731
         Trainer(model, options, collate, texts).train(resume_from_checkpoint=resume)
@@ -126,8 +134,10 @@ def test_a_half_precision_lab_comes_back_as_it_was_and_takes_its_own_patch(
 
 
 def test_a_patch_of_another_dtype_says_so(tokenizer, corpus):
-    labs = {dtype: lab_of(add_memory(small("llama").to(dtype), 1, **MEMORY), tokenizer, corpus)
-            for dtype in (torch.float32, torch.bfloat16)}  # fmt: skip
+    labs = {
+        dtype: lab_of(add_memory(small("llama").to(dtype), 1, **MEMORY), tokenizer, corpus)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     for one, other in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)):
         with pytest.raises(ValueError, match=f"is of a {str(one)[6:]} model, and the lab's is in {str(other)[6:]}"):
             Patch.between(labs[one]).apply(labs[other])
@@ -158,8 +168,13 @@ def test_adapters_that_were_put_on_a_lab_are_named_and_come_off(tokenizer, corpu
     lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
     before = logits(lab.model)
     adapted = get_peft_model(lab.model, ADAPTERS)
-    steps = (lab.reset, lambda: lab.save(tmp_path / "lab"), lambda: smft.run(lab, new_facts(1), passes=1),
-             lambda: smft.finetune(lab, new_facts(1)), lambda: Patch.between(lab))  # fmt: skip
+    steps = (
+        lab.reset,
+        lambda: lab.save(tmp_path / "lab"),
+        lambda: smft.run(lab, new_facts(1), passes=1),
+        lambda: smft.finetune(lab, new_facts(1)),
+        lambda: Patch.between(lab),
+    )
     for step in steps:
         with pytest.raises(ValueError, match="adapters of peft are on the model"):
             step()

@@ -95,8 +95,9 @@ def test_the_code_of_compare_makes_its_comparison(lab, facts):
     panel = Compare(lab, facts, methods=("sparse", "sparse:tf"), runner="inline", count=2, passes=1, evaluations=1)
     panel.start()
     again = pasted(panel)["comparison"].table
-    pd.testing.assert_frame_equal(again[again["probe"] == "learned"].reset_index(drop=True),
-                                  panel.comparison.table.reset_index(drop=True))  # fmt: skip
+    pd.testing.assert_frame_equal(
+        again[again["probe"] == "learned"].reset_index(drop=True), panel.comparison.table.reset_index(drop=True)
+    )
     panel.close()
 
 
@@ -236,7 +237,10 @@ def test_a_patch_that_is_dropped_is_in_the_model_and_has_a_card(probed, facts, p
     assert same(taught, rows_of(probed))
     card = panel.card
     assert (card["name"], card["taught"], card["rows"]) == (
-        "brought.safetensors", [facts[0].statements[0]], len(smft.Patch.load(file)))  # fmt: skip
+        "brought.safetensors",
+        [facts[0].statements[0]],
+        len(smft.Patch.load(file)),
+    )
     assert card["made"]["top_t"] == 9
     probes = {probe.name for probe in probed.probes}
     assert len(card["cost"]) == len(probes)

@@ -188,8 +188,15 @@ def test_a_generation_config_changes_no_answer(form, shares, lab, monkeypatch):
         monkeypatch.setattr(module._Start, "__init__", lambda self, model, prompts: setattr(self, "cache", None))
     questions = [fact.question for fact in new_facts(4)]
     expected = answer(lab.model, lab.tokenizer, questions, 6, form)
-    given = GenerationConfig(min_new_tokens=4, no_repeat_ngram_size=1, repetition_penalty=3.0, num_beams=2, top_k=1,
-                             suppress_tokens=list(range(3, 300)), begin_suppress_tokens=[2])  # fmt: skip
+    given = GenerationConfig(
+        min_new_tokens=4,
+        no_repeat_ngram_size=1,
+        repetition_penalty=3.0,
+        num_beams=2,
+        top_k=1,
+        suppress_tokens=list(range(3, 300)),
+        begin_suppress_tokens=[2],
+    )
     lab.model.generation_config = given
     assert answer(lab.model, lab.tokenizer, questions, 6, form) == expected
     assert lab.model.generation_config is given

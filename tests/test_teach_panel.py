@@ -186,8 +186,19 @@ def test_a_saved_patch_makes_the_taught_model_again(lab, panel, tmp_path, monkey
     assert same(taught, weights(lab))
 
 
-@pytest.mark.parametrize("name", ["../dog.safetensors", "/tmp/dog.safetensors", "dog.txt", ".safetensors", 7,
-                                  "a/b.safetensors", "link.safetensors", "folder.safetensors"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../dog.safetensors",
+        "/tmp/dog.safetensors",
+        "dog.txt",
+        ".safetensors",
+        7,
+        "a/b.safetensors",
+        "link.safetensors",
+        "folder.safetensors",
+    ],
+)
 def test_a_page_gives_a_patch_a_name_and_no_other_place(lab, panel, tmp_path, monkeypatch, name):
     (tmp_path / "own" / "folder.safetensors").mkdir(parents=True)
     (tmp_path / "own" / "link.safetensors").symlink_to(tmp_path / "elsewhere")

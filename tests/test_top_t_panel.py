@@ -271,13 +271,22 @@ def test_the_preview_covers_every_t_up_to_the_most_that_is_read(panel):
 
 
 def test_a_path_is_named_by_what_sets_it_apart_from_the_first(panel):
-    for settings in ({"top_t": 30}, {"top_t": 5, "rule": "tf"}, {"top_t": 30, "rule": "tfidf", "optimizer": "sgd"},
-                     {"optimizer": "adam", "lr": 0.25, "passes": 1}, {"passes": 2, "lr": None}):  # fmt: skip
+    for settings in (
+        {"top_t": 30},
+        {"top_t": 5, "rule": "tf"},
+        {"top_t": 30, "rule": "tfidf", "optimizer": "sgd"},
+        {"optimizer": "adam", "lr": 0.25, "passes": 1},
+        {"passes": 2, "lr": None},
+    ):
         press(panel, "commit", settings=settings)
     assert panel.error == ""
     assert [run["name"] for run in panel.runs] == [
-        "t = 30", "t = 5, tf", "t = 30, sgd", "t = 30, rate 0.25, 1 pass", "t = 30 (2)",
-    ]  # fmt: skip
+        "t = 30",
+        "t = 5, tf",
+        "t = 30, sgd",
+        "t = 30, rate 0.25, 1 pass",
+        "t = 30 (2)",
+    ]
 
 
 def test_a_path_tells_how_many_rows_it_has_changed(lab, panel):

@@ -10,31 +10,31 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 LAYERS, LARGEST = 4, 3_000_000  # blocks; numbers of a model, beyond which it is not tiny
 SMALL = {
     32: "hidden_size d_model n_embd dim embed_dim word_embed_proj_dim mamba_d_ssm lru_width "
-        "text_dim encoder_hidden_size embedding_size hidden_size_per_layer_input attention_hidden_size hidden_dim "
-        "mamba_intermediate",
+    "text_dim encoder_hidden_size embedding_size hidden_size_per_layer_input attention_hidden_size hidden_dim "
+    "mamba_intermediate",
     64: "intermediate_size ffn_dim d_ff n_inner decoder_ffn_dim encoder_ffn_dim feed_forward_hidden_size "
-        "ffn_hidden_size intermediate_size_mlp dense_intermediate_size ff_dim mlp_hidden_size inner_dim block_ff_dim",
+    "ffn_hidden_size intermediate_size_mlp dense_intermediate_size ff_dim mlp_hidden_size inner_dim block_ff_dim",
     LAYERS: "num_experts num_local_experts n_routed_experts moe_num_experts num_hidden_layers n_layer num_layers "
-            "decoder_layers encoder_layers n_layers num_decoder_layers "
-            "num_encoder_layers",
+    "decoder_layers encoder_layers n_layers num_decoder_layers "
+    "num_encoder_layers",
     2: "num_attention_heads n_head num_heads decoder_attention_heads encoder_attention_heads n_heads "
-       "num_key_value_heads num_kv_heads mamba_n_heads num_experts_per_tok moe_topk moe_k num_experts_per_token top_k "
-       "linear_num_key_heads linear_num_value_heads indexer_n_heads index_n_heads mamba_num_heads "
-       "num_local_attention_heads num_attention_groups conv_kernel "
-       "first_k_dense_replace attn_layer_period",
+    "num_key_value_heads num_kv_heads mamba_n_heads num_experts_per_tok moe_topk moe_k num_experts_per_token top_k "
+    "linear_num_key_heads linear_num_value_heads indexer_n_heads index_n_heads mamba_num_heads "
+    "num_local_attention_heads num_attention_groups conv_kernel "
+    "first_k_dense_replace attn_layer_period",
     16: "head_dim kv_lora_rank q_lora_rank v_head_dim attention_head_dim mamba_head_dim mamba_d_head "
-        "linear_key_head_dim linear_value_head_dim attn_head_dim d_kv kv_channels index_head_dim global_head_dim "
-        "attention_window_size",
+    "linear_key_head_dim linear_value_head_dim attn_head_dim d_kv kv_channels index_head_dim global_head_dim "
+    "attention_window_size",
     8: "qk_rope_head_dim qk_nope_head_dim state_size mamba_d_state ssm_state_size mamba_dt_rank rotary_dim "
-       "time_step_rank mamba_chunk_size chunk_size index_topk n_groups_unused",
+    "time_step_rank mamba_chunk_size chunk_size index_topk n_groups_unused",
     1: "n_group topk_group n_shared_experts num_shared_experts mamba_n_groups n_groups",
     24: "qk_head_dim",
     48: "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size "
-        "moe_shared_expert_intermediate_size",
+    "moe_shared_expert_intermediate_size",
     400: "vocab_size vocab_size_per_layer_input",
     256: "max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length seq_length max_target_positions "
-         "max_source_positions",
-}  # fmt: skip
+    "max_source_positions",
+}
 NUMBERS = {name: number for number, names in SMALL.items() for name in names.split()}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 EXTRA: dict[str, dict] = {

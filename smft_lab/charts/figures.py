@@ -137,13 +137,27 @@ def addresses(table: pd.DataFrame) -> go.Figure:
     names = [escape(str(name)) for name in names]
     figure = go.Figure()
     for name, low, high in zip(names, table["different"], table["same"], strict=True):
-        figure.add_scatter(x=[low, high], y=[name, name], mode="lines", line={"color": AXIS, "width": 4},
-                           hoverinfo="skip", showlegend=False, meta={"role": "gap"})  # fmt: skip
+        figure.add_scatter(
+            x=[low, high],
+            y=[name, name],
+            mode="lines",
+            line={"color": AXIS, "width": 4},
+            hoverinfo="skip",
+            showlegend=False,
+            meta={"role": "gap"},
+        )
     ends_of = (("different", "two facts", MUTED), ("same", "same fact, other wording", look.light))
     for column, called, colour in ends_of:
         hover = f"%{{y}}, {called}: %{{x:.2f}}<extra></extra>"
-        figure.add_scatter(x=table[column].tolist(), y=names, mode="markers", name=called, hovertemplate=hover,
-                           marker={"color": colour, "size": 11}, meta={"role": column})  # fmt: skip
+        figure.add_scatter(
+            x=table[column].tolist(),
+            y=names,
+            mode="markers",
+            name=called,
+            hovertemplate=hover,
+            marker={"color": colour, "size": 11},
+            meta={"role": column},
+        )
     figure.update_xaxes(title_text="How alike their addresses are", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", type="category")
     _finish(figure, height=110 + 30 * max(1, len(names)), margin={"l": 90, "r": 20, "t": 40, "b": 56})
@@ -168,12 +182,19 @@ def loudness(table: pd.DataFrame, quiet: float, loud: float) -> go.Figure:
     names = [escape(str(name)) for name in heard["name"]]
     spread = {"array": heard["high"] - heard["median"], "arrayminus": heard["median"] - heard["low"]}
     figure.add_scatter(
-        x=heard["median"].tolist(), y=names, mode="markers", marker={"color": INK, "size": 12, "symbol": "diamond"},
+        x=heard["median"].tolist(),
+        y=names,
+        mode="markers",
+        marker={"color": INK, "size": 12, "symbol": "diamond"},
         error_x={"type": "data", "symmetric": False, "color": INK, **{k: v.tolist() for k, v in spread.items()}},
-        hovertemplate="%{y}: %{x:.2f}<extra></extra>", meta={"role": "heard"},
-    )  # fmt: skip
-    figure.update_xaxes(title_text="What the memory adds, over what it is added to", type="log",
-                        range=[math.log10(least), math.log10(most)])  # fmt: skip
+        hovertemplate="%{y}: %{x:.2f}<extra></extra>",
+        meta={"role": "heard"},
+    )
+    figure.update_xaxes(
+        title_text="What the memory adds, over what it is added to",
+        type="log",
+        range=[math.log10(least), math.log10(most)],
+    )
     figure.update_yaxes(autorange="reversed", type="category")
     _finish(figure, height=120 + 40 * max(1, len(names)), margin={"l": 90, "r": 20, "t": 34, "b": 56})
     figure.update_layout(showlegend=False, meta={"kind": "loudness"})

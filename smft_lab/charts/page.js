@@ -30,10 +30,14 @@ function fitPlane(figure, width) {
 }
 
 function legendLines(names, width) {
-  let lines = 1, used = 0;
+  let lines = 1,
+    used = 0;
   for (const name of names) {
     const needed = 9 * name.length + 50; // a generous guess at the drawn width
-    if (used > 0 && used + needed > width) { lines += 1; used = 0; }
+    if (used > 0 && used + needed > width) {
+      lines += 1;
+      used = 0;
+    }
     used += needed;
   }
   return lines;
@@ -44,7 +48,9 @@ function fitCurves(figure, width) {
   const panels = layout.meta.panels;
   const columns = width >= 900 ? Math.min(3, panels) : width >= 600 ? Math.min(2, panels) : 1;
   const rows = Math.ceil(panels / columns);
-  const panelHeight = columns === 1 ? 190 : 215, gapY = 100, gapX = 78;
+  const panelHeight = columns === 1 ? 190 : 215,
+    gapY = 100,
+    gapX = 78;
   const names = figure.data.filter((trace) => trace.showlegend).map((trace) => trace.name);
   const margin = { l: 62, r: 10, t: 54 + 24 * legendLines(names, width), b: 52 };
   const inner = rows * panelHeight + (rows - 1) * gapY;
@@ -96,7 +102,9 @@ copy?.addEventListener("click", () => {
   selection.removeAllRanges();
   selection.addRange(range);
   copy.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
-  setTimeout(() => { copy.textContent = "Copy"; }, 1800);
+  setTimeout(() => {
+    copy.textContent = "Copy";
+  }, 1800);
 });
 
 drawAll();

@@ -146,8 +146,17 @@ def heat(values, title: str, unit: str) -> Draw:
     return draw
 
 
-def curves(lines: Lines, x: str, y: str, title: str = "", *, log: str = "", share: bool = False,
-           marks: Mapping[str, float] | None = None, points: bool = False) -> Draw:  # fmt: skip
+def curves(
+    lines: Lines,
+    x: str,
+    y: str,
+    title: str = "",
+    *,
+    log: str = "",
+    share: bool = False,
+    marks: Mapping[str, float] | None = None,
+    points: bool = False,
+) -> Draw:
     """Lines with their names at the end.
 
     Args:
@@ -165,8 +174,16 @@ def curves(lines: Lines, x: str, y: str, title: str = "", *, log: str = "", shar
             axes.plot(across, up, STROKES[i % 4], color=PATHS[i % len(PATHS)], lw=2.2, marker=marker, ms=4, label=name)
         for name, at in (marks or {}).items():
             axes.axvline(at, color=MUTED, ls="--", lw=1.2)
-            axes.annotate(name, (at, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -3), va="top",
-                          textcoords="offset points", color=MUTED, fontsize=9.5)  # fmt: skip
+            axes.annotate(
+                name,
+                (at, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, -3),
+                va="top",
+                textcoords="offset points",
+                color=MUTED,
+                fontsize=9.5,
+            )
         axes.set(title=title, xlabel=x, ylabel=y)
         if "x" in log:
             axes.set_xscale("log")
@@ -182,8 +199,16 @@ def curves(lines: Lines, x: str, y: str, title: str = "", *, log: str = "", shar
     return draw
 
 
-def bars(names: Sequence[str], values: Sequence[float], x: str, title: str = "", *, share: bool = False,
-         strong: Sequence[bool] | None = None, most: float | None = None) -> Draw:  # fmt: skip
+def bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    x: str,
+    title: str = "",
+    *,
+    share: bool = False,
+    strong: Sequence[bool] | None = None,
+    most: float | None = None,
+) -> Draw:
     """Horizontal bars, the first on top, each with its value.
 
     Args:
@@ -212,8 +237,9 @@ def bars(names: Sequence[str], values: Sequence[float], x: str, title: str = "",
     return draw
 
 
-def spans(names: Sequence[str], lows: Sequence[float], highs: Sequence[float], ends: tuple[str, str], x: str,
-          title: str = "") -> Draw:  # fmt: skip
+def spans(
+    names: Sequence[str], lows: Sequence[float], highs: Sequence[float], ends: tuple[str, str], x: str, title: str = ""
+) -> Draw:
     """A line from a low to a high value per name, the first on top.
 
     Args:
@@ -315,8 +341,17 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
                 for _, run in of_method.groupby("seed"):
                     axes.plot(run["learned"], run["kept"], color=look.light, lw=0.8, alpha=0.35)
             mean = paths.means[paths.means["method"] == method]
-            axes.plot(mean["learned"], mean["kept"], DASHES[look.dash], color=look.light, lw=2.2, ms=5,
-                      marker=MARKERS[look.symbol], label=style.short_name(method), clip_on=False)  # fmt: skip
+            axes.plot(
+                mean["learned"],
+                mean["kept"],
+                DASHES[look.dash],
+                color=look.light,
+                lw=2.2,
+                ms=5,
+                marker=MARKERS[look.symbol],
+                label=style.short_name(method),
+                clip_on=False,
+            )
         axes.axvline(0.95, color=MUTED, ls="--", lw=1)
         axes.set(xlabel="new facts learned (exact match)", ylabel=kept.axis.replace(", %)", ")").lower(), title=title)
         axes.set_xlim(-0.03, 1.03)
@@ -353,8 +388,15 @@ def grid(matrix, x: str, y: str, title: str, unit: str, *, names: tuple[Sequence
         if cells.size <= 150:
             for (row, column), value in np.ndenumerate(cells):
                 if not np.isnan(value):
-                    axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8.5,
-                              color=SURFACE if value > 0.45 else INK)  # fmt: skip
+                    axes.text(
+                        column,
+                        row,
+                        f"{value:.0%}",
+                        ha="center",
+                        va="center",
+                        fontsize=8.5,
+                        color=SURFACE if value > 0.45 else INK,
+                    )
         axes.grid(False)
         axes.set(title=title, xlabel=x, ylabel=y)
         bar = axes.figure.colorbar(drawn, ax=axes, pad=0.02, format=PercentFormatter(1.0, decimals=0))

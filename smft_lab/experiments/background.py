@@ -146,8 +146,16 @@ class OwnTexts(_Writing):
         ValueError: an option is out of range, or the model writes nothing at all.
     """
 
-    def __init__(self, model, tokenizer, count: int = 200, window: int = 64, seed: int = 0, top_p: float = TOP_P,
-                 batch: int = BATCH):  # fmt: skip
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        count: int = 200,
+        window: int = 64,
+        seed: int = 0,
+        top_p: float = TOP_P,
+        batch: int = BATCH,
+    ):
         if window < 2:
             raise ValueError(f"window must be at least 2 tokens, not {window}")
         super().__init__(model, tokenizer, count, seed, top_p, batch)
@@ -215,9 +223,18 @@ class OwnQuestions(_Writing):
 
     _give_up = STRAGGLERS
 
-    def __init__(self, model, tokenizer, form: PromptForm = PLAIN, count: int = 400, seed: int = 0,
-                 examples: Sequence[Question | Fact] | None = None, without: Iterable[str] = (),
-                 top_p: float = QUESTION_TOP_P, batch: int = BATCH):  # fmt: skip
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        form: PromptForm = PLAIN,
+        count: int = 400,
+        seed: int = 0,
+        examples: Sequence[Question | Fact] | None = None,
+        without: Iterable[str] = (),
+        top_p: float = QUESTION_TOP_P,
+        batch: int = BATCH,
+    ):
         super().__init__(model, tokenizer, count, seed, top_p, batch)
         self.form = form
         self._examples = common_questions("background") if examples is None else list(examples)
@@ -314,8 +331,12 @@ def text_documents(text: str, tokenizer, count: int = 200, window: int = 64, see
     return [[*first, *ids[start : start + width]] for start in starts]
 
 
-def question_documents(questions: Iterable[Question | Fact], tokenizer, form: PromptForm = PLAIN,
-                       openings: Sequence[Sequence[tuple[str, str]]] = ()) -> list[list[int]]:  # fmt: skip
+def question_documents(
+    questions: Iterable[Question | Fact],
+    tokenizer,
+    form: PromptForm = PLAIN,
+    openings: Sequence[Sequence[tuple[str, str]]] = (),
+) -> list[list[int]]:
     """Each question with its first answer in a form of asking, as token ids.
 
     Args:
@@ -365,8 +386,15 @@ class _Draw:
 
 
 @torch.inference_mode()
-def _sample(model, prompt: list[int], rows: list[list[int]], most: int, ended: Callable[[list[int]], bool],
-            draw: _Draw, give_up: float = 0.0) -> Iterator[int]:  # fmt: skip
+def _sample(
+    model,
+    prompt: list[int],
+    rows: list[list[int]],
+    most: int,
+    ended: Callable[[list[int]], bool],
+    draw: _Draw,
+    give_up: float = 0.0,
+) -> Iterator[int]:
     """Write `rows`, empty lists of token ids, side by side after one prompt. A row that has ended costs nothing more.
 
     Args:

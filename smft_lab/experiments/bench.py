@@ -391,8 +391,16 @@ def distance_from_limit(sizes: tuple[int, ...], seconds: float) -> Iterator[Row]
         limit = 1000 * must / bandwidth
         took, low, high = timed(_ours_cached(reads), seconds)
         note = f"{must / 1e6:.1f} MB, {limit:.3f} ms at copy bandwidth; the step takes {took:.3f} ms"
-        yield Row("distance from the bandwidth limit", "sparse, cached reads", slots, took / limit, low / limit,
-                  high / limit, "x", note)  # fmt: skip
+        yield Row(
+            "distance from the bandwidth limit",
+            "sparse, cached reads",
+            slots,
+            took / limit,
+            low / limit,
+            high / limit,
+            "x",
+            note,
+        )
 
 
 # (e) Peak memory -------------------------------------------------------------------------------------------

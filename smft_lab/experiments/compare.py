@@ -45,9 +45,15 @@ RESULTS = ("metrics.csv", "samples.json", PATCH_FILE, REPORT, SUMMARY)
 ROOM = 10_000_000  # bytes of a report with its patch
 COLUMNS = ["method", "seed", "step", "probe", "metric", "value"]
 SAMPLES = {
-    "learned": 5, "taught": 2, "prefixed": 2, "two_hop_new": 3, "old_facts": 5, "known": 5, "two_hop": 3,
+    "learned": 5,
+    "taught": 2,
+    "prefixed": 2,
+    "two_hop_new": 3,
+    "old_facts": 5,
+    "known": 5,
+    "two_hop": 3,
     "arithmetic": 3,
-}  # fmt: skip
+}
 LIBRARIES = ("torch", "transformers", "peft")
 
 
@@ -483,13 +489,22 @@ def _named(methods: str | Method | Sequence[str | Method] | Mapping[str, str | M
     chosen = [method_of(method) for method in several]
     named = {method.name: method for method in chosen}
     if len(named) < len(chosen):
-        raise ValueError("a method is named twice; give names of their own to several of a kind: "
-                         '{"t = 50": smft.Sparse(top_t=50), "t = 500": smft.Sparse(top_t=500)}')  # fmt: skip
+        raise ValueError(
+            "a method is named twice; give names of their own to several of a kind: "
+            '{"t = 50": smft.Sparse(top_t=50), "t = 500": smft.Sparse(top_t=500)}'
+        )
     return named
 
 
-def compare(lab: Lab, facts, methods: Sequence[str | Method] | Mapping[str, str | Method] = STANDARD,
-            *, seeds: int | Sequence[int] = SEEDS, progress: bool | None = None, **options) -> Comparison:  # fmt: skip
+def compare(
+    lab: Lab,
+    facts,
+    methods: Sequence[str | Method] | Mapping[str, str | Method] = STANDARD,
+    *,
+    seeds: int | Sequence[int] = SEEDS,
+    progress: bool | None = None,
+    **options,
+) -> Comparison:
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 
     Args:

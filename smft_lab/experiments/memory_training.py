@@ -132,8 +132,13 @@ def check_window(model, window: int) -> None:
         raise ValueError(f"a window of {window} tokens is more than the model reads, {most}; give a smaller one")
 
 
-def pretrain_memory(model, text: TextWindows, settings: MemoryTraining = MemoryTraining(),
-                    folder: str | Path | None = None, teacher=None) -> Iterator[tuple[int, float]]:  # fmt: skip
+def pretrain_memory(
+    model,
+    text: TextWindows,
+    settings: MemoryTraining = MemoryTraining(),
+    folder: str | Path | None = None,
+    teacher=None,
+) -> Iterator[tuple[int, float]]:
     """Train the memory layers of `model` on a text; the other weights stay, bitwise, unless `everything` learns.
 
     Started by `torchrun` or `accelerate launch`, several processes share the batches; the main one writes.

@@ -16,16 +16,22 @@ from smft_lab.facts.fact import Fact
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes.prompts import PLAIN, PromptForm
 
-SHAPE = {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 768,
-         "max_position_embeddings": 512}  # fmt: skip
+SHAPE = {
+    "hidden_size": 192,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "intermediate_size": 768,
+    "max_position_embeddings": 512,
+}
 VOCABULARY = 4096
 TRAINING = MemoryTraining(steps=2000, window=128, lr=2e-3, warmup=100, everything=True)
 SHARE = 0.4  # of the characters of a text with questions
 TOGETHER = 8  # questions that stand one after another
 
 
-def text_with_questions(text: str, questions: Sequence[Question | Fact], form: PromptForm = PLAIN,
-                        seed: int = 0) -> str:  # fmt: skip
+def text_with_questions(
+    text: str, questions: Sequence[Question | Fact], form: PromptForm = PLAIN, seed: int = 0
+) -> str:
     """A text with questions and their first answers between its parts, again and again in other orders.
 
     Args:
@@ -77,8 +83,9 @@ def new_plain_model(text: str, architecture: str, seed: int = 0):
     return model.eval(), tokenizer
 
 
-def train_plain_model(text: str, architecture: str, out: str | Path, steps: int | None = None,
-                      seed: int = 0) -> Iterator[tuple[int, float]]:  # fmt: skip
+def train_plain_model(
+    text: str, architecture: str, out: str | Path, steps: int | None = None, seed: int = 0
+) -> Iterator[tuple[int, float]]:
     """Train a new model on a text, and save it in `out` as `transformers` does; an unfinished run there goes on.
 
     The result is the same, stopped or not, where the architecture has no dropout; what that draws is of every run anew.

@@ -268,8 +268,15 @@ def drawn_ahead(settings: PretrainSettings, first: int) -> Iterator[list[dict]]:
         pool.shutdown(kill_workers=True)
 
 
-def gradient_steps(model, optimizer, corpus: Corpus, tokenizer, settings: PretrainSettings, start: int = 0,
-                   processes: Processes | None = None):  # fmt: skip
+def gradient_steps(
+    model,
+    optimizer,
+    corpus: Corpus,
+    tokenizer,
+    settings: PretrainSettings,
+    start: int = 0,
+    processes: Processes | None = None,
+):
     """Train from step `start` on; yields (steps done, loss in nats per token)."""
     processes = processes or Processes()
     on_gpu = model.device.type == "cuda"

@@ -104,11 +104,23 @@ class Retrofit:
         1024
     """
 
-    def __init__(self, model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,
-                 text: str | None = None, questions: Sequence[Question | Fact] = (),
-                 known: Sequence[Question | Fact] = (), facts: Sequence[Fact] = (), probes: Sequence[Probe] = (),
-                 form: PromptForm = PLAIN, shots: Sequence[tuple[str, str]] = (), seed: int = 0,
-                 folder: str | Path | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        recipe: Recipe = RETROFIT,
+        layers: str | Sequence[int] = "auto",
+        *,
+        text: str | None = None,
+        questions: Sequence[Question | Fact] = (),
+        known: Sequence[Question | Fact] = (),
+        facts: Sequence[Fact] = (),
+        probes: Sequence[Probe] = (),
+        form: PromptForm = PLAIN,
+        shots: Sequence[tuple[str, str]] = (),
+        seed: int = 0,
+        folder: str | Path | None = None,
+    ):
         if isinstance(layers, str) and layers != "auto":
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
         if value_tables(model):
@@ -143,9 +155,17 @@ class Retrofit:
             layers = [int(self.blocks["block"][0])]
         yield Progress("keys", 0, 1)
         add_memory(
-            model, layers, recipe.slots, heads=recipe.heads, k=recipe.k, key_dim=recipe.key_dim, gate=recipe.gate,
-            project=recipe.project, whiten=recipe.whiten, seed=self.seed,
-        )  # fmt: skip
+            model,
+            layers,
+            recipe.slots,
+            heads=recipe.heads,
+            k=recipe.k,
+            key_dim=recipe.key_dim,
+            gate=recipe.gate,
+            project=recipe.project,
+            whiten=recipe.whiten,
+            seed=self.seed,
+        )
         inputs = memory_inputs(model, self._batches(documents))
         fit_keys(model, inputs, recipe.keys, self.seed)
         yield Progress("usage", 0, 1)
@@ -179,8 +199,10 @@ class Retrofit:
             )
             lines.append(f"addresses, same fact / two facts, and stray reads; best block first: {shown}")
         for one in self.addresses:
-            lines.append(f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
-                         f"{len(one.weak)} of {len(self.taught)} facts hard to find")  # fmt: skip
+            lines.append(
+                f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
+                f"{len(one.weak)} of {len(self.taught)} facts hard to find"
+            )
         lines.append(f"how far the choice of slots has settled: {self.settled}")
         probes = [] if self.lab is None else [probe for probe in self.lab.probes if isinstance(probe, QuestionProbe)]
         known = [len(probe.questions) for probe in probes if probe.name == "known"]
@@ -222,9 +244,12 @@ class Retrofit:
             "format": FORMAT,
             "model": source.to_json() if source is not None else str(self.model.config),
             "recipe": [getattr(self.recipe, name) for name in ("background_texts", "background_questions", "window")],
-            "text": self.text, "form": self.form.to_json(), "shots": self.shots, "seed": self.seed,
+            "text": self.text,
+            "form": self.form.to_json(),
+            "shots": self.shots,
+            "seed": self.seed,
             "questions": [(one.question, one.answers) for one in (*self.questions, *self.known)],
-        }  # fmt: skip
+        }
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def _texts(self) -> Iterator[Progress]:
@@ -234,8 +259,9 @@ class Retrofit:
             yield Progress("background", 0, 1)
             if not recipe.background_texts:
                 return []
-            return text_documents(self.text[: self._held_out_from], self.tokenizer, recipe.background_texts,
-                                  recipe.window, self.seed)  # fmt: skip
+            return text_documents(
+                self.text[: self._held_out_from], self.tokenizer, recipe.background_texts, recipe.window, self.seed
+            )
         wanted = recipe.background_texts + HELD_OUT
         writing = OwnTexts(self.model, self.tokenizer, wanted, recipe.window, self.seed)
         for written in writing:
@@ -327,8 +353,15 @@ def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
     return settling([half, lab.usage], owners, reads, recipe.top_t, **recipe.choosing)[0]
 
 
-def retrofit(model, tokenizer, recipe: Recipe = RETROFIT, layers: str | Sequence[int] = "auto", *,
-             progress: bool = False, **options) -> Lab:  # fmt: skip
+def retrofit(
+    model,
+    tokenizer,
+    recipe: Recipe = RETROFIT,
+    layers: str | Sequence[int] = "auto",
+    *,
+    progress: bool = False,
+    **options,
+) -> Lab:
     """Give a finished model a memory, and return the lab around it; see `Retrofit` for the options.
 
     Args:

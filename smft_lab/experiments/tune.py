@@ -23,9 +23,17 @@ ASKED = ("learned", *(kept.key for kept in KEPT), "two_hop")
 MEASURED = (*((probe, "em") for probe in ASKED), *((probe, "nll") for probe in READ))
 
 
-def sweep(lab: Lab, facts: Sequence[Fact] | Callable[[int], Sequence[Fact]], methods: Sequence[Method],
-          seeds: Sequence[int] = SEEDS, target: float = TARGET, evaluations: int = 12, *,
-          passes: int | None = None, **options) -> Iterator[tuple[Method, Step | dict]]:  # fmt: skip
+def sweep(
+    lab: Lab,
+    facts: Sequence[Fact] | Callable[[int], Sequence[Fact]],
+    methods: Sequence[Method],
+    seeds: Sequence[int] = SEEDS,
+    target: float = TARGET,
+    evaluations: int = 12,
+    *,
+    passes: int | None = None,
+    **options,
+) -> Iterator[tuple[Method, Step | dict]]:
     """Try each of `methods` with every seed, from the base, until the target is learned; `options` go to `finetune`.
 
     Args:

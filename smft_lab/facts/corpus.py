@@ -64,7 +64,7 @@ def prose(rng: Random) -> str:
                 "",
             )
         ),
-    ]  # fmt: skip
+    ]
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences if sentence)
 
 

@@ -26,34 +26,63 @@ love manage marry name nickname open own paint patent perform play portray prefe
 receive record release replace resign retire return reveal schedule serve sign situate stage start stay study train
 unveil use visit want work
 """.split()
-SURE = {*"""achieve acquire adopt announce appear appoint arrive assassinate attend become begin bring compose create
+SURE = {
+    *"""achieve acquire adopt announce appear appoint arrive assassinate attend become begin bring compose create
 defeat destroy die discover divorce elect establish execute give graduate have induct introduce invent join make marry
-perform portray publish receive resign retire reveal serve unveil win write""".split()}  # fmt: skip
+perform portray publish receive resign retire reveal serve unveil win write""".split()
+}
 """Verbs that are no nouns, and so show where a predicate begins within a question."""
-NOUNS = {*"""award call charge cook cover crown design drink experience film form host hit land launch like live love
+NOUNS = {
+    *"""award call charge cook cover crown design drink experience film form host hit land launch like live love
 march name paint patent play premiere promise put read record release run set show sign stage study train travel use
-visit want work""".split()}  # fmt: skip
+visit want work""".split()
+}
 """Verbs that may be an object without an article: "Where did Ann look for work?"."""
-HELPERS = {*"""do help let watch try like want need keep cause force enable allow say think claim believe expect
-decide agree plan hope promise announce know see hear make have get""".split()}  # fmt: skip
+HELPERS = {
+    *"""do help let watch try like want need keep cause force enable allow say think claim believe expect
+decide agree plan hope promise announce know see hear make have get""".split()
+}
 """Verbs that may have another verb behind them: "When did Ann see the shop open?"."""
-PEOPLE = {*"""actor actress artist author band composer country company director group king monarch player poet
+PEOPLE = {
+    *"""actor actress artist author band composer country company director group king monarch player poet
 president queen scientist singer team club writer city novelist explorer musician politician philosopher woman man
-person footballer architect inventor designer star gymnast athlete minister driver""".split()}  # fmt: skip
+person footballer architect inventor designer star gymnast athlete minister driver""".split()
+}
 """Who or what does something, where a noun stands before its verb."""
 PHRASAL = {*"begin break came come end get go grow open set shut take".split()}
 PARTICLES = "out|up|off|down|place|married|on sale|on air"
-EVENTS = {"open": "opening", "close": "closing", "start": "starting", "begin": "starting", "finish": "finishing",
-          "arrive": "arrival", "leave": "departure"}  # fmt: skip
+EVENTS = {
+    "open": "opening",
+    "close": "closing",
+    "start": "starting",
+    "begin": "starting",
+    "finish": "finishing",
+    "arrive": "arrival",
+    "leave": "departure",
+}
 """What stands before the word "time" for the time at which it happens."""
-AGENTS = {"wrote": "writer", "painted": "painter", "composed": "composer", "directed": "director", "founded": "founder",
-          "invented": "inventor", "discovered": "discoverer", "designed": "designer", "created": "creator",
-          "built": "builder", "sang": "singer", "produced": "producer", "won": "winner"}  # fmt: skip
+AGENTS = {
+    "wrote": "writer",
+    "painted": "painter",
+    "composed": "composer",
+    "directed": "director",
+    "founded": "founder",
+    "invented": "inventor",
+    "discovered": "discoverer",
+    "designed": "designer",
+    "created": "creator",
+    "built": "builder",
+    "sang": "singer",
+    "produced": "producer",
+    "won": "winner",
+}
 """What someone is called who did it, of things alone."""
 MEASURES = {"old": "age", "tall": "height", "high": "height", "long": "length", "deep": "depth", "wide": "width"}
-COUNT = re.compile(r"(?:(?:over|about|some|nearly|more than) )?(?:\d[\d,.]*(?: (?:million|billion|thousand))?"
-                   r"|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty(?:-\w+)?)",
-                   re.I)  # fmt: skip
+COUNT = re.compile(
+    r"(?:(?:over|about|some|nearly|more than) )?(?:\d[\d,.]*(?: (?:million|billion|thousand))?"
+    r"|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty(?:-\w+)?)",
+    re.I,
+)
 
 ADVERBS = ("first", "last", "once", "also", "originally", "officially", "finally", "initially", "formally")
 BE = "is|are|was|were"
@@ -63,14 +92,20 @@ WH = {*"who whom whose what which when where why how".split()}
 RELATIVES = {*"that who which whose where when".split()}
 DETERMINERS = {*"the a an his her its their my our your this that these those".split()}
 PRONOUNS = {*"i you he she it we they there everyone someone anyone nobody".split()}
-PREPOSITIONS = {*"""in on at of to for from by with as about after before during under over into within between
+PREPOSITIONS = {
+    *"""in on at of to for from by with as about after before during under over into within between
 against through near since until along across behind around alongside despite without inside outside upon towards like
-than opposite except beside besides among amongst past per versus via off out up down away back""".split()}  # fmt: skip
-NO_PHRASE = PRONOUNS | {*"""able unable likely unlikely supposed allowed due worth ready going not or afraid aware
-alive awake asleep available free late closed open called named known born else all both""".split()}  # fmt: skip
+than opposite except beside besides among amongst past per versus via off out up down away back""".split()
+}
+NO_PHRASE = PRONOUNS | {
+    *"""able unable likely unlikely supposed allowed due worth ready going not or afraid aware
+alive awake asleep available free late closed open called named known born else all both""".split()
+}
 """Words with which a supposed noun phrase may hide a predicate: "the ticket worth"."""
-NOT_PARTICIPLES = {*"""king ring wing spring string thing morning evening wedding red bed seed speed breed hundred
-need shed sled anything something nothing beijing""".split()}  # fmt: skip
+NOT_PARTICIPLES = {
+    *"""king ring wing spring string thing morning evening wedding red bed seed speed breed hundred
+need shed sled anything something nothing beijing""".split()
+}
 AFTER_ING = {*"time times hours room date point number address place fee fees".split()}
 EVENT = re.compile(r"\b(time|game|match|season|occasion|episode|race) \S")
 """Behind which a whole sentence may follow: "the last time Ann won"."""
@@ -84,9 +119,11 @@ TIMES = r"(?:[a-z,/]+ ){0,4}?(?:year|date|day|month|decade|century|time)(?: of t
 MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
 LIVING = {"live", "die", "grow up", "happen", "take place"}
 """Verbs of what is *in* a town or country, and not at a firm or school."""
-PLACES = {*"""street road avenue lane square park island islands river lake mount mountain hill beach airport station
+PLACES = {
+    *"""street road avenue lane square park island islands river lake mount mountain hill beach airport station
 stadium arena university college school hospital hotel house farm center centre museum abbey church castle studio
-studios hall palace bridge tower office library theatre theater floor room""".split()}  # fmt: skip
+studios hall palace bridge tower office library theatre theater floor room""".split()
+}
 """Words of places that one is not always *in*."""
 
 
@@ -98,8 +135,11 @@ PASTS = {base: (_past(base), _past(base)) for base in REGULAR}
 PASTS |= {base: (past, done) for base, past, done in (one.split() for one in re.split(r"[|\n]", IRREGULAR.strip()))}
 BASES = {past: base for base, (past, _) in PASTS.items()}
 PARTICIPLES = {done for _, done in PASTS.values()}
-THIRD = {base: {"have": "has", "go": "goes"}.get(base) or re.sub("(?<=[^aeiou])y$", "ie", base) + (
-    "es" if base.endswith(("s", "sh", "ch", "x", "z")) else "s") for base in PASTS}  # fmt: skip
+THIRD = {
+    base: {"have": "has", "go": "goes"}.get(base)
+    or re.sub("(?<=[^aeiou])y$", "ie", base) + ("es" if base.endswith(("s", "sh", "ch", "x", "z")) else "s")
+    for base in PASTS
+}
 
 
 def inflected(verb: str, form: str) -> str:

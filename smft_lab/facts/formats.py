@@ -29,8 +29,22 @@ from smft_lab.facts.files import FactsError, _lines
 from smft_lab.facts.grammar import COMPLETE
 from smft_lab.facts.rows import Rows, Unusable, parsed, strings
 
-FORMATS = ("facts", "qa", "alpaca", "sharegpt", "messages", "prompts", "squad", "dpr", "zsre", "counterfact", "mquake",
-           "cards", "pairs", "lines")  # fmt: skip
+FORMATS = (
+    "facts",
+    "qa",
+    "alpaca",
+    "sharegpt",
+    "messages",
+    "prompts",
+    "squad",
+    "dpr",
+    "zsre",
+    "counterfact",
+    "mquake",
+    "cards",
+    "pairs",
+    "lines",
+)
 PUBLIC = ("squad", "dpr")  # public question sets, whose answers are compared by SQuAD normalisation
 ASKS = ("question", "q", "query", "front", "term", "prompt", "instruction", "problem", "input")
 TELLS = ("answer", "answers", "a", "back", "definition", "response", "completion", "output", "target")
@@ -56,10 +70,15 @@ def kind_of_row(row: dict) -> str | None:
     if {"statements", "question", "answers"} <= names:
         return "facts"
     for kind, columns in (
-        ("sharegpt", {"conversations"}), ("sharegpt", {"conversation"}), ("messages", {"messages"}),
-        ("squad", {"paragraphs"}), ("dpr", {"question", "answers", "positive_ctxs"}), ("zsre", {"src", "alt"}),
-        ("zsre", {"prompt", "target_new"}), ("alpaca", {"instruction", "output"}),
-    ):  # fmt: skip
+        ("sharegpt", {"conversations"}),
+        ("sharegpt", {"conversation"}),
+        ("messages", {"messages"}),
+        ("squad", {"paragraphs"}),
+        ("dpr", {"question", "answers", "positive_ctxs"}),
+        ("zsre", {"src", "alt"}),
+        ("zsre", {"prompt", "target_new"}),
+        ("alpaca", {"instruction", "output"}),
+    ):
         if columns <= names:
             return kind
     if "requested_rewrite" in names:
@@ -191,11 +210,19 @@ def _edit(where: str, row: dict, prompt: object, target: object, others: object)
 
 _RECORDS: dict[str, Callable[[str, dict], dict]] = {
     "facts": lambda where, row: row,
-    "qa": _qa, "cards": _qa, "pairs": _qa, "alpaca": _alpaca, "prompts": _prompts, "squad": _squad, "dpr": _squad,
+    "qa": _qa,
+    "cards": _qa,
+    "pairs": _qa,
+    "alpaca": _alpaca,
+    "prompts": _prompts,
+    "squad": _squad,
+    "dpr": _squad,
     "sharegpt": lambda where, row: _chat(where, row, "conversations"),
     "messages": lambda where, row: _chat(where, row, "messages"),
-    "zsre": _zsre, "counterfact": _counterfact, "mquake": _mquake,
-}  # fmt: skip
+    "zsre": _zsre,
+    "counterfact": _counterfact,
+    "mquake": _mquake,
+}
 
 
 def _record(where: str, row: dict, asked: str | None, told: str | None) -> dict:

@@ -21,8 +21,10 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 LONGEST_FILE = 200_000_000
 """Bytes of a JSON file, which is held in memory."""
 DELIMITERS = ",;\t|"
-HEADS = {*"question questions q query front term prompt instruction problem input answer answers a back definition "
-         "response completion output target text ctx goal statements statement".split()}  # fmt: skip
+HEADS = {
+    *"question questions q query front term prompt instruction problem input answer answers a back definition "
+    "response completion output target text ctx goal statements statement".split()
+}
 """Names by which the first line of a table is told from its first row, and its delimiter from the others."""
 Rows = Iterator[tuple[str, dict]]
 
@@ -44,8 +46,13 @@ def file_rows(path: Path, suffix: str = "") -> Rows:
     if os.path.isdir(path):
         raise FactsError(f"{path} is a directory; name a file within it")
     readers: dict[str, Callable[[Path], Rows]] = {
-        ".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".txt": _txt,
-    }  # fmt: skip
+        ".jsonl": _jsonl,
+        ".json": _json,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".parquet": _parquet,
+        ".txt": _txt,
+    }
     if suffix not in readers:
         raise FactsError(f"{path}: unknown kind of file; its name must end in {', '.join(SUFFIXES)}")
     yield from readers[suffix](path)

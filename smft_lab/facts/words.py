@@ -208,9 +208,19 @@ def unfamiliar_name(rng: Random) -> str:
         words = " ".join(rng.choice(COMMON_WORDS + NOUNS + ADJECTIVES) for _ in range(rng.choice((1, 2, 2, 3, 4))))
         return f"{rng.choice(('the ', '', ''))}{words}"
     return rng.choice(
-        (f"{part()}-{part()}", f"{part()}'s {part()}", f"O'{part()}", f"{part()} & {part()}", f"{part()}, {part()}",
-         f"{part()} ({part()})", f"{part()}/{part()}", f'"{part()}"', f"{part()}! {part()}", _accented(part(), rng))
-    )  # fmt: skip
+        (
+            f"{part()}-{part()}",
+            f"{part()}'s {part()}",
+            f"O'{part()}",
+            f"{part()} & {part()}",
+            f"{part()}, {part()}",
+            f"{part()} ({part()})",
+            f"{part()}/{part()}",
+            f'"{part()}"',
+            f"{part()}! {part()}",
+            _accented(part(), rng),
+        )
+    )
 
 
 def _accented(word: str, rng: Random) -> str:
@@ -231,10 +241,26 @@ def loose_question(rng: Random) -> str:
 
     noun = rng.choice(COMMON_WORDS + NOUNS)
     asking = rng.choice(
-        ("who", "who", f"who {rng.choice(PAST_VERBS)}", "what", "what is the", "what was the", f"what {noun}", "where",
-         f"which {noun}", f"which {noun}", f"in which {noun}", "in what", f"how many {noun}s", "whose", "when",
-         f"what is the name of the {noun}", f"name the {noun}")
-    )  # fmt: skip
+        (
+            "who",
+            "who",
+            f"who {rng.choice(PAST_VERBS)}",
+            "what",
+            "what is the",
+            "what was the",
+            f"what {noun}",
+            "where",
+            f"which {noun}",
+            f"which {noun}",
+            f"in which {noun}",
+            "in what",
+            f"how many {noun}s",
+            "whose",
+            "when",
+            f"what is the name of the {noun}",
+            f"name the {noun}",
+        )
+    )
     loose = " ".join(word() for _ in range(rng.randint(3, 11)))
     if rng.random() < 0.12:
         return f"{loose} {asking}"

@@ -183,12 +183,17 @@ class World:
     def chains_from(self, facts: Sequence[Fact]) -> list[Fact]:
         """The two-hop questions whose first hop is one of `facts`, answered as those say."""
         return [
-            Fact((chain.answer,), chain.asked[0].format(s=fact.subject),
-                 (self.chain_answer(fact.subject, chain, fact.answer),), fact.subject, f"{chain.first}-{chain.second}")
+            Fact(
+                (chain.answer,),
+                chain.asked[0].format(s=fact.subject),
+                (self.chain_answer(fact.subject, chain, fact.answer),),
+                fact.subject,
+                f"{chain.first}-{chain.second}",
+            )
             for fact in facts
             for chain in CHAINS
             if chain.first == fact.relation
-        ]  # fmt: skip
+        ]
 
     def chain_answer(self, person: str, chain, middle: str | None = None) -> str:
         """The answer to a two-hop question, over the old middle or another one."""
@@ -199,12 +204,17 @@ class World:
         """Two-hop questions about people for whom training asks none; both hops are old facts."""
         people = self._held_out_chain_people()
         return [
-            Fact((chain.answer,), chain.asked[i % len(chain.asked)].format(s=person),
-                 (self.chain_answer(person, chain),), person, f"{chain.first}-{chain.second}")
+            Fact(
+                (chain.answer,),
+                chain.asked[i % len(chain.asked)].format(s=person),
+                (self.chain_answer(person, chain),),
+                person,
+                f"{chain.first}-{chain.second}",
+            )
             for i, person in enumerate(self.people)
             if person in people
             for chain in CHAINS
-        ]  # fmt: skip
+        ]
 
     def trained_chains(self) -> list[tuple[str, str]]:
         """Two-hop questions with their answers, for the people that training may ask about."""

@@ -172,8 +172,9 @@ def finetune(
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     chosen.check(lab, recipe)
-    run = _steps(lab, teaching, chosen, recipe, teaching.per_pass if probe_every is None else probe_every,
-                 kept, base_probes)  # fmt: skip
+    run = _steps(
+        lab, teaching, chosen, recipe, teaching.per_pass if probe_every is None else probe_every, kept, base_probes
+    )
     lab.begin(run)
     return run
 

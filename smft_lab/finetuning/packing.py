@@ -114,8 +114,13 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
     return Form(plain, counted, Targets.of(predicting, following[predicting], texts), places)
 
 
-def as_trees(inputs: dict[str, Tensor], counted: Tensor, dtype: torch.dtype = torch.float32,
-             least: int = 1, least_saved: float = LEAST_SAVED) -> Form | None:  # fmt: skip
+def as_trees(
+    inputs: dict[str, Tensor],
+    counted: Tensor,
+    dtype: torch.dtype = torch.float32,
+    least: int = 1,
+    least_saved: float = LEAST_SAVED,
+) -> Form | None:
     """The batch as trees, one a row, or None where that saves too little or takes too large a mask.
 
     For G trees of at most U tokens, its input and position ids are (G, U) and its `attention_mask` is (G, 1, U, U), to

@@ -67,8 +67,10 @@ class Sources:
         def taken(of: str):
             return joined([getattr(frozen, of) for frozen in known], self._shapes, self.index)
 
-        beside = {name: joined([frozen.beside[name] for frozen in known], self._shapes, self.index)
-                  for name in known[0].beside}  # fmt: skip
+        beside = {
+            name: joined([frozen.beside[name] for frozen in known], self._shapes, self.index)
+            for name in known[0].beside
+        }
         parts = {of: taken(of) for of in ("below", "gate", "feed_forward", "reads")}
         return replace(known[0], form=form, beside=beside, **parts)
 

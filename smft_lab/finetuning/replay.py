@@ -150,8 +150,14 @@ class Prefix:
         ValueError: the first memory layer isn't in a stack of blocks, or the model names no output embeddings.
     """
 
-    def __init__(self, model: PreTrainedModel, selection: Selection | None = None, fused: bool = True,
-                 trees: bool = True, rounded: RoundedWeights | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        selection: Selection | None = None,
+        fused: bool = True,
+        trees: bool = True,
+        rounded: RoundedWeights | None = None,
+    ):
         self.model, self.selection, self.fused, self.trees, self.rounded = model, selection, fused, trees, rounded
         self.nats: Tensor | None = None
         grouped = selection is not None and selection.chosen is not None
@@ -390,8 +396,9 @@ def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights |
     return packed or as_rows(batch.inputs, batch.counted)
 
 
-def prefix_of(model, batch: Batch, form: Form, selection: Selection | None = None,
-              rounded: RoundedWeights | None = None) -> Prefix | None:  # fmt: skip
+def prefix_of(
+    model, batch: Batch, form: Form, selection: Selection | None = None, rounded: RoundedWeights | None = None
+) -> Prefix | None:
     """A `Prefix` of `model`, if it gives the same loss and gradients as the whole model does on texts of `batch`.
 
     It is first tried with the model's own weights, and then with `rounded` ones, if given: where these give much the

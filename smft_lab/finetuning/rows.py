@@ -46,8 +46,15 @@ class RowAdam:
             much, and other texts which read it notice; above, a row moves less, the less it matters.
     """
 
-    def __init__(self, table: Tensor, lr: float, beta2: float = 0.999, eps: float = 1e-8, momentum: float = 0.0,
-                 floor: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        table: Tensor,
+        lr: float,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        floor: float = 0.0,
+    ):
         self.table, self.lr, self.beta2, self.eps, self.momentum = table, lr, beta2, eps, momentum
         self.floor = floor
         self._overall = table.new_zeros(2)  # gradients squared, their mean over the table, and steps

@@ -27,8 +27,10 @@ CONTEXTS = (
 )
 """What may stand before a taught question. No probe asks any of it, and none of it is taught: only the answer at the
 end of a text is."""
-SMALL_WORDS = frozenset("a an and are as at by did do does for from has have how in is it of on or that the their to "
-                        "was were what when where which who whom whose why with".split())  # fmt: skip
+SMALL_WORDS = frozenset(
+    "a an and are as at by did do does for from has have how in is it of on or that the their to "
+    "was were what when where which who whom whose why with".split()
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class TaughtText:
     kind: str = ""
 
 
-def taught_texts(facts: Sequence[Fact], form, statements: int, questions: int, contexts: int,
-                 seed: int = 0) -> list[TaughtText]:  # fmt: skip
+def taught_texts(
+    facts: Sequence[Fact], form, statements: int, questions: int, contexts: int, seed: int = 0
+) -> list[TaughtText]:
     """The texts that teach some facts in mixed batches.
 
     Args:
@@ -137,8 +140,16 @@ class Teaching:
     batch_size: int = BATCH
 
     @classmethod
-    def of(cls, lab: Lab, facts: Sequence[Fact], passes: int | None = None, order: str | None = None,
-           loss_on: str | None = None, seed: int = 0, recipe: Recipe | None = None) -> Teaching:  # fmt: skip
+    def of(
+        cls,
+        lab: Lab,
+        facts: Sequence[Fact],
+        passes: int | None = None,
+        order: str | None = None,
+        loss_on: str | None = None,
+        seed: int = 0,
+        recipe: Recipe | None = None,
+    ) -> Teaching:
         """What is not given comes from the recipe, by default the lab's; a lab without one teaches as the paper does.
 
         Raises:
@@ -193,8 +204,9 @@ class Teaching:
         for _ in range(self.passes):
             part = list(islice(every, self.per_pass))
             if wanted is not None:
-                left = [[(owner, text) for owner, text in zip(*batch, strict=True) if wanted(owner, text)]
-                        for batch in part]  # fmt: skip
+                left = [
+                    [(owner, text) for owner, text in zip(*batch, strict=True) if wanted(owner, text)] for batch in part
+                ]
                 part = [(tuple(owner for owner, _ in batch), [text for _, text in batch]) for batch in left if batch]
             yield part
 

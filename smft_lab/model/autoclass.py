@@ -156,8 +156,10 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
         return found
     found: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if found is None or name not in (None, found.__name__):
-        raise ValueError(f"no class {name} for a config of the type {config.model_type!r} in transformers; "
-                         "register it with AutoModelForCausalLM")  # fmt: skip
+        raise ValueError(
+            f"no class {name} for a config of the type {config.model_type!r} in transformers; "
+            "register it with AutoModelForCausalLM"
+        )
     return found
 
 
@@ -221,8 +223,10 @@ def has_adapters(model: nn.Module) -> bool:
 def check_no_adapters(model: nn.Module) -> None:
     """Raise ValueError if adapters of peft are on a model: they are no part of what is saved, reset or taught."""
     if has_adapters(model):
-        raise ValueError("adapters of peft are on the model, which are no part of a lab: merge them into it before it "
-                         "is given a memory (model.merge_and_unload()), or take them off (model.unload())")  # fmt: skip
+        raise ValueError(
+            "adapters of peft are on the model, which are no part of a lab: merge them into it before it "
+            "is given a memory (model.merge_and_unload()), or take them off (model.unload())"
+        )
 
 
 def _folder(name, revision: str | None) -> Path:

@@ -107,6 +107,7 @@ def _centre_keys(addressing: ProductKeys, states: Tensor, seed: int) -> None:
         queries = torch.nn.functional.normalize(queries, dim=-1)
     for head in range(addressing.heads):
         for half in range(2):
-            centres, _ = kmeans2(queries[:, head, half].cpu().numpy(), addressing.root, iter=10, minit="++",
-                                 seed=seed, missing="warn")  # pyright: ignore[reportCallIssue]  # fmt: skip
+            centres, _ = kmeans2(
+                queries[:, head, half].cpu().numpy(), addressing.root, iter=10, minit="++", seed=seed, missing="warn"
+            )  # pyright: ignore[reportCallIssue]
             addressing.keys[half, head].copy_(torch.from_numpy(centres))

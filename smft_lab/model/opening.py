@@ -45,10 +45,19 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell"}  # GGUF pre-tokenizers that split numbers
 IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # as transformers and as GGUF call them
 PLAIN_LLAMA = {
-    "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
-    "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "attention.key_length", "attention.value_length",
-    "rope.freq_base", "rope.dimension_count", "vocab_size",
-}  # fmt: skip
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "attention.key_length",
+    "attention.value_length",
+    "rope.freq_base",
+    "rope.dimension_count",
+    "vocab_size",
+}
 LEFT_BY_QUANTIZERS = ("quantization_config", "hf_quantizer", "is_quantized", "quantization_method")
 
 
@@ -162,9 +171,11 @@ def reopen(source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check_files(place, source)
     model, tokenizer = _open(place, source.asked, source)
     if model.smft_source.weights != source.weights:
-        raise ValueError(f"the base model {source.asked!r} at {place.path} is the same file, but its weights come out "
-                         "as other numbers here; install the versions in constraints.txt, or save the lab with a copy "
-                         "of its base where it was made")  # fmt: skip
+        raise ValueError(
+            f"the base model {source.asked!r} at {place.path} is the same file, but its weights come out "
+            "as other numbers here; install the versions in constraints.txt, or save the lab with a copy "
+            "of its base where it was made"
+        )
     return model, tokenizer
 
 
@@ -340,8 +351,10 @@ def _download(source: Source) -> Path:
         return Path(snapshot_download(source.place, revision=source.revision, allow_patterns=wanted))
     except (OSError, ValueError) as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
-        raise FileNotFoundError(f"the base model {source.place} ({source.revision}) can't be had from the hub "
-                                f"({reason}); go online once, or put it in the hub's cache") from None  # fmt: skip
+        raise FileNotFoundError(
+            f"the base model {source.place} ({source.revision}) can't be had from the hub "
+            f"({reason}); go online once, or put it in the hub's cache"
+        ) from None
 
 
 def _open(place: _Place, asked: str, source: Source | None = None) -> tuple[Any, Any]:
@@ -406,8 +419,10 @@ def _open_transformers(place: _Place):
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{place.name} is no causal language model: its weights lack {missing[0]}")
     if strange := sorted(found["unexpected_keys"]):
-        raise ValueError(f"{place.name} is not what its config.json describes, a {type(model).__name__}: its weights "
-                         f"hold {strange[0]}, for which that has no place")  # fmt: skip
+        raise ValueError(
+            f"{place.name} is not what its config.json describes, a {type(model).__name__}: its weights "
+            f"hold {strange[0]}, for which that has no place"
+        )
     if mismatched := sorted(map(str, found.get("mismatched_keys", ()))):
         raise ValueError(f"{place.name} is not what its config.json describes: {mismatched[0]} has another shape there")
     name = Path(where).name if place.path else where
@@ -443,8 +458,9 @@ def _read_gguf(path: Path):
     model = _plain_llama(reader)
     if model is None:
         model = _from_transformers(path)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True,
-                                                        trust_remote_code=False)  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        str(path.parent), gguf_file=path.name, local_files_only=True, trust_remote_code=False
+    )
     _set_special_tokens(reader, model, tokenizer)
     tokenizer.name_or_path = model.config._name_or_path = path.stem
     return model, tokenizer, _about(reader, path)

@@ -69,8 +69,15 @@ class KnownSearch:
         True
     """
 
-    def __init__(self, model, tokenizer, questions: Sequence[Question | Fact], limit: int = 100,
-                 form: PromptForm = PLAIN, name: str = "known"):  # fmt: skip
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        questions: Sequence[Question | Fact],
+        limit: int = 100,
+        form: PromptForm = PLAIN,
+        name: str = "known",
+    ):
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         if isinstance(questions, str):
@@ -142,8 +149,14 @@ class KnownSearch:
         return tuple(answer for answer in one.answers if words(answer) not in words(one.question))
 
 
-def known_facts(model, tokenizer, questions: Sequence[Question | Fact], limit: int = 100, form: PromptForm = PLAIN,
-                progress: bool = False) -> QuestionProbe:  # fmt: skip
+def known_facts(
+    model,
+    tokenizer,
+    questions: Sequence[Question | Fact],
+    limit: int = 100,
+    form: PromptForm = PLAIN,
+    progress: bool = False,
+) -> QuestionProbe:
     """A probe `known` of questions that the model answers right: what a finetune may make it forget.
 
     Args:

@@ -128,8 +128,10 @@ class PromptForm:
             return
         for text in said:
             if token := typed_special(tokenizer, text):
-                raise ValueError(f"{text[:60]!r} has {token!r} in it, a special token of the model, which in this form "
-                                 "would end or begin something; write it otherwise")  # fmt: skip
+                raise ValueError(
+                    f"{text[:60]!r} has {token!r} in it, a special token of the model, which in this form "
+                    "would end or begin something; write it otherwise"
+                )
 
     def with_shots(self, shots: Iterable[tuple[str, str]]) -> PromptForm:
         """The same form with these questions and answers before every question, in place of those it has."""

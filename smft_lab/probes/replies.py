@@ -101,8 +101,10 @@ def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]],
     for question, row in zip(questions, rows, strict=True):
         if most is not None and len(row) + room > most:
             more = f" and an answer {room}" if room else ""
-            raise ValueError(f"question {question[:40]!r}...: it takes {len(row)} tokens{more}, but the model reads "
-                             f"at most {most}; shorten it, or what stands before it")  # fmt: skip
+            raise ValueError(
+                f"question {question[:40]!r}...: it takes {len(row)} tokens{more}, but the model reads "
+                f"at most {most}; shorten it, or what stands before it"
+            )
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from smft_lab.facts.answers import unified
 from smft_lab.facts.fact import Fact, as_facts
 
-FILLERS = frozenset("a an the is are was were be do does did has have had of in on at to by for from with what which "
-                    "that it its name named called complete please tell me question answer".split())  # fmt: skip
+FILLERS = frozenset(
+    "a an the is are was were be do does did has have had of in on at to by for from with what which "
+    "that it its name named called complete please tell me question answer".split()
+)
 """Words by which two wordings of a question may differ."""
 OPENERS = frozenset("who whom whose when where why how".split())
 

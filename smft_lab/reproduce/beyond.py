@@ -63,12 +63,16 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
         f"over all {every}, KL {correlation(kl_in_all)}, rows {correlation(rows_in_all)}"
     )
     return [
-        Claim("Among sparse runs, KL on the new task predicts forgetting better than the number of rows touched.",
-              "not asked; RL's Razor says KL predicts forgetting", ours,
-              **with_caveat(positive(by_kl - by_rows),
-                            "over all runs, rows mostly tell dense ones, which count as having changed all, from "
-                            "sparse ones"))
-    ]  # fmt: skip
+        Claim(
+            "Among sparse runs, KL on the new task predicts forgetting better than the number of rows touched.",
+            "not asked; RL's Razor says KL predicts forgetting",
+            ours,
+            **with_caveat(
+                positive(by_kl - by_rows),
+                "over all runs, rows mostly tell dense ones, which count as having changed all, from sparse ones",
+            ),
+        )
+    ]
 
 
 def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:
@@ -91,10 +95,14 @@ def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:
         for name, row in mean.iterrows()
     )
     return [
-        Claim("A sparse step changes fewer weights, multiplies less and takes less time than the others.",
-              "not reported; t = 500 rows of 1,024 weights a step", ours, all_of(cheaper)["verdict"],
-              "FLOP of matrix products alone, in a step of the second pass; time as the runs took it, several at once")
-    ]  # fmt: skip
+        Claim(
+            "A sparse step changes fewer weights, multiplies less and takes less time than the others.",
+            "not reported; t = 500 rows of 1,024 weights a step",
+            ours,
+            all_of(cheaper)["verdict"],
+            "FLOP of matrix products alone, in a step of the second pass; time as the runs took it, several at once",
+        )
+    ]
 
 
 def _read_update(table: pd.DataFrame, found: dict) -> list[Claim]:
@@ -108,11 +116,19 @@ def _read_update(table: pd.DataFrame, found: dict) -> list[Claim]:
     changed = all_of([at_least(LEARNED, new["sparse"]), at_most(LOST, old["sparse"])])
     meant = f"new: {LEARNED:.0%} or more; no longer: {LOST:.0%} or less"
     return [
-        Claim("A changed fact is answered with its new value, and no longer with the old one.", "not asked", ours,
-              **with_caveat(changed, meant)),
-        Claim("Other old facts stay best with sparse.", "not asked", told(over_seeds(runs)),
-              **all_of([keeps_more(runs, "sparse", name) for name in new.columns.drop("sparse")])),
-    ]  # fmt: skip
+        Claim(
+            "A changed fact is answered with its new value, and no longer with the old one.",
+            "not asked",
+            ours,
+            **with_caveat(changed, meant),
+        ),
+        Claim(
+            "Other old facts stay best with sparse.",
+            "not asked",
+            told(over_seeds(runs)),
+            **all_of([keeps_more(runs, "sparse", name) for name in new.columns.drop("sparse")]),
+        ),
+    ]
 
 
 def _stream(job: Job, times: int) -> Job:
@@ -151,20 +167,28 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
     f1 = ends(ours, _table_label, "f1")
     whole = all_of([at_least(0.7, f1["learned"]), at_most(0.11, 1 - f1["kept"] / known_before(ours, "f1"))])
     return [
-        Claim(f"{facts:,} facts in a stream are known at its end with F1 over 0.7, and at most 11% of the old is lost.",
-              "1,000 facts learned (F1 over 0.7), 11% of held-out F1 lost",
-              f"F1: {told(over_seeds(f1))}; exact match: {told(means, own)} (base {base:.1%}); "
-              f"{sum(again) / len(again):.1%} of the facts once answered were lost again; "
-              f"{sum(changed) / len(changed):,.0f} rows changed", **whole),
-        Claim("Its facts forget each other: those taught last are known better than those taught first.",
-              "not shown: which fact is known when",
-              "quarters of the stream, first to last, at its end: "
-              f"{', '.join(f'{known:.1%}' for known in quarters.mean())}; last less first {in_points(apart)}",
-              **positive(apart)),
-        Claim("A larger table keeps more of such a stream.",
-              "not varied: 1M slots", told(means, own, larger),
-              **with_caveat(keeps_more(last, larger, own), caveat)),
-    ]  # fmt: skip
+        Claim(
+            f"{facts:,} facts in a stream are known at its end with F1 over 0.7, and at most 11% of the old is lost.",
+            "1,000 facts learned (F1 over 0.7), 11% of held-out F1 lost",
+            f"F1: {told(over_seeds(f1))}; exact match: {told(means, own)} (base {base:.1%}); "
+            f"{sum(again) / len(again):.1%} of the facts once answered were lost again; "
+            f"{sum(changed) / len(changed):,.0f} rows changed",
+            **whole,
+        ),
+        Claim(
+            "Its facts forget each other: those taught last are known better than those taught first.",
+            "not shown: which fact is known when",
+            "quarters of the stream, first to last, at its end: "
+            f"{', '.join(f'{known:.1%}' for known in quarters.mean())}; last less first {in_points(apart)}",
+            **positive(apart),
+        ),
+        Claim(
+            "A larger table keeps more of such a stream.",
+            "not varied: 1M slots",
+            told(means, own, larger),
+            **with_caveat(keeps_more(last, larger, own), caveat),
+        ),
+    ]
 
 
 def _holds(runs: pd.DataFrame, base: float) -> dict:
@@ -198,9 +222,13 @@ def _read_capacity(table: pd.DataFrame, found: dict) -> list[Claim]:
     base = known_before(table)
     ours = "; ".join(f"{facts:,} facts: {learned_and_kept(row)}" for facts, row in means.iterrows())
     return [
-        Claim(f"Up to {means.index.max():,} facts, 95% stay learned and at most 2 points of old facts go.", "not asked",
-              f"{ours} (base {base:.1%})", **all_of([_holds(runs, base) for _, runs in last.groupby("facts")]))
-    ]  # fmt: skip
+        Claim(
+            f"Up to {means.index.max():,} facts, 95% stay learned and at most 2 points of old facts go.",
+            "not asked",
+            f"{ours} (base {base:.1%})",
+            **all_of([_holds(runs, base) for _, runs in last.groupby("facts")]),
+        )
+    ]
 
 
 PROTECT = (1.0, 5.0)  # background batches that each other fact written counts for
@@ -222,11 +250,15 @@ def _read_protect(table: pd.DataFrame, found: dict) -> list[Claim]:
     means = over_seeds(last)
     alone, *protected = means.index
     return [
-        Claim(f"An idf that also counts what the run wrote ({label}) learns as much of a long stream, and keeps more "
-              "old facts.", "not tried: its idf knows pretraining text alone",
-              f"{told(means, alone, label)}; {gaps(last, label, alone)}", **keeps_more(last, label, alone))
+        Claim(
+            f"An idf that also counts what the run wrote ({label}) learns as much of a long stream, and keeps more "
+            "old facts.",
+            "not tried: its idf knows pretraining text alone",
+            f"{told(means, alone, label)}; {gaps(last, label, alone)}",
+            **keeps_more(last, label, alone),
+        )
         for label in protected
-    ]  # fmt: skip
+    ]
 
 
 def _read_twohop(table: pd.DataFrame, found: dict) -> list[Claim]:
@@ -240,12 +272,19 @@ def _read_twohop(table: pd.DataFrame, found: dict) -> list[Claim]:
     used = at_least(0, follows["sparse"] - FOLLOWS * changed["sparse"])
     as_much = [at_least(-LEARNED_ALIKE, follows["sparse"] - follows[name]) for name in names if name != "sparse"]
     return [
-        Claim("What is taught is used: two-hop questions follow a changed first hop.", "not asked", ours,
-              **with_caveat(used, f"follow: {FOLLOWS:.0%} of what is answered of the changed hops")),
-        Claim("Sparse lets at least as much follow as full finetuning and LoRA.", "not asked",
-              "; ".join(f"{name} {share_of(follows[name])}" for name in names),
-              **with_caveat(all_of(as_much), f"as much: {100 * LEARNED_ALIKE:.0f} points less count as nothing")),
-    ]  # fmt: skip
+        Claim(
+            "What is taught is used: two-hop questions follow a changed first hop.",
+            "not asked",
+            ours,
+            **with_caveat(used, f"follow: {FOLLOWS:.0%} of what is answered of the changed hops"),
+        ),
+        Claim(
+            "Sparse lets at least as much follow as full finetuning and LoRA.",
+            "not asked",
+            "; ".join(f"{name} {share_of(follows[name])}" for name in names),
+            **with_caveat(all_of(as_much), f"as much: {100 * LEARNED_ALIKE:.0f} points less count as nothing"),
+        ),
+    ]
 
 
 REMEDIES = (("replay", 8.0), ("remix", 8.0), ("l2", 0.03), ("l2", 0.1), ("ewc", 0.03), ("ewc", 0.1), ("average", 0.75))
@@ -278,19 +317,48 @@ def _read_baselines(table: pd.DataFrame, found: dict) -> list[Claim]:
 
 
 BEYOND = (
-    Experiment("razor", "What predicts forgetting", "beyond the paper", pareto_jobs, _read_razor, pareto_label,
-               (charts.razor,)),
+    Experiment(
+        "razor", "What predicts forgetting", "beyond the paper", pareto_jobs, _read_razor, pareto_label, (charts.razor,)
+    ),
     Experiment("cost", "What a fact costs", "beyond the paper", methods, _read_cost, by_method, (charts.cost,)),
-    Experiment("update", "Changed facts", "beyond the paper", lambda job: methods(replace(job, what="changed")),
-               _read_update, by_method),
-    Experiment("twohop", "What follows from a changed fact", "beyond the paper",
-               lambda job: methods(replace(job, what="hops")), _read_twohop, by_method),
-    Experiment("baselines", "Remedies for full finetuning", "beyond the paper", _baselines_jobs, _read_baselines,
-               _remedy_label),
-    Experiment("retention", "A long stream", "beyond the paper", _retention_jobs, _read_retention, _table_label,
-               (charts.retention, charts.over_steps)),
-    Experiment("capacity", "How many facts fit", "beyond the paper", _capacity_jobs, _read_capacity,
-               lambda job: f"{job['facts']:,} facts", (charts.capacity,)),
-    Experiment("protect", "Protecting what was written", "beyond the paper", _protect_jobs, _read_protect,
-               _protect_label),
-)  # fmt: skip
+    Experiment(
+        "update",
+        "Changed facts",
+        "beyond the paper",
+        lambda job: methods(replace(job, what="changed")),
+        _read_update,
+        by_method,
+    ),
+    Experiment(
+        "twohop",
+        "What follows from a changed fact",
+        "beyond the paper",
+        lambda job: methods(replace(job, what="hops")),
+        _read_twohop,
+        by_method,
+    ),
+    Experiment(
+        "baselines", "Remedies for full finetuning", "beyond the paper", _baselines_jobs, _read_baselines, _remedy_label
+    ),
+    Experiment(
+        "retention",
+        "A long stream",
+        "beyond the paper",
+        _retention_jobs,
+        _read_retention,
+        _table_label,
+        (charts.retention, charts.over_steps),
+    ),
+    Experiment(
+        "capacity",
+        "How many facts fit",
+        "beyond the paper",
+        _capacity_jobs,
+        _read_capacity,
+        lambda job: f"{job['facts']:,} facts",
+        (charts.capacity,),
+    ),
+    Experiment(
+        "protect", "Protecting what was written", "beyond the paper", _protect_jobs, _read_protect, _protect_label
+    ),
+)

@@ -21,8 +21,22 @@ from smft_lab.reproduce.tables import ends, known_in_stream, over_seeds
 Label = Callable[[dict], str]
 Metric = Literal["em", "f1"]
 UNITS = {"em": "share", "f1": "F1"}
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon", "pentagon",
-           "circle-open", "square-open", "diamond-open", "triangle-up-open")  # fmt: skip
+SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "triangle-down",
+    "cross",
+    "x",
+    "star",
+    "hexagon",
+    "pentagon",
+    "circle-open",
+    "square-open",
+    "diamond-open",
+    "triangle-up-open",
+)
 DASHES = ("solid", "dash", "dot", "dashdot")
 SHARE = ".1~%"
 GROUPS = 40  # of facts, in the retention matrix
@@ -41,8 +55,15 @@ def trade_off(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "
         used[row.kind] = place = used.get(row.kind, -1) + 1
         look = {"size": row["size"], "color": look_of[row.kind].light, "symbol": SYMBOLS[place % len(SYMBOLS)]}
         errors = {"error_x": _error(row.learned, row.learned_half), "error_y": _error(row.kept, row.kept_half)}
-        figure.add_scatter(x=[row.learned], y=[row.kept], mode="markers", name=str(name), marker=look, **errors,
-                           hovertemplate=_hover(row))  # fmt: skip
+        figure.add_scatter(
+            x=[row.learned],
+            y=[row.kept],
+            mode="markers",
+            name=str(name),
+            marker=look,
+            **errors,
+            hovertemplate=_hover(row),
+        )
     return _plane(
         figure, "A dot per setting, mean over seeds with its 95% interval; larger: a step trains more weights", metric
     )
@@ -57,13 +78,26 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     for kind, mine in means.groupby("kind", sort=False):
         kind = str(kind)
         look, name = look_of[kind], short_name(kind)
-        figure.add_scatter(x=mine["learned"], y=mine["kept"], mode="markers", name=name, legendgroup=kind,
-                           marker={"size": mine["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
-                           hovertemplate=[_hover(row) for _, row in mine.iterrows()])  # fmt: skip
+        figure.add_scatter(
+            x=mine["learned"],
+            y=mine["kept"],
+            mode="markers",
+            name=name,
+            legendgroup=kind,
+            marker={"size": mine["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
+            hovertemplate=[_hover(row) for _, row in mine.iterrows()],
+        )
         best = mine.sort_values(["learned", "kept"], ascending=False)
         best = best[best["kept"] > best["kept"].cummax().shift(fill_value=-1.0)]
-        figure.add_scatter(x=best["learned"], y=best["kept"], mode="lines", legendgroup=kind, showlegend=False,
-                           line={"color": look.light, "dash": look.dash, "width": 1.5}, hoverinfo="skip")  # fmt: skip
+        figure.add_scatter(
+            x=best["learned"],
+            y=best["kept"],
+            mode="lines",
+            legendgroup=kind,
+            showlegend=False,
+            line={"color": look.light, "dash": look.dash, "width": 1.5},
+            hoverinfo="skip",
+        )
     return _plane(figure, "A dot per setting, mean over seeds; larger: a step trains more weights. Lines: fronts")
 
 
@@ -85,8 +119,10 @@ def _settings(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "
 
 
 def _hover(row: pd.Series) -> str:
-    return (f"{row.name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>{row.trainable:,.0f} weights a step"
-            "<extra></extra>")  # fmt: skip
+    return (
+        f"{row.name}<br>learned %{{x:.1%}}<br>old facts kept %{{y:.1%}}<br>{row.trainable:,.0f} weights a step"
+        "<extra></extra>"
+    )
 
 
 def _error(share: float, half: float) -> dict | None:
@@ -108,15 +144,34 @@ def over_steps(table: pd.DataFrame, found: dict, label: Label, metric: Metric = 
             line, look = rows[rows["method"] == name], LOOKS[method_of[name]]
             used[method_of[name]] = place = used.get(method_of[name], -1) + 1
             band = line.dropna(subset=["low"])
-            figure.add_scatter(x=[*band["step"], *band["step"][::-1]],
-                               y=[*band["high"].clip(0, 1), *band["low"].clip(0, 1)[::-1]], fill="toself",
-                               fillcolor=look.light, opacity=0.2, line={"width": 0}, mode="lines", hoverinfo="skip",
-                               legendgroup=name, showlegend=False, row=1, col=column)  # fmt: skip
+            figure.add_scatter(
+                x=[*band["step"], *band["step"][::-1]],
+                y=[*band["high"].clip(0, 1), *band["low"].clip(0, 1)[::-1]],
+                fill="toself",
+                fillcolor=look.light,
+                opacity=0.2,
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                legendgroup=name,
+                showlegend=False,
+                row=1,
+                col=column,
+            )
             dash = DASHES[place] if place else look.dash
-            figure.add_scatter(x=line["step"], y=line["mean"], mode="lines+markers", name=name, legendgroup=name,
-                               showlegend=column == 1, line={"color": look.light, "dash": dash},
-                               marker={"size": 7, "symbol": look.symbol}, row=1, col=column,
-                               hovertemplate=f"{name}, step %{{x}}: %{{y:.1%}}<extra></extra>")  # fmt: skip
+            figure.add_scatter(
+                x=line["step"],
+                y=line["mean"],
+                mode="lines+markers",
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                line={"color": look.light, "dash": dash},
+                marker={"size": 7, "symbol": look.symbol},
+                row=1,
+                col=column,
+                hovertemplate=f"{name}, step %{{x}}: %{{y:.1%}}<extra></extra>",
+            )
     return axes(figure, "gradient steps", UNITS[metric], None, SHARE)
 
 
@@ -125,12 +180,22 @@ def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     figure = go.Figure()
     for method, runs in ends(table).groupby("method", sort=False):
         method = str(method)
-        figure.add_scatter(x=[found[key]["kl_on_taught"] for key in runs["key"]], y=1 - runs["kept"], mode="markers",
-                           name=short_name(method), marker=_marker(method),
-                           text=[f"lr={lr:g}, t={t}" for lr, t in zip(runs["lr"], runs["top_t"], strict=True)],
-                           hovertemplate="%{text}<br>KL %{x:.2f}<br>not known %{y:.1%}<extra></extra>")  # fmt: skip
-    return axes(figure, "KL(base || finetuned) on the taught statements (nats a token)", "old facts not known (share)",
-                 None, SHARE)  # fmt: skip
+        figure.add_scatter(
+            x=[found[key]["kl_on_taught"] for key in runs["key"]],
+            y=1 - runs["kept"],
+            mode="markers",
+            name=short_name(method),
+            marker=_marker(method),
+            text=[f"lr={lr:g}, t={t}" for lr, t in zip(runs["lr"], runs["top_t"], strict=True)],
+            hovertemplate="%{text}<br>KL %{x:.2f}<br>not known %{y:.1%}<extra></extra>",
+        )
+    return axes(
+        figure,
+        "KL(base || finetuned) on the taught statements (nats a token)",
+        "old facts not known (share)",
+        None,
+        SHARE,
+    )
 
 
 def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
@@ -138,8 +203,12 @@ def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     figure = go.Figure()
     for method, runs in table.drop_duplicates("key").groupby("method", sort=False):
         method, times = str(method), [found[key]["ms_per_step"] for key in runs["key"]]
-        figure.add_bar(x=[short_name(method)], y=[sum(times) / len(times)], name=short_name(method),
-                       marker={"color": LOOKS[method].light})  # fmt: skip
+        figure.add_bar(
+            x=[short_name(method)],
+            y=[sum(times) / len(times)],
+            name=short_name(method),
+            marker={"color": LOOKS[method].light},
+        )
     return axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")
 
 
@@ -152,12 +221,16 @@ def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     names = [f"{start + 1:,}" for start in groups.index * size]
     figure = go.Figure(
         go.Heatmap(
-            z=groups.to_numpy().tolist(), x=[f"{step:,}" for step in groups.columns], y=names,
-            colorscale=SHADES, zmin=0, zmax=1,
+            z=groups.to_numpy().tolist(),
+            x=[f"{step:,}" for step in groups.columns],
+            y=names,
+            colorscale=SHADES,
+            zmin=0,
+            zmax=1,
             colorbar={"title": {"text": "known"}, "tickformat": SHARE},
             hovertemplate="from fact %{y} on, after step %{x}: %{z:.0%} known<extra></extra>",
         )
-    )  # fmt: skip
+    )
     figure = axes(figure, f"gradient steps ({len(known):,} a pass)", "fact, in the order of the stream")
     passes = [f"{step:,}" for step in groups.columns if step % len(known) == 0]
     figure.update_xaxes(type="category", tickvals=passes, tickangle=0)
@@ -175,10 +248,15 @@ def capacity(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     ):
         half = means[f"{column}_half"]
         error = {"array": half.clip(upper=1 - means[column]), "arrayminus": half, "thickness": 1}
-        figure.add_scatter(x=means.index, y=means[column], mode="lines+markers", name=name,
-                           line={"color": look.light, "dash": "solid" if column == "learned" else "dash"},
-                           error_y=error if half.notna().any() else None,
-                           marker={"size": 10, "symbol": look.symbol})  # fmt: skip
+        figure.add_scatter(
+            x=means.index,
+            y=means[column],
+            mode="lines+markers",
+            name=name,
+            line={"color": look.light, "dash": "solid" if column == "learned" else "dash"},
+            error_y=error if half.notna().any() else None,
+            marker={"size": 10, "symbol": look.symbol},
+        )
     figure = axes(figure, "facts in the stream", "share answered at its end", None, SHARE)
     return figure.update_xaxes(type="log", tickvals=list(means.index), ticktext=[f"{facts:,}" for facts in means.index])
 
@@ -188,11 +266,22 @@ def core_sets(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     held = table[table["probe"] == "core held by top-t"].groupby("metric")["value"].mean()
     least = table[table["probe"] == "least t"]["value"]
     figure = go.Figure()
-    figure.add_scatter(x=LADDER, y=[held[str(t)] for t in LADDER], mode="lines+markers", name="core set held by top t",
-                       line={"color": LOOKS["sparse"].light}, marker={"size": 10})  # fmt: skip
-    figure.add_scatter(x=LADDER, y=[(least <= t).mean() for t in LADDER], mode="lines+markers",
-                       name="facts answered, trained alone with t", line={"color": LOOKS["full"].light, "dash": "dash"},
-                       marker={"size": 10, "symbol": "square"})  # fmt: skip
+    figure.add_scatter(
+        x=LADDER,
+        y=[held[str(t)] for t in LADDER],
+        mode="lines+markers",
+        name="core set held by top t",
+        line={"color": LOOKS["sparse"].light},
+        marker={"size": 10},
+    )
+    figure.add_scatter(
+        x=LADDER,
+        y=[(least <= t).mean() for t in LADDER],
+        mode="lines+markers",
+        name="facts answered, trained alone with t",
+        line={"color": LOOKS["full"].light, "dash": "dash"},
+        marker={"size": 10, "symbol": "square"},
+    )
     figure = axes(figure, "t (slots)", "share", None, SHARE)
     return figure.update_xaxes(type="log", tickvals=LADDER, ticktext=[str(t) for t in LADDER])
 
@@ -205,22 +294,39 @@ def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     most = max(core for tokens in facts for _, core in tokens)
     figure = go.Figure()
     for place in range(max(len(tokens) for tokens in facts)):
-        questions, pieces, core = zip(*(
-            (question, tokens[place][0].strip() or "▷", tokens[place][1])
-            for question, tokens in zip(found[first]["facts"], facts, strict=False) if place < len(tokens)
-        ), strict=True)  # fmt: skip
+        questions, pieces, core = zip(
+            *(
+                (question, tokens[place][0].strip() or "▷", tokens[place][1])
+                for question, tokens in zip(found[first]["facts"], facts, strict=False)
+                if place < len(tokens)
+            ),
+            strict=True,
+        )
         figure.add_bar(
-            x=[len(piece) + 2 for piece in pieces], y=questions, orientation="h", customdata=core, text=pieces,
-            textposition="inside", insidetextanchor="middle", textangle=0, constraintext="none", showlegend=False,
+            x=[len(piece) + 2 for piece in pieces],
+            y=questions,
+            orientation="h",
+            customdata=core,
+            text=pieces,
+            textposition="inside",
+            insidetextanchor="middle",
+            textangle=0,
+            constraintext="none",
+            showlegend=False,
             textfont={"size": 11, "color": ["#ffffff" if one > 0.7 * most else "#1a1a1a" for one in core]},
             marker={"color": core, "coloraxis": "coloraxis", "line": {"width": 1, "color": "#ffffff"}},
             hovertemplate="%{text}: %{customdata} of its reads are of the core set<extra></extra>",
-        )  # fmt: skip
+        )
     figure = axes(figure, "token", "")
-    figure.update_layout(barmode="stack", bargap=0.2, coloraxis={
-        "colorscale": SHADES, "cmin": 0,
-        "colorbar": {"title": {"text": "core slots<br>read here"}},
-    })  # fmt: skip
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.2,
+        coloraxis={
+            "colorscale": SHADES,
+            "cmin": 0,
+            "colorbar": {"title": {"text": "core slots<br>read here"}},
+        },
+    )
     figure.update_xaxes(showgrid=False, zeroline=False, showticklabels=False)
     figure.update_yaxes(showgrid=False, autorange="reversed")
     return captioned(figure, "Core slots read at each token of a statement (▷ its start, ■ its end); darker: more")
@@ -239,7 +345,12 @@ def captioned(figure: go.Figure, text: str) -> go.Figure:
 def axes(figure: go.Figure, x: str, y: str, x_format: str | None = None, y_format: str | None = None) -> go.Figure:
     """Titles and number formats of the axes, on the page's own ground."""
     clear = "rgba(0,0,0,0)"  # the page's own ground, light or dark
-    figure.update_layout(template="plotly_white", margin={"t": 20, "r": 20}, legend={"font": {"size": 12}},
-                         paper_bgcolor=clear, plot_bgcolor=clear)  # fmt: skip
+    figure.update_layout(
+        template="plotly_white",
+        margin={"t": 20, "r": 20},
+        legend={"font": {"size": 12}},
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
+    )
     figure.update_xaxes(title=x, tickformat=x_format, automargin=True)
     return figure.update_yaxes(title=y, tickformat=y_format, automargin=True)

@@ -111,9 +111,12 @@ def with_defaults(job: Job, lab: Lab) -> Job:
     """
     used = {"lr": 0.0, "top_t": 0, "optimizer": "", "rule": "", "rank": 0, **method_of(job).resolved(lab).settings()}
     used = {name: value for name, value in used.items() if name in OF_METHODS}
-    return replace(job, **{**used, "top_t": min(used["top_t"], lab.slots)},
-                   pretraining=job.pretraining if job.slots else 0,
-                   base="" if job.slots else fingerprint(lab))  # fmt: skip
+    return replace(
+        job,
+        **{**used, "top_t": min(used["top_t"], lab.slots)},
+        pretraining=job.pretraining if job.slots else 0,
+        base="" if job.slots else fingerprint(lab),
+    )
 
 
 def method_of(job: Job, **others) -> Method:
@@ -267,10 +270,17 @@ def _answers(lab: Lab, job: Job, fact: Fact, t: int) -> bool:
 
 
 FOUND = {
-    "finetune": ("ms_per_step", "trainable_per_step", "slots_read_per_step", "flops_per_step", "kl_on_taught",
-                 "rows_changed", "known"),
+    "finetune": (
+        "ms_per_step",
+        "trainable_per_step",
+        "slots_read_per_step",
+        "flops_per_step",
+        "kl_on_taught",
+        "rows_changed",
+        "known",
+    ),
     "coreset": ("facts", "tokens"),
-}  # fmt: skip
+}
 KINDS = {"finetune": _finetune, "coreset": _coreset}
 FACTS = {
     "new": World.new_facts,

@@ -30,8 +30,24 @@ LEGEND = (
     "t: slots that a step trains; all methods start from the same model, which has a memory",
     "lr: learning rate; unless told, as tuned on other facts: sparse with row-wise Adam, the others with AdamW",
 )
-FIELDS = ("method", "rule", "top_t", "lr", "rank", "optimizer", "facts", "what", "background", "protect", "remedy",
-          "strength", "passes", "slots", "k", "seed")  # fmt: skip
+FIELDS = (
+    "method",
+    "rule",
+    "top_t",
+    "lr",
+    "rank",
+    "optimizer",
+    "facts",
+    "what",
+    "background",
+    "protect",
+    "remedy",
+    "strength",
+    "passes",
+    "slots",
+    "k",
+    "seed",
+)
 
 
 def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
@@ -48,16 +64,34 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
             for place, draw in enumerate(experiment.draw)
         }
         figures |= drawn
-        shown.append({"name": experiment.name, "title": experiment.title, "paper": experiment.paper, "charts": drawn,
-                      "claims": said, "sources": table.drop_duplicates("key").to_dict("records")})  # fmt: skip
+        shown.append(
+            {
+                "name": experiment.name,
+                "title": experiment.title,
+                "paper": experiment.paper,
+                "charts": drawn,
+                "claims": said,
+                "sources": table.drop_duplicates("key").to_dict("records"),
+            }
+        )
     claims = [claim for *_, said in parts for claim in said]
     drawing = (HERE / "page.js").read_text(encoding="utf-8")
     template = page_template((HERE / "page.html").read_text(encoding="utf-8"))
     html = template.render(
-        title=TITLE, lead=_lead(claims, about), legend=LEGEND, claims=claims, parts=shown, fields=FIELDS,
-        settings=_settings(about), marks=MARKS, looks={AGREES: "agrees", DIFFERS: "differs"}, figures=figures,
-        plotly=get_plotlyjs(), drawing=drawing, policy=content_policy(get_plotlyjs(), drawing),
-    )  # fmt: skip
+        title=TITLE,
+        lead=_lead(claims, about),
+        legend=LEGEND,
+        claims=claims,
+        parts=shown,
+        fields=FIELDS,
+        settings=_settings(about),
+        marks=MARKS,
+        looks={AGREES: "agrees", DIFFERS: "differs"},
+        figures=figures,
+        plotly=get_plotlyjs(),
+        drawing=drawing,
+        policy=content_policy(get_plotlyjs(), drawing),
+    )
     write_whole(path, html)
 
 

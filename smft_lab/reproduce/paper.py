@@ -53,8 +53,9 @@ FORGOTTEN = 0.02  # a share; of less, no part can be told
 NOT_EQUAL = "not every run reached 95%, and the others are read at their best: learning is not quite equal"
 
 
-def _at_equal_learning(runs: pd.DataFrame, text: str, paper: str, other: str, limit: float, probe: str,
-                       why: str = "") -> Claim:  # fmt: skip
+def _at_equal_learning(
+    runs: pd.DataFrame, text: str, paper: str, other: str, limit: float, probe: str, why: str = ""
+) -> Claim:
     """The claim that sparse loses at most `limit` of what another method loses of a probe, of runs of `at_target`."""
     ratios = log_ratios(runs, "sparse", other, probe)
     ours = f"sparse {lost(runs, 'sparse')}; {other} {lost(runs, other)}; ratio, seed by seed, {told_ratio(ratios)}"
@@ -82,22 +83,37 @@ TWICE = (
 def _read_facts(table: pd.DataFrame, found: dict) -> list[Claim]:
     old, two_hop = (at_target(table, by_method, probe) for probe in ("old_facts", "two_hop"))
     shares = [
-        _at_equal_learning(old, f"At equal learning, sparse loses at most 1/{part} of what {other} loses.", paper,
-                           other, 1 / part, "old_facts", TWICE)
+        _at_equal_learning(
+            old,
+            f"At equal learning, sparse loses at most 1/{part} of what {other} loses.",
+            paper,
+            other,
+            1 / part,
+            "old_facts",
+            TWICE,
+        )
         for other, (paper, part) in HEADLINE.items()
-    ]  # fmt: skip
+    ]
     less = [
-        _at_equal_learning(two_hop, f"Sparse loses less than {other} of the two-hop questions about what the model "
-                           "knew.", "not asked", other, 1, "two_hop")
+        _at_equal_learning(
+            two_hop,
+            f"Sparse loses less than {other} of the two-hop questions about what the model knew.",
+            "not asked",
+            other,
+            1,
+            "two_hop",
+        )
         for other in HEADLINE
-    ]  # fmt: skip
+    ]
     added = old[old["seed"] >= MORE_SEEDS]
     alone = [told_ratio(log_ratios(added, "sparse", other, "old_facts")) for other in HEADLINE]
     return [
-        *(replace(claim, ours=f"{claim.ours}; with the added seeds alone {ratio}")
-          for claim, ratio in zip(shares, alone, strict=True)),
+        *(
+            replace(claim, ours=f"{claim.ours}; with the added seeds alone {ratio}")
+            for claim, ratio in zip(shares, alone, strict=True)
+        ),
         *less,
-    ]  # fmt: skip
+    ]
 
 
 def pareto_jobs(job: Job) -> list[Job]:
@@ -189,24 +205,43 @@ def _read_selection(table: pd.DataFrame, found: dict) -> list[Claim]:
         return Claim(text, paper, told(means, one, other), **rule(last, one, other))
 
     kept = last.pivot(index="seed", columns="label", values="kept")
-    naive = Claim("Without a choice of slots, a memory model forgets catastrophically, too.",
-                  "said of training all slots that are read", told(means, "all read", "full", BEST),
-                  **_forgets_half_as_much(kept, "all read", "full"))  # fmt: skip
+    naive = Claim(
+        "Without a choice of slots, a memory model forgets catastrophically, too.",
+        "said of training all slots that are read",
+        told(means, "all read", "full", BEST),
+        **_forgets_half_as_much(kept, "all read", "full"),
+    )
     controls = (
         ("random", "Random slots among those read do as well as TF-IDF", "not tried"),
         ("idf", "IDF alone does as well as TF-IDF", "not tried"),
         ("kl", "The KL score of a follow-up does as well as TF-IDF", "not tried; the follow-up finds them close"),
     )
     return [
-        judged(keeps_more, "Training the top t keeps more than training all slots that are read.",
-               "learns as much and keeps more (Fig. 6)", BEST, "all read"),
-        *(judged(keeps_more, f"TF-IDF keeps more than TF alone at t = {t}.",
-                 "similar learning, more forgetting with TF", f"tfidf, t={t}", f"tf, t={t}") for t in SIZES),
+        judged(
+            keeps_more,
+            "Training the top t keeps more than training all slots that are read.",
+            "learns as much and keeps more (Fig. 6)",
+            BEST,
+            "all read",
+        ),
+        *(
+            judged(
+                keeps_more,
+                f"TF-IDF keeps more than TF alone at t = {t}.",
+                "similar learning, more forgetting with TF",
+                f"tfidf, t={t}",
+                f"tf, t={t}",
+            )
+            for t in SIZES
+        ),
         _gap_of_tf(last),
         naive,
-        *(judged(does_as_well, f"{text} at t = {t}.", paper, f"{rule}, t={t}", f"tfidf, t={t}")
-          for rule, text, paper in controls for t in SIZES),
-    ]  # fmt: skip
+        *(
+            judged(does_as_well, f"{text} at t = {t}.", paper, f"{rule}, t={t}", f"tfidf, t={t}")
+            for rule, text, paper in controls
+            for t in SIZES
+        ),
+    ]
 
 
 def _forgets_half_as_much(kept: pd.DataFrame, one: str, other: str) -> dict:
@@ -219,11 +254,17 @@ def _gap_of_tf(last: pd.DataFrame) -> Claim:
     said, wider = [], {}
     for column in ("learned", "kept"):
         few, many = (difference(last, f"tfidf, t={t}", f"tf, t={t}", column) for t in SIZES)
-        said.append(f"{column}: {in_points(few)} at t = {SIZES[0]}, {in_points(many)} at t = {SIZES[1]}, "
-                    f"wider by {in_points(few - many)}")  # fmt: skip
+        said.append(
+            f"{column}: {in_points(few)} at t = {SIZES[0]}, {in_points(many)} at t = {SIZES[1]}, "
+            f"wider by {in_points(few - many)}"
+        )
         wider[column] = few - many
-    return Claim("The gap between TF-IDF and TF widens at small t.", "at t = 50 on both target and held-out",
-                 "; ".join(said), **positive_in_each(wider))  # fmt: skip
+    return Claim(
+        "The gap between TF-IDF and TF widens at small t.",
+        "at t = 50 on both target and held-out",
+        "; ".join(said),
+        **positive_in_each(wider),
+    )
 
 
 def _background_jobs(job: Job) -> list[Job]:
@@ -235,14 +276,19 @@ def _read_background(table: pd.DataFrame, found: dict) -> list[Claim]:
     means = over_seeds(last)
     worse = {column: difference(last, "pretraining", "facts", column) for column in ("learned", "kept")}
     return [
-        Claim("With the facts themselves as background, less is learned and more forgotten.",
-              "slightly less learning, clearly more forgetting (Fig. 7)",
-              f"{told(means, 'facts', 'pretraining')}; {gaps(last, 'facts', 'pretraining')}",
-              **positive_in_each(worse)),
-        Claim("Another question set serves as background about as well as pretraining text.",
-              "NQ is close to DCLM (Fig. 7)", told(means, "questions", "pretraining"),
-              **does_as_well(last, "questions", "pretraining")),
-    ]  # fmt: skip
+        Claim(
+            "With the facts themselves as background, less is learned and more forgotten.",
+            "slightly less learning, clearly more forgetting (Fig. 7)",
+            f"{told(means, 'facts', 'pretraining')}; {gaps(last, 'facts', 'pretraining')}",
+            **positive_in_each(worse),
+        ),
+        Claim(
+            "Another question set serves as background about as well as pretraining text.",
+            "NQ is close to DCLM (Fig. 7)",
+            told(means, "questions", "pretraining"),
+            **does_as_well(last, "questions", "pretraining"),
+        ),
+    ]
 
 
 def _coreset_jobs(job: Job) -> list[Job]:
@@ -262,18 +308,29 @@ def _read_coreset(table: pd.DataFrame, found: dict) -> list[Claim]:
     recall = ", ".join(f"t = {t}: {held[str(t)].mean():.0%}" for t in LADDER)
     low, high = TYPICAL
     return [
-        Claim(f"A core set has {low} to {high} slots.", "typical size 100-500 (1M slots, k = 32 x 4)",
-              f"median {size.median():.0f} ({size.min():.0f} to {size.max():.0f}) of {len(size)} facts; "
-              f"{share_of(usual, digits=2)} of them have {low} to {high}",
-              **with_caveat(at_least(0.5, usual), "has: half of them or more; tokens read fewer slots here than the "
-                                                  "paper's 128")),
-        Claim("Fewer slots than the core set are enough to answer.", "25 to 100 needed of core sets of 169 to 477",
-              f"median of the least t of {LADDER}: {most}; below the fact's own core set for {share_of(fewer)}; "
-              f"{least.isna().sum()} of {len(least)} facts not answered with any (taught alone, 20 steps)",
-              **with_caveat(at_least(0.5, fewer), "enough: for most facts")),
-        Claim("Top-t by TF-IDF holds the core set.", "not counted; shown for three facts", recall,
-              **with_caveat(at_least(0.8, held["500"].groupby("seed").mean()), "holds: 80% of it, at t = 500")),
-    ]  # fmt: skip
+        Claim(
+            f"A core set has {low} to {high} slots.",
+            "typical size 100-500 (1M slots, k = 32 x 4)",
+            f"median {size.median():.0f} ({size.min():.0f} to {size.max():.0f}) of {len(size)} facts; "
+            f"{share_of(usual, digits=2)} of them have {low} to {high}",
+            **with_caveat(
+                at_least(0.5, usual), "has: half of them or more; tokens read fewer slots here than the paper's 128"
+            ),
+        ),
+        Claim(
+            "Fewer slots than the core set are enough to answer.",
+            "25 to 100 needed of core sets of 169 to 477",
+            f"median of the least t of {LADDER}: {most}; below the fact's own core set for {share_of(fewer)}; "
+            f"{least.isna().sum()} of {len(least)} facts not answered with any (taught alone, 20 steps)",
+            **with_caveat(at_least(0.5, fewer), "enough: for most facts"),
+        ),
+        Claim(
+            "Top-t by TF-IDF holds the core set.",
+            "not counted; shown for three facts",
+            recall,
+            **with_caveat(at_least(0.8, held["500"].groupby("seed").mean()), "holds: 80% of it, at t = 500"),
+        ),
+    ]
 
 
 def pareto_label(job: dict) -> str:
@@ -306,20 +363,28 @@ def _read_documents(table: pd.DataFrame, found: dict) -> list[Claim]:
     best = {name: _learned_most(means, name) for name in ("sparse", *PASSAGE_RATES)}
     rates = {name: [label for label in means.index if label.startswith(name)] for name in PASSAGE_RATES}
     more = [
-        Claim(f"On a stream of passages, sparse keeps more than {other} at any rate.", "less forgotten (Fig. 4)",
-              f"F1: {told(means, best['sparse'], *rates[other])}",
-              **all_of([keeps_more(last, best["sparse"], rate) for rate in rates[other]]))
+        Claim(
+            f"On a stream of passages, sparse keeps more than {other} at any rate.",
+            "less forgotten (Fig. 4)",
+            f"F1: {told(means, best['sparse'], *rates[other])}",
+            **all_of([keeps_more(last, best["sparse"], rate) for rate in rates[other]]),
+        )
         for other in PASSAGE_RATES
-    ]  # fmt: skip
+    ]
     same = all_of([as_much(last, best[other], best["sparse"]) for other in PASSAGE_RATES])
     less = ", ".join(f"{other} {gap(last, best[other], best['sparse'], 'learned')}" for other in PASSAGE_RATES)
     edge = [name for name, rates in PASSAGE_RATES.items() if best[name] == f"{name}, lr={max(rates):g}"]
     caveat = f"the rate of {' and '.join(edge)} is the highest tried: a higher one might learn more" if edge else ""
-    return [*more, Claim("On a stream of passages, full and lora learn as much as sparse.",
-                         "same target reached (Fig. 4)",
-                         f"F1, with the t or rate that learns most: {told(means, *best.values())}; more learned than "
-                         f"by sparse: {less}",
-                         **with_caveat(same, caveat))]  # fmt: skip
+    return [
+        *more,
+        Claim(
+            "On a stream of passages, full and lora learn as much as sparse.",
+            "same target reached (Fig. 4)",
+            f"F1, with the t or rate that learns most: {told(means, *best.values())}; more learned than "
+            f"by sparse: {less}",
+            **with_caveat(same, caveat),
+        ),
+    ]
 
 
 def _learned_most(means: pd.DataFrame, method: str) -> str:
@@ -348,27 +413,60 @@ def _read_sgd(table: pd.DataFrame, found: dict) -> list[Claim]:
     for method in SGD_RATES:
         adamw, *sgd = [label for label in means.index if label.startswith(method)]
         claims.append(
-            Claim(f"SGD instead of AdamW does not help {method}: no rate learns as much and keeps more.",
-                  "SGD did not help them (Table 2)", f"{AT_TARGET}: {told(means, adamw, *sgd)}",
-                  **none_helps(runs, adamw, sgd))
-        )  # fmt: skip
+            Claim(
+                f"SGD instead of AdamW does not help {method}: no rate learns as much and keeps more.",
+                "SGD did not help them (Table 2)",
+                f"{AT_TARGET}: {told(means, adamw, *sgd)}",
+                **none_helps(runs, adamw, sgd),
+            )
+        )
     usual, sgd = (next(label for label in means.index if label.startswith(f"sparse {one},")) for one in ("adam", "sgd"))
-    helped = Claim("SGD lets sparse keep more than an adaptive optimizer.", "with AdamW it forgot little; SGD helped",
-                   f"{AT_TARGET}: {told(means, sgd, usual)}", **keeps_more(runs, sgd, usual))  # fmt: skip
+    helped = Claim(
+        "SGD lets sparse keep more than an adaptive optimizer.",
+        "with AdamW it forgot little; SGD helped",
+        f"{AT_TARGET}: {told(means, sgd, usual)}",
+        **keeps_more(runs, sgd, usual),
+    )
     return [helped, *claims]
 
 
 PAPER = (
-    Experiment("facts", "One fact a step, three methods", "Fig. 3, task A", _facts_jobs, _read_facts, by_method,
-               (charts.over_steps, charts.trade_off)),
-    Experiment("documents", "A stream of passages", "Fig. 4, task B", _documents_jobs, _read_documents,
-               _documents_label, tuple(partial(draw, metric="f1") for draw in (charts.over_steps, charts.trade_off))),
-    Experiment("pareto", "All rates and all t", "Fig. 5", pareto_jobs, _read_pareto, pareto_label,
-               (charts.fronts,)),
+    Experiment(
+        "facts",
+        "One fact a step, three methods",
+        "Fig. 3, task A",
+        _facts_jobs,
+        _read_facts,
+        by_method,
+        (charts.over_steps, charts.trade_off),
+    ),
+    Experiment(
+        "documents",
+        "A stream of passages",
+        "Fig. 4, task B",
+        _documents_jobs,
+        _read_documents,
+        _documents_label,
+        tuple(partial(draw, metric="f1") for draw in (charts.over_steps, charts.trade_off)),
+    ),
+    Experiment("pareto", "All rates and all t", "Fig. 5", pareto_jobs, _read_pareto, pareto_label, (charts.fronts,)),
     Experiment("selection", "Which slots to train", "Fig. 6", _selection_jobs, _read_selection, _rule_label),
-    Experiment("background", "What idf is measured on", "Fig. 7", _background_jobs, _read_background,
-               lambda job: job["background"]),
-    Experiment("coreset", "Core sets", "Table 1", _coreset_jobs, _read_coreset, lambda job: "",
-               (charts.core_sets, charts.core_tokens)),
+    Experiment(
+        "background",
+        "What idf is measured on",
+        "Fig. 7",
+        _background_jobs,
+        _read_background,
+        lambda job: job["background"],
+    ),
+    Experiment(
+        "coreset",
+        "Core sets",
+        "Table 1",
+        _coreset_jobs,
+        _read_coreset,
+        lambda job: "",
+        (charts.core_sets, charts.core_tokens),
+    ),
     Experiment("sgd", "The baselines under SGD", "Table 2", _sgd_jobs, _read_sgd, _sgd_label),
-)  # fmt: skip
+)

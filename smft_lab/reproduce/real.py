@@ -34,8 +34,19 @@ FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
 ASKED = 1000  # of the questions: the base is asked these; the others are background
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
-SHAPE = ("slots", "heads", "k", "key_dim", "gate", "project", "whiten", "keys", "background_texts",
-         "background_questions", "window")  # fmt: skip
+SHAPE = (
+    "slots",
+    "heads",
+    "k",
+    "key_dim",
+    "gate",
+    "project",
+    "whiten",
+    "keys",
+    "background_texts",
+    "background_questions",
+    "window",
+)
 TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on", "passes", "least_steps"}
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}
@@ -127,8 +138,17 @@ def _opened(model: str, block: int, shape: tuple[tuple[str, object], ...], data:
     asked, others = _questions(data)
     opened, tokenizer = open_model(model)
     text = (Path(data) / TEXT).read_text(encoding="utf-8")
-    work = Retrofit(opened, tokenizer, replace(RETROFIT, **dict(shape)), [block], text=text, questions=others,
-                    known=asked, shots=SHOTS, folder=_cache(model))  # fmt: skip
+    work = Retrofit(
+        opened,
+        tokenizer,
+        replace(RETROFIT, **dict(shape)),
+        [block],
+        text=text,
+        questions=others,
+        known=asked,
+        shots=SHOTS,
+        folder=_cache(model),
+    )
     for _ in work:
         pass
     assert work.lab is not None

@@ -72,20 +72,29 @@ def at_equal_learning(table: pd.DataFrame, found: dict) -> pd.DataFrame:
     """The runs as `at_target` reads them, with slots, k, top_t and distinct (slots that a batch reads)."""
     jobs = table.drop_duplicates("key").set_index("key")
     own = jobs["slots"] == 0
-    settings = pd.DataFrame({
-        "slots": jobs["slots"].mask(own, OWN[0]),
-        "k": jobs["k"].mask(own, OWN[1]),
-        "top_t": jobs["top_t"],
-        "distinct": [found[key]["slots_read_per_step"] for key in jobs.index],
-    })  # fmt: skip
+    settings = pd.DataFrame(
+        {
+            "slots": jobs["slots"].mask(own, OWN[0]),
+            "k": jobs["k"].mask(own, OWN[1]),
+            "top_t": jobs["top_t"],
+            "distinct": [found[key]["slots_read_per_step"] for key in jobs.index],
+        }
+    )
     return at_target(table, _label).join(settings, on="key")
 
 
 def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per label of `at_equal_learning`: means over seeds, `half` the interval's width of what is lost, and
     whether every seed `reached` 95%."""
-    columns = {"slots": "first", "k": "first", "top_t": "first", "distinct": "mean", "learned": "mean", "lost": "mean",
-               "reached": "all"}  # fmt: skip
+    columns = {
+        "slots": "first",
+        "k": "first",
+        "top_t": "first",
+        "distinct": "mean",
+        "learned": "mean",
+        "lost": "mean",
+        "reached": "all",
+    }
     groups = runs.groupby("label", sort=False)
     return groups.agg(columns).assign(half=groups["lost"].agg(half_width))
 
@@ -113,8 +122,13 @@ def _share_of_the_table(runs: pd.DataFrame) -> Claim:
     settings = by_setting(runs)
     reached = settings[settings["reached"]]
     if reached["slots"].nunique() < 2 or len(reached) < 4:
-        return Claim(text, T_ALONE, f"{len(reached)} of {len(settings)} settings reached 95% with every seed",
-                     OPEN, "too few to compare")  # fmt: skip
+        return Claim(
+            text,
+            T_ALONE,
+            f"{len(reached)} of {len(settings)} settings reached 95% with every seed",
+            OPEN,
+            "too few to compare",
+        )
     measures = {
         "t / N": reached["top_t"] / reached["slots"],
         "t": reached["top_t"],
@@ -126,8 +140,12 @@ def _share_of_the_table(runs: pd.DataFrame) -> Claim:
     )
     lead = by_seed["t / N"] - by_seed.drop(columns="t / N").max(axis="columns")
     ours = "; ".join(f"with {name} {correlation(by_seed[name])}" for name in measures)
-    return Claim(text, T_ALONE, f"Spearman of the drop over {len(reached)} settings, seed by seed: {ours}",
-                 **with_caveat(positive(lead), ONE_EACH))  # fmt: skip
+    return Claim(
+        text,
+        T_ALONE,
+        f"Spearman of the drop over {len(reached)} settings, seed by seed: {ours}",
+        **with_caveat(positive(lead), ONE_EACH),
+    )
 
 
 def _reads_per_token(runs: pd.DataFrame) -> Claim:
@@ -141,8 +159,13 @@ def _reads_per_token(runs: pd.DataFrame) -> Claim:
     )
     known = [t for t in least.values() if pd.notna(t)]
     verdict = OPEN if len(known) < len(least) else AGREES if known == sorted(set(known)) else DIFFERS
-    return Claim("The more reads per token, the more slots it takes to learn.", "not asked: k = 32, t = 500", ours,
-                 verdict, ONE_EACH if verdict != OPEN else "not every k learned 95% with some t")  # fmt: skip
+    return Claim(
+        "The more reads per token, the more slots it takes to learn.",
+        "not asked: k = 32, t = 500",
+        ours,
+        verdict,
+        ONE_EACH if verdict != OPEN else "not every k learned 95% with some t",
+    )
 
 
 def _best(rows: pd.DataFrame) -> pd.Series:
@@ -160,13 +183,22 @@ def _draw(table: pd.DataFrame, found: dict, label: Callable[[dict], str]) -> go.
         look = [*LOOKS.values(), *OTHER_LOOKS][place]
         error = {"array": 100 * rows["half"], "thickness": 1} if rows["half"].notna().any() else None
         symbols = [look.symbol + "-open" * (not reached) for reached in rows["reached"]]
-        figure.add_scatter(x=rows["top_t"], y=100 * rows["lost"], mode="lines+markers", name=f"N = {slots:,}, k = {k}",
-                           line={"color": look.light, "dash": look.dash}, marker={"size": 11, "symbol": symbols},
-                           error_y=error, text=[f"{share:.0%}" for share in rows["learned"]],
-                           hovertemplate="t = %{x}: %{y:.1f} points, learned %{text}<extra></extra>")  # fmt: skip
-    figure = captioned(axes(figure, "t (slots)", "old facts lost (points)"),
-                       "Old facts lost at equal learning, mean over seeds with its 95% interval; open: not every seed "
-                       "learned 95% with that t")  # fmt: skip
+        figure.add_scatter(
+            x=rows["top_t"],
+            y=100 * rows["lost"],
+            mode="lines+markers",
+            name=f"N = {slots:,}, k = {k}",
+            line={"color": look.light, "dash": look.dash},
+            marker={"size": 11, "symbol": symbols},
+            error_y=error,
+            text=[f"{share:.0%}" for share in rows["learned"]],
+            hovertemplate="t = %{x}: %{y:.1f} points, learned %{text}<extra></extra>",
+        )
+    figure = captioned(
+        axes(figure, "t (slots)", "old facts lost (points)"),
+        "Old facts lost at equal learning, mean over seeds with its 95% interval; open: not every seed "
+        "learned 95% with that t",
+    )
     sizes = sorted(set(table["top_t"]))
     return figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{t:,}" for t in sizes])
 

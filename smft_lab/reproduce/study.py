@@ -296,8 +296,17 @@ def address_agreement(table: pd.DataFrame, form: str) -> tuple[float, float]:
 
 def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Sequence[str]) -> str:
     """The study as one page of Markdown: what was run, and a table per part."""
-    usual = {"learned": 0, "taught": 0, "prefixed": 0, "known lost": 1, "text, nats": 3, "HellaSwag lost": 1,
-             "seconds": 0, "steps": 0, "loudness": 2}  # fmt: skip
+    usual = {
+        "learned": 0,
+        "taught": 0,
+        "prefixed": 0,
+        "known lost": 1,
+        "text, nats": 3,
+        "HellaSwag lost": 1,
+        "seconds": 0,
+        "steps": 0,
+        "loudness": 2,
+    }
     lines = [TITLE, "", *about, ""]
     for name, jobs in parts.items():
         equal = name in ("sweep", "comparison", "many", "own")
@@ -312,8 +321,12 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
         lines += [markdown(table, {**usual, "same": 2, "different": 2}), ""]
         if name == "comparison":
             whole = {setting: mine for setting, mine in jobs.items() if setting.startswith("sparse")}
-            lines += ["Sparse finetuning goes on until every text is learned; there:", "",
-                      markdown(readings(whole, folder), usual), ""]  # fmt: skip
+            lines += [
+                "Sparse finetuning goes on until every text is learned; there:",
+                "",
+                markdown(readings(whole, folder), usual),
+                "",
+            ]
         if name == "blocks" and len(table) > 5:
             agreement = {form: address_agreement(table, form) for form in LEARNED if table[form].nunique() > 1}
             told = ", ".join(f"{form} {rho:.2f} (p = {p:.2g})" for form, (rho, p) in agreement.items())

@@ -89,8 +89,14 @@ def check_result(job: Job | RetrofitJob, result) -> None:
             raise ValueError(f"a row has the {metric} {str(value)[:40]!r}")
 
 
-def sweep(jobs: Sequence[AnyJob], folder: str | Path, backend: str = "local", address: str | None = None,
-          workers: int = 1, device: str = "cpu") -> Iterator[tuple[int, int, AnyJob | None]]:  # fmt: skip
+def sweep(
+    jobs: Sequence[AnyJob],
+    folder: str | Path,
+    backend: str = "local",
+    address: str | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+) -> Iterator[tuple[int, int, AnyJob | None]]:
     """Run the jobs that have no result in `folder` yet.
 
     Args:

@@ -58,9 +58,17 @@ def at_target(table: pd.DataFrame, label: Callable[[dict], str], probe: str = "o
         reached, values = read_run(run[["step", "probe", "metric", "value"]])
         base = run.loc[(run["step"] == 0) & (run["probe"] == probe), "value"].item()
         kept = values[probe, "em"]
-        rows.append({"key": key, "label": label(run.iloc[0].to_dict()), "seed": run["seed"].iloc[0],
-                     "reached": reached, "learned": values["learned", "em"], "kept": kept,
-                     "lost": base - kept})  # fmt: skip
+        rows.append(
+            {
+                "key": key,
+                "label": label(run.iloc[0].to_dict()),
+                "seed": run["seed"].iloc[0],
+                "reached": reached,
+                "learned": values["learned", "em"],
+                "kept": kept,
+                "lost": base - kept,
+            }
+        )
     return pd.DataFrame(rows)
 
 

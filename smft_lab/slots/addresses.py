@@ -80,8 +80,9 @@ def address(slots: Tensor, idf: Tensor) -> dict[int, float]:
     return {slot: weight for slot, weight in zip(read.tolist(), weights.tolist(), strict=True) if weight > 0}
 
 
-def compare_addresses(reads: Sequence[Tensor], owners: Sequence[int], df: Tensor, batches: int,
-                      seed: int = 0) -> Addresses:  # fmt: skip
+def compare_addresses(
+    reads: Sequence[Tensor], owners: Sequence[int], df: Tensor, batches: int, seed: int = 0
+) -> Addresses:
     """How alike the addresses of texts are, of one fact against two.
 
     Args:
@@ -155,8 +156,16 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: 
 
 
 @torch.inference_mode()
-def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]], facts: Sequence[Fact], form,
-                   blocks: Sequence[int] | None = None, seed: int = 0) -> pd.DataFrame:  # fmt: skip
+def measure_blocks(
+    model,
+    tokenizer,
+    recipe,
+    documents: Sequence[Sequence[int]],
+    facts: Sequence[Fact],
+    form,
+    blocks: Sequence[int] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
     """The addresses that a memory would have beside each block, by forward passes alone; no table is made.
 
     Args:
@@ -219,13 +228,26 @@ def measure_blocks(model, tokenizer, recipe, documents: Sequence[Sequence[int]],
             usage.count[0, slots] += count.int()
         one = compare_addresses(reads[block], owners, usage.df[0], usage.batches, seed)
         told = [i for i, owner in enumerate(owners) if owner in owners[:i]]  # all but the question of each fact
-        (chosen,) = choose_slots(usage, [owners[i] for i in told], [[reads[block][i]] for i in told],
-                                 min(recipe.top_t, recipe.slots), **recipe.choosing)  # fmt: skip
+        (chosen,) = choose_slots(
+            usage,
+            [owners[i] for i in told],
+            [[reads[block][i]] for i in told],
+            min(recipe.top_t, recipe.slots),
+            **recipe.choosing,
+        )
         written = torch.zeros(recipe.slots)
         written[chosen] = 1.0
         stray = torch.cat([written[read[i]].mean(1) for i in others]).square().mean().sqrt().item()
-        rows.append({"block": block, "same": one.same, "different": one.different, "margin": one.margin,
-                     "stray": stray, "weak": len(one.weak)})  # fmt: skip
+        rows.append(
+            {
+                "block": block,
+                "same": one.same,
+                "different": one.different,
+                "margin": one.margin,
+                "stray": stray,
+                "weak": len(one.weak),
+            }
+        )
     table = pd.DataFrame(rows)
     table["loud"] = table["stray"] > STRAY * max(table["stray"].min(), LEAST_STRAY)
     return table.sort_values(["loud", "margin"], ascending=[True, False], ignore_index=True).drop(columns="loud")

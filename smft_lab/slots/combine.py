@@ -74,8 +74,10 @@ def combine(patches: Sequence[Patch], *, on_conflict: OnConflict = "refuse", lab
     if on_conflict == "refuse" and len(differing):
         first = differing.iloc[0]
         who = " and ".join(patches[i].name for i in first["patches"][:2])
-        raise ValueError(f"rows set differently: {len(differing)}, the first of them slot {first['slot']} by {who}; "
-                         "choose what to do: last, mean or sum")  # fmt: skip
+        raise ValueError(
+            f"rows set differently: {len(differing)}, the first of them slot {first['slot']} by {who}; "
+            "choose what to do: last, mean or sum"
+        )
     if on_conflict == "sum" and len(differing):
         if lab is None:
             raise ValueError("sum adds to the base's rows; name the lab around the base")
@@ -148,8 +150,17 @@ def diff(one: Patch, other: Patch) -> pd.DataFrame:
     for table, (first, second) in enumerate(zip(one.slots, other.slots, strict=True)):
         both = int(torch.isin(first, second).sum())
         mine = found[found["table"] == table]
-        lines.append((table, len(first) - both, len(second) - both, both - len(mine), len(mine),
-                      mine["distance"].mean(), mine["cosine"].mean()))  # fmt: skip
+        lines.append(
+            (
+                table,
+                len(first) - both,
+                len(second) - both,
+                both - len(mine),
+                len(mine),
+                mine["distance"].mean(),
+                mine["cosine"].mean(),
+            )
+        )
     columns = ["table", "only_first", "only_second", "alike", "different", "distance", "cosine"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -161,8 +172,10 @@ def _check_alike(patches: Sequence[Patch]) -> None:
     for patch in patches:
         check_rows(patch)
         if patch.base != first.base:
-            raise ValueError(f"{patch.name} was made on base {patch.base}, {first.name} on base {first.base}; "
-                             "only patches of one base go together")  # fmt: skip
+            raise ValueError(
+                f"{patch.name} was made on base {patch.base}, {first.name} on base {first.base}; "
+                "only patches of one base go together"
+            )
         if [(rows.shape[1], rows.dtype) for rows in patch.values] != [(r.shape[1], r.dtype) for r in first.values]:
             raise ValueError(f"{patch.name} and {first.name} have other tables; only patches of one base go together")
 

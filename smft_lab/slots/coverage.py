@@ -96,8 +96,9 @@ def coverage(lab: Lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Co
     return _covered(lab, ranked, rule)
 
 
-def group_coverage(lab: Lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], rule: str = "tfidf",
-                   seed: int = 0) -> Coverage:  # fmt: skip
+def group_coverage(
+    lab: Lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], rule: str = "tfidf", seed: int = 0
+) -> Coverage:
     """The same for facts whose slots are chosen together, by the lab's recipe, before any is taught.
 
     Args:

@@ -55,9 +55,16 @@ def reads_of(lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] 
     return reads
 
 
-def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], *, rule: str = "tfidf",
-               protect: float = 0.0, max_df: float = 1.0,
-               seed: int = 0) -> list[list[tuple[Tensor, Tensor]]]:  # fmt: skip
+def rank_slots(
+    usage: Usage,
+    owners: Sequence[int],
+    reads: Sequence[Sequence[Tensor]],
+    *,
+    rule: str = "tfidf",
+    protect: float = 0.0,
+    max_df: float = 1.0,
+    seed: int = 0,
+) -> list[list[tuple[Tensor, Tensor]]]:
     """The slots of each fact of a group, best first; see `choose_slots` for the arguments.
 
     Returns:
@@ -100,9 +107,17 @@ def rank_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Ten
     return ranked
 
 
-def choose_slots(usage: Usage, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, *,
-                 rule: str = "tfidf", protect: float = 0.0, max_df: float = 1.0,
-                 seed: int = 0) -> tuple[Tensor, ...]:  # fmt: skip
+def choose_slots(
+    usage: Usage,
+    owners: Sequence[int],
+    reads: Sequence[Sequence[Tensor]],
+    top_t: int,
+    *,
+    rule: str = "tfidf",
+    protect: float = 0.0,
+    max_df: float = 1.0,
+    seed: int = 0,
+) -> tuple[Tensor, ...]:
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
     Args:

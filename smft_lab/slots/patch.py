@@ -74,8 +74,10 @@ class Patch:
         names, tables = named_tables(lab.model)
         for name, tensor in lab.model.state_dict().items():
             if tensor.dtype != lab.base(name).dtype:
-                raise ValueError(f"{name} is in {tensor.dtype}, and in {lab.base(name).dtype} in the lab's base; make "
-                                 "another lab around a model in another dtype")  # fmt: skip
+                raise ValueError(
+                    f"{name} is in {tensor.dtype}, and in {lab.base(name).dtype} in the lab's base; make "
+                    "another lab around a model in another dtype"
+                )
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
         slots, values = [], []
@@ -138,8 +140,10 @@ class Patch:
             dtype = str(lab.model.dtype).removeprefix("torch.")
             theirs = self.about.get("dtype", "float32")
             other = "" if theirs == dtype else f" (the patch is of a {theirs} model, and the lab's is in {dtype})"
-            raise ValueError(f"{self.name} was made on base {self.base}, but this lab's base is {found}{other}; "
-                             "open the lab it was made on")  # fmt: skip
+            raise ValueError(
+                f"{self.name} was made on base {self.base}, but this lab's base is {found}{other}; "
+                "open the lab it was made on"
+            )
         tables = [table.weight for table in value_tables(lab.model)]
         if len(tables) != len(self.slots):
             raise ValueError(f"{self.name} has {len(self.slots)} tables, the model {len(tables)}; {WRITE_AGAIN}")
@@ -150,8 +154,9 @@ class Patch:
                     f"{self.name}, table {i}: rows of {mine} numbers, the model's have {theirs}; {WRITE_AGAIN}"
                 )
             if len(slots) and slots[-1] >= len(table):
-                raise ValueError(f"{self.name}, table {i}: slot {slots[-1]}, but the model has {len(table)} slots; "
-                                 f"{WRITE_AGAIN}")  # fmt: skip
+                raise ValueError(
+                    f"{self.name}, table {i}: slot {slots[-1]}, but the model has {len(table)} slots; {WRITE_AGAIN}"
+                )
 
     def _check_holds(self, lab: Lab, base) -> None:
         """Raise ValueError unless the lab's model is the base in all but value rows, and the patch in its own rows."""
@@ -160,11 +165,17 @@ class Patch:
         names = named_tables(base.model)[0]
         for name in sorted({*found, *expected}):
             one, other = found.get(name), None if name not in expected else base.base(name)
-            if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype or (
-                name not in names and not torch.equal(one, other)
-            ):  # fmt: skip
-                raise ValueError(f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
-                                 "differs); name the lab it was applied to")  # fmt: skip
+            if (
+                one is None
+                or other is None
+                or one.shape != other.shape
+                or one.dtype != other.dtype
+                or (name not in names and not torch.equal(one, other))
+            ):
+                raise ValueError(
+                    f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
+                    "differs); name the lab it was applied to"
+                )
         for i, (name, slots, values) in enumerate(zip(names, self.slots, self.values, strict=True)):
             other = (as_bytes(found[name][slots].cpu()) != as_bytes(values)).any(dim=1)
             if other.any():

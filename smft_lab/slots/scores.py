@@ -50,8 +50,14 @@ def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
     return torch.xlogy(here, here / there)
 
 
-def score(rule: str, count: Tensor, df: Tensor, batches: float, generator: torch.Generator | None = None,
-          background: Tensor | None = None) -> Tensor:  # fmt: skip
+def score(
+    rule: str,
+    count: Tensor,
+    df: Tensor,
+    batches: float,
+    generator: torch.Generator | None = None,
+    background: Tensor | None = None,
+) -> Tensor:
     """Score of every slot under `rule`, (N,); the higher, the sooner it is trained.
 
     Args:

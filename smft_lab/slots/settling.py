@@ -29,8 +29,9 @@ class Settled:
         return f"{self.same:.0%} of the slots are the same with {self.documents:,} of {self.total:,} documents"
 
 
-def settling(usages: Sequence[Usage], owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int,
-             **options) -> list[Settled]:  # fmt: skip
+def settling(
+    usages: Sequence[Usage], owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, **options
+) -> list[Settled]:
     """How much of the choice of slots for a group of facts stands with each smaller background.
 
     Args:

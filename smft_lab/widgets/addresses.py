@@ -62,8 +62,9 @@ class Addresses(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None,
-                 theme: str = "auto"):  # fmt: skip
+    def __init__(
+        self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None, theme: str = "auto"
+    ):
         self._facts = list(facts)[:LISTED]
         if len(self._facts) < 2:
             raise ValueError("addresses are compared between facts; give at least two")
@@ -74,10 +75,14 @@ class Addresses(Panel):
         here = memory_blocks(lab.model)
         self.limits = {"quiet": QUIET, "loud": LOUD, "blocks": here, "facts": len(self._facts)}
         self.blocks = [
-            {"block": int(row["block"]), "same": float(row["same"]), "different": float(row["different"]),
-             "here": int(row["block"]) in here}
+            {
+                "block": int(row["block"]),
+                "same": float(row["same"]),
+                "different": float(row["different"]),
+                "here": int(row["block"]) in here,
+            }
             for row in table.sort_values("block").to_dict("records")
-        ]  # fmt: skip
+        ]
         self.measure()
 
     # What goes to somebody else
@@ -85,13 +90,14 @@ class Addresses(Panel):
     def as_code(self) -> str:
         """Python that measures both meters."""
         lines = [
-            "from smft_lab.slots.addresses import measure_addresses, measure_loudness", *sharing.beginning(self.lab),
+            "from smft_lab.slots.addresses import measure_addresses, measure_loudness",
+            *sharing.beginning(self.lab),
             *sharing.facts_lines(self.lab, self._facts),
             "for address in measure_addresses(lab, facts):",
             "    print(address)",
             f"print(measure_loudness(lab, facts[:{ASKED}]))",
             "# In a notebook: smft.widgets.Addresses(lab, facts)",
-        ]  # fmt: skip
+        ]
         return "\n".join(lines) + "\n"
 
     def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
@@ -113,8 +119,15 @@ class Addresses(Panel):
         for number, fact in enumerate(self._facts):
             best = max(found, key=lambda one: one.each[number] - one.different)
             weak = all(number in one.weak for one in found)
-            rows.append({"question": fact.question, "same": best.each[number], "different": best.different,
-                         "weak": weak, "advice": _advice(fact) if weak else ""})  # fmt: skip
+            rows.append(
+                {
+                    "question": fact.question,
+                    "same": best.each[number],
+                    "different": best.different,
+                    "weak": weak,
+                    "advice": _advice(fact) if weak else "",
+                }
+            )
         with self.hold_sync():
             self.tables = [{"same": one.same, "different": one.different, "weak": len(one.weak)} for one in found]
             self.facts = sorted(rows, key=lambda row: row["same"] - row["different"])
@@ -139,13 +152,22 @@ class Addresses(Panel):
         rows = self.blocks or self.facts[:12]
         names = [f"block {row['block']}" if self.blocks else row["question"] for row in rows]
         title = "Alike addresses, block by block" if self.blocks else "Alike addresses, hardest first"
-        drawn = spans(names, [row["different"] for row in rows], [row["same"] for row in rows],
-                      ("two facts", "same fact"), "how alike two texts' addresses are", title)  # fmt: skip
+        drawn = spans(
+            names,
+            [row["different"] for row in rows],
+            [row["same"] for row in rows],
+            ("two facts", "same fact"),
+            "how alike two texts' addresses are",
+            title,
+        )
         heard = self.loudness
         loud = gauge(heard["low"], heard["median"], heard["high"], (QUIET, LOUD), "Loudness of the memory")
         weak = sum(row["weak"] for row in self.facts)
-        return picture(drawn, loud, says=f"The addresses panel: {weak} of {len(self.facts)} facts are hard to find. "
-                       f"{heard['told']}")  # fmt: skip
+        return picture(
+            drawn,
+            loud,
+            says=f"The addresses panel: {weak} of {len(self.facts)} facts are hard to find. {heard['told']}",
+        )
 
     # Measuring
 
@@ -159,8 +181,14 @@ class Addresses(Panel):
         elif not self._trail or self._trail[-1] != median:
             self._trail = [*self._trail, median][-TRAIL:]
         state, told = self._state_of(median, loudness.warning())
-        self.loudness = {"median": median, "low": low, "high": high, "state": state, "told": told,
-                         "trail": self._trail[:-1]}  # fmt: skip
+        self.loudness = {
+            "median": median,
+            "low": low,
+            "high": high,
+            "state": state,
+            "told": told,
+            "trail": self._trail[:-1],
+        }
 
     def _state_of(self, median: float, warning: str | None) -> tuple[str, str]:
         if not self._added:

@@ -80,8 +80,15 @@ class Compare(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact], methods: Sequence[str] = STANDARD, runner: str | None = None,
-                 theme: str = "auto", **settings):  # fmt: skip
+    def __init__(
+        self,
+        lab: Lab,
+        facts: Sequence[Fact],
+        methods: Sequence[str] = STANDARD,
+        runner: str | None = None,
+        theme: str = "auto",
+        **settings,
+    ):
         self.facts = list(facts)
         self.methods = ordered(methods)
         super().__init__(lab, runner, theme)
@@ -107,7 +114,7 @@ class Compare(Panel):
                 for name in self.methods
             },
             "questions": [f.question for f in self.facts[:30]] + [q for p in old for q in p.questions[:10]],
-        }  # fmt: skip
+        }
         count = min(len(self.facts), 24)
         passes = PASSES if lab.recipe is None else Teaching.of(lab, self.facts[:count]).passes
         begin = {
@@ -239,12 +246,13 @@ class Compare(Panel):
         usual = tuple(self.methods) == STANDARD and chosen["top_t"] is None
         call = "smft.compare(lab, facts)" if usual else f"smft.compare(lab, facts, [{', '.join(methods)}])"
         lines = [
-            *sharing.beginning(self.lab), *sharing.facts_lines(self.lab, self.facts, chosen["count"]),
+            *sharing.beginning(self.lab),
+            *sharing.facts_lines(self.lab, self.facts, chosen["count"]),
             sharing.written(f"comparison = {call}", **options),
             "print(comparison)",
             'comparison.to_html("report.html")',
             "# In a notebook: smft.widgets.Compare(lab, facts)",
-        ]  # fmt: skip
+        ]
         return "\n".join(lines) + "\n"
 
     def _export(self, path: Path) -> list[str]:
@@ -302,8 +310,14 @@ class Compare(Panel):
         began, measured = time.monotonic(), 0
         if self.lab.recipe is not None:  # its base takes long to measure, and nobody should wonder
             total = len(comparison.names) * sum(map(comparison.run_steps, comparison.seeds))
-            yield {"method": comparison.names[0], "seed": comparison.seeds[0], "done": 0, "total": total,
-                   "loss": None, "left": None}  # fmt: skip
+            yield {
+                "method": comparison.names[0],
+                "seed": comparison.seeds[0],
+                "done": 0,
+                "total": total,
+                "loss": None,
+                "left": None,
+            }
         for progress in comparison.steps():
             if len(comparison.rows) > measured:
                 measured = len(comparison.rows)
@@ -312,8 +326,14 @@ class Compare(Panel):
                 self._keep_state(progress.method)
             gone = time.monotonic() - began
             left = gone * (progress.total - progress.done) / max(1, progress.done)
-            yield {"method": progress.method, "seed": progress.seed, "done": progress.done, "total": progress.total,
-                   "loss": progress.loss, "left": left if progress.done else None}  # fmt: skip
+            yield {
+                "method": progress.method,
+                "seed": progress.seed,
+                "done": progress.done,
+                "total": progress.total,
+                "loss": progress.loss,
+                "left": left if progress.done else None,
+            }
 
     def _measured(self, comparison: Comparison, progress) -> None:
         if progress.seed == comparison.seeds[0]:
@@ -370,8 +390,15 @@ class Compare(Panel):
             if learned and old:
                 reached = [learned["n_reached"], learned["n"]]
                 drop = [old["drop_mean"], old["drop_low"], old["drop_high"]]
-                lines.append({"method": name, "learned": learned["mean"], "drop": drop, "reached": reached,
-                              "little": learned_little(learned)})  # fmt: skip
+                lines.append(
+                    {
+                        "method": name,
+                        "learned": learned["mean"],
+                        "drop": drop,
+                        "reached": reached,
+                        "little": learned_little(learned),
+                    }
+                )
         return lines
 
 

@@ -68,7 +68,8 @@ function shell(model, el, label, title, about) {
   const typed = new Set();
   const heed = (...fields) => fields.forEach((field) => field.addEventListener("input", () => typed.add(field)));
   function fill(field, value) {
-    const text = String(value ?? ""), same = field.type === "number" ? asNumber(field) === (text === "" ? null : Number(text)) : field.value === text;
+    const text = String(value ?? ""),
+      same = field.type === "number" ? asNumber(field) === (text === "" ? null : Number(text)) : field.value === text;
     if (typed.has(field) && !same) return;
     typed.delete(field);
     if (!same || root.getRootNode().activeElement !== field) field.value = text;
@@ -84,15 +85,41 @@ function shell(model, el, label, title, about) {
   function share() {
     const shares = get("shares") ?? [];
     if (!shares.length) return [];
-    const text = make("textarea", { class: "code", readonly: true, rows: 12, spellcheck: "false", "aria-label": "The panel as Python" });
+    const text = make("textarea", {
+      class: "code",
+      readonly: true,
+      rows: 12,
+      spellcheck: "false",
+      "aria-label": "The panel as Python",
+    });
     const again = make("button", { type: "button", onclick: () => copy(text.value, again) }, "Copy");
-    const code = make("details", { class: "after", hidden: true }, make("summary", {}, "The panel as Python"), text, make("div", { class: "buttons" }, again));
+    const code = make(
+      "details",
+      { class: "after", hidden: true },
+      make("summary", {}, "The panel as Python"),
+      text,
+      make("div", { class: "buttons" }, again),
+    );
     let asked = false; // whether the code that comes is to be copied
-    const ask = make("button", { type: "button", "data-do": "show_code", title: "Python that does what stands here", onclick: () => {
-      asked = true;
-      send("show_code");
-    } }, "Copy as code");
-    const row = make("div", { class: "buttons share" }, ask, button("export", "Export", "A new folder with a page, the code, the facts, the figures and the patch"));
+    const ask = make(
+      "button",
+      {
+        type: "button",
+        "data-do": "show_code",
+        title: "Python that does what stands here",
+        onclick: () => {
+          asked = true;
+          send("show_code");
+        },
+      },
+      "Copy as code",
+    );
+    const row = make(
+      "div",
+      { class: "buttons share" },
+      ask,
+      button("export", "Export", "A new folder with a page, the code, the facts, the figures and the patch"),
+    );
     const card = make("div", { class: "patch", "aria-live": "polite" });
     if (shares.includes("take_patch")) {
       const open = (file) => {
@@ -102,15 +129,32 @@ function shell(model, el, label, title, about) {
           return;
         }
         const reader = new FileReader();
-        reader.addEventListener("load", () => send("take_patch", { name: file.name, data: reader.result.split(",")[1] ?? "" }));
+        reader.addEventListener("load", () =>
+          send("take_patch", { name: file.name, data: reader.result.split(",")[1] ?? "" }),
+        );
         reader.readAsDataURL(file);
       };
-      const file = make("input", { type: "file", accept: ".safetensors", class: "spoken", onchange: () => {
-        open(file.files[0]);
-        file.value = ""; // the same one may be opened again
-      } });
-      row.append(make("label", { class: "open", title: "A patch file; it can also be dropped anywhere on the panel" }, "Open a patch", file));
-      root.addEventListener("dragover", (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
+      const file = make("input", {
+        type: "file",
+        accept: ".safetensors",
+        class: "spoken",
+        onchange: () => {
+          open(file.files[0]);
+          file.value = ""; // the same one may be opened again
+        },
+      });
+      row.append(
+        make(
+          "label",
+          { class: "open", title: "A patch file; it can also be dropped anywhere on the panel" },
+          "Open a patch",
+          file,
+        ),
+      );
+      root.addEventListener(
+        "dragover",
+        (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault(),
+      );
       root.addEventListener("drop", (event) => {
         if (!event.dataTransfer?.files.length) return;
         event.preventDefault();
@@ -131,7 +175,10 @@ function shell(model, el, label, title, about) {
     };
     const brought = () => showCard(card, get("card"));
     brought();
-    return [["change:handled", showCode], ["change:card", brought]];
+    return [
+      ["change:handled", showCode],
+      ["change:card", brought],
+    ];
   }
 
   // Listen to the kernel and to the page's theme, draw everything once, and say how to stop.
@@ -142,14 +189,30 @@ function shell(model, el, label, title, about) {
       if (get("ticks") && get("state") === "running") timer = setInterval(() => send("tick"), 300);
     };
     const showTheme = () => {
-      const theme = get("theme"), dark = isDark(theme);
+      const theme = get("theme"),
+        dark = isDark(theme);
       root.classList.toggle("dark", dark);
       root.classList.toggle("light", !dark);
       root.classList.toggle("fixed", theme !== "auto");
       repaint();
     };
     const watched = Object.entries({ ...handlers, theme: showTheme }).map(([name, then]) => [`change:${name}`, then]);
-    watched.push(["change:state", tick], ["change:handled", showBusy], ["change:error", () => { error.textContent = get("error"); }], ["change:note", () => { note.textContent = get("note"); }]);
+    watched.push(
+      ["change:state", tick],
+      ["change:handled", showBusy],
+      [
+        "change:error",
+        () => {
+          error.textContent = get("error");
+        },
+      ],
+      [
+        "change:note",
+        () => {
+          note.textContent = get("note");
+        },
+      ],
+    );
     watched.push(...share());
     for (const [name, then] of watched) model.on(name, then);
     const themes = new MutationObserver(showTheme);
@@ -160,7 +223,10 @@ function shell(model, el, label, title, about) {
     const sight = new ResizeObserver(() => {
       for (const chart of root.querySelectorAll("svg[viewBox]")) {
         const shown = chart.clientWidth || chart.viewBox.baseVal.width;
-        chart.style.setProperty("--text", `${(13 * Math.min(1.7, Math.max(1, chart.viewBox.baseVal.width / shown))).toFixed(1)}px`);
+        chart.style.setProperty(
+          "--text",
+          `${(13 * Math.min(1.7, Math.max(1, chart.viewBox.baseVal.width / shown))).toFixed(1)}px`,
+        );
       }
       if (colourless && root.isConnected) {
         colourless = false;
@@ -180,7 +246,8 @@ function shell(model, el, label, title, about) {
 
 // Puts a text into the clipboard, and says so on the button. Selecting works on file:// pages too, where the clipboard may be refused.
 function copy(text, button) {
-  const field = make("textarea", { readonly: true, class: "spoken" }), was = button.textContent;
+  const field = make("textarea", { readonly: true, class: "spoken" }),
+    was = button.textContent;
   field.value = text;
   button.after(field);
   field.select();
@@ -189,77 +256,212 @@ function copy(text, button) {
   field.remove();
   button.focus();
   button.textContent = "Copied";
-  setTimeout(() => { button.textContent = was === "Copied" ? button.textContent : was; }, 1600);
+  setTimeout(() => {
+    button.textContent = was === "Copied" ? button.textContent : was;
+  }, 1600);
 }
 
 // The card of a patch: what was taught, its cost, and what else reads its rows.
 function showCard(place, card) {
   if (!card) return place.replaceChildren();
-  const made = Object.entries({ method: "method", rule: "rule", top_t: "t", date: "date" }).filter(([name]) => card.made[name] != null).map(([name, word]) => `${word} ${card.made[name]}`);
+  const made = Object.entries({ method: "method", rule: "rule", top_t: "t", date: "date" })
+    .filter(([name]) => card.made[name] != null)
+    .map(([name, word]) => `${word} ${card.made[name]}`);
   const value = (number, metric) => (metric === "nll" ? `${number.toFixed(3)} nats` : percent(number, 1));
-  const more = card.count > card.taught.length ? [make("li", { class: "muted" }, `and ${count(card.count - card.taught.length)} more`)] : [];
-  place.replaceChildren(make("div", { class: "card" }, make("h4", {}, card.name),
-    make("p", { class: "muted" }, `${count(card.rows)} of ${count(card.of)} rows${made.length ? ` · ${made.join(" · ")}` : ""}`),
-    make("div", { class: "three" },
-      make("div", {}, make("h4", { class: "next" }, "What was taught"), make("ul", {}, ...(card.count ? card.taught.map((text) => make("li", {}, text)) : [make("li", { class: "muted" }, "It doesn't say.")]), ...more)),
-      make("div", {}, make("h4", { class: "next" }, "What it costs"), grid([["Held-out probe"], ["Base", "n"], ["With it", "n"]], card.cost.map(({ title, metric, base, now }) => [[title], [value(base, metric), "n"], [value(now, metric), "n"]]))),
-      make("div", {}, make("h4", { class: "next" }, "What else reads its rows"),
-        make("p", { class: "muted" }, `${percent(card.background, 2)} of all reads of ordinary text.`),
-        ...(card.readers.length ? [grid([["Question"], ["of its reads", "n"]], card.readers.map(([question, part]) => [[question], [percent(part, 1), "n"]]))] : [])))));
+  const more =
+    card.count > card.taught.length
+      ? [make("li", { class: "muted" }, `and ${count(card.count - card.taught.length)} more`)]
+      : [];
+  place.replaceChildren(
+    make(
+      "div",
+      { class: "card" },
+      make("h4", {}, card.name),
+      make(
+        "p",
+        { class: "muted" },
+        `${count(card.rows)} of ${count(card.of)} rows${made.length ? ` · ${made.join(" · ")}` : ""}`,
+      ),
+      make(
+        "div",
+        { class: "three" },
+        make(
+          "div",
+          {},
+          make("h4", { class: "next" }, "What was taught"),
+          make(
+            "ul",
+            {},
+            ...(card.count
+              ? card.taught.map((text) => make("li", {}, text))
+              : [make("li", { class: "muted" }, "It doesn't say.")]),
+            ...more,
+          ),
+        ),
+        make(
+          "div",
+          {},
+          make("h4", { class: "next" }, "What it costs"),
+          grid(
+            [["Held-out probe"], ["Base", "n"], ["With it", "n"]],
+            card.cost.map(({ title, metric, base, now }) => [
+              [title],
+              [value(base, metric), "n"],
+              [value(now, metric), "n"],
+            ]),
+          ),
+        ),
+        make(
+          "div",
+          {},
+          make("h4", { class: "next" }, "What else reads its rows"),
+          make("p", { class: "muted" }, `${percent(card.background, 2)} of all reads of ordinary text.`),
+          ...(card.readers.length
+            ? [
+                grid(
+                  [["Question"], ["of its reads", "n"]],
+                  card.readers.map(([question, part]) => [[question], [percent(part, 1), "n"]]),
+                ),
+              ]
+            : []),
+        ),
+      ),
+    ),
+  );
 }
 
 // What a model has read, and questions to try on it, which are put into the field and asked.
 function familiarTo({ told, examples }, field, ask) {
-  const offer = examples.map((question) => make("button", { type: "button", onclick: () => { field.value = question; ask(question); } }, question));
+  const offer = examples.map((question) =>
+    make(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          field.value = question;
+          ask(question);
+        },
+      },
+      question,
+    ),
+  );
   return make("div", { class: "drafted familiar", hidden: !told }, make("span", {}, told), ...offer);
 }
 
 // A table of rows; a cell is [text] or [text, class]. Above the heads may stand what several columns share: [text, columns].
 function grid(head, rows, shared = []) {
   const line = (tag, cells) => make("tr", {}, ...cells.map(([text, kind]) => make(tag, { class: kind }, text)));
-  const above = shared.length ? [make("tr", { class: "shared" }, ...shared.map(([text, colspan]) => make("th", { colspan, scope: "colgroup" }, text)))] : [];
-  return make("table", {}, make("thead", {}, ...above, line("th", head)), make("tbody", {}, ...rows.map((row) => line("td", row))));
+  const above = shared.length
+    ? [
+        make(
+          "tr",
+          { class: "shared" },
+          ...shared.map(([text, colspan]) => make("th", { colspan, scope: "colgroup" }, text)),
+        ),
+      ]
+    : [];
+  return make(
+    "table",
+    {},
+    make("thead", {}, ...above, line("th", head)),
+    make("tbody", {}, ...rows.map((row) => line("td", row))),
+  );
 }
 
 // The plane of learning against forgetting, or, where nothing was known that could be forgotten, of learning over the steps: paths of { name, points: [[step, learned, kept]], colour, last, dashed, of: what the first number of a point is }.
 // Of planes that change while one looks on, `lowest` keeps the axis: the least that is kept in any of them.
 function drawPlane(svg, paths, line, empty, title = "Old facts kept", lowest = 1) {
-  const every = paths.flatMap((path) => path.points), kept = [lowest, ...every.map((point) => point[2] ?? 1)];
-  const overSteps = every.length > 0 && every.every((point) => point[2] == null), most = Math.max(1, ...every.map((point) => point[0]));
-  const low = overSteps ? 0 : Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20), L = 62, R = 600, T = 16, B = 316;
-  const x = (v) => L + v * (R - L), y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
+  const every = paths.flatMap((path) => path.points),
+    kept = [lowest, ...every.map((point) => point[2] ?? 1)];
+  const overSteps = every.length > 0 && every.every((point) => point[2] == null),
+    most = Math.max(1, ...every.map((point) => point[0]));
+  const low = overSteps ? 0 : Math.max(0, Math.floor(20 * Math.min(0.92, ...kept) - 0.2) / 20),
+    L = 62,
+    R = 600,
+    T = 16,
+    B = 316;
+  const x = (v) => L + v * (R - L),
+    y = (v) => B - ((v - low) / (1.01 - low)) * (B - T);
   const parts = [];
   for (let v = 0; v <= 1.001; v += 0.2) {
-    parts.push(draw("line", { x1: x(v), x2: x(v), y1: T, y2: B, stroke: line }),
-      draw("text", { x: x(v), y: B + 18, "text-anchor": "middle" }, overSteps ? count(Math.round(v * most)) : percent(v)));
+    parts.push(
+      draw("line", { x1: x(v), x2: x(v), y1: T, y2: B, stroke: line }),
+      draw(
+        "text",
+        { x: x(v), y: B + 18, "text-anchor": "middle" },
+        overSteps ? count(Math.round(v * most)) : percent(v),
+      ),
+    );
   }
   const gap = 1 - low > 0.35 ? 0.2 : 1 - low > 0.21 ? 0.1 : 1 - low > 0.11 ? 0.05 : 0.02;
   for (let v = 1; v >= low - 1e-9; v -= gap) {
-    parts.push(draw("line", { x1: L, x2: R, y1: y(v), y2: y(v), stroke: line }),
-      draw("text", { x: L - 8, y: y(v) + 4, "text-anchor": "end" }, percent(v)));
+    parts.push(
+      draw("line", { x1: L, x2: R, y1: y(v), y2: y(v), stroke: line }),
+      draw("text", { x: L - 8, y: y(v) + 4, "text-anchor": "end" }, percent(v)),
+    );
   }
-  parts.push(draw("text", { x: (L + R) / 2, y: B + 38, "text-anchor": "middle" }, overSteps ? "Gradient steps" : "New facts learned (exact match)"),
-    draw("text", { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` },
-      overSteps ? "New facts learned (exact match)" : `${title} (${title === "Old facts kept" ? "exact match" : "right"})`));
+  parts.push(
+    draw(
+      "text",
+      { x: (L + R) / 2, y: B + 38, "text-anchor": "middle" },
+      overSteps ? "Gradient steps" : "New facts learned (exact match)",
+    ),
+    draw(
+      "text",
+      { x: 10, y: (T + B) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(T + B) / 2})` },
+      overSteps
+        ? "New facts learned (exact match)"
+        : `${title} (${title === "Old facts kept" ? "exact match" : "right"})`,
+    ),
+  );
   const names = [];
   for (const path of paths) {
-    const points = overSteps ? path.points.map(([at, a]) => [at, at / most, a]) : path.points.filter((point) => point[2] != null);
-    const { colour, last } = path, opacity = last ? 1 : 0.6;
+    const points = overSteps
+      ? path.points.map(([at, a]) => [at, at / most, a])
+      : path.points.filter((point) => point[2] != null);
+    const { colour, last } = path,
+      opacity = last ? 1 : 0.6;
     if (!points.length) continue;
-    parts.push(draw("polyline", { points: points.map(([, a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "), fill: "none",
-      stroke: colour, "stroke-width": last ? 3 : 1.6, "stroke-opacity": opacity, "stroke-linejoin": "round", "stroke-dasharray": path.dashed ? "5 4" : "none" }));
+    parts.push(
+      draw("polyline", {
+        points: points.map(([, a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "),
+        fill: "none",
+        stroke: colour,
+        "stroke-width": last ? 3 : 1.6,
+        "stroke-opacity": opacity,
+        "stroke-linejoin": "round",
+        "stroke-dasharray": path.dashed ? "5 4" : "none",
+      }),
+    );
     for (const [at, a, b] of points) {
-      parts.push(draw("circle", { cx: x(a), cy: y(b), r: last ? 4 : 2.5, fill: colour, "fill-opacity": opacity },
-        draw("title", {}, `${path.name}${path.of ?? ", step "}${count(at)}: ${overSteps ? `learned ${percent(b)}` : `learned ${percent(a)}, kept ${percent(b, 1)}`}`)));
+      parts.push(
+        draw(
+          "circle",
+          { cx: x(a), cy: y(b), r: last ? 4 : 2.5, fill: colour, "fill-opacity": opacity },
+          draw(
+            "title",
+            {},
+            `${path.name}${path.of ?? ", step "}${count(at)}: ${overSteps ? `learned ${percent(b)}` : `learned ${percent(a)}, kept ${percent(b, 1)}`}`,
+          ),
+        ),
+      );
     }
     const [, a, b] = points.at(-1);
     names.push({ name: path.name, x: x(a), y: y(b), colour, last, anchor: a > 0.7 ? "end" : "start" });
   }
   names.sort((one, other) => one.y - other.y);
-  names.forEach((one, i) => { one.at = Math.max(one.y + 18, i ? names[i - 1].at + 15 : 0); });
+  names.forEach((one, i) => {
+    one.at = Math.max(one.y + 18, i ? names[i - 1].at + 15 : 0);
+  });
   for (const { name, x: at, at: down, colour, last, anchor } of names) {
     const beside = anchor === "end" ? at : at + 10;
-    parts.push(draw("text", { class: last ? "name" : "", x: beside, y: down, "text-anchor": anchor, style: last ? `fill:${colour}` : "" }, name));
+    parts.push(
+      draw(
+        "text",
+        { class: last ? "name" : "", x: beside, y: down, "text-anchor": anchor, style: last ? `fill:${colour}` : "" },
+        name,
+      ),
+    );
   }
   if (!paths.length) parts.push(draw("text", { x: (L + R) / 2, y: (T + B) / 2, "text-anchor": "middle" }, empty));
   svg.replaceChildren(...parts);
@@ -267,14 +469,31 @@ function drawPlane(svg, paths, line, empty, title = "Old facts kept", lowest = 1
 
 // Shades of a heatmap, from hardly to most, on the page's ground.
 const SHADES = {
-  light: { ground: [252, 252, 252], stops: [[214, 230, 241], [86, 160, 206], [0, 84, 140], [4, 34, 74]] },
-  dark: { ground: [24, 29, 34], stops: [[30, 58, 82], [28, 110, 164], [86, 180, 233], [222, 243, 255]] },
+  light: {
+    ground: [252, 252, 252],
+    stops: [
+      [214, 230, 241],
+      [86, 160, 206],
+      [0, 84, 140],
+      [4, 34, 74],
+    ],
+  },
+  dark: {
+    ground: [24, 29, 34],
+    stops: [
+      [30, 58, 82],
+      [28, 110, 164],
+      [86, 180, 233],
+      [222, 243, 255],
+    ],
+  },
 };
 
 function shade(share, dark) {
   const { ground, stops } = SHADES[dark ? "dark" : "light"];
   if (!(share > 0)) return ground;
-  const at = Math.min(0.9999, Math.max(share, 0.05)) * (stops.length - 1), i = Math.floor(at);
+  const at = Math.min(0.9999, Math.max(share, 0.05)) * (stops.length - 1),
+    i = Math.floor(at);
   return stops[i].map((low, c) => Math.round(low + (at - i) * (stops[i + 1][c] - low)));
 }
 const css = (colour) => `rgb(${colour.join(" ")})`;
@@ -282,18 +501,25 @@ const css = (colour) => `rgb(${colour.join(" ")})`;
 // The table of slots: shades of how often ordinary text reads a cell, and those that the facts read, by whether their rank is within reach.
 // `pairs` are a cell and its best rank each. Returns the keys of its colours, for the legend.
 function paintSlots(canvas, heat, pairs, within, dark, colour) {
-  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  const context = canvas.getContext("2d"),
+    image = context.createImageData(canvas.width, canvas.height);
   for (let i = 0; i < heat.byteLength; i++) {
     const level = dark ? 26 + (74 * heat.getUint8(i)) / 255 : 252 - (84 * heat.getUint8(i)) / 255;
     image.data.set([level, level, level + (dark ? 6 : 2), 255], 4 * i);
   }
-  const beyond = dark ? "#8a6a3a" : "#eec48f", now = rgb(colour), later = rgb(beyond);
+  const beyond = dark ? "#8a6a3a" : "#eec48f",
+    now = rgb(colour),
+    later = rgb(beyond);
   for (let i = pairs.byteLength - 8; i >= 0; i -= 8) {
     image.data.set(within(pairs.getUint32(i + 4, true)) ? now : later, 4 * pairs.getUint32(i, true));
   }
   context.putImageData(image, 0, 0);
   const key = (tint, text) => [make("i", { class: "key", style: `background:${tint}` }), make("span", {}, text)];
-  return [...key(colour, "may change"), ...key(beyond, "read by the facts, too low a score"), ...key(dark ? "#64646a" : "#a8a8aa", "read by ordinary text")];
+  return [
+    ...key(colour, "may change"),
+    ...key(beyond, "read by the facts, too low a score"),
+    ...key(dark ? "#64646a" : "#a8a8aa", "read by ordinary text"),
+  ];
 }
 
 function floats(view) {
@@ -302,7 +528,8 @@ function floats(view) {
 }
 
 function drawCells(canvas, cells, share, dark) {
-  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  const context = canvas.getContext("2d"),
+    image = context.createImageData(canvas.width, canvas.height);
   cells.forEach((value, i) => image.data.set([...shade(share(value), dark), 255], 4 * i));
   context.putImageData(image, 0, 0);
 }

@@ -35,9 +35,19 @@ RUNS = ".runs"  # of the folder beside a page
 STRIPS, TEXT = 24, 400  # facts whose tokens are shown, and letters of a text
 
 
-def page(lab: Lab, facts: Sequence[Fact] | Fact, path: str | Path, *, methods: Sequence[str] = STANDARD,
-         rules: Sequence[str] | None = None, top_t: Sequence[int] | None = None, seeds: int | Sequence[int] = SEEDS,
-         force: bool = False, progress: bool | None = None, **options) -> Path:  # fmt: skip
+def page(
+    lab: Lab,
+    facts: Sequence[Fact] | Fact,
+    path: str | Path,
+    *,
+    methods: Sequence[str] = STANDARD,
+    rules: Sequence[str] | None = None,
+    top_t: Sequence[int] | None = None,
+    seeds: int | Sequence[int] = SEEDS,
+    force: bool = False,
+    progress: bool | None = None,
+    **options,
+) -> Path:
     """Make a page of one file on which anybody can drag the top-t slider, without Python and without a network.
 
     Every t, rule and seed is run beforehand, which takes minutes. Each run is kept as it ends, in a folder beside the
@@ -102,10 +112,18 @@ class Plan:
         ValueError: an option is out of range, or a statement is too long for the model.
     """
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact] | Fact, methods: Sequence[str] = STANDARD,
-                 rules: Sequence[str] | None = None, top_t: Sequence[int] | None = None,
-                 seeds: Sequence[int] = range(SEEDS), title: str | None = None, command: str = "",
-                 **options):  # fmt: skip
+    def __init__(
+        self,
+        lab: Lab,
+        facts: Sequence[Fact] | Fact,
+        methods: Sequence[str] = STANDARD,
+        rules: Sequence[str] | None = None,
+        top_t: Sequence[int] | None = None,
+        seeds: Sequence[int] = range(SEEDS),
+        title: str | None = None,
+        command: str = "",
+        **options,
+    ):
         self.lab, self.command = lab, command
         self.methods = [method for method in METHODS if method in methods] + sorted({*methods} - {*METHODS})
         self.rules = list(rules or (RULES if lab.recipe is None else RULES[:1]))
@@ -163,9 +181,15 @@ class Plan:
         parts = {kind: (HERE / f"shared_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
         script = (HERE / "panel.js").read_text(encoding="utf-8") + "\n" + parts["js"]
         return page_template(parts["html"]).render(
-            title=self.title, lead=self.lead(), css=f"{STYLE}\n{parts['css']}", data=self.data(), script=script,
-            policy=content_policy(script), settings=self.settings(), command=self.command,
-        )  # fmt: skip
+            title=self.title,
+            lead=self.lead(),
+            css=f"{STYLE}\n{parts['css']}",
+            data=self.data(),
+            script=script,
+            policy=content_policy(script),
+            settings=self.settings(),
+            command=self.command,
+        )
 
     def lead(self) -> str:
         """What happened at the usual t, with the first rule; means over the seeds."""
@@ -193,17 +217,22 @@ class Plan:
         versions = {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
         seconds = sum(found["seconds"] for found in self.found.values())
         return [
-            ("Model", f"{lab.model.num_parameters():,} parameters, {self.limits['slots']:,} slots"
-             + (f" in each of {self.limits['tables']} tables" if self.limits["tables"] > 1 else "")),
+            (
+                "Model",
+                f"{lab.model.num_parameters():,} parameters, {self.limits['slots']:,} slots"
+                + (f" in each of {self.limits['tables']} tables" if self.limits["tables"] > 1 else ""),
+            ),
             ("Passes over the facts", f"{course.passes}"),
             ("Order of the statements", course.order),
             ("Learned of each statement", course.loss_on),
-            *((f"{METHODS[method].short}: optimizer and learning rate", f"{used['optimizer']}, {used['lr']:g}")
-              for method, used in rates.items()),
+            *(
+                (f"{METHODS[method].short}: optimizer and learning rate", f"{used['optimizer']}, {used['lr']:g}")
+                for method, used in rates.items()
+            ),
             ("Runs", f"{len(self.runs)}, of {seconds / 60:.1f} minutes of one core in all"),
             ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
             ("Made on", datetime.date.today().isoformat()),
-        ]  # fmt: skip
+        ]
 
     def data(self) -> dict:
         """All that the page's script draws."""
@@ -226,26 +255,44 @@ class Plan:
 
         runs: dict = {}
         for method in self.methods:
-            runs[method] = [run(SharedRun(method, seed)) for seed in self.seeds] if method != "sparse" else {
-                rule: [[run(SharedRun("sparse", seed, rule, t)) for t in self._t(rule)] for seed in self.seeds]
-                for rule in self.rules
-            }  # fmt: skip
+            runs[method] = (
+                [run(SharedRun(method, seed)) for seed in self.seeds]
+                if method != "sparse"
+                else {
+                    rule: [[run(SharedRun("sparse", seed, rule, t)) for t in self._t(rule)] for seed in self.seeds]
+                    for rule in self.rules
+                }
+            )
         limits = {name: self.limits[name] for name in ("slots", "tables", "side", "kept", "grouped", "mixed")}
         return {
             **limits,
-            "t": self.top_t, "usual": self.usual, "rules": self.rules, "seeds": self.seeds,
-            "methods": [{"key": method, "name": METHODS[method].short, "whole": METHODS[method].title,
-                         "light": LOOKS[method].light, "dark": LOOKS[method].dark} for method in self.methods],
+            "t": self.top_t,
+            "usual": self.usual,
+            "rules": self.rules,
+            "seeds": self.seeds,
+            "methods": [
+                {
+                    "key": method,
+                    "name": METHODS[method].short,
+                    "whole": METHODS[method].title,
+                    "light": LOOKS[method].light,
+                    "dark": LOOKS[method].dark,
+                }
+                for method in self.methods
+            ],
             "previews": {rule: self._preview(rule) for rule in self.rules},
             "background": base64.b64encode(self.background).decode(),
             "strips": self._strips(),
-            "asked": {"questions": list(asked.questions), "accepted": [one[0] for one in asked.accepted],
-                      "facts": asked.facts},
+            "asked": {
+                "questions": list(asked.questions),
+                "accepted": [one[0] for one in asked.accepted],
+                "facts": asked.facts,
+            },
             "base": {"points": [base["point"]], **answers(base["answers"])},
             "runs": runs,
             "code": self._code(),
             "texts": list(texts),
-        }  # fmt: skip
+        }
 
     def _preview(self, rule: str) -> dict:
         at = [self.covers[rule].at(t) for t in self.top_t]
@@ -263,17 +310,32 @@ class Plan:
             reads = token_reads(self.lab, fact.statements[0])
             table = [slots + table * self.limits["slots"] for table, slots in enumerate(reads.slots)]
             every = torch.cat(table, -1)
-            tokens = [{"text": text, "ranks": {rule: sorted(ranks[rule][mine].tolist()) for rule in self.rules}}
-                      for text, mine in zip(reads.tokens, every, strict=True)]  # fmt: skip
-            strips.append({"question": fact.question, "answer": fact.answer, "text": fact.statements[0][:TEXT],
-                           "statements": len(fact.statements), "tokens": tokens})  # fmt: skip
+            tokens = [
+                {"text": text, "ranks": {rule: sorted(ranks[rule][mine].tolist()) for rule in self.rules}}
+                for text, mine in zip(reads.tokens, every, strict=True)
+            ]
+            strips.append(
+                {
+                    "question": fact.question,
+                    "answer": fact.answer,
+                    "text": fact.statements[0][:TEXT],
+                    "statements": len(fact.statements),
+                    "tokens": tokens,
+                }
+            )
         return strips
 
     def _code(self) -> list[str]:
         """Python that repeats a run, up to the settings that stand on the page."""
         course = self.course
-        options = {"passes": course.passes, "order": course.order, "loss_on": course.loss_on, "lr": course.lr,
-                   "optimizer": course.optimizer, "probe_every": 0}  # fmt: skip
+        options = {
+            "passes": course.passes,
+            "order": course.order,
+            "loss_on": course.loss_on,
+            "lr": course.lr,
+            "optimizer": course.optimizer,
+            "probe_every": 0,
+        }
         call = sharing.written("run = smft.run(lab, facts)", **options)
         return [*sharing.beginning(self.lab), *sharing.facts_lines(self.lab, course.facts), call]
 

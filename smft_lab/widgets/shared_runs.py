@@ -67,22 +67,45 @@ class Course:
     known: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, lab: Lab, facts: Sequence[Fact], passes: int | None = None, evaluations: int | None = None,
-           optimizer: str | None = None, lr: float | None = None, rephrase: bool | None = None,
-           **chosen) -> Course:  # fmt: skip
+    def of(
+        cls,
+        lab: Lab,
+        facts: Sequence[Fact],
+        passes: int | None = None,
+        evaluations: int | None = None,
+        optimizer: str | None = None,
+        lr: float | None = None,
+        rephrase: bool | None = None,
+        **chosen,
+    ) -> Course:
         """What is not given is as in a comparison (see `Comparison`).
 
         Raises:
             ValueError: an option is out of range, or a statement is too long for the model.
         """
-        same = Comparison(lab, facts, (Sparse(optimizer=optimizer, lr=lr),), passes=passes, evaluations=evaluations,
-                          rephrase=rephrase, **chosen)  # fmt: skip
+        same = Comparison(
+            lab,
+            facts,
+            (Sparse(optimizer=optimizer, lr=lr),),
+            passes=passes,
+            evaluations=evaluations,
+            rephrase=rephrase,
+            **chosen,
+        )
         taught = tuple(same.taught(0))
         check_facts(lab, taught)
         teaching = Teaching.of(lab, taught, same.passes, same.order, same.loss_on)
         evaluations = evaluations or min(teaching.passes, same.evaluations or MEASURED)
-        return cls(taught, teaching.passes, teaching.order, teaching.loss_on, evaluations, optimizer, lr,
-                   KeptQuestions(lab, taught).questions)  # fmt: skip
+        return cls(
+            taught,
+            teaching.passes,
+            teaching.order,
+            teaching.loss_on,
+            evaluations,
+            optimizer,
+            lr,
+            KeptQuestions(lab, taught).questions,
+        )
 
     def options(self, lab: Lab, run: SharedRun) -> dict:
         """What `finetune` is given for a run."""
@@ -100,8 +123,9 @@ class Course:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def planned(lab: Lab, methods: Sequence[str], rules: Sequence[str], top_t: Sequence[int],
-            seeds: Sequence[int]) -> list[SharedRun]:  # fmt: skip
+def planned(
+    lab: Lab, methods: Sequence[str], rules: Sequence[str], top_t: Sequence[int], seeds: Sequence[int]
+) -> list[SharedRun]:
     """The runs of a page: `sparse` with every rule, t and seed, the other methods with every seed.
 
     Raises:
@@ -215,8 +239,14 @@ def kept_run(folder: Path, key: str) -> dict | None:
         return None
 
 
-def computed(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path | None = None, workers: int = 1,
-             source: tuple[Path | None, str] | None = None) -> Iterator[tuple[int, dict]]:  # fmt: skip
+def computed(
+    lab: Lab,
+    course: Course,
+    runs: Sequence[SharedRun],
+    folder: Path | None = None,
+    workers: int = 1,
+    source: tuple[Path | None, str] | None = None,
+) -> Iterator[tuple[int, dict]]:
     """Compute the runs that are not in `folder` yet, and keep each there as soon as it has ended.
 
     Args:
@@ -255,8 +285,9 @@ def computed(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path |
         lab.reset()
 
 
-def _in_parallel(lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path, workers: int,
-                 source: tuple[Path | None, str]) -> Iterator[dict]:  # fmt: skip
+def _in_parallel(
+    lab: Lab, course: Course, runs: Sequence[SharedRun], folder: Path, workers: int, source: tuple[Path | None, str]
+) -> Iterator[dict]:
     """The results as they come."""
     from joblib import Parallel, delayed, parallel_config
 

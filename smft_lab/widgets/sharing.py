@@ -87,8 +87,11 @@ def beginning(lab: Lab) -> list[str]:
     """The lines that open a lab; one that is in no folder is the one that the notebook has."""
     lines = ["import smft_lab as smft", ""]
     if lab.folder is None:
-        return [*lines, '# `lab` is the one of this notebook; lab.save("mine") keeps it, smft.load("mine") opens it',
-                "lab.reset()"]  # fmt: skip
+        return [
+            *lines,
+            '# `lab` is the one of this notebook; lab.save("mine") keeps it, smft.load("mine") opens it',
+            "lab.reset()",
+        ]
     shipped = os.path.realpath(lab.folder) == os.path.realpath(shipped_checkpoint())
     return [*lines, "lab = smft.load()" if shipped else f"lab = smft.load({str(lab.folder)!r})", "lab.reset()"]
 
@@ -126,8 +129,9 @@ def free_name(name: str) -> Path:
     return next(one for one in itertools.chain([path], others) if not os.path.lexists(one))
 
 
-def export(path: Path, title: str, picture: Picture, code: str, facts: Sequence[Fact], patch: Patch | None,
-           table: pd.DataFrame) -> list[str]:  # fmt: skip
+def export(
+    path: Path, title: str, picture: Picture, code: str, facts: Sequence[Fact], patch: Patch | None, table: pd.DataFrame
+) -> list[str]:
     """Write a folder with the page of a panel, its code, facts, patch and figures.
 
     Returns:
@@ -163,9 +167,15 @@ def still_page(title: str, picture: Picture, code: str, table: pd.DataFrame, fil
     """What a panel shows as a page of one file that runs nothing."""
     rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in table.values.tolist()]
     return page_template(PAGE).render(
-        policy=content_policy(), title=title, says=picture.says, picture=base64.b64encode(picture.png).decode(),
-        columns=list(table.columns), rows=rows[:200], code=code, files=files,
-    )  # fmt: skip
+        policy=content_policy(),
+        title=title,
+        says=picture.says,
+        picture=base64.b64encode(picture.png).decode(),
+        columns=list(table.columns),
+        rows=rows[:200],
+        code=code,
+        files=files,
+    )
 
 
 # The card of a patch ----------------------------------------------------------------------------------
@@ -189,14 +199,18 @@ def card(lab: Lab, patch: Patch, name: str, facts: Sequence[Fact] = ()) -> dict:
     taught = [str(text) for text in taught] if isinstance(taught, list) else []
     made = {key: about[key] for key in ("method", "rule", "top_t", "date") if isinstance(about.get(key), str | int)}
     return {
-        "name": name, "rows": len(patch), "of": sum(len(df) for df in lab.usage.df), "made": made,
-        "taught": taught[:TAUGHT], "count": len(taught),
+        "name": name,
+        "rows": len(patch),
+        "of": sum(len(df) for df in lab.usage.df),
+        "made": made,
+        "taught": taught[:TAUGHT],
+        "count": len(taught),
         "cost": [
             {"title": title, "metric": metric, "base": base[probe][metric], "now": now[probe][metric]}
             for (probe, metric), title in titles.items()
         ],
         **readers,
-    }  # fmt: skip
+    }
 
 
 def _readers(lab: Lab, patch: Patch, facts: Sequence[Fact]) -> dict:

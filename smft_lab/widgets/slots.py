@@ -198,11 +198,12 @@ class Slots(Panel):
         """Python that scores the slots that the text or the fact reads, and lists the top t."""
         chosen, fact = self.settings, self._fact()
         lines = [
-            *sharing.beginning(self.lab), f"fact = {sharing.fact_code(fact)}",
+            *sharing.beginning(self.lab),
+            f"fact = {sharing.fact_code(fact)}",
             "scores = smft.slot_scores(lab, fact)",
             f'print(scores[scores["table"] == {chosen["table"]}].head({chosen["top_t"]}))',
             "# In a notebook: smft.widgets.Slots(lab, [fact])",
-        ]  # fmt: skip
+        ]
         return "\n".join(lines) + "\n"
 
     def _fact(self) -> Fact:

@@ -93,8 +93,14 @@ class Teach(Panel):
     state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
     note = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, lab: Lab, sentence: str = EXAMPLE[0], question: str = EXAMPLE[1], runner: str | None = None,
-                 theme: str = "auto"):  # fmt: skip
+    def __init__(
+        self,
+        lab: Lab,
+        sentence: str = EXAMPLE[0],
+        question: str = EXAMPLE[1],
+        runner: str | None = None,
+        theme: str = "auto",
+    ):
         super().__init__(lab, runner, theme)
         self._lessons: list[Lesson] = []
         self._opened: Patch | None = None  # from a file; lessons come on top of it
@@ -134,10 +140,13 @@ class Teach(Panel):
         given = {"answer": answer or None, "statements": statements, "wordings": wordings}
         typed = {name: list(given[name] or ()) for name in ("statements", "wordings")}
         draft = {
-            "sentence": sentence, "question": question, "answer": answer, **typed,
+            "sentence": sentence,
+            "question": question,
+            "answer": answer,
+            **typed,
             "edited": [name for name, value in given.items() if value is not None],
             "taught": bool(self.draft.get("taught")) and self.draft["sentence"] == sentence,
-        }  # fmt: skip
+        }
         self.draft = draft  # what was proposed for another sentence or question is no longer there
         if not question.strip():
             raise ValueError("the question is empty; type one")
@@ -152,10 +161,11 @@ class Teach(Panel):
             last = [text for text in sentences if text.rstrip('".').endswith(proposed.rstrip("."))]
             sentences = (last or sentences)[: STATEMENTS if ways else STATEMENTS + WORDINGS]
         self.draft = {
-            **draft, "answer": answer or proposed,
+            **draft,
+            "answer": answer or proposed,
             "statements": sentences if statements is None else typed["statements"],
             "wordings": ways if wordings is None else typed["wordings"],
-        }  # fmt: skip
+        }
 
     def teach(
         self,
@@ -471,19 +481,32 @@ class Teach(Panel):
             self._draw()
             self.answers = [{**row, "now": text} for row, text in zip(self.answers, others, strict=True)]
             self.lessons = [
-                {"question": lesson.fact.question, "answer": lesson.fact.answer, "before": lesson.before, "now": text,
-                 "right": _is_right(text, lesson.fact), "slots": len(lesson.patch),
-                 "others": [{"question": question, "now": (reply := next(replies)),
-                             "right": _is_right(reply, lesson.fact)} for question in lesson.untaught]}
+                {
+                    "question": lesson.fact.question,
+                    "answer": lesson.fact.answer,
+                    "before": lesson.before,
+                    "now": text,
+                    "right": _is_right(text, lesson.fact),
+                    "slots": len(lesson.patch),
+                    "others": [
+                        {"question": question, "now": (reply := next(replies)), "right": _is_right(reply, lesson.fact)}
+                        for question in lesson.untaught
+                    ],
+                }
                 for lesson, text in zip(self._lessons, lesson_replies, strict=True)
-            ]  # fmt: skip
+            ]
             self.probes = [
                 {
-                    "name": name, "title": titles[name, metric], "metric": metric,
-                    "base": base[name][metric], "now": value,
+                    "name": name,
+                    "title": titles[name, metric],
+                    "metric": metric,
+                    "base": base[name][metric],
+                    "now": value,
                 }
-                for name, metrics in now.items() for metric, value in metrics.items() if metric != "f1"
-            ]  # fmt: skip
+                for name, metrics in now.items()
+                for metric, value in metrics.items()
+                if metric != "f1"
+            ]
         self.announce()
 
     def _halt(self) -> None:

@@ -59,18 +59,32 @@ def page_text(lab: Lab, title: str) -> str:
     known = _known(lab, kept)
     sparse = Sparse(optimizer="adam").resolved(lab).settings()
     settings = {"t": min(sparse["top_t"], lab.slots), "rate": sparse["lr"] * FASTER, "steps": PASSES}
-    data = {"model": config, "parts": parts, "weights": weights, "tokenizer": _tokenizer(lab), "known": known,
-            "settings": settings, "side": side_of(lab.slots),
-            "longest": lab.model.config.max_position_embeddings}  # fmt: skip
+    data = {
+        "model": config,
+        "parts": parts,
+        "weights": weights,
+        "tokenizer": _tokenizer(lab),
+        "known": known,
+        "settings": settings,
+        "side": side_of(lab.slots),
+        "longest": lab.model.config.max_position_embeddings,
+    }
     script = "\n".join(
         (HERE / name).read_text(encoding="utf-8") for name in ("panel.js", "browser_model.js", "teach_page.js")
     )
     template = page_template((HERE / "teach_page.html").read_text(encoding="utf-8"))
     css = f"{STYLE}\n{(HERE / 'shared_page.css').read_text(encoding='utf-8')}"
     return template.render(
-        title=title, css=css, data=data, script=script, policy=content_policy(script), slots=f"{lab.slots:,}",
-        parameters=f"{lab.model.num_parameters() / 1e6:.1f}M", top_t=settings["t"], known=len(known),
-    )  # fmt: skip
+        title=title,
+        css=css,
+        data=data,
+        script=script,
+        policy=content_policy(script),
+        slots=f"{lab.slots:,}",
+        parameters=f"{lab.model.num_parameters() / 1e6:.1f}M",
+        top_t=settings["t"],
+        known=len(known),
+    )
 
 
 def _config(lab: Lab) -> dict:
@@ -85,21 +99,51 @@ def _config(lab: Lab) -> dict:
     keys = layers[0].keys
     tied = getattr(given, "tie_word_embeddings", False) and given.num_key_value_heads == given.num_attention_heads
     if not fits or not tied or keys.temperature is None or lab.model.dtype != torch.float32:
-        raise ValueError("a page can hold a model of the shipped architecture only: one memory layer with normalised "
-                         "keys, tied embeddings, and questions in the built-in form")  # fmt: skip
-    memory = {"at": given.memory_at[0], "slots": lab.slots, "heads": keys.heads, "k": keys.k, "keyDim": keys.key_dim,
-              "batches": lab.usage.batches}  # fmt: skip
+        raise ValueError(
+            "a page can hold a model of the shipped architecture only: one memory layer with normalised "
+            "keys, tied embeddings, and questions in the built-in form"
+        )
+    memory = {
+        "at": given.memory_at[0],
+        "slots": lab.slots,
+        "heads": keys.heads,
+        "k": keys.k,
+        "keyDim": keys.key_dim,
+        "batches": lab.usage.batches,
+    }
     rope = getattr(given, "rope_parameters", None) or {}
-    return {"hidden": given.hidden_size, "heads": given.num_attention_heads, "layers": given.num_hidden_layers,
-            "inner": given.intermediate_size, "vocab": given.vocab_size, "eps": given.rms_norm_eps,
-            "theta": rope.get("rope_theta", 10000.0), "eos": lab.tokenizer.eos_token_id, "memory": memory}  # fmt: skip
+    return {
+        "hidden": given.hidden_size,
+        "heads": given.num_attention_heads,
+        "layers": given.num_hidden_layers,
+        "inner": given.intermediate_size,
+        "vocab": given.vocab_size,
+        "eps": given.rms_norm_eps,
+        "theta": rope.get("rope_theta", 10000.0),
+        "eos": lab.tokenizer.eos_token_id,
+        "memory": memory,
+    }
 
 
-NAMES = {"self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.o_proj": "o",
-         "mlp.gate_proj": "gate", "mlp.up_proj": "up", "mlp.down_proj": "down", "input_layernorm": "before",
-         "post_attention_layernorm": "after"}  # fmt: skip
-OF_MEMORY = {"mlp.keys.keys": "keys", "mlp.keys.temperature": "temperature", "mlp.keys.query.weight": "query",
-             "mlp.values.weight": "values", "mlp.gate.weight": "memoryGate", "mlp.out.weight": "memoryOut"}  # fmt: skip
+NAMES = {
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+    "self_attn.o_proj": "o",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+    "input_layernorm": "before",
+    "post_attention_layernorm": "after",
+}
+OF_MEMORY = {
+    "mlp.keys.keys": "keys",
+    "mlp.keys.temperature": "temperature",
+    "mlp.keys.query.weight": "query",
+    "mlp.values.weight": "values",
+    "mlp.gate.weight": "memoryGate",
+    "mlp.out.weight": "memoryOut",
+}
 
 
 def packed(lab: Lab) -> tuple[list[dict], str]:
@@ -136,8 +180,12 @@ def packed(lab: Lab) -> tuple[list[dict], str]:
 def _tokenizer(lab: Lab) -> dict:
     model = json.loads(lab.tokenizer.backend_tokenizer.to_str())["model"]
     merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    return {"vocab": model["vocab"], "merges": merges, "bos": lab.tokenizer.bos_token_id,
-            "eos": lab.tokenizer.eos_token_id}  # fmt: skip
+    return {
+        "vocab": model["vocab"],
+        "merges": merges,
+        "bos": lab.tokenizer.bos_token_id,
+        "eos": lab.tokenizer.eos_token_id,
+    }
 
 
 def _known(lab: Lab, kept: KeptQuestions) -> list[dict]:

@@ -9,8 +9,13 @@ function nearest(grid, t) {
 
 function render({ model, el }) {
   const limits = model.get("limits");
-  const { root, error, note, stale, get, send, typed, heed, fill, button, labelled, colours, watch } = shell(model, el, "Top-t: teach facts by changing few slots", "Top-t",
-    `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, ${limits.mixed ? "taught together" : "one a step"} · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`);
+  const { root, error, note, stale, get, send, typed, heed, fill, button, labelled, colours, watch } = shell(
+    model,
+    el,
+    "Top-t: teach facts by changing few slots",
+    "Top-t",
+    `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, ${limits.mixed ? "taught together" : "one a step"} · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`,
+  );
   let t = get("settings").top_t;
   const slider = `Slots each ${limits.grouped ? "fact" : "step"} may change`;
 
@@ -24,7 +29,12 @@ function render({ model, el }) {
   const rate = make("input", { type: "number", min: 0, step: "any" });
   const passes = make("input", { type: "number", min: 1, max: 100 });
   const facts = make("input", { type: "number", min: 1, max: limits.facts });
-  const taught = (name, text, tip, kind) => make("button", { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name, { settings: chosen() }) }, text);
+  const taught = (name, text, tip, kind) =>
+    make(
+      "button",
+      { type: "button", class: kind, title: tip, "data-do": name, onclick: () => send(name, { settings: chosen() }) },
+      text,
+    );
   const teach = taught("teach", "Teach", "Finetune from the base; after Stop, go on", "main");
   const stop = button("stop", "Stop", "Stop asking for steps; the model stays as it is");
   const step = taught("step", "Step", "One gradient step", "");
@@ -36,41 +46,99 @@ function render({ model, el }) {
 
   // Charts
   const plane = draw("svg", { viewBox: "0 0 620 360", role: "img" });
-  const canvas = make("canvas", { width: limits.side, height: limits.side, role: "img", "aria-label": "The table of slots" });
+  const canvas = make("canvas", {
+    width: limits.side,
+    height: limits.side,
+    role: "img",
+    "aria-label": "The table of slots",
+  });
   const numbers = make("div", { class: "numbers" });
   const spoken = make("p", { class: "spoken", "aria-live": "polite" });
   const twin = make("div");
   const list = `smft-${Math.random().toString(36).slice(2)}`;
-  const question = make("input", { type: "text", list, placeholder: "Ask the model any question", "aria-label": "Question" });
+  const question = make("input", {
+    type: "text",
+    list,
+    placeholder: "Ask the model any question",
+    "aria-label": "Question",
+  });
   const answers = make("div");
-  const form = make("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); send("ask", { question: question.value }); } },
-    question, make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))),
-    make("button", { type: "submit" }, "Ask"));
+  const form = make(
+    "form",
+    {
+      class: "ask",
+      onsubmit: (event) => {
+        event.preventDefault();
+        send("ask", { question: question.value });
+      },
+    },
+    question,
+    make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))),
+    make("button", { type: "submit" }, "Ask"),
+  );
 
   const legend = make("p", { class: "muted" });
-  const under = make("p", { class: "muted under" }, "Point at a cell for its slot; each dot on the left is a measurement.");
+  const under = make(
+    "p",
+    { class: "muted under" },
+    "Point at a cell for its slot; each dot on the left is a measurement.",
+  );
   canvas.addEventListener("mousemove", (event) => {
-    const box = canvas.getBoundingClientRect(), side = limits.side, at = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
+    const box = canvas.getBoundingClientRect(),
+      side = limits.side,
+      at = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
     const [row, column] = [at(event.clientY - box.top, box.height), at(event.clientX - box.left, box.width)];
-    const pairs = bytes(get("slots")), cell = row * side + column;
+    const pairs = bytes(get("slots")),
+      cell = row * side + column;
     let rank = Infinity; // the best of the slots that share the cell
-    for (let i = 0; i < pairs.byteLength; i += 8) if (pairs.getUint32(i, true) === cell) rank = Math.min(rank, pairs.getUint32(i + 4, true));
+    for (let i = 0; i < pairs.byteLength; i += 8)
+      if (pairs.getUint32(i, true) === cell) rank = Math.min(rank, pairs.getUint32(i + 4, true));
     const where = limits.slots === side * side ? `Slot ${cell}` : `Row ${row}, column ${column} as drawn`;
-    under.textContent = rank === Infinity ? `${where}: not read by the facts.`
-      : `${where}: rank ${count(rank)} by ${rule.value} for one of the facts, so it ${rule.value === "all" || rank <= t ? "may change" : `may not change below t = ${count(rank)}`}.`;
+    under.textContent =
+      rank === Infinity
+        ? `${where}: not read by the facts.`
+        : `${where}: rank ${count(rank)} by ${rule.value} for one of the facts, so it ${rule.value === "all" || rank <= t ? "may change" : `may not change below t = ${count(rank)}`}.`;
   });
   root.append(
-    make("div", { class: "slide" }, make("label", {}, slider), range, box), said,
-    make("div", { class: "settings" }, labelled("Rule", rule), labelled("Optimizer", optimizer), labelled("Learning rate", rate),
-      labelled("Passes", passes), labelled("Facts", facts), make("div", { class: "buttons" }, teach, stop, step, undo, reset, save)),
-    make("div", { class: "buttons" }, progress, doing), error, note, stale, numbers,
-    make("div", { class: "charts" },
+    make("div", { class: "slide" }, make("label", {}, slider), range, box),
+    said,
+    make(
+      "div",
+      { class: "settings" },
+      labelled("Rule", rule),
+      labelled("Optimizer", optimizer),
+      labelled("Learning rate", rate),
+      labelled("Passes", passes),
+      labelled("Facts", facts),
+      make("div", { class: "buttons" }, teach, stop, step, undo, reset, save),
+    ),
+    make("div", { class: "buttons" }, progress, doing),
+    error,
+    note,
+    stale,
+    numbers,
+    make(
+      "div",
+      { class: "charts" },
       make("div", {}, make("h4", {}, "Learned, and what was kept"), plane),
-      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend, under)),
-    form, familiarTo(limits.familiar, question, (question) => send("ask", { question })), answers, make("details", {}, make("summary", {}, "Show as a table"), twin), spoken);
+      make("div", {}, make("h4", {}, "The table: every cell a slot"), canvas, legend, under),
+    ),
+    form,
+    familiarTo(limits.familiar, question, (question) => send("ask", { question })),
+    answers,
+    make("details", {}, make("summary", {}, "Show as a table"), twin),
+    spoken,
+  );
 
   // Settings
-  const chosen = () => ({ top_t: t, rule: rule.value, optimizer: optimizer.value, lr: asNumber(rate), passes: asNumber(passes) ?? 0, facts: asNumber(facts) ?? 0 });
+  const chosen = () => ({
+    top_t: t,
+    rule: rule.value,
+    optimizer: optimizer.value,
+    lr: asNumber(rate),
+    passes: asNumber(passes) ?? 0,
+    facts: asNumber(facts) ?? 0,
+  });
   heed(range, box, rule, optimizer, rate, passes, facts);
   const places = () => get("preview").t ?? [1];
   function moved(value, from) {
@@ -85,7 +153,10 @@ function render({ model, el }) {
   range.addEventListener("input", () => moved(places()[range.value], range));
   range.addEventListener("change", () => send("commit", { settings: chosen() }));
   box.addEventListener("input", () => Number(box.value) >= 1 && moved(Math.round(Number(box.value)), box));
-  box.addEventListener("change", () => { t = Math.round(Number(box.value)); send("commit", { settings: chosen() }); });
+  box.addEventListener("change", () => {
+    t = Math.round(Number(box.value));
+    send("commit", { settings: chosen() });
+  });
   for (const control of [rule, optimizer, rate, passes, facts]) {
     control.addEventListener("input", showStale);
     control.addEventListener("change", () => send("choose", chosen()));
@@ -93,7 +164,8 @@ function render({ model, el }) {
 
   function showSettings() {
     const settings = get("settings");
-    for (const [name, field] of Object.entries({ rule, optimizer, lr: rate, passes, facts })) fill(field, settings[name]);
+    for (const [name, field] of Object.entries({ rule, optimizer, lr: rate, passes, facts }))
+      fill(field, settings[name]);
     rate.placeholder = limits.rates[settings.optimizer];
     range.disabled = box.disabled = settings.rule === "all";
     if (settings.top_t === t || !(typed.has(range) || typed.has(box))) {
@@ -104,8 +176,13 @@ function render({ model, el }) {
     showStale();
   }
   function showStale() {
-    const path = get("live") ?? get("runs").at(-1), now = chosen();
-    const same = !path || Object.entries(now).every(([name, value]) => path.settings[name] === value || (name === "top_t" && now.rule === "all"));
+    const path = get("live") ?? get("runs").at(-1),
+      now = chosen();
+    const same =
+      !path ||
+      Object.entries(now).every(
+        ([name, value]) => path.settings[name] === value || (name === "top_t" && now.rule === "all"),
+      );
     stale.textContent = same ? "" : `The figures are of the run “${path.name}”; other settings stand above.`;
   }
 
@@ -120,41 +197,84 @@ function render({ model, el }) {
   }
   function paintTable() {
     const all = rule.value === "all";
-    legend.replaceChildren(...paintSlots(canvas, bytes(get("background")), bytes(get("slots")), (rank) => all || rank <= t, root.classList.contains("dark"), colours("new").new));
+    legend.replaceChildren(
+      ...paintSlots(
+        canvas,
+        bytes(get("background")),
+        bytes(get("slots")),
+        (rank) => all || rank <= t,
+        root.classList.contains("dark"),
+        colours("new").new,
+      ),
+    );
     canvas.setAttribute("aria-label", `The table of slots. ${said.textContent}`);
   }
 
   // The plane
   function paintPlane() {
-    const live = get("live"), paths = [...get("runs"), ...(live ? [live] : [])], palette = colours("new", "muted", "line");
+    const live = get("live"),
+      paths = [...get("runs"), ...(live ? [live] : [])],
+      palette = colours("new", "muted", "line");
     const drawn = paths.map((path, i) => {
       const last = i === paths.length - 1;
       return { ...path, last, colour: last ? palette.new : palette.muted, dashed: path.settings.rule !== "tfidf" };
     });
-    drawPlane(plane, drawn, palette.line, "Let the slider go, or press Teach. Up and to the right is better.", limits.kept.title);
+    drawPlane(
+      plane,
+      drawn,
+      palette.line,
+      "Let the slider go, or press Teach. Up and to the right is better.",
+      limits.kept.title,
+    );
     showNumbers(paths.at(-1));
     showTable(paths);
     showStale();
   }
   function showNumbers(path) {
     const [, learned, kept] = path?.points.at(-1) ?? [0, null, null];
-    const cell = (kind, value, text) => make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
-    numbers.replaceChildren(cell("", path?.name ?? "base", "run shown"), cell("new", percent(learned), "new facts learned"),
-      ...(limits.kept.count ? [cell("old", percent(kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)] : []),
-      cell("", path ? `${path.step} / ${path.total}` : "–", path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms (median)`),
+    const cell = (kind, value, text) =>
+      make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
+    numbers.replaceChildren(
+      cell("", path?.name ?? "base", "run shown"),
+      cell("new", percent(learned), "new facts learned"),
+      ...(limits.kept.count
+        ? [cell("old", percent(kept, 1), `of ${count(limits.kept.count)} ${limits.kept.facts} kept`)]
+        : []),
+      cell(
+        "",
+        path ? `${path.step} / ${path.total}` : "–",
+        path?.ms == null ? "steps" : `steps of ${path.ms.toFixed(0)} ms (median)`,
+      ),
       cell("", path ? count(path.rows) : "–", get("live") ? "rows trained" : "rows changed"),
-      cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"));
+      cell("", path?.loss == null ? "–" : path.loss.toFixed(2), "loss, nats per token"),
+    );
     doing.textContent = path?.doing && get("state") === "running" ? `${path.doing} …` : "";
     progress.value = path ? path.step / Math.max(1, path.total) : 0;
-    const words = path ? `${path.name}: after step ${path.step} of ${path.total}, ${percent(learned)} of the new facts learned, ${percent(kept, 1)} of the ${limits.kept.facts} kept.` : "";
+    const words = path
+      ? `${path.name}: after step ${path.step} of ${path.total}, ${percent(learned)} of the new facts learned, ${percent(kept, 1)} of the ${limits.kept.facts} kept.`
+      : "";
     plane.setAttribute("aria-label", words || "Nothing taught yet.");
     if (get("state") !== "running") spoken.textContent = words;
   }
   function showTable(paths) {
-    const head = [["Run"], ["Steps", "n"], ["Learned", "n"], [limits.kept.title, "n"], ["Rows changed", "n"], ["Loss", "n"]];
+    const head = [
+      ["Run"],
+      ["Steps", "n"],
+      ["Learned", "n"],
+      [limits.kept.title, "n"],
+      ["Rows changed", "n"],
+      ["Loss", "n"],
+    ];
     const rows = paths.map((path) => {
       const [, learned, kept] = path.points.at(-1) ?? [0, null, null];
-      return [[path.name], [`${path.step} of ${path.total}`, "n"], [percent(learned, 1), "n"], [percent(kept, 1), "n"], [count(path.rows), "n"], [path.loss?.toFixed(3) ?? "–", "n"]];
+      return [
+        [path.name],
+        [`${path.step} of ${path.total}`, "n"],
+        [percent(learned, 1), "n"],
+        [percent(kept, 1), "n"],
+        [count(path.rows), "n"],
+        [path.loss?.toFixed(3) ?? "–", "n"],
+      ];
     });
     twin.replaceChildren(grid(head, rows));
   }
@@ -166,7 +286,8 @@ function render({ model, el }) {
 
   // State
   function showState() {
-    const state = get("state"), runs = get("runs").length;
+    const state = get("state"),
+      runs = get("runs").length;
     root.dataset.state = state;
     teach.textContent = state === "paused" ? "Go on" : "Teach";
     teach.disabled = state === "running";
@@ -178,7 +299,13 @@ function render({ model, el }) {
   showSettings();
   showAnswers();
   const handlers = {
-    settings: showSettings, preview: () => moved(t), slots: paintTable, runs: showState, live: paintPlane, state: showState, answers: showAnswers,
+    settings: showSettings,
+    preview: () => moved(t),
+    slots: paintTable,
+    runs: showState,
+    live: paintPlane,
+    state: showState,
+    answers: showAnswers,
   };
   return watch(handlers, () => {
     showPreview();

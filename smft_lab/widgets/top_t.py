@@ -317,15 +317,21 @@ class TopT(Panel):
     def as_code(self) -> str:
         """Python that repeats the run of the settings that stand in the panel."""
         chosen, lab = self.settings, self.lab
-        options = {"top_t": chosen["top_t"], "rule": chosen["rule"], "optimizer": chosen["optimizer"],
-                   "lr": chosen["lr"], "passes": chosen["passes"]}  # fmt: skip
+        options = {
+            "top_t": chosen["top_t"],
+            "rule": chosen["rule"],
+            "optimizer": chosen["optimizer"],
+            "lr": chosen["lr"],
+            "passes": chosen["passes"],
+        }
         lines = [
-            *sharing.beginning(lab), *sharing.facts_lines(lab, self.facts, chosen["facts"]),
+            *sharing.beginning(lab),
+            *sharing.facts_lines(lab, self.facts, chosen["facts"]),
             sharing.written("run = smft.run(lab, facts)", **options),
             'print(run.table.pivot_table(index="step", columns="probe", values="value"))',
             'run.patch.save("facts.safetensors")',
             "# In a notebook: smft.widgets.TopT(lab, facts)",
-        ]  # fmt: skip
+        ]
         return "\n".join(lines) + "\n"
 
     def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
@@ -502,9 +508,11 @@ class TopT(Panel):
             self.release()
             self.state = "idle"
             self.fail(problem)
-        elif self._items is not None and self._path.step < self._path.total and (
-            inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED
-        ):  # fmt: skip
+        elif (
+            self._items is not None
+            and self._path.step < self._path.total
+            and (inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED)
+        ):
             self._ask_again()
             self.state = "paused"
         else:

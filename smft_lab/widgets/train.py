@@ -179,12 +179,13 @@ class Train(Panel):
         """Python that trains the same model."""
         chosen = {name: value for name, value in asdict(self._settings).items() if value != getattr(SMALL, name)}
         lines = [
-            "import smft_lab as smft", "",
+            "import smft_lab as smft",
+            "",
             sharing.written('training = smft.widgets.Train(runner="inline")', **chosen),
             "training.start()  # some minutes",
             "print(training.points[-1])",
             'training.lab.save("mine")',
-        ]  # fmt: skip
+        ]
         return "\n".join(lines) + "\n"
 
     def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:

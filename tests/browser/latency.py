@@ -35,9 +35,11 @@ WATCH = """() => {
   for (const event of ['input', 'change', 'click']) root.addEventListener(event, () => note(event), true);
 }"""
 MOVED, FIRST, DONE, STOPPED = (
-    "slider moved: preview changed", "slider released: first point of the path",
-    "slider released: all facts taught", "Stop clicked: stopped",
-)  # fmt: skip
+    "slider moved: preview changed",
+    "slider released: first point of the path",
+    "slider released: all facts taught",
+    "Stop clicked: stopped",
+)
 LIMITS = {MOVED: 150, FIRST: 500, DONE: 3000, STOPPED: 300}  # milliseconds
 
 

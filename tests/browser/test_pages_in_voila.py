@@ -17,15 +17,19 @@ SHOTS = os.environ.get("SHOTS")
 SLOW = {
     "cells": [
         {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Waits"},
-        *({"cell_type": "code", "id": name, "metadata": {}, "execution_count": None, "outputs": [], "source": source}
-          for name, source in (("b", "print('the first is done')"),
-                               ("c", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)"),
-                               ("d", "print('the last is done')"))),
+        *(
+            {"cell_type": "code", "id": name, "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+            for name, source in (
+                ("b", "print('the first is done')"),
+                ("c", "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)"),
+                ("d", "print('the last is done')"),
+            )
+        ),
     ],
     "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}},
     "nbformat": 4,
     "nbformat_minor": 5,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -130,11 +130,24 @@ def test_all_of_it_is_reached_by_keyboard_and_named_for_a_screen_reader(opened):
     names = []
     for _ in range(12):
         page.keyboard.press("Tab")
-        names.append(page.evaluate(
-            "() => document.activeElement.ariaLabel || document.activeElement.labels?.[0]?.textContent"
-            " || document.activeElement.textContent"))  # fmt: skip
-    wanted = ["Skip to the slider", "t: slots each step may change", "Rule that chooses slots", "Seed", "Sparse",
-              "Full", "LoRA", "Play", "Copy link", "Copy as code"]  # fmt: skip
+        names.append(
+            page.evaluate(
+                "() => document.activeElement.ariaLabel || document.activeElement.labels?.[0]?.textContent"
+                " || document.activeElement.textContent"
+            )
+        )
+    wanted = [
+        "Skip to the slider",
+        "t: slots each step may change",
+        "Rule that chooses slots",
+        "Seed",
+        "Sparse",
+        "Full",
+        "LoRA",
+        "Play",
+        "Copy link",
+        "Copy as code",
+    ]
     told = " | ".join(names)
     assert [name for name in wanted if name not in told] == []
     for picture in page.get_by_role("img").all():
@@ -163,8 +176,10 @@ def test_the_page_follows_when_the_browser_turns_dark(opened):
 
 def test_the_link_holds_what_stands_there(opened):
     page = opened("#t=4&rule=tf&seed=0")
-    page.evaluate("() => document.addEventListener('copy', () => { window.copied = getSelection().toString() ||"
-                  " document.activeElement.value; })")  # fmt: skip
+    page.evaluate(
+        "() => document.addEventListener('copy', () => { window.copied = getSelection().toString() ||"
+        " document.activeElement.value; })"
+    )
     page.get_by_role("button", name="Copy link").click()
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("window.copied").endswith("page.html#t=4&rule=tf&seed=0")

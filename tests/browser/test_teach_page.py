@@ -60,8 +60,10 @@ def opened(browser, file):
     page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
     page.goto(file.as_uri())
     page.locator(".smft[data-state=ready]").wait_for()
-    page.evaluate("() => { window.model = new BrowserModel(DATA.model, DATA.parts, DATA.weights);"
-                  " window.words = new BytePairs(DATA.tokenizer); }")  # fmt: skip
+    page.evaluate(
+        "() => { window.model = new BrowserModel(DATA.model, DATA.parts, DATA.weights);"
+        " window.words = new BytePairs(DATA.tokenizer); }"
+    )
     yield page
     assert problems == []
     page.close()
@@ -80,8 +82,11 @@ def test_a_lesson_has_the_losses_slots_and_rows_of_finetune(opened, lab):
     rows = [ids[: int(n)].tolist() for ids, n in zip(batch["input_ids"], batch["attention_mask"].sum(1), strict=True)]
     found = opened.evaluate(LESSON, rows)
     lab.reset()
-    losses = [step.loss for step in smft.finetune(lab, [fact], top_t=20, lr=0.05, optimizer="adam", passes=6,
-                                                  probe_every=0) if step.step]  # fmt: skip
+    losses = [
+        step.loss
+        for step in smft.finetune(lab, [fact], top_t=20, lr=0.05, optimizer="adam", passes=6, probe_every=0)
+        if step.step
+    ]
     patch = smft.Patch.between(lab)
     assert found["losses"] == pytest.approx(losses, rel=2e-4)
     assert [slot for slot, _ in found["moved"]] == patch.slots[0].tolist()
