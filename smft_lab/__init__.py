@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME once more
     from smft_lab import widgets
     from smft_lab.experiments.compare import Comparison, compare
-    from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory, text_lab
     from smft_lab.experiments.retrofit import Retrofit, retrofit
     from smft_lab.experiments.run import Run, run
-    from smft_lab.facts.datasets import read_dataset
     from smft_lab.facts.documents import read_documents
     from smft_lab.facts.fact import Fact
     from smft_lab.facts.files import FactsError, read_facts
+    from smft_lab.facts.public.datasets import read_dataset
     from smft_lab.facts.rephrase import own_fact
-    from smft_lab.facts.world import World, changed_facts, new_facts
+    from smft_lab.facts.world.world import World, changed_facts, new_facts
     from smft_lab.finetuning.finetune import Step, finetune
     from smft_lab.finetuning.methods.full import Full
     from smft_lab.finetuning.methods.lora import Lora
@@ -47,16 +46,17 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.slots.scores import slot_scores
     from smft_lab.slots.selection import sparse_mode
     from smft_lab.slots.usage import Usage, measure_usage
+    from smft_lab.training.memory_training import MemoryTraining, TextWindows, pretrain_memory, text_lab
     from smft_lab.widgets.health import setup
     from smft_lab.widgets.shared_page import page
 
 _HOME = {  # public name -> module; imported when first used, so that `import smft_lab` stays light
     "Fact": "smft_lab.facts.fact",
-    "World": "smft_lab.facts.world",
-    "new_facts": "smft_lab.facts.world",
-    "changed_facts": "smft_lab.facts.world",
+    "World": "smft_lab.facts.world.world",
+    "new_facts": "smft_lab.facts.world.world",
+    "changed_facts": "smft_lab.facts.world.world",
     "read_facts": "smft_lab.facts.files",
-    "read_dataset": "smft_lab.facts.datasets",
+    "read_dataset": "smft_lab.facts.public.datasets",
     "read_documents": "smft_lab.facts.documents",
     "FactsError": "smft_lab.facts.files",
     "own_fact": "smft_lab.facts.rephrase",
@@ -64,10 +64,10 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "add_memory": "smft_lab.model.attach",
     "without_memory": "smft_lab.model.attach",
     "open_model": "smft_lab.model.opening",
-    "TextWindows": "smft_lab.experiments.memory_training",
-    "MemoryTraining": "smft_lab.experiments.memory_training",
-    "pretrain_memory": "smft_lab.experiments.memory_training",
-    "text_lab": "smft_lab.experiments.memory_training",
+    "TextWindows": "smft_lab.training.memory_training",
+    "MemoryTraining": "smft_lab.training.memory_training",
+    "pretrain_memory": "smft_lab.training.memory_training",
+    "text_lab": "smft_lab.training.memory_training",
     "Retrofit": "smft_lab.experiments.retrofit",
     "retrofit": "smft_lab.experiments.retrofit",
     "Recipe": "smft_lab.recipe",

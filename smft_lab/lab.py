@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
-from smft_lab.facts.world import World
+from smft_lab.facts.world.world import World
 from smft_lab.model.autoclass import (
     check_no_adapters,
 )

@@ -46,7 +46,7 @@ from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.recipe import Recipe
 from smft_lab.slots.usage import Usage
-from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder
+from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder, write_whole
 
 if TYPE_CHECKING:
     from smft_lab.lab import Lab
@@ -149,6 +149,15 @@ def _size(lab: Lab, reference: bool) -> int:
     added = hasattr(lab.model.config, CONFIG_KEY)
     kept = _tensors(lab, reference)[0] if added else distinct(lab.model.state_dict())
     return sum(tensor.nbytes for tensor in (*kept.values(), *lab.usage.to_tensors().values()))
+
+
+def save_defaults(path: Path, defaults: dict) -> None:
+    """Give a saved lab other defaults; all else stays as it is there, though it be saved again meanwhile."""
+    file = path / LAB_FILE
+    with alone(path, PATIENCE):
+        about = json.loads(file.read_text(encoding="utf-8"))
+        about["defaults"] = defaults
+        write_whole(file, json_text(about, indent=2))
 
 
 def is_lab_file(name: str) -> bool:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
-from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,30 +18,6 @@ from rich.progress import (
 
 console = Console(stderr=True, highlight=False)
 
-KindOption = Annotated[
-    str | None, typer.Option("--kind", help="What the file of facts is, if it can't be told: alpaca, ...")
-]
-
-
-def _there(given: Path | list[Path] | None) -> Path | list[Path] | None:
-    for path in given if isinstance(given, list) else filter(None, [given]):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: there is no such file; check its name and folder")
-    return given
-
-
-InputOption, InputArgument = partial(typer.Option, callback=_there), partial(typer.Argument, callback=_there)
-"""For files that are read: a missing one is told at once, and not after the seconds that torch takes to load."""
-
-
-def _lab_there(path: Path | None) -> Path | None:
-    if path is not None and not path.exists() and not any(path.parent.glob(f".{glob.escape(path.name)}.*")):
-        raise FileNotFoundError(f"{path}: no lab.json there; a saved lab is a directory written by Lab.save()")
-    return path
-
-
-SavedLabOption = partial(typer.Option, callback=_lab_there)
-"""For labs that are opened, likewise. What a killed save left beside the place of a lab is one, too."""
 EVERY = 15.0  # seconds between two lines of a task in a log
 PACE_OVER = 300.0  # seconds of the past that the time left is reckoned from
 
@@ -132,17 +103,3 @@ def _clock(seconds: float | None) -> str:
 def printable(text: str) -> str:
     """A text from a file as it stands there, on one line: what would move the cursor, colour or hide is spelled out."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def names_in(text: str, option: str) -> list[str]:
-    """The names in a list with commas, as in `--methods sparse,full`.
-
-    Raises:
-        ValueError: there is none, or one twice.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError(f"{option} is empty; name at least one")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{option} names one twice: {text}")
-    return names

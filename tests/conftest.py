@@ -5,8 +5,8 @@ from random import Random
 import pytest
 import torch
 
-from smft_lab.facts.corpus import Corpus
-from smft_lab.facts.world import built_in_world
+from smft_lab.facts.world.corpus import Corpus
+from smft_lab.facts.world.world import built_in_world
 from smft_lab.lab import Lab
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import encode, train_tokenizer

@@ -14,9 +14,9 @@ import smft_lab as smft
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.run import run
 from smft_lab.facts.answers import answer_places, check_answers
-from smft_lab.facts.datasets import Choice, Question, read_dataset
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import built_in_world, new_facts
+from smft_lab.facts.public.datasets import Choice, Question, read_dataset
+from smft_lab.facts.world.world import built_in_world, new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.teaching import asks_before_it_answers
 from smft_lab.model.tokenizer import encode, only_answers

@@ -9,7 +9,7 @@ import torch
 from smft_lab.experiments import background
 from smft_lab.experiments.background import OwnQuestions, OwnTexts, question_documents, text_documents
 from smft_lab.facts.common import common_questions
-from smft_lab.facts.datasets import Question
+from smft_lab.facts.public.datasets import Question
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.text import normalise
 

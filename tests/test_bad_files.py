@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import smft_lab
 from smft_lab.facts.files import FactsError, read_facts
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from smft_lab.cli import app
+from smft_lab.cli.app import app
 from smft_lab.experiments import bench as module
 from smft_lab.experiments.bench import Row, ratios
 
@@ -46,7 +46,7 @@ def test_a_peer_that_is_not_installed_is_named_and_skipped(monkeypatch):
 
 
 def test_a_run_that_never_learns_says_how_far_it_came(lab):
-    from smft_lab.facts.world import new_facts
+    from smft_lab.facts.world.world import new_facts
 
     rows = list(module.runs_to_target(lab, new_facts(1), most=1))
     assert [row.what for row in rows] == list(module.METHODS)
@@ -54,7 +54,7 @@ def test_a_run_that_never_learns_says_how_far_it_came(lab):
 
 
 def test_a_run_is_timed_to_the_step_that_had_learned_enough(lab):
-    from smft_lab.facts.world import new_facts
+    from smft_lab.facts.world.world import new_facts
 
     rows = list(module.runs_to_target(lab, new_facts(8), target=0.0, most=1))
     assert [row.note.split(";")[0] for row in rows] == ["2 steps"] * len(module.METHODS)

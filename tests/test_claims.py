@@ -11,6 +11,7 @@ from smft_lab.reproduce.beyond import _lost_again
 from smft_lab.reproduce.claims import QUESTIONS, Claim, log_ratios, told
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import LADDER
+from smft_lab.reproduce.plan import WHOLE, jobs_of
 from smft_lab.reproduce.tables import at_target, known_in_stream, over_seeds
 from smft_lab.reproduce.verdicts import (
     AGREES,
@@ -26,7 +27,6 @@ from smft_lab.reproduce.verdicts import (
     positive,
     positive_in_each,
 )
-from smft_lab.reproduce_cli import WHOLE, jobs_of
 
 ABOUT = {"parameters": 1_234_567, "slots": 4_096, "reads per token": 32}
 SEEDS = 3

@@ -16,17 +16,18 @@ from safetensors import SafetensorError
 
 import smft_lab
 from smft_lab import cli
+from smft_lab.cli.app import COMMANDS, app
 from smft_lab.experiments import compare as compare_module
-from smft_lab.experiments import memory_training, plain_model
-from smft_lab.experiments import pretrain as pretrain_module
 from smft_lab.facts.files import read_facts
-from smft_lab.facts.world import World, new_facts
+from smft_lab.facts.world.world import World, new_facts
 from smft_lab.finetuning.methods import Full, Lora, Sparse
 from smft_lab.finetuning.methods import sparse as sparse_module
 from smft_lab.finetuning.methods.full import FullTraining
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes import probes as probes_module
 from smft_lab.storage import LAB_FILE
+from smft_lab.training import memory_training, plain_model
+from smft_lab.training import pretrain as pretrain_module
 from smft_lab.writing import write_whole
 
 TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]
@@ -43,7 +44,7 @@ def tiny(one_lab, monkeypatch):
     """Has the command line open one tiny lab, whatever --lab says; answers are two tokens long."""
     one_lab.reset()
     one_lab.defaults = {}
-    monkeypatch.setattr(cli, "_open_lab", lambda *_: one_lab)
+    monkeypatch.setattr("smft_lab.lab.load", lambda *_: one_lab)
     short = partial(probes_module.answer, max_new_tokens=2)
     monkeypatch.setattr(probes_module, "answer", short)
     monkeypatch.setattr(compare_module, "answer", short)
@@ -302,9 +303,8 @@ def test_the_version_is_told_and_without_a_command_the_help(start):
 def test_every_command_has_its_place_in_the_help():
     from typer.main import get_command
 
-    group = get_command(cli.app)
-    assert sorted(group.commands) == sorted(cli.Commands.ORDER)
-    assert group.list_commands(None) == list(cli.Commands.ORDER)
+    group = get_command(app)
+    assert group.list_commands(None) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["compare", "tune"])
@@ -407,7 +407,7 @@ def test_bench_and_tune_ask_before_they_measure(tiny, smft, tmp_path, monkeypatc
     code, _, err = smft("bench", "--out", "b")
     assert (code, len(err)) == (2, 1)
     assert "bench.json is there already" in err[0]
-    monkeypatch.setattr(cli, "_tuned", never)
+    monkeypatch.setattr("smft_lab.cli.compare._follow_sweep", never)
     code, _, err = smft("tune", "--lab", "/proc/nowhere")
     assert (code, len(err)) == (2, 1)
 
@@ -575,7 +575,7 @@ def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, 
         (["--steps", "3", "--distill", "2"], "distill must be between 0 and 1"),
         (["--distill", "0.5"], "needs the memory to be trained"),
         (["--mode", "replace"], "needs the memory to be trained"),
-        (["--layers", "two"], "takes numbers"),
+        (["--layers", "two"], "takes whole numbers"),
     ],
 )
 def test_bad_input_to_attach_is_one_line_and_exit_code_2(smft, tokenizer, tmp_path, arguments, message):
@@ -601,7 +601,7 @@ def test_a_locale_or_a_terminal_without_utf_8_costs_no_result(tmp_path):
     source = tmp_path / "spørsmål.jsonl"
     source.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    environment = {**os.environ, **old, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    environment = {**os.environ, **old, "PYTHONPATH": str(Path(cli.__file__).parent.parent.parent)}
     for out in (os.fsencode(tmp_path / "fakta-å.jsonl"), os.fsencode(tmp_path) + b"/fakta-\xff.jsonl"):
         command = [sys.executable, "-m", "smft_lab.cli", "facts", os.fsencode(source), "--out", out]
         done = subprocess.run(command, env=environment, capture_output=True)
@@ -618,14 +618,14 @@ def test_a_name_that_is_no_text_does_not_cost_a_report(tmp_path):
 
 def test_no_file_is_read_or_written_in_the_encoding_of_the_locale():
     command = [sys.executable, "-m", "ruff", "check", "--preview", "--select", "PLW1514", "--no-cache", "smft_lab"]
-    done = subprocess.run(command, cwd=Path(cli.__file__).parent.parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(cli.__file__).parent.parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 def test_a_disk_full_at_a_checkpoint_of_attach_is_one_line(smft, tmp_path, monkeypatch):
     from test_attach import small
 
-    from smft_lab.experiments import pretrain
+    from smft_lab.training import pretrain
 
     def full(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.probes.probes import world_probes
 from smft_lab.widgets import Addresses, Compare, Predict, Slots, Teach, TopT, Train
 

@@ -15,7 +15,7 @@ from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning import batching as batching_module
 from smft_lab.finetuning.finetune import Step
 from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Method, Sparse, method_of

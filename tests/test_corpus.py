@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from smft_lab.facts import corpus as corpus_module
-from smft_lab.facts import words
-from smft_lab.facts.corpus import LONG_TAIL, LONG_TAIL_NEWS, MIX, Corpus, LongTailFact, held_out_prose, prose
-from smft_lab.facts.grammar import CHAINS, PERSON_RELATIONS, RELATIONS, ask
-from smft_lab.facts.world import World, built_in_world
+from smft_lab.facts.world import corpus as corpus_module
+from smft_lab.facts.world import words
+from smft_lab.facts.world.corpus import LONG_TAIL, LONG_TAIL_NEWS, MIX, Corpus, LongTailFact, held_out_prose, prose
+from smft_lab.facts.world.grammar import CHAINS, PERSON_RELATIONS, RELATIONS, ask
+from smft_lab.facts.world.world import World, built_in_world
 from smft_lab.probes.probes import world_probes
 
 SAMPLE = 15_000

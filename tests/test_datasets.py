@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from smft_lab.facts.datasets import HUB, KINDS, Choice, Question, Report, read_dataset
 from smft_lab.facts.documents import augment, read_documents, sentences_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError
 from smft_lab.facts.paraphraser import _usable, load_paraphraser, paraphrases
+from smft_lab.facts.public.datasets import HUB, KINDS, Choice, Question, Report, read_dataset
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.tokenizer import train_tokenizer
 

@@ -8,7 +8,7 @@ import typer
 from PIL import Image
 
 import smft_lab
-from smft_lab.cli import app
+from smft_lab.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -7,7 +7,7 @@ from test_attach import MEMORY, lab_of, small
 from transformers import Trainer, TrainingArguments
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.model.attach import add_memory
 from smft_lab.model.tokenizer import encode
 

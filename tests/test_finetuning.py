@@ -11,11 +11,11 @@ import torch
 from test_attach import MEMORY, lab_of
 
 import smft_lab as smft
-from smft_lab import cli
 from smft_lab.charts.style import looks
+from smft_lab.cli import options
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.tune import sweep
-from smft_lab.facts.world import changed_facts, new_facts
+from smft_lab.facts.world.world import changed_facts, new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Sparse, method_of, register
 from smft_lab.finetuning.methods.base import Method, Training, Update
@@ -414,7 +414,7 @@ def test_a_setting_where_it_does_not_belong_is_refused(lab, method, settings, sa
 
 
 def test_the_methods_compared_by_default_are_those_of_the_command_line():
-    assert tuple(cli.STANDARD.split(",")) == STANDARD
+    assert tuple(options.STANDARD.split(",")) == STANDARD
 
 
 def test_no_setting_of_a_method_is_called_as_an_option_of_finetune():

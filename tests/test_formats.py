@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smft_lab.cli import main
-from smft_lab.facts.datasets import KINDS, read_dataset, read_own
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError, read_facts
-from smft_lab.facts.formats import FORMATS
+from smft_lab.facts.public.datasets import KINDS, read_dataset, read_own
+from smft_lab.facts.public.formats import FORMATS
 
 WHO, WHERE = ("Who runs Vermo?", "Ann Lee"), ("Where is Vermo?", "Norland")
 EDIT = {"prompt": "{} is run by", "subject": "Vermo", "target_new": {"str": "Ann Lee"}, "target_true": {"str": "Bo"}}

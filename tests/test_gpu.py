@@ -8,9 +8,8 @@ import torch
 from test_kills import TINY
 from typer.testing import CliRunner
 
-from smft_lab.cli import app
-from smft_lab.experiments.pretrain import pretrain
-from smft_lab.facts.world import new_facts
+from smft_lab.cli.app import app
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import Full, Lora, Sparse
 from smft_lab.finetuning.methods.osf import Osf
@@ -20,6 +19,7 @@ from smft_lab.reproduce.jobs import Job, run_job
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.reading import core_set
 from smft_lab.slots.usage import batch_counts
+from smft_lab.training.pretrain import pretrain
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

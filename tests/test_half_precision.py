@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.finetuning.rows import RowAdam
 from smft_lab.model.attach import add_memory

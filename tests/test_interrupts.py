@@ -20,13 +20,13 @@ import torch
 import smft_lab as smft
 from smft_lab import finetune
 from smft_lab.experiments.compare import Comparison
-from smft_lab.experiments.memory_training import new_model
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.model.memory import ProductKeys, ValueTable
 from smft_lab.model.tokenizer import encode
 from smft_lab.model.wiring import HOOKS
 from smft_lab.slots.reading import core_set
+from smft_lab.training.memory_training import new_model
 from smft_lab.widgets import Compare, Teach, TopT, Train
 
 FACTS = new_facts(2, seed=5)

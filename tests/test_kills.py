@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from smft_lab.experiments.compare import RESULTS, results_folder
-from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, pretrain_memory
-from smft_lab.experiments.pretrain import PretrainSettings, pretrain
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.slots.patch import Patch
 from smft_lab.storage import LAB_FILE
+from smft_lab.training.memory_training import MemoryTraining, TextWindows, pretrain_memory
+from smft_lab.training.pretrain import PretrainSettings, pretrain
 
 KILLS = int(os.environ.get("SMFT_KILLS", "3"))
 
 SAVING = """
 import sys, torch
-from smft_lab.experiments.pretrain import PretrainSettings, pretrain
+from smft_lab.training.pretrain import PretrainSettings, pretrain
 from smft_lab.lab import load
 from smft_lab.storage import LAB_FILE
 from smft_lab.slots.patch import Patch
@@ -38,7 +38,7 @@ for turn in range(1, 10_000):
 
 TRAINING = """
 import sys
-from smft_lab.experiments.memory_training import pretrain_memory
+from smft_lab.training.memory_training import pretrain_memory
 sys.path.insert(0, sys.argv[2])
 from test_kills import beginning
 for turn, _ in enumerate(pretrain_memory(*beginning(), sys.argv[1])):
@@ -49,7 +49,7 @@ print("ready", flush=True)
 
 PRETRAINING = """
 import sys
-from smft_lab.experiments.pretrain import PretrainSettings, pretrain
+from smft_lab.training.pretrain import PretrainSettings, pretrain
 sys.path.insert(0, sys.argv[2])
 from test_kills import TINY
 for turn, _ in enumerate(pretrain(sys.argv[1], TINY)):
@@ -106,8 +106,8 @@ def beginning():
     """A small model with a memory, a text and settings, the same in every process."""
     from test_attach import small
 
-    from smft_lab.facts.corpus import Corpus
-    from smft_lab.facts.world import World
+    from smft_lab.facts.world.corpus import Corpus
+    from smft_lab.facts.world.world import World
     from smft_lab.model.tokenizer import train_tokenizer
 
     texts = Corpus(World(0)).texts(random.Random(0), 300)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from smft_lab import storage as module
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.lab import Lab, load

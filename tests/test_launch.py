@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smft_lab import cli, launch
+from smft_lab import launch
+from smft_lab.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 FIRST = "01_memory_layers.ipynb"
@@ -70,7 +71,7 @@ def test_an_installation_without_notebooks_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("option", "named"), [([], "jupyterlab>=4.4"), (["--app"], "voila>=0.5.8")])
 def test_a_missing_server_names_the_command_that_installs_it(monkeypatch, option, named):
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
-    shown = CliRunner().invoke(cli.app, ["lab", *option])
+    shown = CliRunner().invoke(app, ["lab", *option])
     assert shown.exit_code == 1
     assert "-m pip install" in shown.output.replace("\n", " ")
     assert named in shown.output

@@ -7,7 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from smft_lab.experiments.memory_training import (
+from smft_lab.lab import load
+from smft_lab.model.attach import add_memory
+from smft_lab.model.memory import memory_layers
+from smft_lab.slots.usage import Usage
+from smft_lab.training.memory_training import (
     HELD_OUT,
     MemoryTraining,
     TextWindows,
@@ -17,10 +21,6 @@ from smft_lab.experiments.memory_training import (
     text_lab,
     text_usage,
 )
-from smft_lab.lab import load
-from smft_lab.model.attach import add_memory
-from smft_lab.model.memory import memory_layers
-from smft_lab.slots.usage import Usage
 
 SETTINGS = MemoryTraining(
     steps=12, batch_size=4, window=16, warmup=2, background_batches=5, background_batch_size=4, checkpoint_every=5

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.lab import Lab, load
 from smft_lab.model import opening, packaged
 from smft_lab.model.attach import add_memory

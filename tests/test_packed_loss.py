@@ -5,10 +5,10 @@ import torch
 from test_attach import MEMORY, lab_of, small
 
 import smft_lab as smft
-from smft_lab.finetuning import products
-from smft_lab.finetuning.packed_loss import PackedLoss
-from smft_lab.finetuning.products import TrainedLinear
-from smft_lab.finetuning.replay import Batch
+from smft_lab.finetuning.engine import products
+from smft_lab.finetuning.engine.packed_loss import PackedLoss
+from smft_lab.finetuning.engine.products import TrainedLinear
+from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.model.attach import add_memory
 from smft_lab.model.tokenizer import encode
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from smft_lab.facts.world import new_facts
-from smft_lab.finetuning import packing
-from smft_lab.finetuning.packing import Targets, as_rows, as_trees
-from smft_lab.finetuning.products import HeadLoss
-from smft_lab.finetuning.replay import Batch, form_of
+from smft_lab.facts.world.world import new_facts
+from smft_lab.finetuning.engine import packing
+from smft_lab.finetuning.engine.packing import Targets, as_rows, as_trees
+from smft_lab.finetuning.engine.products import HeadLoss
+from smft_lab.finetuning.engine.replay import Batch, form_of
 from smft_lab.model.memory import observe_reads
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.slots.usage import table_counts
@@ -77,7 +77,7 @@ def test_beyond_the_attention_window_a_batch_stays_rows(lab, batch):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [1, 5, 100])
 def test_the_fused_loss_and_its_gradient_are_those_of_cross_entropy(monkeypatch, chunk, bias):
-    monkeypatch.setattr("smft_lab.finetuning.products.CHUNK", chunk)
+    monkeypatch.setattr("smft_lab.finetuning.engine.products.CHUNK", chunk)
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 40, bias=bias).requires_grad_(False)
     positions, labels = torch.randint(9, (50,)), torch.randint(40, (50,))

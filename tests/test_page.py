@@ -12,7 +12,7 @@ from test_retrofit import KNOWN, RECIPE
 from typer.testing import CliRunner
 
 import smft_lab as smft
-from smft_lab import cli
+from smft_lab.cli.app import app
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.fact import Fact
 from smft_lab.widgets import Teach, TopT, shared_runs
@@ -210,15 +210,15 @@ def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     command = ["page", "--lab", "mine", "--facts", "mine.jsonl", "--rules", "tfidf", "--top-t", "2,9", "--seeds", "1"]
     command += ["--passes", "1", "--workers", "1", "--title", "Dogs & <b>names</b>"]
-    told = CliRunner().invoke(cli.app, command)
+    told = CliRunner().invoke(app, command)
     assert told.exit_code == 0, told.output
     text = (tmp_path / "results/page.html").read_text()
     assert text.count("Dogs &amp; &lt;b&gt;names") == 2
     assert "<b>names" not in text
     assert data_of(tmp_path / "results/page.html")["asked"]["questions"][:2] == [line["question"] for line in lines]
-    again = CliRunner().invoke(cli.app, command)
+    again = CliRunner().invoke(app, command)
     assert "is there already" in str(again.exception)
-    assert CliRunner().invoke(cli.app, [*command, "--force"]).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path
     ],
 )
 def test_bad_options_of_the_command_are_told_before_a_lab_is_opened(option, said):
-    assert said in str(CliRunner().invoke(cli.app, ["page", *option]).exception)
+    assert said in str(CliRunner().invoke(app, ["page", *option]).exception)
 
 
 def test_the_command_makes_the_page_that_holds_the_model(lab, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lab.save("mine")
-    assert CliRunner().invoke(cli.app, ["page", "--teach", "--lab", "mine", "--out", "teach.html"]).exit_code == 0
+    assert CliRunner().invoke(app, ["page", "--teach", "--lab", "mine", "--out", "teach.html"]).exit_code == 0
     assert data_of(tmp_path / "teach.html")["model"]["memory"]["slots"] == lab.slots
     panel = Teach(lab, runner="inline")
     panel.teach(["Jon's cat is Tom."], "What is Jon's cat called?", "Tom", passes=1)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from smft_lab.facts.world import built_in_world
+from smft_lab.facts.world.world import built_in_world
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.lab import Lab, load

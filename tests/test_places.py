@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.lab import load
 from smft_lab.model.attach import AttachedMemory, add_memory, feed_forwards, max_positions, text_blocks
 from smft_lab.model.memory import value_tables

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 
 import smft_lab as smft
-from smft_lab.experiments import plain_model
-from smft_lab.experiments.plain_model import new_plain_model, text_with_questions, train_plain_model
-from smft_lab.facts.datasets import Question
+from smft_lab.facts.public.datasets import Question
+from smft_lab.training import plain_model
+from smft_lab.training.plain_model import new_plain_model, text_with_questions, train_plain_model
 
 QUESTIONS = [Question(f"Who keeps {n} cats?", (name, "nobody")) for n, name in enumerate(("Mira", "Tom", "Ada"))]
 TEXT = "".join(f"Line {n} of a long tale about the sea.\n" for n in range(400))

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from smft_lab.experiments import pretrain as module
-from smft_lab.experiments.pretrain import PretrainSettings, pretrain, training_batches
-from smft_lab.facts import world as world_module
-from smft_lab.facts.corpus import Corpus
-from smft_lab.facts.world import World
+from smft_lab.facts.world import world as world_module
+from smft_lab.facts.world.corpus import Corpus
+from smft_lab.facts.world.world import World
 from smft_lab.lab import load
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import world_probes
+from smft_lab.training import pretrain as module
+from smft_lab.training.pretrain import PretrainSettings, pretrain, training_batches
 
 TINY = PretrainSettings(
     steps=6,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import answered, ask
-from smft_lab.facts.world import built_in_world
+from smft_lab.facts.world.grammar import answered, ask
+from smft_lab.facts.world.world import built_in_world
 from smft_lab.probes import probes as probes_module
 from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, answer, world_probes
 from smft_lab.probes.text import exact_match, f1, normalise

@@ -12,11 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_kills import TINY, beginning
 
-from smft_lab.attach_cli import train_on_text
-from smft_lab.experiments import pretrain as pretraining
-from smft_lab.experiments.memory_training import pretrain_memory
-from smft_lab.experiments.pretrain import pretrain
-from smft_lab.experiments.processes import Processes
+from smft_lab.training import pretrain as pretraining
+from smft_lab.training.memory_training import LabTraining, pretrain_memory
+from smft_lab.training.pretrain import pretrain
+from smft_lab.training.processes import Processes
 from smft_lab.writing import alone
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -26,9 +25,9 @@ MEMORY = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from safetensors.torch import save_file
-from smft_lab.experiments import pretrain as pretraining
-from smft_lab.experiments.memory_training import pretrain_memory
-from smft_lab.experiments.processes import Processes
+from smft_lab.training import pretrain as pretraining
+from smft_lab.training.memory_training import pretrain_memory
+from smft_lab.training.processes import Processes
 from test_kills import beginning
 model, text, settings = beginning()
 losses = [loss for _, loss in pretrain_memory(model, text, settings, sys.argv[1] + "/run")]
@@ -42,8 +41,8 @@ if processes.main:
 PRETRAIN = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from smft_lab.experiments.pretrain import pretrain
-from smft_lab.experiments.processes import Processes
+from smft_lab.training.pretrain import pretrain
+from smft_lab.training.processes import Processes
 from test_processes import TINY
 assert Processes().count == 2
 for record in pretrain(sys.argv[1] + "/lab", TINY):
@@ -90,7 +89,7 @@ def test_a_second_process_leaves_the_place_to_the_main_one(tmp_path, monkeypatch
     with alone(tmp_path / "lab"):  # as the main one has it while it looks whether it can write there
         assert [record.step for record in pretrain(tmp_path / "lab", TINY)] == [1, 2, 3, 4, 5, 6]
         model, text, settings = beginning()
-        train_on_text(model, None, text, settings, tmp_path / "lab")
+        assert len(list(LabTraining(model, None, text, settings, tmp_path / "lab").steps())) == settings.steps
 
 
 def test_a_model_and_its_batches_go_to_the_device_of_the_process():

@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import answered, ask
-from smft_lab.facts.world import built_in_world
+from smft_lab.facts.world.grammar import answered, ask
+from smft_lab.facts.world.world import built_in_world
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.lab import load
 from smft_lab.probes import probes as probes_module
@@ -477,7 +477,7 @@ def test_accuracy_takes_the_sum_and_acc_norm_the_mean_over_characters(talkative,
 
 
 def test_choices_of_a_file_are_put_as_lm_eval_puts_them():
-    from smft_lab.facts.datasets import Choice
+    from smft_lab.facts.public.datasets import Choice
 
     (context,) = ChoiceProbe.of(
         "h", [Choice("[header] How to sit [title] Find a chair.", ("a [step] b", "c"), 0)], "hellaswag"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smft_lab as smft
-from smft_lab.facts.datasets import read_dataset
+from smft_lab.facts.public.datasets import read_dataset
 from smft_lab.facts.questions import requests, rewordings, statements_from, tidy_question
 from smft_lab.facts.rephrase import other_wordings, own_fact, rephrase, untaught_wordings
 from smft_lab.facts.shapes import what_follows

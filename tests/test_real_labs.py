@@ -12,13 +12,13 @@ from rich.console import Console
 from test_attach import small
 
 import smft_lab as smft
-from smft_lab import cli
 from smft_lab.charts import curves, figures, plane, style
 from smft_lab.charts.report import headline, is_right, page
+from smft_lab.cli import compare as compare_command
 from smft_lab.experiments.bench import METHODS, runs_to_target
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
-from smft_lab.facts.datasets import Question
+from smft_lab.facts.public.datasets import Question
 from smft_lab.facts.rephrase import other_wordings, own_fact
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
@@ -200,8 +200,8 @@ def test_samples_are_asked_in_the_form_of_their_probe(lab, comparison):
 
 def test_the_printed_summary_tells_learned_from_kept_by_name(comparison, monkeypatch):
     console = Console(width=200, record=True)
-    monkeypatch.setattr(cli, "console", console)
-    cli._print_summary(comparison)
+    monkeypatch.setattr(compare_command, "console", console)
+    compare_command._print_summary(comparison)
     learned, kept = console.export_text().split("what was kept")
     for head in ("Unseen wording", "Taught wording", "Unseen prefix"):
         assert head in learned

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smft_lab.facts.common import common_questions
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import full_with_replay

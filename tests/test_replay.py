@@ -5,13 +5,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import new_facts
-from smft_lab.finetuning import products, replay
+from smft_lab.facts.world.world import new_facts
+from smft_lab.finetuning.engine import products, replay
+from smft_lab.finetuning.engine.live import PastKeys, before_last_label
+from smft_lab.finetuning.engine.products import FastLinear, RoundedWeights
+from smft_lab.finetuning.engine.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.finetune import finetune
-from smft_lab.finetuning.live import PastKeys, before_last_label
 from smft_lab.finetuning.methods import Sparse
-from smft_lab.finetuning.products import FastLinear, RoundedWeights
-from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.slots.selection import Selection

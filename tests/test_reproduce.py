@@ -18,12 +18,10 @@ import psutil
 import pytest
 from page_policy import Scripts, allowed
 
-from smft_lab import reproduce_cli
-from smft_lab.experiments.pretrain import PretrainRecord
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.teaching import batches
 from smft_lab.lab import load
-from smft_lab.reproduce import charts, scale
+from smft_lab.reproduce import charts, plan, scale
 from smft_lab.reproduce import jobs as jobs_module
 from smft_lab.reproduce.beyond import _known_of_quarters
 from smft_lab.reproduce.claims import Claim
@@ -37,6 +35,7 @@ from smft_lab.reproduce.verdicts import (
     DIFFERS,
     OPEN,
 )
+from smft_lab.training.pretrain import PretrainRecord
 
 ABOUT = {"seeds": 2, "parameters": 1_234_567, "slots": 4_096, "reads per token": 32}
 SMALL = Job(facts=2, passes=2, evaluations=2)
@@ -295,9 +294,9 @@ def test_no_text_of_a_result_or_a_claim_is_more_than_text_on_the_page(tmp_path):
 def test_another_table_is_not_taken_for_the_shipped_one(saved, tmp_path, monkeypatch):
     lab = load(saved)
     lab.world_seed = 0
-    monkeypatch.setattr(jobs_module, "opened", lambda *_: lab)
+    monkeypatch.setattr(plan, "opened", lambda *_: lab)
     with pytest.raises(ValueError, match=r"scale: other tables are set beside one of 57,600 slots.* 1,024 with 4"):
-        reproduce_cli.reproduce(["scale", "cost"], quick=True, lab=saved, out=tmp_path)
+        plan.Plan(["scale", "cost"], 1, True, saved, tmp_path)
 
 
 def test_an_unknown_backend_is_refused(saved, tmp_path):
@@ -339,16 +338,17 @@ def test_a_model_of_its_own_is_pretrained_once_as_the_job_says_and_the_job_runs_
     template = replace(SMALL, k=2, pretraining=7, top_t=10)
     jobs = [replace(template, slots=slots, seed=seed) for slots in (64, 256) for seed in (0, 1)]
     for _ in range(2):
-        reproduce_cli._pretrain([*jobs, SMALL], tmp_path)
+        for _ in plan.pretrain_models([*jobs, SMALL], tmp_path):
+            pass
     assert asked == [(64, 2, 7), (256, 2, 7)]
-    whole = reproduce_cli._whole(replace(jobs[0], lab=str(saved)), tmp_path)
+    whole = plan.whole_job(replace(jobs[0], lab=str(saved)), tmp_path)
     assert whole.lab == str(scale.model_folder(jobs[0], tmp_path))
     assert run_job(whole)["config"]["slots"] == 64
 
 
 def test_a_model_of_its_own_is_taught_with_the_settings_of_the_lab_and_needs_not_be_there_to_be_named(saved, tmp_path):
-    own = reproduce_cli._whole(replace(SMALL, lab=str(saved)), tmp_path)
-    other = reproduce_cli._whole(replace(SMALL, lab=str(saved), slots=64, k=2, pretraining=7), tmp_path)
+    own = plan.whole_job(replace(SMALL, lab=str(saved)), tmp_path)
+    other = plan.whole_job(replace(SMALL, lab=str(saved), slots=64, k=2, pretraining=7), tmp_path)
     assert (other.lr, other.top_t, other.optimizer) == (own.lr, own.top_t, own.optimizer)
     assert not other.base
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from smft_lab.cli.reproduce import reproduce
 from smft_lab.reproduce.claims import Claim
+from smft_lab.reproduce.plan import WHOLE, jobs_of
 from smft_lab.reproduce.sweep import result_file
-from smft_lab.reproduce_cli import WHOLE, jobs_of, reproduce
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reproduction"

@@ -10,11 +10,11 @@ from test_attach import logits, small
 
 import smft_lab as smft
 from smft_lab.experiments.retrofit import Retrofit, count_documents
-from smft_lab.facts.datasets import Question
+from smft_lab.facts.public.datasets import Question
+from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.methods.sparse import SparseTraining
-from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowAdam
 from smft_lab.finetuning.teaching import CONTEXTS, Teaching, counted_reads
 from smft_lab.lab import load

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import memory_layers, value_tables

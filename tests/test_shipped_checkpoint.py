@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 import smft_lab as smft
-from smft_lab.facts.grammar import RELATIONS
-from smft_lab.facts.world import World
+from smft_lab.facts.world.grammar import RELATIONS
+from smft_lab.facts.world.world import World
 from smft_lab.model.memory import memory_layers
 from smft_lab.probes.probes import QuestionProbe
 from smft_lab.slots.scores import slot_scores

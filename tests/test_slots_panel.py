@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import smft_lab as smft
-from smft_lab.facts.grammar import answered
+from smft_lab.facts.world.grammar import answered
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.reading import core_set, token_reads
 from smft_lab.slots.usage import batch_counts

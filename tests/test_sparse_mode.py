@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import smft_lab as smft
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.model.tokenizer import encode
 

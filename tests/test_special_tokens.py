@@ -11,14 +11,14 @@ from tokenizers import processors
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import smft_lab as smft
-from smft_lab.experiments.memory_training import MemoryTraining, text_usage
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.model.attach import add_memory
 from smft_lab.model.tokenizer import encode, offsets_of, pad_id, text_ids
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PLAIN, PromptForm
 from smft_lab.probes.replies import replies, would_say
+from smft_lab.training.memory_training import MemoryTraining, text_usage
 
 QUESTION = "Who keeps a cat?"
 FACT = Fact(("Mira keeps a cat.", "It is Mira who keeps a cat."), QUESTION, ("Mira",))

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 from typer.testing import CliRunner
 
-from smft_lab.cli import app
+from smft_lab.cli.app import app
 from smft_lab.recipe import PAPER
 from smft_lab.reproduce.real import LATER, RetrofitJob
 from smft_lab.reproduce.study import (

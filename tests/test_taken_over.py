@@ -5,7 +5,7 @@ import torch
 
 from smft_lab import finetune
 from smft_lab.experiments.compare import Comparison
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import TakenOver
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.widgets import Compare, Teach, TopT, runners

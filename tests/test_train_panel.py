@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import smft_lab as smft
-from smft_lab.experiments.pretrain import beginning, gradient_steps, make_optimizer
-from smft_lab.facts.world import World
+from smft_lab.facts.world.world import World
+from smft_lab.training.pretrain import beginning, gradient_steps, make_optimizer
 from smft_lab.widgets import TopT, Train
 
 TINY = {"steps": 8, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 3, "warmup": 2}

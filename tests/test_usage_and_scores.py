@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from smft_lab.facts.world import built_in_world
+from smft_lab.facts.world.world import built_in_world
 from smft_lab.lab import Lab
 from smft_lab.model.memory import observe_reads, value_tables
 from smft_lab.model.tokenizer import encode

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from smft_lab.facts import words
-from smft_lab.facts.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
-from smft_lab.facts.world import (
+from smft_lab.facts.world import words
+from smft_lab.facts.world.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
+from smft_lab.facts.world.world import (
     HELD_OUT_CHAINS,
     HELD_OUT_SUMS,
     LARGEST_NUMBER,

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from smft_lab.experiments.memory_training import _parts, _plain_ids
 from smft_lab.facts.common import common_questions
-from smft_lab.facts.datasets import LONGEST_ANSWER, Question
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.public.datasets import LONGEST_ANSWER, Question
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import _ends
 from smft_lab.probes.text import normalise
+from smft_lab.training.memory_training import _parts, _plain_ids
 
 BATCH = 96  # texts that are written side by side
 TOP_P = 0.95  # the likeliest tokens that together have this probability; the unlikely rest makes texts wander off

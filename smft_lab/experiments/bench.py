@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smft_lab.charts.style import kept_of
+from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.finetuning.finetune import Step, finetune
 from smft_lab.finetuning.methods import Full, Lora, Method, Sparse
-from smft_lab.finetuning.replay import Batch
 from smft_lab.finetuning.rows import RowSGD
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab

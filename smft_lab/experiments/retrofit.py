@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from smft_lab.experiments.background import OwnQuestions, OwnTexts, question_documents, text_documents
-from smft_lab.experiments.memory_training import check_window, skew
 from smft_lab.facts.common import common_questions
-from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.public.datasets import Question
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.teaching import CONTEXTS, counted_reads, taught_texts
 from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory
@@ -33,6 +32,7 @@ from smft_lab.slots.addresses import Addresses, measure_addresses, measure_block
 from smft_lab.slots.settling import Settled, settling
 from smft_lab.slots.usage import Usage
 from smft_lab.terminal import progress_bar
+from smft_lab.training.memory_training import check_window, skew
 from smft_lab.writing import write_whole
 
 BATCH = 32  # documents per forward pass

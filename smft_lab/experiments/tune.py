@@ -126,3 +126,64 @@ def edges(rows: list[dict]) -> dict[str, tuple[float, float]]:
     chosen = {row["method"]: row["optimizer"] for row in rows if row["chosen"]}
     tried = {m: [row["lr"] for row in rows if (row["method"], row["optimizer"]) == (m, o)] for m, o in chosen.items()}
     return {method: (min(rates), max(rates)) for method, rates in tried.items()}
+
+
+class Tuning:
+    """A sweep of several methods on one lab, under way or finished; `steps()` advances it.
+
+    Args:
+        facts: What to teach, or a function from a seed to it.
+        methods: Whose rates, and t of `sparse`, are to be found: each is tried as its `candidates`.
+        passes, order, loss_on: As of `finetune`.
+
+    Attributes:
+        total: Gradient steps of all runs, if none learned the target before its end.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        facts: Sequence[Fact] | Callable[[int], Sequence[Fact]],
+        methods: Sequence[Method],
+        passes: int | None = None,
+        order: str | None = None,
+        loss_on: str | None = None,
+    ):
+        first = as_facts(facts(SEEDS[0]) if callable(facts) else facts)
+        self.lab, self.facts = lab, facts
+        self.teaching = Teaching.of(lab, first, passes, order, loss_on)
+        self.candidates = [candidate for method in methods for candidate in method.candidates(lab)]
+        self.total = len(self.candidates) * len(SEEDS) * self.teaching.steps
+        self._options = {name: getattr(self.teaching, name) for name in ("passes", "order", "loss_on")}
+        self._rows: list[dict] = []
+
+    def steps(self) -> Iterator[tuple[Method, int]]:
+        """Yields: the method tried, and how many of the `total` steps are behind it."""
+        done, of_setting = 0, len(SEEDS) * self.teaching.steps
+        for method, item in sweep(self.lab, self.facts, self.candidates, **self._options):
+            if isinstance(item, Step):
+                done += item.step > 0
+            else:
+                self._rows.append(item)
+                done = len(self._rows) * of_setting  # a run ends when the target is learned
+            yield method, done
+
+    def defaults(self) -> dict:
+        """The lab's defaults, with the best settings in place of theirs, the table, and what it was made under."""
+        best = best_settings(self._rows, self.teaching.steps)
+        tuned = {name: {**self.lab.defaults.get(name, {}), **best[name]} for name in best}
+        under = {**self._options, "facts": len(self.teaching.facts), "seeds": len(SEEDS)}
+        return {**self.lab.defaults, **tuned, "sweep": self._rows, "sweep_settings": under}
+
+    def at_edge(self) -> dict[str, float]:
+        """The best rates that are the lowest or the highest tried, by method, once `defaults` chose them."""
+        best = {row["method"]: row["lr"] for row in self._rows if row["chosen"]}
+        return {name: best[name] for name, rates in edges(self._rows).items() if best[name] in rates}
+
+
+def tuned_on(lab: Lab) -> dict[str, str]:
+    """What the lab's learning rates were tuned on, as settings of a report."""
+    under = lab.defaults.get("sweep_settings")
+    if not under:
+        return {"learning rates and t": "general ones, not tuned for this lab"}
+    return {"learning rates and t tuned on": ", ".join(f"{name} {value}" for name, value in under.items())}

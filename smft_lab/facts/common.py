@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import chain
 
-from smft_lab.facts.datasets import Question
+from smft_lab.facts.public.datasets import Question
 
 PARTS = ("probe", "background")
 BACKGROUND = 4  # of so many subjects of a table, the last one is background

@@ -18,10 +18,9 @@ from random import Random
 import regex
 
 from smft_lab.facts.answers import UNSPACED, word_count
-from smft_lab.facts.datasets import Report
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import COMPLETE, Fact
 from smft_lab.facts.files import CLOSING, OPENING, FactsError, _fact
-from smft_lab.facts.grammar import COMPLETE
+from smft_lab.facts.public.datasets import Report
 
 ABBREVIATIONS = {*"mr mrs ms dr st sr jr prof gen col capt rev vs etc no vol fig e.g i.e cf".split()}
 """Before whose full stop a sentence does not end."""

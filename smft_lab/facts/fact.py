@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 Item = TypeVar("Item")
+COMPLETE = "Complete: "
+"""Before the beginning of a sentence that is asked for its end, where a question could stand."""
 
 
 def as_tuple(value: Iterable[Item] | str) -> tuple[Item | str, ...]:

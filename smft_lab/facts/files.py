@@ -12,8 +12,8 @@ The first two may also have `questions`, other wordings of the question that may
 that follow from the fact and are never taught, with their answers: `[["Where ...?", "Oslo"], ...]`, or in a CSV
 `Where ...? => Oslo | ...`.
 
-Questions with answers in other formats (`smft_lab.facts.formats`) and other files (`.json`, `.tsv`, `.parquet`, `.md`)
-are read, too; a text of flash cards or of `Q:` and `A:` is recognised by its marks.
+Questions with answers in other formats (`smft_lab.facts.public.formats`) and other files (`.json`, `.tsv`, `.parquet`,
+`.md`) are read, too; a text of flash cards or of `Q:` and `A:` is recognised by its marks.
 
 Every file is UTF-8. Blank lines are skipped, and blanks around a value are dropped.
 """
@@ -31,8 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
-from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import COMPLETE
+from smft_lab.facts.fact import COMPLETE, Fact
 
 FIELDS = ("statements", "question", "answers")
 OPTIONAL_FIELDS = ("questions", "two_hop")
@@ -66,8 +65,8 @@ class FactsError(ValueError):
 def read_facts(path: str | Path, kind: str | None = None) -> list[Fact]:
     r"""Read all facts of a file, in the file's order; `smft-lab facts FILE` shows what is understood of it.
 
-    Besides the formats above, questions with answers are read in those of `smft_lab.facts.formats`; what is taught of
-    them are statements by rule.
+    Besides the formats above, questions with answers are read in those of `smft_lab.facts.public.formats`; what is
+    taught of them are statements by rule.
 
     Args:
         kind: Which of the formats; by default it is told from the columns, or from the marks in a text.
@@ -85,7 +84,7 @@ def read_facts(path: str | Path, kind: str | None = None) -> list[Fact]:
         >>> smft.read_facts("mine.txt")[0].answer
         'William Shakespeare'
     """
-    from smft_lab.facts.datasets import read_own
+    from smft_lab.facts.public.datasets import read_own
 
     read = read_own(path, kind)
     if read.report.skipped:
@@ -130,7 +129,7 @@ def kind_of_file(path: Path) -> str:
     Raises:
         FactsError: the file can't be read, or its name ends in no known suffix.
     """
-    from smft_lab.facts.formats import kind_of_text
+    from smft_lab.facts.public.formats import kind_of_text
     from smft_lab.facts.rows import SUFFIXES
 
     suffix = path.suffix.lower()
@@ -242,7 +241,7 @@ def _check_width(where: str, row: list[str], header: list[str]) -> None:
 
 
 def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
-    from smft_lab.facts.formats import plain_lines
+    from smft_lab.facts.public.formats import plain_lines
 
     for line, text in plain_lines(path):
         where = f"{path}, line {line}"

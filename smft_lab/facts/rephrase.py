@@ -9,9 +9,8 @@ from itertools import zip_longest
 
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.english import DETERMINERS
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import COMPLETE, Fact
 from smft_lab.facts.files import ENOUGH, _same
-from smft_lab.facts.grammar import COMPLETE
 from smft_lab.facts.questions import requests, rewordings, statements_from, with_its_words
 
 FRAMES = (

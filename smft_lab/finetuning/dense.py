@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from smft_lab.finetuning.engine.packed_loss import PackedLoss
+from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given
-from smft_lab.finetuning.packed_loss import PackedLoss
-from smft_lab.finetuning.replay import Batch
 from smft_lab.model.attach import AttachedMemory
 
 WEIGHT_DECAY = 0.1  # of AdamW, as in the paper (section 3.3)

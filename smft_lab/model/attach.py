@@ -206,6 +206,17 @@ def without_memory(model) -> Iterator[None]:
             one.on = True
 
 
+def middle_block(model) -> int:
+    """The block nearest the middle that has a feed-forward.
+
+    Raises:
+        ValueError: see `feed_forwards`.
+    """
+    places = feed_forwards(model)
+    with_one = [block for block, place in enumerate(places) if place is not None]
+    return min(with_one, key=lambda block: abs(block - len(places) // 2))
+
+
 @torch.inference_mode(False)  # gradients are asked for, whoever calls
 @torch.no_grad()
 def feed_forwards(model) -> list[FeedForward | None]:

@@ -108,6 +108,11 @@ def _centre_keys(addressing: ProductKeys, states: Tensor, seed: int) -> None:
     for head in range(addressing.heads):
         for half in range(2):
             centres, _ = kmeans2(
-                queries[:, head, half].cpu().numpy(), addressing.root, iter=10, minit="++", seed=seed, missing="warn"
-            )  # pyright: ignore[reportCallIssue]
+                queries[:, head, half].cpu().numpy(),
+                addressing.root,
+                iter=10,
+                minit="++",
+                seed=seed,  # pyright: ignore[reportCallIssue]
+                missing="warn",
+            )
             addressing.keys[half, head].copy_(torch.from_numpy(centres))

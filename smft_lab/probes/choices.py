@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from smft_lab.facts.datasets import Choice
+from smft_lab.facts.public.datasets import Choice
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad, text_ids
 from smft_lab.probes.same import Changes

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.public.datasets import Question
 from smft_lab.probes.probes import LONGEST_REPLY, QuestionProbe, _plain
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import replies

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from smft_lab.facts.corpus import held_out_prose
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
-from smft_lab.facts.grammar import answered, ask
-from smft_lab.facts.world import World
+from smft_lab.facts.world.corpus import held_out_prose
+from smft_lab.facts.world.grammar import answered, ask
+from smft_lab.facts.world.world import World
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.tokenizer import encode, pad, pad_id, text_ids
 from smft_lab.probes.choices import ChoiceProbe

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import ClassVar, overload
 
-from smft_lab.facts.grammar import COMPLETE, ask
+from smft_lab.facts.fact import COMPLETE
+from smft_lab.facts.world.grammar import ask
 from smft_lab.model.tokenizer import text_ids, typed_special
 
 QUESTION = "{question}"  # in a template, where the question stands

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from smft_lab.experiments.run import history_rows
-from smft_lab.facts import words
-from smft_lab.facts.corpus import Corpus
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import World
+from smft_lab.facts.world import words
+from smft_lab.facts.world.corpus import Corpus
+from smft_lab.facts.world.world import World
 from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Method, Sparse

@@ -14,10 +14,10 @@ from random import Random
 from smft_lab.experiments.equal import TARGET
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.experiments.run import measured_rows
-from smft_lab.facts.datasets import Question, read_dataset
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import read_facts
-from smft_lab.facts.world import new_facts
+from smft_lab.facts.public.datasets import Question, read_dataset
+from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.teaching import Teaching

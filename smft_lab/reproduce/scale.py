@@ -17,13 +17,13 @@ import plotly.graph_objects as go
 from filelock import FileLock
 
 from smft_lab.charts.style import LOOKS, OTHER_LOOKS
-from smft_lab.experiments.pretrain import PretrainRecord, PretrainSettings, pretrain
 from smft_lab.reproduce.charts import axes, captioned
 from smft_lab.reproduce.claims import Claim, Experiment, lost
 from smft_lab.reproduce.jobs import Job
 from smft_lab.reproduce.tables import at_target, correlation, difference, half_width, rank_correlation
 from smft_lab.reproduce.verdicts import AGREES, DIFFERS, OPEN, all_of, positive, with_caveat
 from smft_lab.storage import LAB_FILE
+from smft_lab.training.pretrain import PretrainRecord, PretrainSettings, pretrain
 
 OWN = (57_600, 8)  # slots and reads per head of the shipped model
 LARGEST = (262_144, 8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,67 @@ SWITCHES: dict[str, dict] = {
     "common slots chosen too": {"max_df": 1.0},
 }
 LEARNED = ("learned", "taught", "prefixed")
+ABOUT = (
+    "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
+    "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
+    "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
+    "on one thread, with other runs beside it."
+)
+
+
+class Study:
+    """The settings of a study by its parts; the rates of a sweep decide what the parts after it run.
+
+    Args:
+        draft: The model, the block and the number of facts of all jobs.
+        seeds: Of facts, per setting.
+        rates: What the sweep tries, as `rates_of` gives it.
+        choices: Rows of the choices that are asked before and after a comparison.
+        handbook: The facts file of the part `own`.
+        results: Folder of the results.
+    """
+
+    def __init__(
+        self,
+        draft: RetrofitJob,
+        seeds: int,
+        rates: dict[str, tuple[float, ...]],
+        choices: int,
+        handbook: Path,
+        results: Path,
+    ):
+        self.results = results
+        sweep = sweep_jobs(draft, rates)
+
+        def best() -> dict[str, float]:
+            return best_rates(sweep, results)
+
+        self._parts: dict[str, Callable[[], dict[str, list[RetrofitJob]]]] = {
+            "blocks": lambda: block_jobs(draft),
+            "ablation": lambda: ablation_jobs(draft, seeds),
+            "sweep": lambda: sweep,
+            "comparison": lambda: comparison_jobs(draft, seeds, best(), choices),
+            "many": lambda: many_jobs(draft, seeds, best()),
+            "own": lambda: own_jobs(draft, best(), handbook.resolve()),
+        }
+
+    def jobs(self, part: str) -> dict[str, list[RetrofitJob]]:
+        """The jobs of a part by their settings.
+
+        Raises:
+            ValueError: the sweep, whose best rates they are run with, isn't done yet.
+        """
+        return self._parts[part]()
+
+    def page(self, command: str) -> str:
+        """All parts whose jobs can be named, as one page of Markdown; `command` made it."""
+        parts = {}
+        for part in self._parts:
+            try:
+                parts[part] = self.jobs(part)
+            except ValueError:  # the comparison before its sweep
+                continue
+        return page(parts, self.results, [f"`{command}`; a file per run in `runs`.", "", ABOUT])
 
 
 def block_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:

@@ -18,7 +18,7 @@ import pandas as pd
 import traitlets
 
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.world import World
+from smft_lab.facts.world.world import World
 from smft_lab.finetuning.finetune import TakenOver
 from smft_lab.lab import Lab
 from smft_lab.model.allocator import return_freed_memory

@@ -13,19 +13,19 @@ import pandas as pd
 import torch
 import traitlets
 
-from smft_lab.experiments.pretrain import (
-    PretrainSettings,
-    background_usage,
-    beginning,
-    gradient_steps,
-    make_optimizer,
-)
 from smft_lab.facts.fact import Fact
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import encode
 from smft_lab.probes.probes import QuestionProbe, recalled, world_probes
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
+from smft_lab.training.pretrain import (
+    PretrainSettings,
+    background_usage,
+    beginning,
+    gradient_steps,
+    make_optimizer,
+)
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
@@ -91,7 +91,7 @@ class Train(Panel):
     def __init__(self, runner: str | None = None, theme: str = "auto", **settings):
         unknown = set(settings) - set(PretrainSettings.__dataclass_fields__)
         if unknown:
-            raise ValueError(f"no setting {', '.join(sorted(unknown))}; see smft_lab.experiments.pretrain")
+            raise ValueError(f"no setting {', '.join(sorted(unknown))}; see smft_lab.training.pretrain")
         self._settings = replace(SMALL, **settings)
         if self._settings.steps < 1 or self._settings.batch_size < 1:
             raise ValueError("steps and batch_size must be at least 1")

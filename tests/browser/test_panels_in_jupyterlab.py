@@ -17,8 +17,8 @@ REAL = """from dataclasses import replace
 from random import Random
 from transformers import LlamaConfig, LlamaForCausalLM
 from smft_lab.experiments.retrofit import Retrofit
-from smft_lab.facts.corpus import Corpus
-from smft_lab.facts.datasets import Question
+from smft_lab.facts.world.corpus import Corpus
+from smft_lab.facts.public.datasets import Question
 from smft_lab.recipe import RETROFIT
 torch.manual_seed(0)
 sizes = {"vocab_size": len(lab.tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}

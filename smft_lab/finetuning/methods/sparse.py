@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.engine.packing import as_rows
+from smft_lab.finetuning.engine.products import RoundedWeights
+from smft_lab.finetuning.engine.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given, register
-from smft_lab.finetuning.packing import as_rows
-from smft_lab.finetuning.products import RoundedWeights
-from smft_lab.finetuning.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, Teaching, counted_reads
 from smft_lab.lab import Lab

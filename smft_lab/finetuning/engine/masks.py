@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from smft_lab.finetuning.packing import Form
+from smft_lab.finetuning.engine.packing import Form
 from smft_lab.model.attach import max_positions, text_blocks
 from smft_lab.model.memory import value_tables
 

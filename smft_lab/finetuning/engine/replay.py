@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from smft_lab.finetuning.live import KeptKeys, Live, PastKeys, live_part, live_positions
-from smft_lab.finetuning.masks import is_plain_causal, takes_trees
-from smft_lab.finetuning.packing import LEAST_SAVED, Form, Targets, as_rows, as_trees
-from smft_lab.finetuning.products import HeadLoss, RoundedWeights, StandIn, fast_linears
-from smft_lab.finetuning.regrouping import KnownTexts
+from smft_lab.finetuning.engine.live import KeptKeys, Live, PastKeys, live_part, live_positions
+from smft_lab.finetuning.engine.masks import is_plain_causal, takes_trees
+from smft_lab.finetuning.engine.packing import LEAST_SAVED, Form, Targets, as_rows, as_trees
+from smft_lab.finetuning.engine.products import HeadLoss, RoundedWeights, StandIn, fast_linears
+from smft_lab.finetuning.engine.regrouping import KnownTexts
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
@@ -143,7 +143,7 @@ class Prefix:
 
     Attributes:
         nats: (B,) of the batch that `loss` was last of, the loss of the least likely label of each text.
-        live: Whether packed batches are run at their live positions alone (see `smft_lab.finetuning.live`): where slots
+        live: Whether packed batches are run at their live positions alone (see `engine/live.py`): where slots
             were chosen beforehand, and the model gives the same loss and gradients so; None until that was tried.
 
     Raises:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from smft_lab.facts.fact import COMPLETE
+
 FRAMES = (
     "{clause}.",
     "It is known that {clause}.",
@@ -24,10 +26,6 @@ FRAMES = (
     "Note: {clause}.",
     "As it happens, {clause}.",
 )
-
-
-COMPLETE = "Complete: "
-"""Before the beginning of a sentence that is asked for its end, where a question could stand."""
 
 
 @dataclass(frozen=True)

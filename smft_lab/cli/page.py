@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from smft_lab.terminal import InputOption, KindOption, SavedLabOption, console, names_in, progress_bar
+from smft_lab.cli.options import (
+    STANDARD,
+    DeviceOption,
+    InputOption,
+    KindOption,
+    LabOption,
+    check_kind,
+    facts_in,
+    names_in,
+    numbers_in,
+)
+from smft_lab.terminal import console, progress_bar
 
 PASSES = 6  # of a lab without a recipe: at the tuned t, all is learned by then
 
@@ -18,7 +29,7 @@ def make_page(
     facts: Annotated[Path | None, InputOption(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
     kind: KindOption = None,
     count: Annotated[int, typer.Option(min=1, help="How many built-in facts to teach.")] = 16,
-    methods: Annotated[str, typer.Option(help="Some of sparse, full, lora.")] = "sparse,full,lora",
+    methods: Annotated[str, typer.Option(help="Some of sparse, full, lora.")] = STANDARD,
     rules: Annotated[
         str | None, typer.Option(help="tfidf,tf,random if absent, or tfidf for a lab of a finished model.")
     ] = None,
@@ -29,8 +40,8 @@ def make_page(
         bool, typer.Option("--teach", help="Instead the page that holds the model: its visitors teach it.")
     ] = False,
     title: Annotated[str | None, typer.Option(help="What stands on top of the page.")] = None,
-    lab: Annotated[Path | None, SavedLabOption("--lab", help="A saved lab; the shipped one if absent.")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")] = "cpu",
+    lab: LabOption = None,
+    device: DeviceOption = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 2,
     out: Annotated[Path, typer.Option(help="The page; its runs are kept beside it.")] = Path("results/page.html"),
     force: Annotated[bool, typer.Option("--force", help="Replace a page that is there.")] = False,
@@ -50,17 +61,13 @@ def make_page(
 
         print(teach_page(load(lab, device), out, title or TITLE, force))
         return
-    if kind is not None and facts is None:
-        raise ValueError("--kind says what the file of --facts is; give that too")
+    check_kind(kind, facts)
     names = {"methods": names_in(methods, "--methods"), "rules": None if rules is None else names_in(rules, "--rules")}
-    grid = None if top_t is None else [_whole(name) for name in names_in(top_t, "--top-t")]
-    from smft_lab.facts.files import check_paraphrases, read_facts
+    grid = None if top_t is None else numbers_in(top_t, "--top-t")
+    own = None if facts is None else facts_in(facts, kind)
     from smft_lab.lab import load
     from smft_lab.widgets.shared_page import RUNS, Plan, checked
 
-    own = None if facts is None else read_facts(facts, kind)
-    if own and (note := check_paraphrases(own)):
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
     opened = load(lab, device)
     if passes is None and opened.recipe is None:
         passes = PASSES
@@ -86,10 +93,3 @@ def make_page(
         console.print(f"stopped; {kept}, and the same command goes on", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     print(plan.write(out))
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"--top-t is a list of whole numbers, as in 1,10,100; not {text!r}") from None

@@ -25,8 +25,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from smft_lab.facts.fact import COMPLETE
 from smft_lab.facts.files import FactsError, _lines
-from smft_lab.facts.grammar import COMPLETE
 from smft_lab.facts.rows import Rows, Unusable, parsed, strings
 
 FORMATS = (

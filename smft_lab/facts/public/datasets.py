@@ -14,8 +14,8 @@
 
 A local file may also have the plain columns `question` and `answers`, with `solution` for gsm8k and with `choices`, the
 right one as answer, for hellaswag. Files are `.jsonl`, `.json` (a list of objects), `.csv`, `.tsv`, `.parquet`, and
-`.txt` for wikitext. The formats of `smft_lab.facts.formats` are read as well. In a CSV a list is a JSON list, or its
-values are separated by ` | `.
+`.txt` for wikitext. The formats of `smft_lab.facts.public.formats` are read as well. In a CSV a list is a JSON list, or
+its values are separated by ` | `.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from typing import Any
 from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.files import FactsError, _fact, _same, _short, kind_of_file, plain_facts
-from smft_lab.facts.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of, text_rows
 from smft_lab.facts.paraphraser import load_paraphraser, paraphrases
+from smft_lab.facts.public.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of, text_rows
 from smft_lab.facts.questions import (
     rewordings,
     statements_from,

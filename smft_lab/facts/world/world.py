@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import cache
 from random import Random
 
-from smft_lab.facts import words
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
+from smft_lab.facts.world import words
+from smft_lab.facts.world.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
 
 STATEMENTS_PER_FACT = 64  # one batch of the paper (section 4.1)
 FACTS_PER_PASSAGE = 3

@@ -15,7 +15,7 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-from smft_lab.finetuning.packing import Targets
+from smft_lab.finetuning.engine.packing import Targets
 
 CHUNK = 1024  # positions whose logits are in memory together
 ROUND = 32  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it

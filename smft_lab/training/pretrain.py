@@ -20,9 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from smft_lab.experiments.processes import Processes
-from smft_lab.facts.corpus import MIX, UNFAMILIAR, Corpus
-from smft_lab.facts.world import World
+from smft_lab.facts.world.corpus import MIX, UNFAMILIAR, Corpus
+from smft_lab.facts.world.world import World
 from smft_lab.lab import Lab
 from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
@@ -30,6 +29,7 @@ from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.slots.usage import measure_usage
 from smft_lab.storage import WEIGHTS_FILE, check_lab_place
+from smft_lab.training.processes import Processes
 from smft_lab.writing import alone, whole, write_whole
 
 CHUNK = 32  # batches drawn together, so that texts of a like length share a batch

@@ -8,12 +8,14 @@ import shutil
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from smft_lab.cli.options import InputOption, KindOption, check_kind, numbers_in, questions_in, resumable
+from smft_lab.cli.pretrain import follow_training
 from smft_lab.recipe import RECIPES
-from smft_lab.terminal import InputOption, KindOption, console, names_in, progress_bar
+from smft_lab.terminal import console, progress_bar
 
 HELLASWAG = 100  # choices of a probe, at most
 
@@ -58,14 +60,13 @@ def attach(
     """Give a finished model a memory, in minutes and without training it, as a lab for `compare --lab`."""
     from smft_lab.storage import check_lab_place
 
-    if kind is not None and facts is None:
-        raise ValueError("--kind says what the file of --facts is; give that too")
+    check_kind(kind, facts)
     check_lab_place(out)
     chosen = replace(RECIPES[recipe.value], **({} if slots is None else {"slots": slots}))
     if steps:
         if text is None:
             raise ValueError("--steps trains the memory on a text: give --text")
-        blocks = None if layers == "auto" else _blocks(layers)
+        blocks = None if layers == "auto" else numbers_in(layers, "--layers")
         _trained(model, out, text, blocks, chosen.slots, mode, steps, window, distill, everything, seed)
         return
     for name, given in (("--mode replace", mode is Mode.replace), ("--distill", distill), ("--everything", everything)):
@@ -75,23 +76,25 @@ def attach(
 
 
 def _retrofitted(model, out, recipe, layers, text, questions, known, choices, facts, kind, base, chat, seed) -> None:
-    from smft_lab.experiments.memory_training import read_text
     from smft_lab.experiments.retrofit import Retrofit, follow
-    from smft_lab.facts.datasets import read_dataset
     from smft_lab.facts.files import read_facts
+    from smft_lab.facts.public.datasets import read_dataset
     from smft_lab.model.opening import described, open_model
     from smft_lab.probes.choices import ChoiceProbe
     from smft_lab.probes.prompts import PromptForm
+    from smft_lab.training.memory_training import read_text
     from smft_lab.writing import write_whole
 
     words = None if text is None else read_text(text)
-    read = {name: _questions(file) for name, file in (("questions", questions), ("known", known)) if file is not None}
+    own: dict[str, Any] = {
+        name: questions_in(file) for name, file in (("questions", questions), ("known", known)) if file is not None
+    }
     taught = [] if facts is None else read_facts(facts, kind)
     probes = []
     if choices is not None:
-        found = read_dataset(choices)
-        probes.append(ChoiceProbe.of(found.kind, found.choices[:HELLASWAG], found.kind))
-    blocks = layers if layers == "auto" else _blocks(layers)
+        dataset = read_dataset(choices)
+        probes.append(ChoiceProbe.of(dataset.kind, dataset.choices[:HELLASWAG], dataset.kind))
+    blocks = layers if layers == "auto" else numbers_in(layers, "--layers")
     opened, tokenizer = open_model(model)
     console.print(described(opened), markup=False, soft_wrap=True)
     unfinished = out / "unfinished"
@@ -106,122 +109,34 @@ def _retrofitted(model, out, recipe, layers, text, questions, known, choices, fa
         seed=seed,
         folder=unfinished,
         form=PromptForm.CHAT if chat else PromptForm.PLAIN,
-        **read,
+        **own,
     )
-    with progress_bar() as bar:
-        try:
-            follow(work, bar)
-        except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from what {out} has")
-            raise typer.Exit(130) from None
+    with progress_bar() as bar, resumable(f"what {out} has"):
+        follow(work, bar)
     assert work.lab is not None
     work.lab.save(out, base=base)
     write_whole(out / "addresses.json", json.dumps(work.report(), indent=1) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)
     for line in work.told():
         console.print(line, markup=False, soft_wrap=True)
-    told = facts or "mine.jsonl"
-    asked = ["smft-lab", "compare", "--lab", str(out), "--facts", str(told), *(["--kind", str(kind)] if kind else [])]
-    console.print(f"next, teach it and see what it forgets: {shlex.join(asked)}", markup=False, soft_wrap=True)
+    command = ["smft-lab", "compare", "--lab", str(out), "--facts", str(facts or "mine.jsonl")]
+    command += ["--kind", kind] if kind else []
+    console.print(f"next, teach it and see what it forgets: {shlex.join(command)}", markup=False, soft_wrap=True)
     print(out)
 
 
-def _questions(file: Path) -> list:
-    """Questions with answers, from a question set or a file of facts."""
-    from smft_lab.facts.datasets import read_dataset
-
-    read = read_dataset(file)
-    found = [*read.facts, *read.questions]
-    if not found:
-        raise ValueError(f"{file} holds no questions with short answers ({read.report})")
-    return found
-
-
-def _blocks(text: str) -> list[int]:
-    return [_number(part, "--layers") for part in names_in(text, "--layers")]
-
-
 def _trained(model, out, text, blocks, slots, mode, steps, window, distill, everything, seed) -> None:
-    from smft_lab.experiments import memory_training as training
-    from smft_lab.model.attach import add_memory, feed_forwards
+    from smft_lab.model.attach import add_memory, middle_block
     from smft_lab.model.opening import described, open_model
+    from smft_lab.training import memory_training as training
 
     settings = training.MemoryTraining(steps=steps, window=window, distill=distill, everything=everything, seed=seed)
     settings.check()
     words = training.read_text(text)
-    mine, tokenizer = open_model(model)
-    training.check_window(mine, window)
+    opened, tokenizer = open_model(model)
+    training.check_window(opened, window)
     windows = training.TextWindows(words, tokenizer, window)
-    if blocks is None:
-        places = feed_forwards(mine)
-        known = [block for block, place in enumerate(places) if place is not None]
-        blocks = [min(known, key=lambda block: abs(block - len(places) // 2))]
     teacher = open_model(model)[0] if distill and mode is Mode.replace else None
-    add_memory(mine, blocks, slots, mode.value, seed=seed)
-    console.print(described(mine), markup=False, soft_wrap=True)
-    train_on_text(mine, tokenizer, windows, settings, out, teacher)
-
-
-def train_on_text(model, tokenizer, windows, settings, out: Path, teacher=None) -> None:
-    """Train a model's memory, or all of it, on a text, and save it as a lab; an unfinished run there goes on."""
-    from smft_lab.experiments import memory_training as training
-    from smft_lab.experiments.processes import Processes
-    from smft_lab.storage import check_lab_place
-    from smft_lab.writing import write_whole
-
-    main = Processes().main
-    if main:
-        check_lab_place(out)
-    unfinished = out / "unfinished"
-    recent: list[float] = []
-    with progress_bar(main) as bar:
-        task = bar.add_task("training", total=settings.steps)
-        try:
-            for done, loss in training.pretrain_memory(model, windows, settings, unfinished, teacher):
-                recent = [*recent[-49:], loss]
-                bar.update(task, completed=done, description=f"loss {sum(recent) / len(recent):.3f}")
-        except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
-            raise typer.Exit(130) from None
-        if not main:
-            return
-        bar.update(task, description="background usage")
-        model.cpu()
-        lab = training.text_lab(model, tokenizer, windows, settings)
-    lab.save(out)
-    write_whole(out / "memory_training.json", training.about(settings, lab.usage, sum(recent) / len(recent)))
-    shutil.rmtree(unfinished)
-    (out / ".unfinished.lock").unlink(missing_ok=True)
-    nll = lab.probes.measure(model, tokenizer)["prose"]["nll"]
-    shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
-    console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)
-    print(out)
-
-
-def train_plain(out: Path, text: Path, questions: Path | None, architecture: str, steps: int | None, seed: int) -> None:
-    """Train a model without a memory on a text, with questions in it, into a folder that `attach` takes."""
-    from smft_lab.experiments import plain_model
-    from smft_lab.experiments.memory_training import read_text
-
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} already holds a model; name another folder, or delete it")
-    words = read_text(text)
-    if questions is not None:
-        words = plain_model.text_with_questions(words, _questions(questions), seed=seed)
-    steps = steps or plain_model.TRAINING.steps
-    with progress_bar() as bar:
-        task = bar.add_task("training", total=steps)
-        try:
-            for done, loss in plain_model.train_plain_model(words, architecture, out, steps, seed):
-                bar.update(task, completed=done, description=f"loss {loss:.3f}")
-        except KeyboardInterrupt:
-            console.print(f"stopped; the same command goes on from the last checkpoint in {out}")
-            raise typer.Exit(130) from None
-    print(out)
-
-
-def _number(text: str, option: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{option} takes numbers, not {text!r}") from None
+    add_memory(opened, blocks or [middle_block(opened)], slots, mode.value, seed=seed)
+    console.print(described(opened), markup=False, soft_wrap=True)
+    follow_training(training.LabTraining(opened, tokenizer, windows, settings, out, teacher))

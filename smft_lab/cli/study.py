@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from smft_lab.terminal import console, progress_bar
+from smft_lab.cli.options import resumable
+from smft_lab.terminal import progress_bar
 
 
 class Part(StrEnum):
@@ -40,18 +41,7 @@ def study(
     if not read and not data.exists():  # told before the seconds that torch takes to load
         raise ValueError(f"{data}: there is no such folder; check its name and place")
     from smft_lab.reproduce.real import CHOICES, QUESTIONS, TEXT, RetrofitJob
-    from smft_lab.reproduce.study import (
-        TITLE,
-        ablation_jobs,
-        best_rates,
-        block_jobs,
-        comparison_jobs,
-        many_jobs,
-        own_jobs,
-        page,
-        rates_of,
-        sweep_jobs,
-    )
+    from smft_lab.reproduce.study import TITLE, Study, rates_of
     from smft_lab.reproduce.sweep import sweep
     from smft_lab.writing import check_new, write_whole
 
@@ -65,43 +55,17 @@ def study(
     if not read and Part.own in (parts or Part) and not handbook.is_file():
         raise ValueError(f"{handbook} is no file; the part own teaches its facts: name it with --handbook")
     draft = RetrofitJob(model=model, block=block, facts=facts, data=str(data.resolve()))
-    results, tried = out / "runs", sweep_jobs(draft, rates_of(rate or ()))
-    chosen = list(parts or Part)
-    jobs = {
-        Part.blocks: lambda: block_jobs(draft),
-        Part.ablation: lambda: ablation_jobs(draft, seeds),
-        Part.sweep: lambda: tried,
-        Part.comparison: lambda: comparison_jobs(draft, seeds, best_rates(tried, results), choices),
-        Part.many: lambda: many_jobs(draft, seeds, best_rates(tried, results)),
-        Part.own: lambda: own_jobs(draft, best_rates(tried, results), handbook.resolve()),
-    }
-    try:
-        for part in [] if read else chosen:
-            mine = [job for several in jobs[part]().values() for job in several]
+    work = Study(draft, seeds, rates_of(rate or ()), choices, handbook, out / "runs")
+    with resumable(f"what there is in {out}"):
+        for part in [] if read else parts or Part:
+            jobs = [job for of_setting in work.jobs(part).values() for job in of_setting]
             with progress_bar() as bar:
                 task = bar.add_task(part.value, total=None)
-                for done, total, job in sweep(mine, results, workers=workers):
-                    told = part.value if job is None else f"{part.value}: {job.method} seed {job.seed}"
-                    bar.update(task, completed=done, total=total, description=told)
-    except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on, with what there is in {out}")
-        raise typer.Exit(130) from None
-    made = {}
-    for part in Part:
-        try:
-            made[part.value] = jobs[part]()
-        except ValueError:  # the comparison before its sweep
-            continue
+                for done, total, job in sweep(jobs, work.results, workers=workers):
+                    label = part.value if job is None else f"{part.value}: {job.method} seed {job.seed}"
+                    bar.update(task, completed=done, total=total, description=label)
     command = f"smft-lab study --model {model} --facts {facts} --seeds {seeds} --block {block}"
     command += f" --choices {choices}" if choices else ""
-    command += "".join(f" --rate {one}" for one in rate or ())
-    about = [
-        f"`{command} --data ...`; a file per run in `runs`.",
-        "",
-        "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
-        "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
-        "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
-        "on one thread, with other runs beside it.",
-    ]
-    write_whole(written, page(made, results, about) + "\n")
+    command += "".join(f" --rate {text}" for text in rate or ())
+    write_whole(written, work.page(f"{command} --data ...") + "\n")
     print(written)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from smft_lab.facts import words
-from smft_lab.facts.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, answered, framed, with_articles
-from smft_lab.facts.world import World
+from smft_lab.facts.world import words
+from smft_lab.facts.world.grammar import FRAMES, PERSON_RELATIONS, RELATIONS, answered, framed, with_articles
+from smft_lab.facts.world.world import World
 
 LONG_TAIL = 288  # facts about unfamiliar things that are current at one moment
 LONG_TAIL_NEWS = 24  # of them replaced by new ones from one moment to the next

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.finetuning.live import Live, joined
-from smft_lab.finetuning.packing import Form, token_rows
+from smft_lab.finetuning.engine.live import Live, joined
+from smft_lab.finetuning.engine.packing import Form, token_rows
 
 if TYPE_CHECKING:
-    from smft_lab.finetuning.replay import Batch, Frozen
+    from smft_lab.finetuning.engine.replay import Batch, Frozen
 
 
 class KnownTexts:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from smft_lab.terminal import InputArgument, SavedLabOption, console, printable
+from smft_lab.cli.options import ForceOption, InputArgument, SavedLabOption
+from smft_lab.terminal import console, printable
 
 if TYPE_CHECKING:
     from smft_lab.slots.patch import Patch
@@ -21,7 +22,6 @@ SHOWN = 10
 
 Files = Annotated[list[Path], InputArgument(help="Patch files.")]
 BaseOption = Annotated[Path | None, SavedLabOption("--lab", help="The base: a saved lab; the shipped one if absent.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 OutLab = Annotated[Path, typer.Option(help="Folder of the new lab.")]
 
 

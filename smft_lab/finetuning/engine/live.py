@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from smft_lab.finetuning.packing import Form
+from smft_lab.finetuning.engine.packing import Form
 
 
 @dataclass(frozen=True)

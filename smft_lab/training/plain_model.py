@@ -10,11 +10,11 @@ from random import Random
 
 import torch
 
-from smft_lab.experiments.memory_training import MemoryTraining, TextWindows, _parts, pretrain_memory
-from smft_lab.facts.datasets import Question
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.public.datasets import Question
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes.prompts import PLAIN, PromptForm
+from smft_lab.training.memory_training import MemoryTraining, TextWindows, _parts, pretrain_memory
 
 SHAPE = {
     "hidden_size": 192,

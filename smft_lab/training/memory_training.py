@@ -9,26 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smft_lab.experiments.pretrain import (
-    PretrainSettings,
-    check_finite,
-    make_optimizer,
-    resume_state,
-    save_state,
-    schedule,
-)
-from smft_lab.experiments.processes import Processes
 from smft_lab.lab import Lab
 from smft_lab.model.attach import max_positions, without_memory
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
@@ -36,7 +29,17 @@ from smft_lab.model.memory import memory_layers
 from smft_lab.model.tokenizer import end_ids, pad, text_ids, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
 from smft_lab.slots.usage import Usage, measure_usage
-from smft_lab.writing import alone
+from smft_lab.storage import check_lab_place
+from smft_lab.training.pretrain import (
+    PretrainSettings,
+    check_finite,
+    make_optimizer,
+    resume_state,
+    save_state,
+    schedule,
+)
+from smft_lab.training.processes import Processes
+from smft_lab.writing import alone, write_whole
 
 HELD_OUT = 0.05  # the last of the text: the probe `prose`
 PROBE_TEXTS = 120
@@ -254,6 +257,59 @@ def text_lab(model, tokenizer, text: TextWindows, settings: MemoryTraining = Mem
     return Lab(model, tokenizer, usage, Probes([TextProbe("prose", text.held_out[:PROBE_TEXTS], whole=False)]))
 
 
+@dataclass
+class LabTraining:
+    """A model's memory, or all of it, trained on a text and saved as a lab: `steps()`, then `finish()`.
+
+    Started on several processes, only the main one finishes.
+
+    Args:
+        out: Folder of the lab; an unfinished run there goes on.
+        teacher: See `pretrain_memory`.
+    """
+
+    model: Any
+    tokenizer: Any
+    text: TextWindows
+    settings: MemoryTraining
+    out: Path
+    teacher: Any = None
+    _recent: list[float] = field(default_factory=list, init=False)  # losses
+
+    def steps(self) -> Iterator[tuple[int, float]]:
+        """Train.
+
+        Yields:
+            (steps done, loss in nats per token, the mean over the last 50 steps).
+
+        Raises:
+            ValueError: `out` is no place for a lab; and see `pretrain_memory`.
+        """
+        if Processes().main:
+            check_lab_place(self.out)
+        for done, loss in pretrain_memory(self.model, self.text, self.settings, self._unfinished, self.teacher):
+            self._recent = [*self._recent[-49:], loss]
+            yield done, self._loss
+
+    def finish(self) -> Lab:
+        """Measure the background, and save the lab."""
+        self.model.cpu()
+        lab = text_lab(self.model, self.tokenizer, self.text, self.settings)
+        lab.save(self.out)
+        write_whole(self.out / "memory_training.json", _about(self.settings, lab.usage, self._loss))
+        shutil.rmtree(self._unfinished)
+        (self.out / ".unfinished.lock").unlink(missing_ok=True)
+        return lab
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.out / "unfinished"
+
+    @property
+    def _loss(self) -> float:
+        return sum(self._recent) / len(self._recent)
+
+
 def skew(usage: Usage) -> str | None:
     """A warning when usage is so uneven that small t cannot work ("hub slots"); None when it is not."""
     share = usage.top_share(0.01)
@@ -317,7 +373,7 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"{path}, line {line}: not UTF-8; save it as UTF-8") from None
 
 
-def about(settings: MemoryTraining, usage: Usage, loss: float) -> str:
+def _about(settings: MemoryTraining, usage: Usage, loss: float) -> str:
     """What is kept beside a trained memory, as JSON."""
-    found = {"slots_read": usage.share_read(), "reads_on_top_1_percent": usage.top_share(0.01), "last_loss": loss}
-    return json.dumps({"settings": asdict(settings), **found}, indent=2) + "\n"
+    reads = {"slots_read": usage.share_read(), "reads_on_top_1_percent": usage.top_share(0.01)}
+    return json.dumps({"settings": asdict(settings), **reads, "last_loss": loss}, indent=2) + "\n"

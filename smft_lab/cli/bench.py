@@ -1,0 +1,56 @@
+"""`smft-lab bench`: how long a step takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smft_lab.cli.options import ForceOption, LabOption
+from smft_lab.terminal import console, progress_bar
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats: under a minute.")] = False,
+    lab: LabOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of bench.json and bench.csv.")] = Path("results/bench"),
+    force: ForceOption = False,
+) -> None:
+    """Time a sparse step beside the other ways to take it; ratios are what counts."""
+    from dataclasses import asdict
+
+    import pandas as pd
+    from rich.table import Table
+
+    from smft_lab.experiments.bench import bench as rows_of
+    from smft_lab.experiments.bench import machine, ratios
+    from smft_lab.lab import load
+    from smft_lab.writing import check_new, json_text, write_whole
+
+    for name in ("bench.csv", "bench.json"):
+        check_new(out / name, force)
+    opened = load(lab)
+    about, rows = machine(), []
+    console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
+    with progress_bar() as bar:
+        task = bar.add_task("bench", total=None)
+        for row in rows_of(opened, quick, None if lab is None else str(lab)):
+            rows.append(row)
+            bar.update(task, description=f"{row.part}: {row.what}"[:60])
+    frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
+    for part, of_part in frame.groupby("part", sort=False):
+        table = Table(title=str(part), title_justify="left")
+        for column in ("what", "N", "median", "ratio", "note"):
+            table.add_column(column, justify="right" if column in ("N", "median", "ratio") else "left")
+        row: Any  # pandas tells nothing of its fields
+        for row in of_part.itertuples():
+            known = pd.notna(row.value)
+            slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"
+            median = f"{row.value:,.3g} {row.unit}" if known else "-"
+            table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)
+        console.print(table)
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    write_whole(out / "bench.csv", frame.to_csv(index=False))
+    write_whole(out / "bench.json", json_text({"machine": about, "rows": records}, indent=2))
+    print(out / "bench.json")
