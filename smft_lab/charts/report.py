@@ -125,10 +125,18 @@ def _methods_told(methods: list[str]) -> list[tuple[str, str]]:
     return [(kind.title, kind.about) for kind in kinds if kind.about]
 
 
-def page_template(text: str) -> jinja2.Template:
-    """A template of a page: what is put into it is text and never code, and a name that is not given is an error."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(text)
+def page_template(file: Path) -> jinja2.Template:
+    """A template of a page: what is put into it is text and never code, and a name that is not given is an error.
+
+    It may extend `base.html`, which has the head that pages share, or a template of its own folder.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([file.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(file.name)
 
 
 def content_policy(*scripts: str) -> str:

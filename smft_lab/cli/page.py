@@ -66,7 +66,8 @@ def make_page(
     grid = None if top_t is None else numbers_in(top_t, "--top-t")
     own = None if facts is None else facts_in(facts, kind)
     from smft_lab.lab import load
-    from smft_lab.widgets.shared_page import RUNS, Plan, checked
+    from smft_lab.widgets.page_file import check_path
+    from smft_lab.widgets.shared_page import RUNS, Plan
 
     opened = load(lab, device)
     if passes is None and opened.recipe is None:
@@ -82,7 +83,7 @@ def make_page(
         title=title,
         command=command,
     )
-    out = checked(out, force)
+    out = check_path(out, force)
     try:
         with progress_bar() as bar:
             task = bar.add_task("runs", total=len(plan.runs))

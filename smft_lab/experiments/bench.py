@@ -32,7 +32,6 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.memory import MemoryLayer, RowHits, RowLookup
 from smft_lab.model.tokenizer import encode
-from smft_lab.probes.probes import recalled
 from smft_lab.slots.selection import Selection
 from smft_lab.slots.usage import Usage
 
@@ -334,7 +333,7 @@ def _first_step_at(lab: Lab, facts, steps: Iterator[Step], target: float) -> tup
     for step in steps:
         last = step.step
         if last and last % often == 0:
-            right = recalled(lab.model, lab.tokenizer, questions, answers, form=lab.form)
+            right = lab.recalled(questions, answers)
             best = max(best, right.double().mean().item())
             if best >= target:
                 if kept.key not in names:

@@ -33,7 +33,7 @@ from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune,
 from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
-from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, answer, probes_of
+from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import json_text, naming, whole_folder, write_whole
@@ -315,7 +315,7 @@ class Comparison:
             groups.setdefault(forms.get(sample["probe"], self.lab.form), []).append(sample)
         for form, samples in groups.items():
             questions = [sample["question"] for sample in samples]
-            answers = answer(self.lab.model, self.lab.tokenizer, questions, form=form)
+            answers = self.lab.answer(questions, form=form)
             for sample, text in zip(samples, answers, strict=True):
                 if method == "base":
                     sample["base"] = text

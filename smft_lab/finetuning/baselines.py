@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from smft_lab.lab import Lab
-from smft_lab.model.tokenizer import encode
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
     squares = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
     lab.model.zero_grad()
     for text in texts:
-        lab.model(**encode(lab.tokenizer, [text], lab.model.device)).loss.backward()
+        lab.model(**lab.encode([text])).loss.backward()
         for name, parameter in lab.model.named_parameters():
             squares[name].addcmul_(parameter.grad, parameter.grad)
         lab.model.zero_grad(set_to_none=False)

@@ -26,8 +26,7 @@ from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Method, Sparse
 from smft_lab.lab import Lab, load
-from smft_lab.model.tokenizer import encode
-from smft_lab.probes.probes import Probes, QuestionProbe, recalled
+from smft_lab.probes.probes import Probes, QuestionProbe
 from smft_lab.slots.coverage import fact_counts
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.reading import core_set, token_reads
@@ -293,7 +292,7 @@ FACTS = {
 def _known(lab: Lab, facts: Sequence[Fact]) -> list[int]:
     """1 for every fact that is answered now, in order."""
     questions, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
-    return recalled(lab.model, lab.tokenizer, questions, answers).int().tolist()
+    return lab.recalled(questions, answers).int().tolist()
 
 
 @contextmanager
@@ -309,7 +308,7 @@ def _background(lab: Lab, job: Job, facts: Sequence[Fact]) -> Iterator[None]:
         texts = [
             text for fact in lab.world.new_facts(400, 90_000 + job.seed) for text in (fact.question, fact.statements[0])
         ]
-    batches = (encode(lab.tokenizer, rng.sample(texts, min(64, len(texts))), lab.model.device) for _ in range(200))
+    batches = (lab.encode(rng.sample(texts, min(64, len(texts)))) for _ in range(200))
     lab.usage = measure_usage(lab.model, batches)
     try:
         yield
@@ -320,7 +319,7 @@ def _background(lab: Lab, job: Job, facts: Sequence[Fact]) -> Iterator[None]:
 def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[torch.Tensor]:
     """(tokens, vocabulary) of the texts, some texts at a time."""
     for start in range(0, len(texts), 32):
-        batch = encode(lab.tokenizer, list(texts[start : start + 32]), lab.model.device)
+        batch = lab.encode(texts[start : start + 32])
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
         with torch.inference_mode():
             logs = lab.model(**inputs).logits[batch["attention_mask"].bool()].log_softmax(-1)

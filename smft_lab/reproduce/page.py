@@ -76,7 +76,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         )
     claims = [claim for *_, said in parts for claim in said]
     drawing = (HERE / "page.js").read_text(encoding="utf-8")
-    template = page_template((HERE / "page.html").read_text(encoding="utf-8"))
+    template = page_template(HERE / "page.html")
     html = template.render(
         title=TITLE,
         lead=_lead(claims, about),

@@ -24,7 +24,7 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
 from smft_lab.probes.choices import ChoiceProbe
-from smft_lab.probes.probes import Probes, QuestionProbe, answer, probes_of
+from smft_lab.probes.probes import Probes, QuestionProbe, probes_of
 from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
@@ -244,7 +244,7 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
     wrong: list[Fact] = []
     while drawn and len(wrong) < job.facts:
         part, drawn = drawn[:64], drawn[64:]
-        replies = answer(lab.model, lab.tokenizer, [fact.question for fact in part], form=known.form)
+        replies = lab.answer([fact.question for fact in part], form=known.form)
         wrong += [fact for fact, reply in zip(part, replies, strict=True) if not begins_with(reply, fact.answers)]
     if len(wrong) < job.facts:
         raise ValueError(f"{QUESTIONS} has {len(wrong)} questions that the base answers wrong, not {job.facts}")
@@ -261,6 +261,6 @@ def _replay(lab: Lab, job: RetrofitJob):
     """Background questions with what the base itself answers."""
     _, others = _questions(job.data)
     asked = [question.question for question in others[:150]]
-    replies = answer(lab.model, lab.tokenizer, asked, form=lab.form)
+    replies = lab.answer(asked)
     texts = [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]
     return lambda rng: rng.sample(texts, job.replay)

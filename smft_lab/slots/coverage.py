@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.model.tokenizer import encode
 from smft_lab.slots.group import rank_slots
 from smft_lab.slots.scores import check_rule, score, top_slots
 from smft_lab.slots.usage import batch_counts
@@ -29,10 +28,7 @@ def fact_counts(lab: Lab, facts: Sequence[Fact]) -> Counts:
         >>> len(counts), counts[0][0].shape
         (2, torch.Size([57600]))
     """
-    return [
-        batch_counts(lab.model, encode(lab.tokenizer, list(fact.statements), lab.model.device))
-        for fact in as_facts(facts)
-    ]
+    return [batch_counts(lab.model, lab.encode(fact.statements)) for fact in as_facts(facts)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
-from smft_lab.model.tokenizer import encode
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage
 
@@ -38,7 +37,7 @@ def reads_of(lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] 
     by_length = sorted(range(len(texts)), key=lengths.__getitem__)  # little padding
     for start in range(0, len(texts), BATCH):
         rows = by_length[start : start + BATCH]
-        batch = encode(lab.tokenizer, [texts[i] for i in rows], lab.model.device)
+        batch = lab.encode([texts[i] for i in rows])
         with observe_reads(lab.model) as observed, stopping_at(last.keys):
             lab.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         shape = batch["input_ids"].shape

@@ -12,7 +12,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.model.attach import max_positions
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
-from smft_lab.model.tokenizer import encode, offsets_of, pad, text_ids
+from smft_lab.model.tokenizer import offsets_of, pad, text_ids
 
 if TYPE_CHECKING:
     from smft_lab.lab import Lab
@@ -51,7 +51,7 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
     """
     if not text.strip():
         raise ValueError("type a text first")
-    batch = encode(lab.tokenizer, [text], lab.model.device)
+    batch = lab.encode([text])
     length, most = batch["input_ids"].shape[1], max_positions(lab.model)
     if most is not None and length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from smft_lab.facts.fact import as_facts
 from smft_lab.model.locking import exclusive
-from smft_lab.model.tokenizer import encode
 from smft_lab.slots.usage import batch_counts
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def slot_scores(lab: Lab, facts) -> pd.DataFrame:
         ['table', 'slot', 'count', 'tf', 'df', 'idf', 'tfidf', 'rank']
     """
     facts = as_facts(facts)
-    batch = encode(lab.tokenizer, [text for fact in facts for text in fact.statements], lab.model.device)
+    batch = lab.encode([text for fact in facts for text in fact.statements])
     frames = []
     for table, count in enumerate(batch_counts(lab.model, batch)):
         df = lab.usage.df[table]

@@ -22,7 +22,7 @@ from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
-from smft_lab.probes.probes import QuestionProbe, TextProbe, answer, probes_of, recalled
+from smft_lab.probes.probes import QuestionProbe, TextProbe, probes_of
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import asking_form, familiar
@@ -225,7 +225,7 @@ class Compare(Panel):
         self.answers = [replies, *(asked for asked in self.answers if asked["question"] != question)][:8]
 
     def _answer(self, question: str) -> str:
-        return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
+        return self.lab.answer([question], form=asking_form(self.lab))[0]
 
     def _changes(self) -> dict[str, torch.Tensor]:
         """What of the model differs from the base."""
@@ -340,7 +340,7 @@ class Compare(Panel):
             facts = [self.facts[i] for i in stream_order(comparison.n_facts, progress.seed)]
             retention = self._retention[progress.method]
             asked, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
-            right = recalled(self.lab.model, self.lab.tokenizer, asked, answers, form=self.lab.form)
+            right = self.lab.recalled(asked, answers)
             retention["questions"] = asked
             retention["steps"].append(progress.step)
             retention["recalled"].append(right.int().tolist())

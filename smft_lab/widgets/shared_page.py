@@ -15,22 +15,20 @@ import torch
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.charts.report import content_policy, page_template
 from smft_lab.charts.style import LOOKS, name_in_sentence
 from smft_lab.experiments.compare import LIBRARIES, watched
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.finetuning.methods import METHODS, STANDARD, method_of
+from smft_lab.finetuning.methods import METHODS, STANDARD, Sparse
 from smft_lab.lab import Lab
 from smft_lab.slots.reading import token_reads
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import KeptQuestions
-from smft_lab.widgets.panel import HERE, STYLE
+from smft_lab.widgets.page_file import check_path, page_text, write_page
 from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, planned
 from smft_lab.widgets.top_t import TopT
-from smft_lab.writing import check_new, write_whole
 
 RULES, SEEDS, PLACES = ("tfidf", "tf", "random"), 2, 20
-LARGEST = 10_000_000  # bytes of a page
+LARGEST = 10  # megabytes of a page
 RUNS = ".runs"  # of the folder beside a page
 STRIPS, TEXT = 24, 400  # facts whose tokens are shown, and letters of a text
 
@@ -79,26 +77,12 @@ def page(
         True
     """
     plan = Plan(lab, facts, methods, rules, top_t, range(seeds) if isinstance(seeds, int) else seeds, **options)
-    path = checked(path, force)
+    path = check_path(path, force)
     progress = watched() if progress is None else progress
     with tqdm(total=len(plan.runs), unit=" runs", leave=False, file=sys.stdout, disable=not progress) as bar:
         for done in plan.compute(path):
             bar.update(done - bar.n)
     return plan.write(path)
-
-
-def checked(path: str | Path, force: bool = False) -> Path:
-    """The path of a page, before any computing.
-
-    Raises:
-        OSError: nothing can be written there.
-        ValueError: it is no name of a page, or there is a file and `force` is not given.
-    """
-    path = Path(path)
-    if path.suffix != ".html":
-        raise ValueError(f"{path}: a page is one HTML file; let its name end in .html")
-    check_new(path, force)
-    return path
 
 
 class Plan:
@@ -138,7 +122,7 @@ class Plan:
             self.pairs = {rule: panel.pairs(cover) for rule, cover in self.covers.items()}
         finally:
             panel.close()
-        usual = method_of("sparse").resolved(lab).settings()["top_t"]
+        usual = Sparse().resolved(lab).settings()["top_t"]
         self.top_t = places(max(cover.most for cover in self.covers.values()), usual)
         if top_t is not None:
             self.top_t = sorted({*top_t})
@@ -169,24 +153,16 @@ class Plan:
             OSError: it can't be written.
             ValueError: it would be larger than 10 MB.
         """
-        text = self.html()
-        if len(text.encode()) > LARGEST:
-            size = len(text.encode()) / 1e6
-            raise ValueError(f"the page would be {size:.0f} MB, and is to stay under 10; name fewer facts, rules or t")
-        write_whole(path, text)
-        return path
+        return write_page(path, self.html(), LARGEST, "; name fewer facts, rules or t")
 
     def html(self) -> str:
         """The page as text."""
-        parts = {kind: (HERE / f"shared_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
-        script = (HERE / "panel.js").read_text(encoding="utf-8") + "\n" + parts["js"]
-        return page_template(parts["html"]).render(
+        return page_text(
+            "shared_page.html",
+            ["shared_page.js"],
+            self.data(),
             title=self.title,
             lead=self.lead(),
-            css=f"{STYLE}\n{parts['css']}",
-            data=self.data(),
-            script=script,
-            policy=content_policy(script),
             settings=self.settings(),
             command=self.command,
         )
@@ -195,7 +171,7 @@ class Plan:
         """What happened at the usual t, with the first rule; means over the seeds."""
         told = []
         for method in self.methods:
-            sparse = method == "sparse"
+            sparse = METHODS[method].sparse
             t = self.usual if self.usual in self._t(self.rules[0]) else self.top_t[-1]
             rule, t = (self.rules[0], t) if sparse else ("", 0)
             ends = [self.found[SharedRun(method, seed, rule, t)]["points"][-1] for seed in self.seeds]
@@ -212,8 +188,7 @@ class Plan:
     def settings(self) -> list[tuple[str, str]]:
         """How the page was made, for its foot."""
         course, lab = self.course, self.lab
-        asked = {"sparse": {"optimizer": course.optimizer, "lr": course.lr}}
-        rates = {name: method_of(name, **asked.get(name, {})).resolved(lab).settings() for name in self.methods}
+        rates = {name: course.tuned(lab, name).settings() for name in self.methods}
         versions = {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
         seconds = sum(found["seconds"] for found in self.found.values())
         return [
@@ -257,9 +232,9 @@ class Plan:
         for method in self.methods:
             runs[method] = (
                 [run(SharedRun(method, seed)) for seed in self.seeds]
-                if method != "sparse"
+                if not METHODS[method].sparse
                 else {
-                    rule: [[run(SharedRun("sparse", seed, rule, t)) for t in self._t(rule)] for seed in self.seeds]
+                    rule: [[run(SharedRun(method, seed, rule, t)) for t in self._t(rule)] for seed in self.seeds]
                     for rule in self.rules
                 }
             )

@@ -18,11 +18,11 @@ import torch
 from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.finetune import check_facts, finetune, whole
-from smft_lab.finetuning.methods import Sparse, method_of
+from smft_lab.finetuning.methods import METHODS, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab, load
 from smft_lab.model.memory import differing_rows, named_tables
-from smft_lab.probes.probes import answer, match_of, recalled
+from smft_lab.probes.probes import match_of
 from smft_lab.probes.text import MATCHES
 from smft_lab.reproduce.sweep import end_with
 from smft_lab.slots.patch import fingerprint
@@ -43,6 +43,11 @@ class SharedRun:
     seed: int
     rule: str = ""
     top_t: int = 0
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it changes chosen slots alone."""
+        return METHODS[self.method].sparse
 
 
 @dataclass(frozen=True)
@@ -111,14 +116,18 @@ class Course:
         """What `finetune` is given for a run."""
         options: dict[str, Any] = {"method": run.method, "seed": run.seed, "passes": self.passes}
         options |= {"order": self.order, "loss_on": self.loss_on}
-        if run.method == "sparse":
+        if run.sparse:
             options |= {"top_t": run.top_t, "rule": run.rule, "optimizer": self.optimizer, "lr": self.lr}
         return options
 
+    def tuned(self, lab: Lab, method: str) -> Method:
+        """The method of that key, with the lab's tuned settings but for those given for `sparse`."""
+        given = {"optimizer": self.optimizer, "lr": self.lr} if METHODS[method].sparse else {}
+        return method_of(method, **given).resolved(lab)
+
     def key(self, lab: Lab, run: SharedRun) -> str:
         """What tells the result of a run from any other: a hash of all that it follows from."""
-        asked = {"optimizer": self.optimizer, "lr": self.lr} if run.rule else {}
-        used = method_of(run.method, **asked).resolved(lab).settings()
+        used = self.tuned(lab, run.method).settings()
         about = {"format": FORMAT, "base": fingerprint(lab), "used": used, "course": asdict(self), "run": asdict(run)}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -139,14 +148,16 @@ def planned(
         check_rule(rule)
     for t in top_t:
         check_top_t(t, lab.slots)
-    others = [SharedRun(method, seed) for method in methods if method != "sparse" for seed in seeds]
+    others = [SharedRun(method, seed) for method in methods if not METHODS[method].sparse for seed in seeds]
     sparse = [
-        SharedRun("sparse", seed, rule, t)
+        SharedRun(method, seed, rule, t)
+        for method in methods
+        if METHODS[method].sparse
         for seed in seeds
         for rule in rules
         for t in (top_t if rule != "all" else top_t[-1:])
     ]
-    return [*others, *(sparse if "sparse" in methods else [])]
+    return [*others, *sparse]
 
 
 @dataclass
@@ -169,7 +180,7 @@ class Asked:
         return cls(questions, accepted, matches, len(mine))
 
     def answers(self, lab: Lab) -> list[str]:
-        return answer(lab.model, lab.tokenizer, list(self.questions), form=lab.form)
+        return lab.answer(self.questions)
 
     def right(self, answers: Sequence[str]) -> list[bool]:
         each = zip(answers, self.accepted, self.matches, strict=True)
@@ -197,7 +208,7 @@ class Runner:
         """[step, share of new facts learned, share of what was known kept or None]."""
         facts = self.course.facts
         asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
-        right = recalled(self.lab.model, self.lab.tokenizer, asked, said, form=self.lab.form)
+        right = self.lab.recalled(asked, said)
         return [step, round(right.double().mean().item(), 5), self.kept.share()]
 
     def base(self) -> dict:
@@ -215,13 +226,13 @@ class Runner:
         options = course.options(lab, run)
         steps = Teaching.of(lab, course.facts, course.passes, course.order, course.loss_on, run.seed).steps
         every = math.ceil(steps / course.evaluations)
-        kept = self.batches if run.method == "sparse" else None
+        kept = self.batches if run.sparse else None
         for step in whole(finetune(lab, course.facts, probe_every=0, kept=kept, **options)):
             loss, seconds = step.loss, step.seconds
             if step.last or (step.step and step.step % every == 0):
                 points.append(self.point(step.step))
         rows = None
-        if run.method == "sparse":
+        if run.sparse:
             tables = zip(*named_tables(lab.model), strict=True)
             rows = sum(len(differing_rows(table.weight, lab.base(name))) for name, table in tables)
         answers = self.asked.answers(lab)

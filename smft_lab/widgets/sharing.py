@@ -18,7 +18,6 @@ from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import record_of
 from smft_lab.lab import Lab
-from smft_lab.model.tokenizer import encode
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import batch_counts
 from smft_lab.storage import shipped_checkpoint
@@ -32,44 +31,6 @@ SEEDS = 10  # of built-in facts that are looked through for those of a panel
 READERS, LOOKED = 5, 60  # questions on a card, and those that are looked at for it
 TAUGHT = 8  # facts on a card
 EXPORT = "export"  # a folder that is exported
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{ title }} – SMFT Lab</title>
-<style>
-:root { color-scheme: light dark; --line: light-dark(#d5dbe1, #34404b); --tint: light-dark(#f4f6f8, #1d2730) }
-body { margin: 2rem auto; padding: 0 1rem; max-width: 75rem; font: 16px/1.55 system-ui, sans-serif;
-  background: light-dark(#fff, #141b22); color: light-dark(#1d2730, #e8edf2) }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem }
-th, td { padding: .3rem 1rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line) }
-pre { padding: 1rem; background: var(--tint); border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<p>{{ says }}</p>
-<p><img src="data:image/png;base64,{{ picture }}" alt="{{ says }}"></p>
-{% if rows %}
-<h2>The figures</h2>
-<div class="wide"><table>
-<thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in rows %}
-<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
-{% endif %}
-<h2>The same in Python</h2>
-<pre>{{ code }}</pre>
-<p>In this folder: {{ files | join(", ") }}.</p>
-</body>
-</html>
-"""
 
 
 # As code ----------------------------------------------------------------------------------------------
@@ -166,7 +127,7 @@ def export(
 def still_page(title: str, picture: Picture, code: str, table: pd.DataFrame, files: Sequence[str]) -> str:
     """What a panel shows as a page of one file that runs nothing."""
     rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in table.values.tolist()]
-    return page_template(PAGE).render(
+    return page_template(Path(__file__).with_name("still_page.html")).render(
         policy=content_policy(),
         title=title,
         says=picture.says,
@@ -220,7 +181,7 @@ def _readers(lab: Lab, patch: Patch, facts: Sequence[Fact]) -> dict:
     questions = [*KeptQuestions(lab).questions[:LOOKED], *(fact.question for fact in facts[:LOOKED])]
     found = []
     for question in dict.fromkeys(questions):
-        counts = batch_counts(lab.model, encode(lab.tokenizer, [question], lab.model.device))
+        counts = batch_counts(lab.model, lab.encode([question]))
         mine = sum(int(count[slots].sum()) for count, slots in zip(counts, patch.slots, strict=True))
         found.append((mine / max(1, sum(int(count.sum()) for count in counts)), question))
     found.sort(key=lambda one: -one[0])

@@ -16,7 +16,6 @@ from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
 from smft_lab.model.memory import named_tables, value_tables
-from smft_lab.model.tokenizer import encode
 from smft_lab.slots.coverage import fact_counts
 from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.reading import TokenReads, core_set, token_reads
@@ -107,7 +106,7 @@ class Slots(Panel):
         """
         with self._claim.lock:
             reads = token_reads(self.lab, text)
-            counts = batch_counts(self.lab.model, encode(self.lab.tokenizer, [text], self.lab.model.device))
+            counts = batch_counts(self.lab.model, self.lab.encode([text]))
         self._take(reads, counts, None, {"text": text, "fact": None, "statements": 1})
 
     def pick(self, fact: int) -> None:

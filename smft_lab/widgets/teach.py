@@ -23,7 +23,7 @@ from smft_lab.finetuning.finetune import check_facts, finetune, whole
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
-from smft_lab.probes.probes import answer, match_of
+from smft_lab.probes.probes import match_of
 from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch, row_changes
@@ -249,7 +249,7 @@ class Teach(Panel):
         if not question:
             raise ValueError("type a question first")
         with self._claim.lock:
-            reply = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
+            reply = self.lab.answer([question], form=asking_form(self.lab))[0]
         answered = {"question": question, "now": reply}
         self.answers = [answered, *(row for row in self.answers if row["question"] != question)][:6]
 
@@ -359,7 +359,7 @@ class Teach(Panel):
         return self._answers([question])[0]
 
     def _answers(self, questions: list[str]) -> list[str]:
-        return answer(self.lab.model, self.lab.tokenizer, questions, form=self.lab.form) if questions else []
+        return self.lab.answer(questions) if questions else []
 
     def _ends_itself(self) -> bool:
         """Whether a lesson ends when the fact is learned."""
@@ -463,7 +463,7 @@ class Teach(Panel):
     def _after(self) -> None:
         """Ask every lesson's question again, and all others that were asked, and measure the probes."""
         lesson_replies, others = (
-            answer(self.lab.model, self.lab.tokenizer, questions, form=form) if questions else []
+            self.lab.answer(questions, form=form) if questions else []
             for questions, form in (
                 ([lesson.fact.question for lesson in self._lessons], self.lab.form),
                 ([row["question"] for row in self.answers], asking_form(self.lab)),

@@ -9,22 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from smft_lab.charts.report import content_policy, page_template
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.lab import Lab
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
-from smft_lab.probes.probes import recalled
 from smft_lab.probes.prompts import BUILT_IN
 from smft_lab.widgets.drawn_table import side_of
 from smft_lab.widgets.kept import KeptQuestions
-from smft_lab.widgets.panel import HERE, STYLE
-from smft_lab.widgets.shared_page import checked
+from smft_lab.widgets.page_file import check_path, page_text, write_page
 from smft_lab.widgets.teach import FASTER, PASSES
-from smft_lab.writing import write_whole
 
 KNOWN = 100  # questions that are asked again after each lesson
-LARGEST = 20_000_000  # bytes of a page
+LARGEST = 20  # megabytes of a page
 TITLE = "Teach a language model a sentence. What does it forget?"
 
 
@@ -42,15 +38,11 @@ def teach_page(lab: Lab, path: str | Path, title: str = TITLE, force: bool = Fal
         OSError: the page can't be written.
         ValueError: the lab is of another architecture, or too large for a page; or there is such a page.
     """
-    path = checked(path, force)
-    text = page_text(lab, title)
-    if len(text.encode()) > LARGEST:
-        raise ValueError(f"the page would be {len(text.encode()) / 1e6:.0f} MB, and is to stay under 20")
-    write_whole(path, text)
-    return path
+    path = check_path(path, force)
+    return write_page(path, _html(lab, title), LARGEST)
 
 
-def page_text(lab: Lab, title: str) -> str:
+def _html(lab: Lab, title: str) -> str:
     """The page as text."""
     config = _config(lab)
     lab.reset()
@@ -69,17 +61,11 @@ def page_text(lab: Lab, title: str) -> str:
         "side": side_of(lab.slots),
         "longest": lab.model.config.max_position_embeddings,
     }
-    script = "\n".join(
-        (HERE / name).read_text(encoding="utf-8") for name in ("panel.js", "browser_model.js", "teach_page.js")
-    )
-    template = page_template((HERE / "teach_page.html").read_text(encoding="utf-8"))
-    css = f"{STYLE}\n{(HERE / 'shared_page.css').read_text(encoding='utf-8')}"
-    return template.render(
+    return page_text(
+        "teach_page.html",
+        ["browser_model.js", "teach_page.js"],
+        data,
         title=title,
-        css=css,
-        data=data,
-        script=script,
-        policy=content_policy(script),
         slots=f"{lab.slots:,}",
         parameters=f"{lab.model.num_parameters() / 1e6:.1f}M",
         top_t=settings["t"],
@@ -193,7 +179,7 @@ def _known(lab: Lab, kept: KeptQuestions) -> list[dict]:
     if kept.probe is None:
         return []
     questions, golds = list(kept.questions), [accepted[0] for accepted in kept.probe.answers]
-    right = recalled(lab.model, lab.tokenizer, questions, golds, form=lab.form).tolist()
+    right = lab.recalled(questions, golds).tolist()
     every = [{"question": q, "answer": a} for q, a, knows in zip(questions, golds, right, strict=True) if knows]
     count = min(KNOWN, len(every))
     return [every[n * len(every) // count] for n in range(count)]

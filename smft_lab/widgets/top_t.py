@@ -23,7 +23,6 @@ from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
-from smft_lab.probes.probes import answer, recalled
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
@@ -290,7 +289,7 @@ class TopT(Panel):
         if not question:
             raise ValueError("type a question first")
         with self._claim.lock:
-            now = answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
+            now = self.lab.answer([question], form=asking_form(self.lab))[0]
             base = self._base_answer(question) if self._changed() else now
         rest = [row for row in self.answers if row["question"] != question]
         self.answers = [{"question": question, "base": base, "now": now}, *rest][:8]
@@ -300,7 +299,7 @@ class TopT(Panel):
         if self.answers:
             with self._claim.lock:
                 asked = [row["question"] for row in self.answers]
-                replies = answer(self.lab.model, self.lab.tokenizer, asked, form=asking_form(self.lab))
+                replies = self.lab.answer(asked, form=asking_form(self.lab))
             self.answers = [{**row, "now": text} for row, text in zip(self.answers, replies, strict=True)]
 
     def save(self, path: str | Path | None = None) -> None:
@@ -494,7 +493,7 @@ class TopT(Panel):
         """(step, share of new facts learned, share of what was known kept); None where nothing was known."""
         facts = self.facts[: self._path.settings["facts"]]
         asked, answers = [fact.question for fact in facts], [fact.answer for fact in facts]
-        right = recalled(self.lab.model, self.lab.tokenizer, asked, answers, form=self.lab.form)
+        right = self.lab.recalled(asked, answers)
         return step, right.double().mean().item(), self._kept.share()
 
     def _show(self, view: dict) -> None:
@@ -553,4 +552,4 @@ class TopT(Panel):
 
     def _base_answer(self, question: str) -> str:
         with self.lab.at_base():
-            return answer(self.lab.model, self.lab.tokenizer, [question], form=asking_form(self.lab))[0]
+            return self.lab.answer([question], form=asking_form(self.lab))[0]

@@ -11,7 +11,6 @@ from smft_lab.facts.world.corpus import Corpus
 from smft_lab.finetuning.methods.base import Mix, register
 from smft_lab.finetuning.methods.full import Full
 from smft_lab.lab import Lab
-from smft_lab.probes.probes import answer
 
 ASKED = 150  # general questions that a model from elsewhere answers itself
 
@@ -70,5 +69,5 @@ def own_answers(lab: Lab, least: int) -> list[str]:
     """General questions in the lab's form, with what its model answers now: at least so many, and mostly `ASKED`."""
     questions = [question.question for question in common_questions("background")]
     asked = Random("replay").sample(questions, min(max(ASKED, least), len(questions)))
-    replies = answer(lab.model, lab.tokenizer, asked, form=lab.form)
+    replies = lab.answer(asked)
     return [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]
