@@ -14,15 +14,10 @@ import torch
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world.world import World
-from smft_lab.model.autoclass import (
-    check_no_adapters,
-)
+from smft_lab.model.autoclass import check_no_adapters
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
-from smft_lab.model.opening import (
-    Source,
-    storage,
-)
+from smft_lab.model.opening import Source, storage
 from smft_lab.model.tokenizer import encode
 from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, answer, recalled
@@ -136,7 +131,8 @@ class Lab:
             >>> lab.answer([lab.world.old_facts()[0].question])
             ['Copper Works']
         """
-        return answer(self.model, self.tokenizer, questions, max_new_tokens, form or self.form)
+        form = form or self.form
+        return answer(self.model, self.tokenizer, questions, max_new_tokens=max_new_tokens, form=form)
 
     def recalled(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
         """Whether the model would now give exactly these answers and end there: (len(questions),) bool.

@@ -45,9 +45,13 @@ def tiny(one_lab, monkeypatch):
     one_lab.reset()
     one_lab.defaults = {}
     monkeypatch.setattr("smft_lab.lab.load", lambda *_: one_lab)
-    short = partial(probes_module.answer, max_new_tokens=2)
+    answer = probes_module.answer
+
+    def short(*args, **options):
+        return answer(*args, **{**options, "max_new_tokens": 2})
+
     monkeypatch.setattr(probes_module, "answer", short)
-    monkeypatch.setattr(compare_module, "answer", short)
+    monkeypatch.setattr("smft_lab.lab.answer", short)
     return one_lab
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-from functools import partial
 
 import pandas as pd
 import pytest
@@ -51,9 +50,13 @@ def same(lab, expected: dict[str, torch.Tensor]) -> bool:
 def short_answers():
     """Answers of two tokens: a random model has nothing to say, and these tests don't ask what."""
     with pytest.MonkeyPatch.context() as patch:
-        short = partial(probes_module.answer, max_new_tokens=2)
+        answer = probes_module.answer
+
+        def short(*args, **options):
+            return answer(*args, **{**options, "max_new_tokens": 2})
+
         patch.setattr(probes_module, "answer", short)
-        patch.setattr(module, "answer", short)
+        patch.setattr("smft_lab.lab.answer", short)
         yield
 
 

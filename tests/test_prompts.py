@@ -427,11 +427,11 @@ def test_a_comparison_asks_its_samples_in_the_labs_form(tiny_lab, monkeypatch):
     lab.form = FEW
     lab.probes = Probes([QuestionProbe("known", ("Who?",), (("x",),), form=PLAIN)])
 
-    def said(model, tokenizer, questions, form):
+    def said(model, tokenizer, questions, form, **options):
         forms.append((form, len(questions)))
         return [""] * len(questions)
 
-    monkeypatch.setattr("smft_lab.experiments.compare.answer", said)
+    monkeypatch.setattr("smft_lab.lab.answer", said)
     comparison = Comparison(lab, [DOG], methods=["sparse"], passes=1, seeds=[0])
     for _ in comparison.steps():
         pass

@@ -295,10 +295,9 @@ def test_a_path_tells_how_many_rows_it_has_changed(lab, panel):
 
 
 def test_what_was_asked_is_asked_again_when_the_model_has_become_another(lab, facts, panel, monkeypatch):
-    from smft_lab.widgets import top_t
 
     # Told by its weights: the tiny model's own answers might not change.
-    monkeypatch.setattr(top_t, "answer", lambda model, _, questions, form: [f"{model_sum(model)}"] * len(questions))
+    monkeypatch.setattr("smft_lab.lab.answer", lambda model, _, asked, **options: [f"{model_sum(model)}"] * len(asked))
     base = model_sum(lab.model)
     press(panel, "ask", question=facts[0].question)
     assert panel.answers[0]["now"] == f"{base}"

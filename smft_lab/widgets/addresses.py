@@ -59,8 +59,6 @@ class Addresses(Panel):
     tables = traitlets.List().tag(sync=True)  # {same, different, weak}, one per value table
     facts = traitlets.List().tag(sync=True)  # {question, same, different, weak, advice}, the hardest to find first
     loudness = traitlets.Dict().tag(sync=True)  # median, low, high, state, told, trail
-    state = traitlets.Unicode("idle").tag(sync=True)
-    note = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None, theme: str = "auto"

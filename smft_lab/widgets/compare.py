@@ -26,7 +26,8 @@ from smft_lab.probes.probes import QuestionProbe, TextProbe, probes_of
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import asking_form, familiar
-from smft_lab.widgets.panel import Panel, page
+from smft_lab.widgets.panel import page
+from smft_lab.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -46,7 +47,7 @@ def _written(method: Method, top_t: int | None) -> str:
     return f"smft.Sparse(top_t={top_t}{rule})"
 
 
-class Compare(Panel):
+class Compare(TrainingPanel):
     """Teach the same facts by several methods, live, and see what each forgets.
 
     Args:
@@ -77,8 +78,6 @@ class Compare(Panel):
     progress = traitlets.Dict().tag(sync=True)
     verdict = traitlets.List().tag(sync=True)  # lines at equal learning, when all is done
     answers = traitlets.List().tag(sync=True)
-    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
-    note = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self,
@@ -178,20 +177,11 @@ class Compare(Panel):
                 name: {"steps": [], "recalled": [], "questions": []} for name in self.methods
             }
             self._items = self._train(self.comparison)
-        self.state = "running"
-        self._runner.start(self._items, self._show, self._ended)
-
-    def stop(self) -> None:
-        """Stop asking for steps; Start goes on from here."""
-        self._runner.stop()
+        self._go_on(self._items)
 
     def reset(self) -> None:
         """Drop the comparison, shown or under way; the base is back."""
-        self._runner.stop()
-        if self._items is not None:
-            self._items.close()
-            self._items = None
-            self.release()
+        self._give_up()
         self._states = {}
         self.claim()
         self.lab.reset()
@@ -297,8 +287,7 @@ class Compare(Panel):
     def close(self) -> None:
         """Stop, bring the base back, and take the panel off the screen."""
         if self._items is not None:
-            self._runner.stop()
-            self._items.close()
+            self._give_up()
             self.release()
         self._states = {}  # a notebook's Out may keep the panel itself
         super().close()
@@ -366,14 +355,12 @@ class Compare(Panel):
         if problem is None and self.progress.get("done", 0) < self.progress.get("total", 1):
             self.state = "paused"
             return
-        self._items = None
-        self.release()
-        comparison = self.comparison
-        if problem is not None or comparison is None:
-            self.state = "idle"
-            if problem is not None:
-                self.fail(problem)
+        if problem is not None:
+            self._failed(problem)
             return
+        self._items, comparison = None, self.comparison
+        self.release()
+        assert comparison is not None
         with self.hold_sync():
             self.numbers = _numbers(comparison.table, comparison.costs, self._measures)
             self.verdict = self._verdict(comparison)

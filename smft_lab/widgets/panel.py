@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import inspect
 import os
 import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ import traitlets
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import World
-from smft_lab.finetuning.finetune import TakenOver
 from smft_lab.lab import Lab
 from smft_lab.model.allocator import return_freed_memory
 from smft_lab.slots.patch import Patch
@@ -29,7 +27,6 @@ from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
 
-CHANGED = "Another panel has changed the model since: it is no longer as this one left it. Reset brings the base back."
 HERE = Path(__file__).parent
 # Text: of a file anywidget would keep every panel that was ever shown, so as to tell it of a change.
 STYLE = (HERE / "panel.css").read_text(encoding="utf-8")
@@ -78,6 +75,8 @@ class Panel(anywidget.AnyWidget):
 
     Attributes:
         error: What went wrong and what to do; shown in red until the next command.
+        state: How far a training is: idle, running, paused, or done.
+        note: What was done last.
         handled: How many commands have been done, so that the page can tell that one is still being worked at.
     """
 
@@ -87,13 +86,11 @@ class Panel(anywidget.AnyWidget):
     takes_patches = False
     lab: Any  # what it is about: a lab, but for `Train`
     settings: Any
-    state: Any  # of those that train: how far they are
     # Runs nothing, before `__init__` has come so far: a panel that was refused its arguments is closed too.
     _runner: Runner = Runner(threading.RLock())
-    _items: Generator | None = None  # the training under way, begun and not ended
-    _run: weakref.ref | None = None  # the finetune at which it is
-    _taught = False  # whether the model is as this panel's training left it
     error = traitlets.Unicode("").tag(sync=True)
+    state = traitlets.Unicode("idle").tag(sync=True)
+    note = traitlets.Unicode("").tag(sync=True)
     handled = traitlets.Int(0).tag(sync=True)
     ticks = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
@@ -111,8 +108,6 @@ class Panel(anywidget.AnyWidget):
         super().__init__(ticks=self._runner.ticks, theme=theme, shares=shares, **traits)
         self.on_msg(self._command)
         self._claim.panels.add(self)
-        if isinstance(lab, Lab):
-            lab.watchers.add(self)
 
     def _command(self, _, content: dict, __) -> None:
         """Run one command from the browser; whatever it raises is shown, never swallowed."""
@@ -178,31 +173,7 @@ class Panel(anywidget.AnyWidget):
                 panel.model_changed()
 
     def model_changed(self) -> None:
-        """Another panel has changed the lab's model; panels that show the model look at it again.
-
-        Those that have trained it say that it is no longer as they show it.
-        """
-        if self._taught:
-            self._taught = False
-            self.note = CHANGED
-
-    def run_ended(self, run: Generator) -> None:
-        """The lab has ended a finetune: a panel that was stopped in the middle of it says so, and lets go.
-
-        A panel that is at it finds out at its next step.
-        """
-        items = self._items
-        if items is None or self._run is None or self._run() is not run:
-            return
-        if self.state == "paused" and inspect.getgeneratorstate(items) == inspect.GEN_SUSPENDED:
-            try:
-                next(items)
-            except TakenOver as problem:
-                self._ended(problem)
-
-    def _ended(self, problem: BaseException | None) -> None:
-        """The runner stopped, or the finetune was ended from outside."""
-        raise NotImplementedError
+        """Another panel has changed the lab's model; panels that show the model look at it again."""
 
     # What goes to somebody else, and comes from them
 
@@ -298,7 +269,5 @@ class Panel(anywidget.AnyWidget):
         self._runner.stop()
         if hasattr(self, "_claim"):
             self._claim.panels.discard(self)
-            if isinstance(self.lab, Lab):
-                self.lab.watchers.discard(self)
             return_freed_memory()
         super().close()

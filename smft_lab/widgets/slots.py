@@ -67,8 +67,6 @@ class Slots(Panel):
     core = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # size, covered
     slot = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # the card
     under = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # what a drawn cell holds
-    state = traitlets.Unicode("idle").tag(sync=True)
-    note = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, lab: Lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
         self.facts = list(facts)[:LISTED]

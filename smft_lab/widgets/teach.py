@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 import weakref
@@ -31,7 +30,8 @@ from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import in_cells, side_of
 from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, familiar, few
-from smft_lab.widgets.panel import Panel, page, saved
+from smft_lab.widgets.panel import page, saved
+from smft_lab.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -62,7 +62,7 @@ class Lesson:
     patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
 
-class Teach(Panel):
+class Teach(TrainingPanel):
     """Teach the model one sentence at a time, at twice the rate tuned on many facts; lessons add up until undone.
 
     A lab with a recipe is taught by it, at its own rate: statements and other wordings of the question together.
@@ -90,8 +90,6 @@ class Teach(Panel):
     )  # question, answer, before, now, right, slots, others (question, now, right)
     probes = traitlets.List().tag(sync=True)  # name, title, metric, base, now
     answers = traitlets.List().tag(sync=True)
-    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running
-    note = traitlets.Unicode("").tag(sync=True)
 
     def __init__(
         self,
@@ -208,13 +206,11 @@ class Teach(Panel):
         says = any(answer_places(text, fact.answers) for text in fact.statements)
         self.note = "" if says else f"No statement says {fact.answer!r}; the model can hardly learn it from them."
         self._lesson = lesson
-        self._items = self._train(lesson, passes, top_t, recipe, total)
-        self.state = "running"
-        self._runner.start(self._items, self._show, self._ended)
+        self._go_on(self._train(lesson, passes, top_t, recipe, total))
 
     def stop(self) -> None:
         """End the lesson here; what it has taught so far stays."""
-        self._runner.stop()
+        super().stop()
 
     def undo(self) -> None:
         """Take the last lesson back: the model is bitwise as it was before it.
@@ -437,20 +433,14 @@ class Teach(Panel):
         changed = torch.stack([in_cells(norms, "amax") for norms in row_changes(self.lab)]).sum(0)
         self.heat = changed.float().numpy().tobytes()
 
-    def _show(self, view: dict) -> None:
-        self.live = view
-        self.announce()
-
     def _ended(self, problem: BaseException | None) -> None:
-        items = self._items
-        if problem is None and items is not None and inspect.getgeneratorstate(items) != inspect.GEN_CLOSED:
-            items.close()
+        if problem is not None:
+            self._failed(problem)
+            return
+        if self._items is not None:
+            self._items.close()
         lesson, self._items = self._lesson, None
         self.release()
-        if problem is not None:
-            self.state = "idle"
-            self.fail(problem)
-            return
         with self._claim.lock:
             if lesson.steps:
                 taught = [each.fact for each in [*self._lessons, lesson]]
@@ -510,10 +500,7 @@ class Teach(Panel):
         self.announce()
 
     def _halt(self) -> None:
-        self._runner.stop()
-        if self._items is not None:  # an interrupt left it
-            self._items.close()
-            self._items = None
+        self._give_up()  # an interrupt may have left it
         self.claim()
         self.state = "idle"
         self.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 import weakref
@@ -29,7 +28,8 @@ from smft_lab.slots.scores import RULES
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
 from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
-from smft_lab.widgets.panel import Panel, page, saved
+from smft_lab.widgets.panel import page, saved
+from smft_lab.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -70,7 +70,7 @@ class RunPath:
         return {**seen, "step": self.step, "total": self.total, "rows": self.rows, "settings": self.settings}
 
 
-class TopT(Panel):
+class TopT(TrainingPanel):
     """Teach facts by sparse memory finetuning, live.
 
     Dragging the slider shows at once which slots would change; letting go starts a finetune from the base. Every
@@ -99,9 +99,7 @@ class TopT(Panel):
     background = traitlets.Bytes(b"").tag(sync=True)  # uint8 per cell of the drawn table
     runs = traitlets.List().tag(sync=True)
     live = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
-    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused
     answers = traitlets.List().tag(sync=True)
-    note = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, lab: Lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
         facts = list(facts)
@@ -230,9 +228,7 @@ class TopT(Panel):
             return
         if settings:
             self.choose(**settings)
-        items = self._begin()
-        self.state = "running"
-        self._runner.start(items, self._show, self._ended)
+        self._go_on(self._begin())
 
     def step(self, settings: dict | None = None) -> None:
         """One gradient step, of the finetune that was stopped or of a new one; see `teach`."""
@@ -252,10 +248,6 @@ class TopT(Panel):
                 self._path.points.append(self._point(self._path.step))
             self.live = self._path.view()
             self.state = "paused"
-
-    def stop(self) -> None:
-        """Stop asking for steps; Teach goes on from here."""
-        self._runner.stop()
 
     def undo(self) -> None:
         """Forget the last run: the model is as it was before it, and its path leaves the plane."""
@@ -496,22 +488,11 @@ class TopT(Panel):
         right = self.lab.recalled(asked, answers)
         return step, right.double().mean().item(), self._kept.share()
 
-    def _show(self, view: dict) -> None:
-        self.live = view
-        self.announce()
-
     def _ended(self, problem: BaseException | None) -> None:
         """The runner stopped: for good if the run is over or failed, else until the next Teach."""
         if problem is not None:
-            self._items = None
-            self.release()
-            self.state = "idle"
-            self.fail(problem)
-        elif (
-            self._items is not None
-            and self._path.step < self._path.total
-            and (inspect.getgeneratorstate(self._items) != inspect.GEN_CLOSED)
-        ):
+            self._failed(problem)
+        elif self._can_go_on() and self._path.step < self._path.total:
             self._ask_again()
             self.state = "paused"
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
@@ -28,8 +27,9 @@ from smft_lab.training.pretrain import (
 )
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import in_cells, side_of
-from smft_lab.widgets.panel import Panel, page
+from smft_lab.widgets.panel import page
 from smft_lab.widgets.runners import InlineRunner
+from smft_lab.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -61,7 +61,7 @@ LOOK = 0.1  # most of the time that measuring may take
 BATCHES = 8  # of text, for the usage of slots while training
 
 
-class Train(Panel):
+class Train(TrainingPanel):
     """Train a small model with a memory layer, from nothing, and watch it fill its slots.
 
     When it has ended, or Finish was pressed, `panel.lab` is a `Lab` for the other panels, and `panel.lab.world` tells
@@ -85,8 +85,6 @@ class Train(Panel):
     points = traitlets.List().tag(sync=True)  # {step, loss, old_facts, arithmetic, slots_read, top_1_percent}
     live = traitlets.Dict().tag(sync=True)  # step, total, loss, left
     heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: reads of some text
-    state = traitlets.Unicode("idle").tag(sync=True)  # idle, running, paused, done
-    note = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, runner: str | None = None, theme: str = "auto", **settings):
         unknown = set(settings) - set(PretrainSettings.__dataclass_fields__)
@@ -128,13 +126,11 @@ class Train(Panel):
         """Begin, or go on."""
         if self.state in ("running", "done"):
             return
-        self._items = self._items or self._train()
-        self.state = "running"
-        self._runner.start(self._items, self._show, self._ended)
+        self._go_on(self._items or self._train())
 
     def pause(self) -> None:
         """Stop asking for steps; Start goes on."""
-        self._runner.stop()
+        self.stop()
 
     def step(self) -> None:
         """One gradient step."""
@@ -166,9 +162,7 @@ class Train(Panel):
 
     def reset(self) -> None:
         """Throw the model away and begin with an untrained one."""
-        self._runner.stop()
-        if self._items is not None:
-            self._items.close()
+        self._give_up()
         self._begin_anew()
         self.lab = None
         with self.hold_sync():
@@ -255,18 +249,13 @@ class Train(Panel):
         texts = (self._corpus.texts(rng, 64) for _ in range(BATCHES))
         return measure_usage(self._model, (encode(self._tokenizer, one) for one in texts))
 
-    def _show(self, view: dict) -> None:
-        self.live = view
-
     def _ended(self, problem: BaseException | None) -> None:
         if problem is not None:
-            self._items = None
-            self.state = "idle"
-            self.fail(problem)
-        elif self._items is not None and inspect.getgeneratorstate(self._items) == inspect.GEN_CLOSED:
-            self._make_lab()
-        else:
+            self._failed(problem)
+        elif self._can_go_on():
             self.state = "paused"
+        elif self._items is not None:
+            self._make_lab()
 
     def _make_lab(self) -> None:
         settings = self._settings
