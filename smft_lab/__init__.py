@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.facts.world.world import World, changed_facts, new_facts
     from smft_lab.finetuning.finetune import Step, finetune
     from smft_lab.finetuning.methods.full import Full
+    from smft_lab.finetuning.methods.full_with_replay import Replay
     from smft_lab.finetuning.methods.lora import Lora
+    from smft_lab.finetuning.methods.osf import Osf
     from smft_lab.finetuning.methods.sparse import Sparse
     from smft_lab.finetuning.rows import RowOptimizer
     from smft_lab.lab import Lab, load
@@ -87,6 +89,8 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "Sparse": "smft_lab.finetuning.methods.sparse",
     "Full": "smft_lab.finetuning.methods.full",
     "Lora": "smft_lab.finetuning.methods.lora",
+    "Replay": "smft_lab.finetuning.methods.full_with_replay",
+    "Osf": "smft_lab.finetuning.methods.osf",
     "RowOptimizer": "smft_lab.finetuning.rows",
     "Patch": "smft_lab.slots.patch",
     "row_changes": "smft_lab.slots.patch",
@@ -128,11 +132,13 @@ __all__ = [
     "MemoryLlamaConfig",
     "MemoryLlamaForCausalLM",
     "MemoryTraining",
+    "Osf",
     "Patch",
     "Probes",
     "PromptForm",
     "QuestionProbe",
     "Recipe",
+    "Replay",
     "Retrofit",
     "RowOptimizer",
     "Run",

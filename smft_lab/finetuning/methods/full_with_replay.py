@@ -30,8 +30,7 @@ class Replay(Full):
         ValueError: a setting is out of range, or there are fewer texts than `count`.
 
     Examples:
-        >>> from smft_lab.finetuning.methods import Replay
-        >>> steps = list(smft.finetune(lab, smft.new_facts(1), Replay(count=2), passes=1, probe_every=0))
+        >>> steps = list(smft.finetune(lab, smft.new_facts(1), smft.Replay(count=2), passes=1, probe_every=0))
         >>> len(steps)
         2
         >>> lab.reset()

@@ -31,8 +31,7 @@ class Osf(Method):
         ValueError: a setting is out of range.
 
     Examples:
-        >>> from smft_lab.finetuning.methods import Osf
-        >>> run = smft.run(lab, smft.new_facts(1), Osf(preserved=0.75), passes=1, probe_every=0)
+        >>> run = smft.run(lab, smft.new_facts(1), smft.Osf(preserved=0.75), passes=1, probe_every=0)
         >>> run.summary()["preserved"]
         0.75
         >>> lab.reset()
