@@ -46,8 +46,8 @@ def shipped_notebooks() -> tuple[list[Path], bool]:
         FileNotFoundError: This installation has none.
     """
     for folder, in_source_tree in ((PACKAGE / "notebooks", False), (PACKAGE.parent / "notebooks", True)):
-        if found := sorted(folder.glob("*.ipynb")):
-            return found, in_source_tree
+        if notebooks := sorted(folder.glob("*.ipynb")):
+            return notebooks, in_source_tree
     raise FileNotFoundError("the notebooks are missing from this installation; install smft-lab again")
 
 
@@ -92,10 +92,10 @@ def prepare(folder: Path | None) -> tuple[Path, list[str]]:
         return notebooks[0], [f"notebooks of {notebooks[0].parent}"]
     folder = folder or COPIES
     copied, kept = copy_notebooks(notebooks, folder)
-    said = [f"notebooks of {folder} ({len(copied)} copied there, {len(notebooks) - len(copied)} were there)"]
+    notes = [f"notebooks of {folder} ({len(copied)} copied there, {len(notebooks) - len(copied)} were there)"]
     if kept:
-        said.append(f"left as they are, though this version has others: {', '.join(kept)}")
-    return folder.resolve() / notebooks[0].name, said
+        notes.append(f"left as they are, though this version has others: {', '.join(kept)}")
+    return folder.resolve() / notebooks[0].name, notes
 
 
 def jupyterlab_options(first: Path, workspaces: Path, browser: bool, port: int | None) -> list[str]:

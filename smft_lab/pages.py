@@ -149,8 +149,8 @@ def index(lessons: Path, base: str = "/") -> str:
         return f'<li><a href="{link}"><b>{escape(title)}</b>{escape(about)}</a></li>'
 
     panels = "\n".join(entry(f"{PANELS}/{page.file}.ipynb", page.title, page.about) for page in PAGES)
-    found = "\n".join(entry(f"{LESSONS}/{file.name}", *_about(file)) for file in sorted(lessons.glob("*.ipynb")))
-    return INDEX.format(panels=panels, lessons=found)
+    entries = "\n".join(entry(f"{LESSONS}/{file.name}", *_about(file)) for file in sorted(lessons.glob("*.ipynb")))
+    return INDEX.format(panels=panels, lessons=entries)
 
 
 def _about(notebook: Path) -> tuple[str, str]:

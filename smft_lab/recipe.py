@@ -160,15 +160,15 @@ class Recipe:
         Raises:
             ValueError: there is no such field, or a value is of another type or out of range.
         """
-        known = {one.name for one in fields(cls)}
+        known = {field.name for field in fields(cls)}
         if strangers := sorted(set(values) - known):
             raise ValueError(f"a recipe has no {strangers[0]!r}; it has {', '.join(sorted(known))}")
-        for one in fields(cls):
-            value, kind = values.get(one.name, one.default), type(one.default)
+        for field in fields(cls):
+            value, kind = values.get(field.name, field.default), type(field.default)
             if type(value) not in ((int, float) if kind is float else (kind,)) or (
                 kind is float and not math.isfinite(value)
             ):
-                raise ValueError(f"{one.name} of a recipe is a {kind.__name__}, not {str(value)[:40]!r}")
+                raise ValueError(f"{field.name} of a recipe is a {kind.__name__}, not {str(value)[:40]!r}")
         return cls(**values)
 
 

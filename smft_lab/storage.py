@@ -214,7 +214,7 @@ def few_rows(model) -> dict[str, torch.Tensor]:
         name: differing_rows(table.weight, _zeros_like(table.weight))
         for name, table in zip(*named_tables(model), strict=True)
     }
-    return {name: mine for name, mine in rows.items() if 2 * len(mine) < len(model.state_dict()[name])}
+    return {name: changed for name, changed in rows.items() if 2 * len(changed) < len(model.state_dict()[name])}
 
 
 def _check_rows(rows: torch.Tensor, values: torch.Tensor, table: torch.Tensor, name: str) -> None:
@@ -267,10 +267,10 @@ def read_lab(path: Path | None, device: str | torch.device, dtype: str, lab_of: 
 def _place(path: Path) -> tuple[int, int, int] | None:
     """Which folder is there now, told from one that takes its place; None where there is none."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino, found.st_ctime_ns  # an inode number may be given again
+    return status.st_dev, status.st_ino, status.st_ctime_ns  # an inode number may be given again
 
 
 def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[..., Lab]) -> Lab:
@@ -344,8 +344,8 @@ def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: 
             raise ValueError(f"config.json lacks {CONFIG_KEY}")
         options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
         opened: Any = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **options)
-        model, found = opened
-        if strangers := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+        model, loading = opened
+        if strangers := sorted({*loading["missing_keys"], *loading["unexpected_keys"]}):
             raise ValueError(f"config and weights don't belong together: {strangers[0]} is in one of them only")
         return own_memory(model)
     model = add_memory(new_model(config, dtype) if base is None else base, **asked)
@@ -424,8 +424,8 @@ def _read_about(path: Path) -> dict:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{file} is not what Lab.save() writes; copy the lab again") from None
     if newer:
-        found = f"format {about['format']} is newer than this version reads ({FORMAT})"
-        raise ValueError(f"{file}: {found}; update smft-lab")
+        problem = f"format {about['format']} is newer than this version reads ({FORMAT})"
+        raise ValueError(f"{file}: {problem}; update smft-lab")
     if missing := {"world_seed", "defaults"} - set(about):
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; copy the lab again")
     for name, (is_right, what) in ABOUT.items():
@@ -445,7 +445,7 @@ def _is_defaults(value) -> bool:
 
 
 def _is_texts(value) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 ABOUT = {

@@ -102,4 +102,4 @@ def _clock(seconds: float | None) -> str:
 
 def printable(text: str) -> str:
     """A text from a file as it stands there, on one line: what would move the cursor, colour or hide is spelled out."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

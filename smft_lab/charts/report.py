@@ -142,7 +142,7 @@ def page_template(file: Path) -> jinja2.Template:
 def content_policy(*scripts: str) -> str:
     """What a page of one file may do: run these scripts and no others, and ask nothing of the network."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    own = " ".join(f"'sha256-{one}'" for one in hashes) or "'none'"
+    own = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
     return (
         f"default-src 'none'; script-src {own}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
         "form-action 'none'"
@@ -461,9 +461,9 @@ def _f1_details(summary: dict, methods: list[str]) -> str:
 def _plane_alt(table: pd.DataFrame) -> str:
     up = style.upward(table["probe"])
     ends = figures.ends(table)
-    said = percent if up.is_share else (lambda loss: fixed(loss, 3))
+    written = percent if up.is_share else (lambda loss: fixed(loss, 3))
     parts = [
-        f"{name(method)} ends at {percent(learned)} learned with {up.told(said(kept))}"
+        f"{name(method)} ends at {percent(learned)} learned with {up.told(written(kept))}"
         for method, learned, kept in zip(ends["method"], ends["learned"], ends["kept"], strict=True)
     ]
     return f"Plane of new facts learned against {up.title.lower()}, from step 0 on. {'; '.join(parts)}."
@@ -560,9 +560,9 @@ def _question(sample: dict, methods: list[str]) -> str:
 
 def _taught(sample: dict) -> str:
     texts = sample.get("taught", [])
-    told = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
     many = f"{len(texts)} statements" if len(texts) > 1 else "one statement"
-    return f"<details><summary>Taught by {many}</summary><ul>{told}</ul></details>" if texts else ""
+    return f"<details><summary>Taught by {many}</summary><ul>{items}</ul></details>" if texts else ""
 
 
 def _answer(label: str, colour: str, text: str | None, right: bool) -> str:

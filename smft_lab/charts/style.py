@@ -168,10 +168,10 @@ def probes_in(measured: Iterable[tuple[str, str]]) -> list[Probe]:
     """
     present = dict.fromkeys(pair for pair in measured if pair[1] != "f1")
     known = {(probe.key, probe.metric): probe for probe in PROBES}
-    found = [probe for pair, probe in known.items() if pair in present]
-    if sum(probe.is_learned for probe in found) > 1 and found[0].key == "learned":
-        found[0] = replace(found[0], **UNSEEN)
-    return found + [_other(*pair) for pair in present if pair not in known]
+    probes = [probe for pair, probe in known.items() if pair in present]
+    if sum(probe.is_learned for probe in probes) > 1 and probes[0].key == "learned":
+        probes[0] = replace(probes[0], **UNSEEN)
+    return probes + [_other(*pair) for pair in present if pair not in known]
 
 
 def _other(key: str, metric: str) -> Probe:

@@ -52,9 +52,9 @@ def show(files: Files) -> None:
         table.add_column(name, justify="right" if name in ("rows", "kB", "t", "facts") else "left", overflow="fold")
     for file, patch in zip(files, read, strict=True):
         about, facts = patch.about, patch.about.get("facts", "")
-        told = str(len(facts)) if isinstance(facts, list) else str(facts)
+        count = str(len(facts)) if isinstance(facts, list) else str(facts)
         size = f"{file.stat().st_size / 1000:,.1f}"
-        row = (about.get("rule", ""), about.get("top_t", ""), told, about.get("date", ""), patch.base[:8])
+        row = (about.get("rule", ""), about.get("top_t", ""), count, about.get("date", ""), patch.base[:8])
         cells = (file.name, f"{len(patch):,}", size, *map(str, row))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console(highlight=False).print(table)

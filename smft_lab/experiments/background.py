@@ -182,7 +182,7 @@ class OwnTexts(_Writing):
 
     def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Tensor | None]:
         starts = [self.tokenizer.bos_token_id, self.model.config.get_text_config().bos_token_id]
-        start = next((one for one in starts if one is not None), self.tokenizer.eos_token_id)
+        start = next((start_id for start_id in starts if start_id is not None), self.tokenizer.eos_token_id)
         most = self.window - len(self._first)
         return self._first or [start], most, lambda row: row[-1] in self._special, self._letters
 
@@ -240,7 +240,7 @@ class OwnQuestions(_Writing):
         self._examples = common_questions("background") if examples is None else list(examples)
         if not self._examples:
             raise ValueError("questions need examples: give at least one question with its answer")
-        probed = [one.question for one in common_questions("probe")]
+        probed = [question.question for question in common_questions("probe")]
         self._without = {normalise(question) for question in (*probed, *without)}
         self._parts = self._split([])
         self._found: dict[str, Question] = {}
@@ -253,12 +253,12 @@ class OwnQuestions(_Writing):
 
     def _split(self, shots: Sequence[Question | Fact]) -> tuple[str, str, str]:
         """What stands before a question, between it and its answer, and after that."""
-        form = self.form.with_shots((one.question, one.answers[0]) for one in shots)
+        form = self.form.with_shots((example.question, example.answers[0]) for example in shots)
         question, answer = "Qqqq", "Aaaa"  # marks that no example holds
         whole = form.answered(question, answer, self.tokenizer)
         before, _, _ = whole.rpartition(question)
-        said = self.tokenizer.decode(form.ids(self.tokenizer, whole))  # what is written is decoded too
-        between, _, after = said.rpartition(question)[2].partition(answer)
+        decoded = self.tokenizer.decode(form.ids(self.tokenizer, whole))  # what is written is decoded too
+        between, _, after = decoded.rpartition(question)[2].partition(answer)
         return before, between, after
 
     def _begin(self) -> None:
@@ -275,31 +275,31 @@ class OwnQuestions(_Writing):
 
     def _ended(self, row: list[int]) -> bool:
         _, between, after = self._parts
-        asked, found, said = self.tokenizer.decode(row).partition(between)
-        if found:
-            return row[-1] in self._special or bool(after and after in said) or "\n" in said
+        asked, separator, reply = self.tokenizer.decode(row).partition(between)
+        if separator:
+            return row[-1] in self._special or bool(after and after in reply) or "\n" in reply
         line, broken, _ = asked.lstrip().partition("\n")
         question = line.removesuffix(between.partition("\n")[0]).rstrip()
         return (broken and not question.endswith(QUESTION_MARKS)) or (row[-1] in self._special and not self.form.chat)
 
     def _take(self, row: list[int]) -> None:
         _, between, after = self._parts
-        asked, found, said = self.tokenizer.decode(row).partition(between)
-        answer = said.partition(after)[0] if after else said
+        asked, separator, reply = self.tokenizer.decode(row).partition(between)
+        answer = reply.partition(after)[0] if after else reply
         for token in self.tokenizer.all_special_tokens:
             answer = answer.removesuffix(token)
         asked, answer = asked.strip(), answer.partition("\n")[0].strip().removesuffix(".")
         name = normalise(asked)
         fresh = name not in self._without and name not in self._found and len(self._found) < self.count
-        if fresh and found and self._ended(row) and _well_formed(asked, answer, self.tokenizer.all_special_tokens):
+        if fresh and separator and self._ended(row) and _well_formed(asked, answer, self.tokenizer.all_special_tokens):
             self._found[name] = Question(asked, (answer,))
 
     def _finish(self) -> None:
         self.written = len(self._found)
-        for one in self._examples:
-            name = normalise(one.question)
+        for example in self._examples:
+            name = normalise(example.question)
             if len(self._found) < self.count and name not in self._without:
-                self._found.setdefault(name, Question(one.question, tuple(one.answers)))
+                self._found.setdefault(name, Question(example.question, tuple(example.answers)))
 
 
 def text_documents(text: str, tokenizer, count: int = 200, window: int = 64, seed: int = 0) -> list[list[int]]:
@@ -349,8 +349,8 @@ def question_documents(
     opened = [form.with_shots((*form.shots, *opening)) for opening in openings]
     forms = [each for shown in opened for each in (form, form, form, shown)] or [form]
     return [
-        form.ids(tokenizer, shown.answered(one.question, one.answers[0], tokenizer))
-        for one, shown in zip(questions, cycle(forms), strict=False)
+        form.ids(tokenizer, shown.answered(question.question, question.answers[0], tokenizer))
+        for question, shown in zip(questions, cycle(forms), strict=False)
     ]
 
 
@@ -418,8 +418,8 @@ def _sample(
     for step in range(1, most + 1):
         if past is None:
             ids = torch.tensor([prompt + rows[i] for i in live], device=model.device)
-            told = {"use_cache": False} if "use_cache" in takes else {}
-            logits = model(input_ids=ids, **told, **options).logits[:, -1]
+            cache_option = {"use_cache": False} if "use_cache" in takes else {}
+            logits = model(input_ids=ids, **cache_option, **options).logits[:, -1]
         elif step > 1:
             ids = torch.tensor([rows[i][-1:] for i in live], device=model.device)
             out = model(input_ids=ids, past_key_values=past, use_cache=True, **options)
@@ -447,11 +447,11 @@ def _letters(model, tokenizer) -> Tensor | None:
     special = set(tokenizer.all_special_ids)
     size = model.get_output_embeddings().weight.shape[0]
     words = tokenizer.batch_decode([[token] for token in range(min(size, len(tokenizer)))])
-    found = torch.zeros(size, dtype=torch.bool)
-    found[: len(words)] = torch.tensor(
+    allowed = torch.zeros(size, dtype=torch.bool)
+    allowed[: len(words)] = torch.tensor(
         [token not in special and word.lstrip()[:1].isalpha() for token, word in enumerate(words)]
     )
-    return found if found.any() else None
+    return allowed if allowed.any() else None
 
 
 def _of_use(row: list[int], text: str) -> bool:

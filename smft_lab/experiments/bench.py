@@ -316,7 +316,7 @@ def runs_to_target(lab: Lab, facts, target: float = 0.95, most: int = 40) -> Ite
         lab.reset()
         seconds = None
         if best >= target:
-            seconds = next(one.seconds for one in train() if one.step == step)
+            seconds = next(run_step.seconds for run_step in train() if run_step.step == step)
             lab.reset()
         else:
             note = f"at most {best:.0%}, in {step} steps"
@@ -464,10 +464,10 @@ def bench(lab: Lab, quick: bool = False, path: str | None = None) -> Iterator[Ro
 def ratios(rows: list[Row]) -> list[float | None]:
     """Of each row to the first one of its part, among rows of the same slots: how many times as much."""
     first: dict[tuple, float] = {}
-    found = []
+    quotients = []
     for row in rows:
         if row.value is None:
-            found.append(None)
+            quotients.append(None)
         else:
-            found.append(row.value / first.setdefault((row.part, row.slots), row.value))
-    return found
+            quotients.append(row.value / first.setdefault((row.part, row.slots), row.value))
+    return quotients

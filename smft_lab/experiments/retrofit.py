@@ -176,7 +176,7 @@ class Retrofit:
         self.addresses = measure_addresses(self.lab, self.taught)
         self.settled = settled(self.lab, half, self.taught)
         yield Progress("addresses", 1, 1)
-        weak = sum(len(one.weak) for one in self.addresses)
+        weak = sum(len(layer.weak) for layer in self.addresses)
         for problem in (skew(usage), self._unfound(weak)):
             if problem:
                 warnings.warn(problem, stacklevel=2)
@@ -185,7 +185,9 @@ class Retrofit:
         """The meters as JSON values: the table of blocks, the memory's addresses, and how settled the choice is."""
         return {
             "blocks": None if self.blocks is None else self.blocks.to_dict("records"),
-            "addresses": [{"same": one.same, "different": one.different, "weak": one.weak} for one in self.addresses],
+            "addresses": [
+                {"same": layer.same, "different": layer.different, "weak": layer.weak} for layer in self.addresses
+            ],
             "facts": len(self.taught),
             "settled": self.settled and self.settled.same,
         }
@@ -198,16 +200,16 @@ class Retrofit:
                 f"{row.block}: {row.same:.2f}/{row.different:.2f}, {row.stray:.1%}" for row in self.blocks.itertuples()
             )
             lines.append(f"addresses, same fact / two facts, and stray reads; best block first: {shown}")
-        for one in self.addresses:
+        for layer in self.addresses:
             lines.append(
-                f"addresses of the memory: {one.same:.2f} same fact, {one.different:.2f} two facts; "
-                f"{len(one.weak)} of {len(self.taught)} facts hard to find"
+                f"addresses of the memory: {layer.same:.2f} same fact, {layer.different:.2f} two facts; "
+                f"{len(layer.weak)} of {len(self.taught)} facts hard to find"
             )
         lines.append(f"how far the choice of slots has settled: {self.settled}")
         probes = [] if self.lab is None else [probe for probe in self.lab.probes if isinstance(probe, QuestionProbe)]
         known = [len(probe.questions) for probe in probes if probe.name == "known"]
-        told = f"{known[0]} questions that the base answers" if known else "no question that the base answers"
-        lines.append(f"{told} found, to see what it forgets; more to ask: --known")
+        known_note = f"{known[0]} questions that the base answers" if known else "no question that the base answers"
+        lines.append(f"{known_note} found, to see what it forgets; more to ask: --known")
         return lines
 
     def _unfound(self, weak: int) -> str | None:
@@ -248,7 +250,7 @@ class Retrofit:
             "form": self.form.to_json(),
             "shots": self.shots,
             "seed": self.seed,
-            "questions": [(one.question, one.answers) for one in (*self.questions, *self.known)],
+            "questions": [(question.question, question.answers) for question in (*self.questions, *self.known)],
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -277,8 +279,8 @@ class Retrofit:
         if self.text is not None:
             return text_windows(self.text[self._held_out_from :], self.tokenizer, 2 * self.recipe.window, HELD_OUT)
         own = texts[self.recipe.background_texts :]
-        told = tuple(self.tokenizer.decode(ids) for ids in own)
-        return TextProbe("text", told, whole=False, tokens=tuple(map(tuple, own)))
+        written = tuple(self.tokenizer.decode(ids) for ids in own)
+        return TextProbe("text", written, whole=False, tokens=tuple(map(tuple, own)))
 
     def _asked(self) -> Iterator[Progress]:
         count = self.recipe.background_questions
@@ -288,7 +290,7 @@ class Retrofit:
         if self.questions:
             yield Progress("questions", 0, 1)
             return question_documents(self.questions[:count], self.tokenizer, self.form, openings)
-        probed = [one.question for one in self.known]
+        probed = [question.question for question in self.known]
         writing = OwnQuestions(self.model, self.tokenizer, self.form, count, self.seed, without=probed)
         for written in writing:
             yield Progress("questions", written.done, written.total)
@@ -296,9 +298,9 @@ class Retrofit:
 
     def _known(self) -> Iterator[Progress]:
         search = self._search()
-        for found in search:
-            yield Progress("known", found.asked, found.total, str(found))
-        return Probes([search.probe]).to_records() if found.known else []
+        for progress in search:
+            yield Progress("known", progress.asked, progress.total, str(progress))
+        return Probes([search.probe]).to_records() if progress.known else []
 
     def _search(self) -> KnownSearch:
         pool = self.known or common_questions("probe")
@@ -388,5 +390,5 @@ def follow(work: Retrofit, bar) -> None:
             for task in tasks.values():
                 bar.update(task, total=1, completed=1)
             tasks[at.stage] = bar.add_task(STAGES[at.stage], total=at.total)
-        told = f"{STAGES[at.stage]}: {at.note}" if at.note else STAGES[at.stage]
-        bar.update(tasks[at.stage], total=at.total, completed=at.done, description=told)
+        label = f"{STAGES[at.stage]}: {at.note}" if at.note else STAGES[at.stage]
+        bar.update(tasks[at.stage], total=at.total, completed=at.done, description=label)

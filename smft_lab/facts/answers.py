@@ -43,14 +43,18 @@ def answer_places(text: str, answers: tuple[str, ...] | str) -> tuple[tuple[int,
     clusters = regex.findall(r"\s+|\X", text)
     bounds = [0, *accumulate(map(len, clusters))]
     written = [_unified(cluster) for cluster in clusters]
-    told, whose = _folded(written)
+    folded, whose = _folded(written)
     ranks: dict[tuple[int, int], tuple[bool, bool]] = {}  # of each place: whether it is sure, and canonical
     for number, answer in enumerate(as_tuple(answers)):
         letters = unified(answer.strip())
         asked = _folded(letters)[0]
-        for start in [i for i, letter in enumerate(told) if letter == asked[0]] if asked else []:
+        for start in [i for i, letter in enumerate(folded) if letter == asked[0]] if asked else []:
             end = start + len(asked)
-            if told[start:end] != asked or (start and whose[start] == whose[start - 1]) or whose[end] == whose[end - 1]:
+            if (
+                folded[start:end] != asked
+                or (start and whose[start] == whose[start - 1])
+                or whose[end] == whose[end - 1]
+            ):
                 continue  # or it begins or ends within a letter
             first, after = whose[start], whose[end]
             part = "".join(written[first:after])

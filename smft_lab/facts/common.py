@@ -513,7 +513,7 @@ def common_questions(part: str | None = None) -> list[Question]:
         for place, (subject, question) in enumerate(table):
             if part is None or (subject % BACKGROUND == BACKGROUND - 1) == (part == "background"):
                 placed.append(((place + 0.5) / len(table), number, question))
-    return [question for *_, question in sorted(placed, key=lambda one: one[:2])]
+    return [question for *_, question in sorted(placed, key=lambda entry: entry[:2])]
 
 
 def _tables() -> list[list[tuple[int, Question]]]:
@@ -560,8 +560,8 @@ def _question(question: str, answers: str, person: bool = False) -> Question:
     written = [answer.strip() for answer in answers.split("|")]
     if person:
         written.append(written[0].split()[-1])
-        written += [one.replace(". ", ".", one.count(". ") - 1) for one in written if one.count(". ") > 1]
-    accepted = chain.from_iterable((one, _unaccented(one)) for one in written)
+        written += [text.replace(". ", ".", text.count(". ") - 1) for text in written if text.count(". ") > 1]
+    accepted = chain.from_iterable((text, _unaccented(text)) for text in written)
     return Question(question, tuple(dict.fromkeys(accepted)))
 
 

@@ -109,9 +109,9 @@ def augment(sentences: Sequence[str], how_many: int, rng: Random) -> list[str]:
     """
     whole = _joined(sentences)
     words = whole.split()
-    found: dict[str, None] = {}
+    passages: dict[str, None] = {}
     for attempt in range(8 * how_many):
-        if len(found) == how_many:
+        if len(passages) == how_many:
             break
         n = len(sentences)
         kind = attempt % 4
@@ -128,13 +128,13 @@ def augment(sentences: Sequence[str], how_many: int, rng: Random) -> list[str]:
             start = rng.randint(0, len(words) - length)
             text = " ".join(words[start : start + length])
         if text != whole and any(char.isalnum() for char in text):
-            found[text] = None
-    return list(found)
+            passages[text] = None
+    return list(passages)
 
 
 def sentences_of(text: str) -> list[str]:
     """The sentences of a paragraph, with single blanks; together they hold all its words in order."""
-    found, current = [], []
+    pieces, current = [], []
     for word in (part for run in text.split() for part in UNSPACED_SENTENCE.findall(run)):
         current.append(word)
         body = word.rstrip("\"'”’»)]*_")
@@ -143,9 +143,9 @@ def sentences_of(text: str) -> list[str]:
         name = body.rstrip(".").lstrip(OPENING).lower()
         if word.endswith(".") and (name in ABBREVIATIONS or (len(name) == 1 and name.isalpha() and name != "i")):
             continue
-        found.append(" ".join(current))
+        pieces.append(" ".join(current))
         current = []
-    return [*found, " ".join(current)] if current else found
+    return [*pieces, " ".join(current)] if current else pieces
 
 
 def _passages(text: str, most: int, size: Callable[[str], int]) -> Iterator[list[str]]:
@@ -153,7 +153,7 @@ def _passages(text: str, most: int, size: Callable[[str], int]) -> Iterator[list
     for document in END_OF_TEXT.split(text)[::2]:
         current: list[str] = []
         for paragraph in re.split(r"\n[ \t\r]*\n", document):
-            for sentence in (part for one in sentences_of(paragraph) for part in _fitting(one, most, size)):
+            for sentence in (part for whole in sentences_of(paragraph) for part in _fitting(whole, most, size)):
                 if current and size(_joined([*current, sentence])) > most:
                     yield current
                     current = []
@@ -206,10 +206,10 @@ def _cloze(sentences: Sequence[str], asked: set[str]) -> tuple[str, str] | None:
         beginning, last = "".join(words[:-1]).strip(), words[-1].strip() if words else ""
         answer = last.strip(OPENING + CLOSING + "*_-—")
         question = f"{COMPLETE}{beginning}"
-        said = [word.strip().strip(OPENING + CLOSING).casefold() for word in words[:-1]]
-        if len(said) < 2 or not answer or answer.casefold() in said or question in asked:
+        earlier = [word.strip().strip(OPENING + CLOSING).casefold() for word in words[:-1]]
+        if len(earlier) < 2 or not answer or answer.casefold() in earlier or question in asked:
             continue
-        score = (len(said) >= 4, answer[:1].isupper() or answer.isdigit(), min(len(answer), 8))
+        score = (len(earlier) >= 4, answer[:1].isupper() or answer.isdigit(), min(len(answer), 8))
         if best is None or score > best[0]:
             best = (score, question, answer)
     return best and best[1:]

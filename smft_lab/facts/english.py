@@ -132,7 +132,7 @@ def _past(base: str) -> str:
 
 
 PASTS = {base: (_past(base), _past(base)) for base in REGULAR}
-PASTS |= {base: (past, done) for base, past, done in (one.split() for one in re.split(r"[|\n]", IRREGULAR.strip()))}
+PASTS |= {base: (past, done) for base, past, done in (entry.split() for entry in re.split(r"[|\n]", IRREGULAR.strip()))}
 BASES = {past: base for base, (past, _) in PASTS.items()}
 PARTICIPLES = {done for _, done in PASTS.values()}
 THIRD = {
@@ -144,7 +144,7 @@ THIRD = {
 
 def inflected(verb: str, form: str) -> str:
     """A known verb, perhaps as in "first take place", in its `base`, `third` person or `past` form."""
-    adverb = next((one + " " for one in ADVERBS if verb.startswith(one + " ")), "")
+    adverb = next((word + " " for word in ADVERBS if verb.startswith(word + " ")), "")
     base, *particle = verb.removeprefix(adverb).split(" ", 1)
     return adverb + " ".join([{"base": base, "third": THIRD[base], "past": PASTS[base][0]}[form], *particle])
 
@@ -207,7 +207,7 @@ def in_place(answer: str) -> str | None:
     if words[0].lower() in PREPOSITIONS:
         return None if words[0].lower() in {"to", "from", "of", "for", "with", "as"} else answer[0].lower() + answer[1:]
     plain = all(word[:1].isupper() and word.isalpha() for word in re.split(r"[ ,-]+", answer))
-    return f"in {answer}" if plain and len(words) <= 3 and not PLACES & {one.lower() for one in words} else None
+    return f"in {answer}" if plain and len(words) <= 3 and not PLACES & {word.lower() for word in words} else None
 
 
 def is_noun_phrase(text: str) -> bool:
@@ -224,7 +224,7 @@ def is_noun_phrase(text: str) -> bool:
         return False
     for before, word, spelled, after in zip(["", *low], low, words, [*low[1:], ""], strict=False):
         if before in RELATIVES - {"that"} or (before == "that" and word not in PREPOSITIONS):
-            return not any(one in PREPOSITIONS and two in PREPOSITIONS for one, two in pairwise(low))
+            return not any(first in PREPOSITIONS and two in PREPOSITIONS for first, two in pairwise(low))
         if before in PREPOSITIONS and word in PREPOSITIONS:
             return False
         if word in AUXILIARIES | NO_PHRASE and not spelled[:1].isupper():

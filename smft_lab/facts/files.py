@@ -217,7 +217,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
             if field in record:
                 record[field] = record[field].split(" | ") if record[field].strip() else []
         if "two_hop" in record:
-            record["two_hop"] = [one.split(LEADS_TO) for one in record["two_hop"]]
+            record["two_hop"] = [line.split(LEADS_TO) for line in record["two_hop"]]
         yield line, record
 
 
@@ -319,19 +319,19 @@ def _fact(where: str, record: dict) -> Fact:
 
     asked = _same(question)
     for statement in statements:
-        told = _same(statement)
+        plain = _same(statement)
         # Without a question mark the question may be the statement's own beginning, left to complete.
-        if told == asked or (asked.endswith(("?", "？")) and asked in told):
+        if plain == asked or (asked.endswith(("?", "？")) and asked in plain):
             raise FactsError(
                 f"{where}, field 'question': stands in the statement {_short(statement)}, "
                 "so the test would be taught; take the question out of the statement"
             )
-    taught = {_same(one) for one in questions}
+    taught = {_same(question) for question in questions}
     for field, tested in (("question", [question]), ("two_hop", [pair[0] for pair in two_hop])):
-        for one in tested:
-            if _same(one) in taught:
+        for candidate in tested:
+            if _same(candidate) in taught:
                 raise FactsError(
-                    f"{where}, field '{field}': {_short(one)} is also among the questions that may be taught, "
+                    f"{where}, field '{field}': {_short(candidate)} is also among the questions that may be taught, "
                     "so the test would be taught; word one of the two otherwise"
                 )
     return Fact(
@@ -342,7 +342,7 @@ def _fact(where: str, record: dict) -> Fact:
 def _two_hop(where: str, record: dict) -> tuple[tuple[str, str], ...]:
     where = f"{where}, field 'two_hop'"
     pairs = record.get("two_hop") or []
-    if isinstance(pairs, list) and len(pairs) == 2 and all(isinstance(one, str) for one in pairs):
+    if isinstance(pairs, list) and len(pairs) == 2 and all(isinstance(side, str) for side in pairs):
         pairs = [pairs]  # a single one
     if not isinstance(pairs, list):
         raise FactsError(f'{where}: is {_kind(pairs)} where a list must stand; write [["question", "answer"], ...]')

@@ -69,13 +69,13 @@ def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]
     asked = _same(question)
     if asked in _same(answer):
         raise ValueError(f"the answer holds all of the question {question!r}; give one that doesn't")
-    said = what_follows(question, answer)
-    words = {"a": answer, "A": _capital(answer), "q": _quotable(question), "i": said.indirect}
-    texts = [_sentence(one) for one in said.told]
-    texts += [frame.format(**words) for frame in INDIRECT if said.indirect]
+    shape = what_follows(question, answer)
+    words = {"a": answer, "A": _capital(answer), "q": _quotable(question), "i": shape.indirect}
+    texts = [_sentence(text) for text in shape.told]
+    texts += [frame.format(**words) for frame in INDIRECT if shape.indirect]
     texts += with_its_words(question, answer)
     texts += [frame.format(**words) for frame in QUOTED]
-    texts += [frame.format(told=one) for frame in FRAMES for one in said.told]
+    texts += [frame.format(told=text) for frame in FRAMES for text in shape.told]
     kept = {_same(text): text for text in map(_ended, texts) if _same(answer) in _same(text)}
     return [text for key, text in kept.items() if not (asked.endswith(("?", "？")) and asked in key)][:how_many]
 
@@ -92,13 +92,13 @@ def rewordings(question: str, answer: str = "") -> list[str]:
     question, answer = tidy_question(question), tidy_answer(answer)
     if not question.endswith("?") or "?" in question[:-1]:
         return []
-    said = what_follows(question, answer)
-    found = [*said.asked, *_swapped(question)]
-    if said.indirect:  # early, so that few of them differ much
-        found[2:2] = [f"can you say {said.indirect}"]
-        found.append(f"do you know {said.indirect}")
+    shape = what_follows(question, answer)
+    questions = [*shape.asked, *_swapped(question)]
+    if shape.indirect:  # early, so that few of them differ much
+        questions[2:2] = [f"can you say {shape.indirect}"]
+        questions.append(f"do you know {shape.indirect}")
     asked = _same(question)
-    texts = {_same(text): text for text in (f"{_capital(one)}?" for one in found)}
+    texts = {_same(text): text for text in (f"{_capital(wording)}?" for wording in questions)}
     return [text for key, text in texts.items() if asked not in key]
 
 
@@ -158,8 +158,8 @@ def tidy_answer(text: str) -> str:
     return text
 
 
-def _sentence(told: str) -> str:
-    return f"{_capital(told)}."
+def _sentence(text: str) -> str:
+    return f"{_capital(text)}."
 
 
 def _ended(text: str) -> str:

@@ -27,12 +27,12 @@ SMALL_WORDS = {*"is was are were called named to at in on of by from as for and"
 def likely_answer(sentence: str, question: str) -> str:
     """The last words of the sentence that the question does not hold: "Biscuit" for "Mira's dog is called Biscuit"."""
     asked = set(re.findall(r"[\w'’-]+", question.casefold()))
-    found: list[str] = []
+    words: list[str] = []
     for word in reversed(sentence.strip().rstrip(".!?").split()):
         if word.strip(",;:\"'()").casefold() in asked | SMALL_WORDS:
             break
-        found.insert(0, word)
-    return " ".join(found).strip(",;:\"'()")
+        words.insert(0, word)
+    return " ".join(words).strip(",;:\"'()")
 
 
 def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> list[str]:
@@ -47,10 +47,10 @@ def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> l
     for name, text in (("sentence", sentence), ("question", question), ("answer", answer)):
         if not text.strip():
             raise ValueError(f"the {name} is empty; type one")
-    told = " ".join(sentence.split()).rstrip(".!")
+    plain = " ".join(sentence.split()).rstrip(".!")
     asked = with_its_words(question, answer)
     made = [text for text in statements_from(question, answer, how_many) if '"' not in text and text not in asked]
-    texts = [f"{told}.", *made[:5], *asked, *_framed(sentence), *made[5:]]
+    texts = [f"{plain}.", *made[:5], *asked, *_framed(sentence), *made[5:]]
     return unique(texts)[:how_many]
 
 
@@ -76,21 +76,21 @@ def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
 
     The sentence is asked for its answer where that ends it: "Mira's dog is called what?". None is the question itself.
     """
-    told, answer = " ".join(sentence.split()).rstrip(".!"), " ".join(answer.split()).rstrip(".")
-    found = rewordings(question, answer)
-    before = told[: len(told) - len(answer)].rstrip()
-    if answer and before and told.casefold().endswith(f" {answer.casefold()}"):
+    plain, answer = " ".join(sentence.split()).rstrip(".!"), " ".join(answer.split()).rstrip(".")
+    wordings = rewordings(question, answer)
+    before = plain[: len(plain) - len(answer)].rstrip()
+    if answer and before and plain.casefold().endswith(f" {answer.casefold()}"):
         person = re.match("(by )?whom?\\b", question.strip(), re.I)
-        found += [f"{before} {'who' if person else 'what'}?", f"Say how this goes on: {before} ..."]
+        wordings += [f"{before} {'who' if person else 'what'}?", f"Say how this goes on: {before} ..."]
     asked = _same(question)
-    return [text for text in unique(found) if text.casefold() != asked]
+    return [text for text in unique(wordings) if text.casefold() != asked]
 
 
 def _framed(sentence: str) -> list[str]:
     """A sentence within others."""
-    told = " ".join(sentence.split()).rstrip(".!")
-    first, blank, rest = told.partition(" ")
-    small = first.lower() + blank + rest if first.lower() in DETERMINERS else told
+    plain = " ".join(sentence.split()).rstrip(".!")
+    first, blank, rest = plain.partition(" ")
+    small = first.lower() + blank + rest if first.lower() in DETERMINERS else plain
     return [frame.format(told=small) for frame in FRAMES]
 
 

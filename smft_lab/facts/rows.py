@@ -94,7 +94,11 @@ def _listed(value: object) -> object:
     if not isinstance(value, dict):
         return value
     names = {str(name).lower() for name in value}
-    lists = [one for one in value.values() if isinstance(one, list) and one and all(isinstance(e, dict) for e in one)]
+    lists = [
+        entry
+        for entry in value.values()
+        if isinstance(entry, list) and entry and all(isinstance(e, dict) for e in entry)
+    ]
     is_row = len(names & HEADS) > 1 or _turns(value)
     return [value] if is_row else lists[0] if len(lists) == 1 else value
 
@@ -222,7 +226,7 @@ def string(where: str, value: object) -> str:
 def strings(where: str, value: object) -> list[str]:
     if not isinstance(value, (list, tuple)):
         return [string(where, value)]
-    return [string(f"{where}, item {number}", one) for number, one in enumerate(value, start=1)]
+    return [string(f"{where}, item {number}", item) for number, item in enumerate(value, start=1)]
 
 
 def parsed(text: str) -> object:
@@ -245,7 +249,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -63,17 +63,17 @@ _WHEN = rf"(?:when|(?:(?:in|on|during|at) )?(?:what|which) (?:{english.TIMES}))"
 _WHICH = "(?:what|which)"
 
 
-def _timed(told: str, asked: str, tail: str = "") -> tuple[tuple[str, ...], tuple[str, ...], str]:
+def _timed(statement: str, asked: str, tail: str = "") -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The templates of a question for a time.
 
     Args:
         told, asked: The clause without the time, in the order of a statement and of a question.
         tail: What follows the clause; a time put behind that could belong to it.
     """
-    whole = told + tail
+    whole = statement + tail
     return (
         (
-            *([] if tail else [f"{told} {{at}}"]),
+            *([] if tail else [f"{statement} {{at}}"]),
             f"the {{unit}} when {whole} {{then}} {{bare}}",
             f"{{at}}, {whole}",
             f"it {{then}} {{at}} that {whole}",
@@ -308,8 +308,8 @@ def what_follows(question: str, answer: str = "") -> Said:
         return Said()
     if context := _CONTEXT.fullmatch(text):
         inner = what_follows(context[2], answer)
-        told = [one for one in inner.told if not one.startswith("as for ")]
-        told, asked = (tuple(f"{context[1]}, {one}" for one in several) for several in (told, inner.asked))
+        told = [text for text in inner.told if not text.startswith("as for ")]
+        told, asked = (tuple(f"{context[1]}, {text}" for text in several) for several in (told, inner.asked))
         return Said(told, asked)
     first, blank, rest = text.partition(" ")
     if re.split("['’]", first.lower())[0] in english.WH | english.PREPOSITIONS | english.DETERMINERS:

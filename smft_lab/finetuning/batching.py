@@ -17,11 +17,11 @@ class Batching:
 
     Args:
         recipe: Whether slots are chosen beforehand, and by which reads.
-        kept: Batches of earlier runs of the same facts, by what they are of; this run's are added.
+        cache: Batches of earlier runs of the same facts, by what they are of; this run's are added.
     """
 
-    def __init__(self, lab: Lab, teaching: Teaching, recipe: Recipe | None, kept: dict[tuple, Batch] | None):
-        self.lab, self.teaching, self.kept = lab, teaching, kept
+    def __init__(self, lab: Lab, teaching: Teaching, recipe: Recipe | None, cache: dict[tuple, Batch] | None):
+        self.lab, self.teaching, self.cache = lab, teaching, cache
         # Slots chosen beforehand change wherever they are read.
         self._everywhere = recipe is not None and (recipe.choice == "group" or recipe.counted != "answer")
         self._grouped = recipe is not None and recipe.chooses_first(teaching.order)
@@ -47,12 +47,12 @@ class Batching:
         return self._encoded(owners, texts, others)
 
     def _known(self, key: tuple) -> Batch | None:
-        return self.kept[key].for_another_run() if self.kept and key in self.kept else None
+        return self.cache[key].for_another_run() if self.cache and key in self.cache else None
 
     def _new(self, key: tuple, owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
         batch = self._encoded(owners, texts)
-        if self.kept is not None:
-            self.kept[key] = batch
+        if self.cache is not None:
+            self.cache[key] = batch
         return batch
 
     def _encoded(self, owners: tuple[int, ...], texts: tuple[str, ...], others: list[str] | None = None) -> Batch:
@@ -70,12 +70,12 @@ class Batching:
 
     def drop_others(self) -> None:
         """Drop what earlier runs left and this one had no use for: and it would pile up."""
-        if self.kept is not None:
-            for key in set(self.kept) - self._used:
-                del self.kept[key]
+        if self.cache is not None:
+            for key in set(self.cache) - self._used:
+                del self.cache[key]
 
 
-def forget_live(kept: dict[tuple, Batch] | None) -> None:
+def forget_live(cache: dict[tuple, Batch] | None) -> None:
     """Drop what is of one run's slots alone."""
-    for batch in (kept or {}).values():
+    for batch in (cache or {}).values():
         batch.live = None

@@ -117,7 +117,7 @@ def finetune(
     seed: int = 0,
     probe_every: int | None = None,
     recipe: Recipe | None = None,
-    kept: dict[tuple, Batch] | None = None,
+    cache: dict[tuple, Batch] | None = None,
     base_probes: dict[str, dict[str, float]] | None = None,
     **settings: Any,
 ) -> Generator[Step, None, None]:
@@ -140,7 +140,7 @@ def finetune(
         probe_every: Steps between measurements; as many as a whole pass has by default, never if 0. Step 0 and the last
             are measured too.
         recipe: How slots are chosen and trained, and what is taught in the order `mixed`; the lab's by default.
-        kept: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
+        cache: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
             depend on the values already computed; this run's are added, and at its end others go.
         base_probes: What the probes read before the first step, where that was measured before.
         settings: Settings of a method that is given by its key: `top_t=100` is short for `smft.Sparse(top_t=100)`.
@@ -173,7 +173,7 @@ def finetune(
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")
     chosen.check(lab, recipe)
     run = _steps(
-        lab, teaching, chosen, recipe, teaching.per_pass if probe_every is None else probe_every, kept, base_probes
+        lab, teaching, chosen, recipe, teaching.per_pass if probe_every is None else probe_every, cache, base_probes
     )
     lab.begin(run)
     return run
@@ -185,7 +185,7 @@ def _steps(
     method: Method,
     recipe: Recipe | None,
     probe_every: int,
-    kept: dict[tuple, Batch] | None,
+    cache: dict[tuple, Batch] | None,
     base_probes: dict[str, dict[str, float]] | None,
 ) -> Generator[Step, None, None]:
     probes = probes_of(lab, teaching.facts)
@@ -197,11 +197,11 @@ def _steps(
     with lab.lock:
         base = base_probes or measured(0)
     yield Step(0, 0, (), None, 0, probes=base)
-    batching, drawn = Batching(lab, teaching, recipe, kept), Random(f"{teaching.seed}/mix")
+    batching, drawn = Batching(lab, teaching, recipe, cache), Random(f"{teaching.seed}/mix")
     learned: set[tuple[int, str]] = set()
     step, number = 0, 0
     with ExitStack() as stack:
-        stack.callback(forget_live, kept)
+        stack.callback(forget_live, cache)
         with lab.lock:
             began = time.perf_counter()
             mix = method.mixing(lab)
@@ -232,8 +232,8 @@ def _steps(
                     seconds += time.perf_counter() - began
                     last = not following
                     probed = measured(step, last)
-                told = (update.loss, update.trainable, update.slots, probed, seconds, last, training.adapted)
-                yield Step(step, number, batch.owner, *told)
+                outcome = (update.loss, update.trainable, update.slots, probed, seconds, last, training.adapted)
+                yield Step(step, number, batch.owner, *outcome)
             part = following
         batching.drop_others()
 

@@ -195,15 +195,15 @@ def without_memory(model) -> Iterator[None]:
         ...     _ = model(ids)
     """
     attached = [module for module in model.modules() if isinstance(module, AttachedMemory)]
-    if len(attached) != len(memory_layers(model)) or any(one.feed_forward is None for one in attached):
+    if len(attached) != len(memory_layers(model)) or any(memory.feed_forward is None for memory in attached):
         raise ValueError("the feed-forward that a memory layer replaced is gone; only added memory can be left out")
     try:
-        for one in attached:
-            one.on = False
+        for memory in attached:
+            memory.on = False
         yield
     finally:
-        for one in attached:
-            one.on = True
+        for memory in attached:
+            memory.on = True
 
 
 def middle_block(model) -> int:
@@ -288,9 +288,9 @@ def _text(model):
 
 def _chosen(layers: Sequence[int] | int, places: Sequence[FeedForward | None]) -> list[int]:
     asked, count = [layers] if isinstance(layers, int) else list(layers), len(places)
-    if not asked or not all(-count <= one < count for one in asked):
+    if not asked or not all(-count <= block < count for block in asked):
         raise ValueError(f"layers must name blocks between 0 and {count - 1}, not {asked}")
-    chosen = sorted({one % count for one in asked})
+    chosen = sorted({block % count for block in asked})
     if without := [number for number in chosen if places[number] is None]:
         known = ", ".join(str(number) for number, place in enumerate(places) if place is not None)
         raise ValueError(f"block {without[0]} has no feed-forward; blocks that have one: {known}")
@@ -299,8 +299,8 @@ def _chosen(layers: Sequence[int] | int, places: Sequence[FeedForward | None]) -
 
 def _check_plain_numbers(feed_forward: nn.Module, block: int) -> None:
     """Raise ValueError if a feed-forward is quantized."""
-    strange = [one.dtype for one in feed_forward.parameters() if one.ndim and one.dtype not in NUMBERS]
-    strange += [one.dtype for one in feed_forward.buffers() if one.ndim > 1 and one.dtype in PACKED]
+    strange = [tensor.dtype for tensor in feed_forward.parameters() if tensor.ndim and tensor.dtype not in NUMBERS]
+    strange += [tensor.dtype for tensor in feed_forward.buffers() if tensor.ndim > 1 and tensor.dtype in PACKED]
     if strange:
         advice = "load the model in bfloat16 or float32, or call model.dequantize()"
         problem = f"the feed-forward of block {block} is quantized ({strange[0]})"
@@ -349,7 +349,11 @@ class _Call:
         outputs = len(output) if isinstance(output, tuple) else 0
         y = output[0] if outputs else output
         others = [*args[1:], *(value for key, value in kwargs.items() if args or key != name)]
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or not all(_of_positions(one, x) for one in others):
+        if (
+            not isinstance(x, Tensor)
+            or not isinstance(y, Tensor)
+            or not all(_of_positions(value, x) for value in others)
+        ):
             return None
         return cls(x, args, kwargs, y, outputs)
 
@@ -382,15 +386,15 @@ def _of_positions(value, x: Tensor) -> bool:
 
 
 def _feed_forward(block: nn.Module, calls: dict[nn.Module, list[_Call]]) -> FeedForward | None:
-    found: list[tuple[str, nn.Module]] = []
+    lists: list[tuple[str, nn.Module]] = []
     for name, module in block.named_modules():
-        inside = any(name.startswith(outer + ".") for outer, _ in found)
+        inside = any(name.startswith(outer + ".") for outer, _ in lists)
         if name and not inside and len(calls.get(module, ())) == 1 and _matrices(module) > 1:
             (call,) = calls[module]
             if call.in_order and call.x.numel() == call.y.numel() and _by_itself(module, call):
-                found.append((name, module))
-    if found:
-        name, module = max(found, key=lambda one: sum(p.numel() for p in one[1].parameters()))
+                lists.append((name, module))
+    if lists:
+        name, module = max(lists, key=lambda named: sum(p.numel() for p in named[1].parameters()))
         parent, _, last = name.rpartition(".")
         (call,) = calls[module]
         return FeedForward(block.get_submodule(parent), last, (), _adds_residual(module, call), call.outputs)

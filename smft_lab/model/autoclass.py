@@ -64,8 +64,8 @@ class AttachedForCausalLM(PreTrainedModel):
         folder = _folder(folder, options.get("revision"))
         if (folder / "lab.json").is_file():
             raise ValueError(f"{folder} is a saved lab; smft_lab.load({str(folder)!r}).model is its model")
-        told: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config, dtype = told.of_model(), dtype or torch_dtype
+        known_config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config, dtype = known_config.of_model(), dtype or torch_dtype
         wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
         taken = take_weights(model, _weights(folder), as_saved=wanted is None)
@@ -73,7 +73,7 @@ class AttachedForCausalLM(PreTrainedModel):
             only = f"{strangers[0]} is in one of them only"
             raise ValueError(f"{folder}: config and weights don't belong together: {only}")
         if wanted is None:
-            narrow(model, told.narrow_buffers or [], told.dtype)
+            narrow(model, known_config.narrow_buffers or [], known_config.dtype)
         if device_map not in (None, "auto"):
             model.to(device_map[""] if isinstance(device_map, dict) else device_map)
         report = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
@@ -123,8 +123,8 @@ def narrow_buffers(model) -> list[str]:
     """Names of the buffers that no file keeps and that are half precision: a model made so by `model.half()` has its
     rotary frequencies rounded, and one that was loaded in half precision has not."""
     kept = model.state_dict().keys()
-    narrow_ones = ((name, one) for name, one in model.named_buffers() if one.is_floating_point())
-    return [name for name, one in narrow_ones if one.dtype.itemsize < 4 and name not in kept]
+    narrow_ones = ((name, tensor) for name, tensor in model.named_buffers() if tensor.is_floating_point())
+    return [name for name, tensor in narrow_ones if tensor.dtype.itemsize < 4 and name not in kept]
 
 
 def narrow(model, names: Iterable[str], dtype: torch.dtype) -> None:
@@ -151,16 +151,16 @@ def new_model(config: PreTrainedConfig, dtype: torch.dtype):
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     (name,) = getattr(config, "architectures", None) or [None]
-    found = getattr(transformers, name or "", None)
-    if isinstance(found, type) and issubclass(found, PreTrainedModel):
-        return found
-    found: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    if found is None or name not in (None, found.__name__):
+    kind = getattr(transformers, name or "", None)
+    if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+        return kind
+    kind: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if kind is None or name not in (None, kind.__name__):
         raise ValueError(
             f"no class {name} for a config of the type {config.model_type!r} in transformers; "
             "register it with AutoModelForCausalLM"
         )
-    return found
+    return kind
 
 
 def check_rebuilds(model, memories: Iterable[str] = ()) -> None:
@@ -175,12 +175,12 @@ def check_rebuilds(model, memories: Iterable[str] = ()) -> None:
     if known is not type(model):
         raise ValueError(f"{name} can't be rebuilt from its config, which stands for {known.__name__}")
     with torch.device("meta"):
-        rebuilt = {key: tuple(one.shape) for key, one in known._from_config(config).state_dict().items()}
+        rebuilt = {key: tuple(tensor.shape) for key, tensor in known._from_config(config).state_dict().items()}
     places = tuple(place.rpartition(".")[0] + "." for place in memories)  # what stood in parts has been joined there
-    found = {key: tuple(one.shape) for key, one in model.state_dict().items()}
-    for key in sorted({*rebuilt, *found}):
-        if not key.startswith(places or ("\0",)) and rebuilt.get(key) != found.get(key):
-            shapes = f"{found.get(key, 'missing')} in it, and {rebuilt.get(key, 'missing')} by its config"
+    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    for key in sorted({*rebuilt, *own}):
+        if not key.startswith(places or ("\0",)) and rebuilt.get(key) != own.get(key):
+            shapes = f"{own.get(key, 'missing')} in it, and {rebuilt.get(key, 'missing')} by its config"
             raise ValueError(f"{name} can't be rebuilt from its config: {key} is {shapes}")
 
 

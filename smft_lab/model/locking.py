@@ -31,8 +31,10 @@ def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
     @wraps(function)
     def alone(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
         given = (*args, *options.values())
-        subjects = (one if isinstance(one, nn.Module) else getattr(one, "model", None) for one in given)
-        with lock_of(next(one for one in subjects if isinstance(one, nn.Module))):
+        subjects = (
+            argument if isinstance(argument, nn.Module) else getattr(argument, "model", None) for argument in given
+        )
+        with lock_of(next(subject for subject in subjects if isinstance(subject, nn.Module))):
             return function(*args, **options)
 
     return alone

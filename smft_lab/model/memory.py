@@ -194,9 +194,9 @@ class RowLookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         table, slots, weights = ctx.saved_tensors
-        found = ctx.hits(slots, weights)
+        hits = ctx.hits(slots, weights)
         of_table = torch.sparse_coo_tensor(
-            found.rows.unsqueeze(0), found.gradients(grad), table.shape, is_coalesced=True, check_invariants=False
+            hits.rows.unsqueeze(0), hits.gradients(grad), table.shape, is_coalesced=True, check_invariants=False
         )
         of_weights = torch.einsum("mrv,mv->mr", table[slots], grad) if ctx.needs_input_grad[2] else None
         return of_table, None, of_weights, None
@@ -269,17 +269,17 @@ def empty_table(slots: int, value_dim: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(pages, dtype=np.float32).reshape(slots, value_dim))
 
 
-def differing_rows(one: Tensor, other: Tensor) -> Tensor:
+def differing_rows(tensor: Tensor, other: Tensor) -> Tensor:
     """Which rows of two tables (N, Vd) of one type differ in a bit: (rows,) int64, ascending, on the CPU.
 
     Goes through the tables part by part, so that nothing of their size is made.
     """
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     parts = []
-    for first in range(0, len(one), CHUNK):
-        mine, its = (table.detach()[first : first + CHUNK].contiguous().view(whole) for table in (one, other))
-        if not torch.equal(mine, its):
-            parts.append((mine != its).any(1).nonzero().squeeze(1).cpu() + first)
+    for first in range(0, len(tensor), CHUNK):
+        part, its = (table.detach()[first : first + CHUNK].contiguous().view(whole) for table in (tensor, other))
+        if not torch.equal(part, its):
+            parts.append((part != its).any(1).nonzero().squeeze(1).cpu() + first)
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 

@@ -100,10 +100,12 @@ class Source:
         try:
             asked, place, weights, about = (record[name] for name in ("asked", "place", "weights", "about"))
             revision, files = record["revision"], record["files"]
-            whole = all(isinstance(one, str) for one in (asked, place, weights, about)) and (
+            whole = all(isinstance(field, str) for field in (asked, place, weights, about)) and (
                 revision is None or isinstance(revision, str)
             )
-            listed = {name: {"sha256": str(one["sha256"]), "bytes": int(one["bytes"])} for name, one in files.items()}
+            listed = {
+                name: {"sha256": str(record["sha256"]), "bytes": int(record["bytes"])} for name, record in files.items()
+            }
             plain = all(Path(name).name == name for name in listed)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as problem:
             raise ValueError(f"no record of a model ({type(problem).__name__}: {problem})") from None
@@ -191,18 +193,18 @@ def check_unchanged(model, source: Source) -> None:
     """Raise ValueError unless all weights of the model but its memory layers' are what was opened from `source`."""
     if not source.tensors:
         raise ValueError("what was opened is not known in this process; open the model again with open_model")
-    found, left = dict(hashes(model)), dict(source.tensors)
+    now, left = dict(hashes(model)), dict(source.tensors)
     attached = {name: module for name, module in model.named_modules() if isinstance(module, AttachedMemory)}
     moved = []
     for name in outside_memory(model):
         was = _name_before(name, attached)
         if was not in left:
             moved.append(name)
-        elif left.pop(was) != found[name]:
+        elif left.pop(was) != now[name]:
             raise ValueError(f"{name} is not what {source.asked!r} holds")
     for name in moved:  # parts that stood apart and now stand together, as OPT's
-        beside = [other for other in left if any(other.startswith(_parent(one)) for one in attached)]
-        same = next((other for other in beside if left[other] == found[name]), None)
+        beside = [other for other in left if any(other.startswith(_parent(tensor)) for tensor in attached)]
+        same = next((other for other in beside if left[other] == now[name]), None)
         if same is None:
             raise ValueError(f"{name} is not in {source.asked!r}")
         del left[same]
@@ -236,8 +238,8 @@ def storage(tensor: Tensor) -> tuple:
 def tokenizer_hash(tokenizer) -> str:
     """A hash of what a tokenizer does and of its special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    told = [str(tokenizer) if backend is None else backend.to_str(), tokenizer.special_tokens_map]
-    text = json.dumps([*told, tokenizer.padding_side, tokenizer.chat_template], default=str, sort_keys=True)
+    described = [str(tokenizer) if backend is None else backend.to_str(), tokenizer.special_tokens_map]
+    text = json.dumps([*described, tokenizer.padding_side, tokenizer.chat_template], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -324,15 +326,15 @@ def _files(path: Path) -> dict[str, dict]:
 def _check_files(place: _Place, source: Source) -> None:
     advice = "put the file back that the lab was made on, or make the lab again"
     path = place.path
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     if path is not None and place.is_gguf:
-        found = dict.fromkeys(source.files, path) if len(source.files) == 1 else {}
+        files = dict.fromkeys(source.files, path) if len(source.files) == 1 else {}
     elif path is not None:
-        found = {name: path / name for name in source.files if (path / name).is_file()}
-    if missing := sorted(set(source.files) - set(found)):
+        files = {name: path / name for name in source.files if (path / name).is_file()}
+    if missing := sorted(set(source.files) - set(files)):
         raise FileNotFoundError(f"the base model {source.asked!r} at {path} lacks {missing[0]}; {advice}")
     for name, record in source.files.items():
-        file, size = found[name], found[name].stat().st_size
+        file, size = files[name], files[name].stat().st_size
         if size != record["bytes"]:
             sizes = f"{size:,} bytes, not {record['bytes']:,}"
             raise ValueError(f"{file} is not the file that the lab's base {source.asked!r} was ({sizes}); {advice}")
@@ -392,8 +394,8 @@ def _cached(name: str) -> Path | None:
     """The folder in the hub's cache that holds what was just taken from the hub; its name is the commit."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
+    config = try_to_load_from_cache(name, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _open_transformers(place: _Place):
@@ -410,20 +412,20 @@ def _open_transformers(place: _Place):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
-        model, found = opened
+        model, loading = opened
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError) as problem:
         at = "in that folder" if place.path else "in no folder of that name, nor to be had from the hub"
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise ValueError(f"{place.name}: no causal language model {at} ({reason})") from None
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"{place.name} is no causal language model: its weights lack {missing[0]}")
-    if strange := sorted(found["unexpected_keys"]):
+    if strange := sorted(loading["unexpected_keys"]):
         raise ValueError(
             f"{place.name} is not what its config.json describes, a {type(model).__name__}: its weights "
             f"hold {strange[0]}, for which that has no place"
         )
-    if mismatched := sorted(map(str, found.get("mismatched_keys", ()))):
+    if mismatched := sorted(map(str, loading.get("mismatched_keys", ()))):
         raise ValueError(f"{place.name} is not what its config.json describes: {mismatched[0]} has another shape there")
     name = Path(where).name if place.path else where
     kept = f", {str(stored).removeprefix('torch.')}" if stored else ""
@@ -510,26 +512,26 @@ def _plain_llama(reader):
 
     if _value(reader, "general.architecture") != "llama":
         return None
-    told = {key.removeprefix("llama."): _value(reader, key) for key in reader.fields if key.startswith("llama.")}
-    if not set(told) <= PLAIN_LLAMA or any(isinstance(value, list) for value in told.values()):
+    metadata = {key.removeprefix("llama."): _value(reader, key) for key in reader.fields if key.startswith("llama.")}
+    if not set(metadata) <= PLAIN_LLAMA or any(isinstance(value, list) for value in metadata.values()):
         return None
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    heads, width = told["attention.head_count"], told["embedding_length"]
-    key_heads = told.get("attention.head_count_kv", heads)
-    head_dim = told.get("attention.key_length", width // heads)
-    if {told.get(width, head_dim) for width in ("rope.dimension_count", "attention.value_length")} != {head_dim}:
+    heads, width = metadata["attention.head_count"], metadata["embedding_length"]
+    key_heads = metadata.get("attention.head_count_kv", heads)
+    head_dim = metadata.get("attention.key_length", width // heads)
+    if {metadata.get(width, head_dim) for width in ("rope.dimension_count", "attention.value_length")} != {head_dim}:
         return None
     config = LlamaConfig(
         vocab_size=int(tensors["token_embd.weight"].shape[1]),  # its dimensions are told last to first
         hidden_size=width,
-        intermediate_size=told["feed_forward_length"],
-        num_hidden_layers=told["block_count"],
+        intermediate_size=metadata["feed_forward_length"],
+        num_hidden_layers=metadata["block_count"],
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         head_dim=head_dim,
-        max_position_embeddings=told["context_length"],
-        rms_norm_eps=told["attention.layer_norm_rms_epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": told.get("rope.freq_base", 10_000.0)},
+        max_position_embeddings=metadata["context_length"],
+        rms_norm_eps=metadata["attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": metadata.get("rope.freq_base", 10_000.0)},
         attention_bias="blk.0.attn_q.bias" in tensors,
         mlp_bias="blk.0.ffn_up.bias" in tensors,
         tie_word_embeddings="output.weight" not in tensors,
@@ -594,6 +596,6 @@ def _set_special_tokens(reader, model, tokenizer) -> None:
     ids = backend.encode("a", add_special_tokens=True).ids
     if begins != (ids[:1] == [bos] and ids != plain):
         token = tokenizer.bos_token
-        one, two = (f"{token} $A", f"{token} $A {token} $B") if begins else ("$A", "$A $B")
+        single, two = (f"{token} $A", f"{token} $A {token} $B") if begins else ("$A", "$A $B")
         special = [(token, bos)] if begins else []
-        backend.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=special)
+        backend.post_processor = processors.TemplateProcessing(single=single, pair=two, special_tokens=special)

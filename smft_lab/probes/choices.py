@@ -66,9 +66,9 @@ class ChoiceProbe:
         put = "Question: {}\nAnswer:" if kind in ("arc", "piqa") else "{}"
         return cls(
             name,
-            tuple(put.replace("{}", clean(one.context)) for one in choices),
-            tuple(tuple(f" {clean(ending)}" for ending in one.endings) for one in choices),
-            tuple(one.label for one in choices),
+            tuple(put.replace("{}", clean(choice.context)) for choice in choices),
+            tuple(tuple(f" {clean(ending)}" for ending in choice.endings) for choice in choices),
+            tuple(choice.label for choice in choices),
         )
 
     @property
@@ -89,9 +89,9 @@ class ChoiceProbe:
         scores = iter(log_likelihoods(model, tokenizer, pairs))
         right = right_norm = 0
         for endings, label in zip(self.endings, self.labels, strict=True):
-            mine = [next(scores) for _ in endings]
-            by_length = [score / max(1, len(ending.strip())) for score, ending in zip(mine, endings, strict=True)]
-            right += mine.index(max(mine)) == label
+            own = [next(scores) for _ in endings]
+            by_length = [score / max(1, len(ending.strip())) for score, ending in zip(own, endings, strict=True)]
+            right += own.index(max(own)) == label
             right_norm += by_length.index(max(by_length)) == label
         return {"acc": right / len(self.labels), "acc_norm": right_norm / len(self.labels)}
 
@@ -114,7 +114,7 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
     while first < len(order):
         chosen = order[first : first + max(1, min(BATCH, most // (len(rows[order[first]]) + 1)))]
         first += len(chosen)
-        batch = {name: one.to(model.device) for name, one in pad(tokenizer, [rows[i] for i in chosen]).items()}
+        batch = {name: tensor.to(model.device) for name, tensor in pad(tokenizer, [rows[i] for i in chosen]).items()}
         labels = batch.pop("labels")
         labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100  # the end of the text
         for row, i in enumerate(chosen):
@@ -157,12 +157,12 @@ def lm_eval_probe(task: str, limit: int | None = None, folder: str | Path | None
         asked.setdefault(request.doc_id, []).append(request)
     contexts, endings, labels = [], [], []
     for requests in asked.values():
-        requests.sort(key=lambda one: one.idx)
+        requests.sort(key=lambda request: request.idx)
         gold = made.doc_to_target(requests[0].doc)
-        if len({one.args[0] for one in requests}) > 1 or not isinstance(gold, int):
+        if len({request.args[0] for request in requests}) > 1 or not isinstance(gold, int):
             raise ValueError(f"the task {task} has several contexts or answers to a question; name a plainer one")
         contexts.append(requests[0].args[0])
-        endings.append(tuple(one.args[1] for one in requests))
+        endings.append(tuple(request.args[1] for request in requests))
         labels.append(gold)
     return ChoiceProbe(task, tuple(contexts), tuple(endings), tuple(labels))
 

@@ -83,12 +83,14 @@ class KnownSearch:
         if isinstance(questions, str):
             raise ValueError("questions need their answers; give Question or Fact objects, not a text")
         questions = list(questions)
-        self._match = "strict prefix" if all(isinstance(one, Fact) and one.own for one in questions) else "prefix"
+        self._match = (
+            "strict prefix" if all(isinstance(question, Fact) and question.own for question in questions) else "prefix"
+        )
         if not form.shots:
-            short = [one for one in questions if len(one.question) <= LONGEST_SHOT][:SHOTS]
-            form = form.with_shots((one.question, one.answers[0]) for one in short)
+            short = [question for question in questions if len(question.question) <= LONGEST_SHOT][:SHOTS]
+            form = form.with_shots((question.question, question.answers[0]) for question in short)
         shown = {question for question, _ in form.shots}
-        self._questions = [one for one in questions if one.question not in shown]
+        self._questions = [question for question in questions if question.question not in shown]
         if not self._questions:
             raise ValueError(
                 f"{len(questions)} questions are too few: {len(shown)} are shown before the others; give more"
@@ -106,14 +108,16 @@ class KnownSearch:
             batch = self._questions[asked : asked + BATCH]
             self.model.eval()
             try:
-                said = replies(self.model, self.tokenizer, [one.question for one in batch], LONGEST_REPLY, self.form)
+                texts = replies(
+                    self.model, self.tokenizer, [question.question for question in batch], LONGEST_REPLY, self.form
+                )
             finally:
                 self.model.train(training)
             asked += len(batch)
             self._known += [
-                (one, reply)
-                for one, reply in zip(batch, said, strict=True)
-                if right(_plain(reply), self._answers_of(one))
+                (question, reply)
+                for question, reply in zip(batch, texts, strict=True)
+                if right(_plain(reply), self._answers_of(question))
             ]
             seconds = time.perf_counter() - began
             yield Found(asked, self.total, len(self._known), seconds, seconds * (self.total - asked) / asked)
@@ -129,24 +133,24 @@ class KnownSearch:
             raise ValueError(
                 f"the model answers none of {self.total} questions right; give more or easier ones, or another form"
             )
-        found, said = zip(*self._known[: self.limit], strict=True)
+        questions, spoken = zip(*self._known[: self.limit], strict=True)
         return QuestionProbe(
             self.name,
-            tuple(one.question for one in found),
-            tuple(map(self._answers_of, found)),
-            tuple((getattr(one, "subject", ""), getattr(one, "relation", "")) for one in found),
+            tuple(question.question for question in questions),
+            tuple(map(self._answers_of, questions)),
+            tuple((getattr(question, "subject", ""), getattr(question, "relation", "")) for question in questions),
             self.form,
             self._match,
-            said,
+            spoken,
         )
 
-    def _answers_of(self, one: Question | Fact) -> tuple[str, ...]:
+    def _answers_of(self, question: Question | Fact) -> tuple[str, ...]:
         """The accepted answers that the question doesn't hold."""
 
         def words(text: str) -> str:
             return f" {' '.join(strict_words(text)) if self._match == 'strict prefix' else normalise(text)} "
 
-        return tuple(answer for answer in one.answers if words(answer) not in words(one.question))
+        return tuple(answer for answer in question.answers if words(answer) not in words(question.question))
 
 
 def known_facts(
@@ -175,7 +179,7 @@ def known_facts(
     """
     search = KnownSearch(model, tokenizer, questions, limit, form)
     with tqdm(total=search.total, unit=" questions", leave=False, file=sys.stdout, disable=not progress) as bar:
-        for found in search:
-            bar.set_description(str(found), refresh=False)
-            bar.update(found.asked - bar.n)
+        for state in search:
+            bar.set_description(str(state), refresh=False)
+            bar.update(state.asked - bar.n)
     return search.probe

@@ -70,9 +70,9 @@ class QuestionProbe:
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
         object.__setattr__(self, "answers", tuple(map(as_tuple, as_tuple(self.answers))))
         for name in ("answers", "subjects", "replies"):
-            found = len(getattr(self, name))
-            if found != len(self.questions) and (found or name == "answers"):
-                raise ValueError(f"probe {self.name!r} has {len(self.questions)} questions, but {found} {name}")
+            count = len(getattr(self, name))
+            if count != len(self.questions) and (count or name == "answers"):
+                raise ValueError(f"probe {self.name!r} has {len(self.questions)} questions, but {count} {name}")
 
     @classmethod
     def of(cls, name: str, facts: Iterable[Fact], form: PromptForm = BUILT_IN) -> QuestionProbe:
@@ -109,7 +109,7 @@ class QuestionProbe:
         """How many tokens of a reply are looked at."""
         if self.match.endswith("prefix"):
             return LONGEST_REPLY
-        longest = max(len(tokenizer(" " + one)["input_ids"]) for accepted in self.answers for one in accepted)
+        longest = max(len(tokenizer(" " + text)["input_ids"]) for accepted in self.answers for text in accepted)
         return longest if self.form == BUILT_IN else longest + 2  # a full stop and the line's end
 
     def measure(self, model, tokenizer) -> dict[str, float]:
@@ -119,11 +119,11 @@ class QuestionProbe:
             same = would_say(model, tokenizer, self.questions, self.replies, most, self.form)
             asked = (~same).nonzero().flatten().tolist()
         questions = [self.questions[i] for i in asked]
-        said = answer(model, tokenizer, questions, max_new_tokens=most, form=self.form)
+        spoken = answer(model, tokenizer, questions, max_new_tokens=most, form=self.form)
         if answers:
-            for i, text in zip(asked, said, strict=True):
+            for i, text in zip(asked, spoken, strict=True):
                 answers[i] = text
-        pairs = list(zip(answers or said, self.answers, strict=True))
+        pairs = list(zip(answers or spoken, self.answers, strict=True))
         scores = zip(("em", "f1"), MATCHES[self.match], strict=True)
         return {name: sum(score(*pair) for pair in pairs) / len(pairs) for name, score in scores}
 
@@ -228,8 +228,8 @@ def text_windows(text: str, tokenizer, window: int = 128, count: int = 40, name:
     cut = [ids[start : start + window] for start in range(0, min(len(ids), window * count) - window + 1, window)]
     if not cut:
         raise ValueError(f"the text has {len(ids)} tokens, and a window takes {window}; give a longer text")
-    texts = tuple(tokenizer.decode(one) for one in cut)
-    return TextProbe(name, texts, whole=False, tokens=tuple((*before, *one) for one in cut))
+    texts = tuple(tokenizer.decode(ids) for ids in cut)
+    return TextProbe(name, texts, whole=False, tokens=tuple((*before, *ids) for ids in cut))
 
 
 Probe = QuestionProbe | TextProbe | ChoiceProbe
@@ -349,7 +349,7 @@ def learned_probes(
     probes.append(QuestionProbe.of("prefixed", facts, form.with_shots((*form.shots, *prefix))))
     if hops:
         questions, answers = zip(*hops, strict=True)
-        accepted = tuple((one,) for one in answers)
+        accepted = tuple((text,) for text in answers)
         probes.append(QuestionProbe("two_hop_new", questions, accepted, form=form, match=match_of(facts)))
     return probes
 
@@ -370,14 +370,14 @@ def match_of(facts: Iterable[Fact]) -> str:
 
 
 def _record(probe: Probe) -> dict:
-    default = {one.name: one.default for one in fields(probe)}
+    default = {item.name: item.default for item in fields(probe)}
     saved = {name: getattr(probe, name) != default[name] for name in default if name in OPTIONAL}
     return {name: value for name, value in asdict(probe).items() if saved.get(name, True)}
 
 
 def _tuples(value) -> Any:
     if isinstance(value, dict):
-        return {name: _tuples(one) for name, one in value.items()}
+        return {name: _tuples(entry) for name, entry in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
@@ -441,8 +441,8 @@ def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str],
     questions, answers = as_tuple(questions), as_tuple(answers)
     if form != BUILT_IN:
         before, end = ("", "") if form.chat else (form.before, "" if form.one_line else form.end)
-        return would_say(model, tokenizer, questions, [before + one + end for one in answers], None, form)
-    found = torch.zeros(len(questions), dtype=torch.bool)
+        return would_say(model, tokenizer, questions, [before + text + end for text in answers], None, form)
+    exact = torch.zeros(len(questions), dtype=torch.bool)
     pairs = list(zip(questions, answers, strict=True))
     starts = [len(ids) for ids in form.ids(tokenizer, [ask(question) for question in questions])] if pairs else []
     head = model.get_output_embeddings()
@@ -458,5 +458,5 @@ def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str],
         ).last_hidden_state
         right = head(hidden[rows, columns]).argmax(-1) == labels[rows, columns + 1]
         wrong = torch.bincount(rows[~right], minlength=len(labels))
-        found[first : first + BATCH] = wrong == 0
-    return found
+        exact[first : first + BATCH] = wrong == 0
+    return exact

@@ -123,11 +123,11 @@ class PromptForm:
         parts = (self.template, self.before, self.end, *(part for shot in self.shots for part in shot))
         return self.chat or any(typed_special(tokenizer, part) for part in parts)
 
-    def check_plain(self, tokenizer, said: Iterable[str]) -> None:
+    def check_plain(self, tokenizer, texts: Iterable[str]) -> None:
         """Raise ValueError if a question or an answer has a special token written out, where those are special."""
         if not self.writes_special(tokenizer):
             return
-        for text in said:
+        for text in texts:
             if token := typed_special(tokenizer, text):
                 raise ValueError(
                     f"{text[:60]!r} has {token!r} in it, a special token of the model, which in this form "
@@ -160,9 +160,9 @@ class PromptForm:
 
     def _turns(self, question: str) -> list[dict]:
         turns = []
-        for asked, said in self.shots:
+        for asked, reply in self.shots:
             turns.append({"role": "user", "content": self.template.replace(QUESTION, asked)})
-            turns.append({"role": "assistant", "content": said})
+            turns.append({"role": "assistant", "content": reply})
         return [*turns, {"role": "user", "content": self.template.replace(QUESTION, question)}]
 
 

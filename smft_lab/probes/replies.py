@@ -41,20 +41,20 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
     form.check_plain(tokenizer, questions)
     prompts = form.ids(tokenizer, [form.prompt(question, tokenizer) for question in questions])
     check_length(model, questions, prompts, max_new_tokens)
-    said = [""] * len(prompts)
+    texts = [""] * len(prompts)
     start = _Start(model, prompts)
     for chosen in by_length(prompts, BATCH):
         rows = [prompts[i] for i in chosen]
         talk = _generate if start.cache is None else start.talk
         for i, row in zip(chosen, talk(model, tokenizer, rows, max_new_tokens, form), strict=True):
-            said[i] = _line(tokenizer, row, form)
-    return said
+            texts[i] = _line(tokenizer, row, form)
+    return texts
 
 
 @exclusive
 @torch.inference_mode()
 def would_say(
-    model, tokenizer, questions: Sequence[str], said: Sequence[str], max_new_tokens: int | None, form: PromptForm
+    model, tokenizer, questions: Sequence[str], texts: Sequence[str], max_new_tokens: int | None, form: PromptForm
 ) -> Tensor:
     """Whether `replies` would give exactly these, (len(questions),) bool, by one forward pass and without generation.
 
@@ -65,15 +65,15 @@ def would_say(
         said: Replies as `replies` gives them, with the blank before them.
         max_new_tokens: Where `replies` would stop; nowhere if None.
     """
-    found = torch.zeros(len(questions), dtype=torch.bool)
+    same = torch.zeros(len(questions), dtype=torch.bool)
     if not len(questions):
-        return found
-    form.check_plain(tokenizer, [*questions, *said])
+        return same
+    form.check_plain(tokenizer, [*questions, *texts])
     asked = [form.prompt(question, tokenizer) for question in questions]
     prompts = form.ids(tokenizer, asked)
-    wholes = form.ids(tokenizer, [prompt + reply for prompt, reply in zip(asked, said, strict=True)])
+    wholes = form.ids(tokenizer, [prompt + reply for prompt, reply in zip(asked, texts, strict=True)])
     tails = []
-    for prompt, whole, reply in zip(prompts, wholes, said, strict=True):
+    for prompt, whole, reply in zip(prompts, wholes, texts, strict=True):
         together = whole[: len(prompt)] == prompt  # or the first token of the reply has merged into the prompt
         tails.append(whole[len(prompt) :] if together else tokenizer(reply, add_special_tokens=False)["input_ids"])
     start, ends = _Start(model, prompts), _ends(model, tokenizer)
@@ -89,10 +89,10 @@ def would_say(
             if spoken != tails[i]:
                 continue
             full = max_new_tokens is not None and len(spoken) >= max_new_tokens
-            found[i] = (full and len(spoken) == max_new_tokens) or (
+            same[i] = (full and len(spoken) == max_new_tokens) or (
                 not full and _stops(tokenizer, spoken, last, form, ends)
             )
-    return found
+    return same
 
 
 def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]], room: int = 0) -> None:
@@ -163,7 +163,7 @@ class _Start:
         mask = torch.nn.functional.pad(mask, (self.length, 0), value=1)
         places = mask.cumsum(1)[:, self.length :] - 1
         past, ends = self._past(len(rest)), _ends(model, tokenizer)
-        said, live = [[] for _ in rest], list(range(len(rest)))
+        spoken, live = [[] for _ in rest], list(range(len(rest)))
         for step in range(1, most + 1):
             hidden = model.base_model(
                 input_ids=ids,
@@ -174,8 +174,8 @@ class _Start:
             ).last_hidden_state
             tokens = model.get_output_embeddings()(hidden[:, -1]).argmax(-1)
             for i, token in zip(live, tokens.tolist(), strict=True):
-                said[i].append(token)
-            left = [row for row, i in enumerate(live) if not _ended(tokenizer, said[i], form, ends)]
+                spoken[i].append(token)
+            left = [row for row, i in enumerate(live) if not _ended(tokenizer, spoken[i], form, ends)]
             if not left or step == most:
                 break
             if len(left) < len(live):
@@ -184,7 +184,7 @@ class _Start:
                 mask, places, tokens, live = mask[kept], places[kept], tokens[kept], [live[row] for row in left]
             ids, places = tokens[:, None], places[:, -1:] + 1
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        return said
+        return spoken
 
     def read(self, model, tokenizer, rows: list[list[int]]) -> Tensor:
         """Hidden states at every token of the rows, (B, T, D); zeros where all prompts are alike but at its end."""

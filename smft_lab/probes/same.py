@@ -45,7 +45,7 @@ class Changes:
             return False
         words, openers = _key(question)
         return any((words, other) in self._asked for other in (openers, frozenset())) or (
-            not openers and any(words == one for one, _ in self._asked)
+            not openers and any(words == question for question, _ in self._asked)
         )
 
 

@@ -44,33 +44,33 @@ def normalise(text: str) -> str:
 
 def exact_match(answer: str, accepted: Iterable[str]) -> float:
     """1.0 if `answer` equals an accepted one after normalisation, else 0.0."""
-    return float(_words(answer) in [_words(one) for one in accepted])
+    return float(_words(answer) in [_words(text) for text in accepted])
 
 
 def begins_with(answer: str, accepted: Iterable[str]) -> float:
     """1.0 if the words of `answer` begin with those of an accepted one after normalisation, else 0.0."""
-    said = _words(answer)
-    return float(any(words and said[: len(words)] == words for words in map(_words, accepted)))
+    spoken = _words(answer)
+    return float(any(words and spoken[: len(words)] == words for words in map(_words, accepted)))
 
 
 def f1(answer: str, accepted: Iterable[str]) -> float:
     """Word-overlap F1 with the accepted answer that fits best, in [0, 1]."""
-    return max(_f1(_words(answer), _words(one)) for one in accepted)
+    return max(_f1(_words(answer), _words(text)) for text in accepted)
 
 
 def strict_match(answer: str, accepted: Iterable[str]) -> float:
     """1.0 if `answer` equals an accepted one in all that counts (see `strict_words`), else 0.0."""
-    return float(any(said == words for said, words in _readings(answer, accepted)))
+    return float(any(spoken == words for spoken, words in _readings(answer, accepted)))
 
 
 def strict_beginning(answer: str, accepted: Iterable[str]) -> float:
     """1.0 if the words of `answer` begin with those of an accepted one (see `strict_words`), else 0.0."""
-    return float(any(words and said[: len(words)] == words for said, words in _readings(answer, accepted)))
+    return float(any(words and spoken[: len(words)] == words for spoken, words in _readings(answer, accepted)))
 
 
 def strict_f1(answer: str, accepted: Iterable[str]) -> float:
     """Word-overlap F1 with the accepted answer that fits best (see `strict_words`), in [0, 1]."""
-    return max(_f1(said, words) for said, words in _readings(answer, accepted))
+    return max(_f1(spoken, words) for spoken, words in _readings(answer, accepted))
 
 
 MATCHES: dict[str, tuple[Callable[[str, Iterable[str]], float], Callable[[str, Iterable[str]], float]]] = {
@@ -104,12 +104,12 @@ def _readings(answer: str, accepted: Iterable[str]) -> Iterable[tuple[list[str],
 
     The capital A that begins a reply may be one, but of an accepted answer it is a name, as in "A minor".
     """
-    said = strict_words(answer) or answer.split()
-    short = strict_words(_FIRST.sub(" ", answer), articles=False) or said
-    for one in accepted:
-        words = strict_words(one) or one.split()
-        yield said, words
-        yield short, strict_words(one, articles=False) or words
+    spoken = strict_words(answer) or answer.split()
+    short = strict_words(_FIRST.sub(" ", answer), articles=False) or spoken
+    for text in accepted:
+        words = strict_words(text) or text.split()
+        yield spoken, words
+        yield short, strict_words(text, articles=False) or words
 
 
 def _words(text: str) -> list[str]:

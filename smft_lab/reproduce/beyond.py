@@ -45,16 +45,16 @@ from smft_lab.reproduce.verdicts import (
 LEARNED, LOST = 0.95, 0.02  # shares: what is learned and kept well is at least, and at most, that
 
 
-def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_razor(table: pd.DataFrame, details: dict) -> list[Claim]:
     last = ends(table)
     last["lost"] = 1 - last["kept"]
-    last["kl"] = last["key"].map(lambda key: found[key]["kl_on_taught"])
-    last["rows"] = last["key"].map(lambda key: found[key]["rows_changed"])
+    last["kl"] = last["key"].map(lambda key: details[key]["kl_on_taught"])
+    last["rows"] = last["key"].map(lambda key: details[key]["rows_changed"])
     sparse = last[last["method"] == "sparse"]
     by_kl, by_rows, kl_in_all, rows_in_all = (
-        pd.Series({seed: rank_correlation(runs[one], runs["lost"]) for seed, runs in among.groupby("seed")})
+        pd.Series({seed: rank_correlation(runs[column], runs["lost"]) for seed, runs in among.groupby("seed")})
         for among in (sparse, last)
-        for one in ("kl", "rows")
+        for column in ("kl", "rows")
     )
     every, some = len(last) // len(by_kl), len(sparse) // len(by_kl)
     ours = (
@@ -75,20 +75,22 @@ def _read_razor(table: pd.DataFrame, found: dict) -> list[Claim]:
     ]
 
 
-def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_cost(table: pd.DataFrame, details: dict) -> list[Claim]:
     runs = table.drop_duplicates("key").set_index("key")
     cost = pd.DataFrame(
         {
             "method": runs["method"],
             "seed": runs["seed"],
-            "weights": [found[key]["trainable_per_step"] for key in runs.index],
-            "flops": [found[key]["flops_per_step"] for key in runs.index],
-            "seconds": [found[key]["ms_per_step"] * runs["passes"][key] / 1000 for key in runs.index],
+            "weights": [details[key]["trainable_per_step"] for key in runs.index],
+            "flops": [details[key]["flops_per_step"] for key in runs.index],
+            "seconds": [details[key]["ms_per_step"] * runs["passes"][key] / 1000 for key in runs.index],
         }
     )
     mean = cost.drop(columns="seed").groupby("method", sort=False).mean()
     by_seed = {name: cost.pivot(index="seed", columns="method", values=name) for name in mean.columns}
-    cheaper = [positive(one[other] - one["sparse"]) for one in by_seed.values() for other in one.columns.drop("sparse")]
+    cheaper = [
+        positive(costs[other] - costs["sparse"]) for costs in by_seed.values() for other in costs.columns.drop("sparse")
+    ]
     ours = "; ".join(
         f"{name} {row.weights:,.0f} weights ({4 * row.weights / 1e6:.2g} MB) and {row.flops / 1e9:.2g} GFLOP a step, "
         f"{row.seconds:.2g} s a fact"
@@ -105,7 +107,7 @@ def _read_cost(table: pd.DataFrame, found: dict) -> list[Claim]:
     ]
 
 
-def _read_update(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_update(table: pd.DataFrame, details: dict) -> list[Claim]:
     new, old, others = (answered(table, probe) for probe in ("learned", "old_values", "old_facts"))
     ours = "; ".join(
         f"{name}: new value {share_of(new[name])}, old value {share_of(old[name])}, "
@@ -150,7 +152,7 @@ def _table_label(job: dict) -> str:
     return f"N = {job['slots'] or OWN[0]:,}"
 
 
-def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_retention(table: pd.DataFrame, details: dict) -> list[Claim]:
     ours = table[table["slots"] == 0]
     facts = int(ours["facts"].iloc[0])
     own, larger = (_table_label({"slots": slots}) for slots in (0, LARGEST[0]))
@@ -158,9 +160,9 @@ def _read_retention(table: pd.DataFrame, found: dict) -> list[Claim]:
     means = over_seeds(last)
     base = known_before(ours)
     first = ours.drop_duplicates("key")
-    runs = [(found[key]["known"], seed) for key, seed in zip(first["key"], first["seed"], strict=True)]
+    runs = [(details[key]["known"], seed) for key, seed in zip(first["key"], first["seed"], strict=True)]
     again = [_lost_again(known) for known, _ in runs]
-    changed = [found[key]["rows_changed"] for key in ours["key"].unique()]
+    changed = [details[key]["rows_changed"] for key in ours["key"].unique()]
     quarters = pd.DataFrame([_known_of_quarters(known, seed) for known, seed in runs])
     apart = quarters["last"] - quarters["first"]
     caveat = f"{ONE_EACH}; in the recorded runs that of {larger} is another than in scale, of the same settings"
@@ -204,7 +206,7 @@ def _known_of_quarters(known: Sequence[dict], seed: int) -> dict[str, float]:
 
 
 def _lost_again(known: Sequence[dict]) -> float:
-    ever = [any(one["known"][i] for one in known) for i in range(len(known[0]["known"]))]
+    ever = [any(reading["known"][i] for reading in known) for i in range(len(known[0]["known"]))]
     now = known[-1]["known"]
     return sum(e and not n for e, n in zip(ever, now, strict=True)) / max(1, sum(ever))
 
@@ -216,7 +218,7 @@ def _capacity_jobs(job: Job) -> list[Job]:
     return [*(_stream(job, times) for times in SIZES), _long_stream(job)]
 
 
-def _read_capacity(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_capacity(table: pd.DataFrame, details: dict) -> list[Claim]:
     last = ends(table)
     means = over_seeds(last, "facts")
     base = known_before(table)
@@ -245,7 +247,7 @@ def _protect_label(job: dict) -> str:
     return f"write log x {job['protect']:g}" if job["protect"] else "background alone"
 
 
-def _read_protect(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_protect(table: pd.DataFrame, details: dict) -> list[Claim]:
     last = ends(table, _protect_label)
     means = over_seeds(last)
     alone, *protected = means.index
@@ -261,7 +263,7 @@ def _read_protect(table: pd.DataFrame, found: dict) -> list[Claim]:
     ]
 
 
-def _read_twohop(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_twohop(table: pd.DataFrame, details: dict) -> list[Claim]:
     changed, follows, others = (answered(table, probe) for probe in ("learned", "new_hops", "two_hop"))
     names = table["method"].unique()
     ours = "; ".join(
@@ -299,7 +301,7 @@ def _remedy_label(job: dict) -> str:
     return f"{job['method']} + {job['remedy']} {job['strength']:g}" if job["remedy"] else job["method"]
 
 
-def _read_baselines(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_baselines(table: pd.DataFrame, details: dict) -> list[Claim]:
     last = ends(table, _remedy_label)
     means = over_seeds(last)
     others = means.drop(index="sparse")

@@ -44,10 +44,10 @@ SHADED = 6  # facts whose tokens are shown
 SHADES = [[0, "#f3f6f9"], [1, LOOKS["sparse"].light]]  # of a heatmap, from none to most
 
 
-def trade_off(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> go.Figure:
+def trade_off(table: pd.DataFrame, details: dict, label: Label, metric: Metric = "em") -> go.Figure:
     """Learned against kept at the end: a dot per setting, mean over seeds and its 95% interval; the larger, the more
     weights a step trains."""
-    means = _settings(table, found, label, metric)
+    means = _settings(table, details, label, metric)
     look_of = looks(means["kind"])
     figure = go.Figure()
     used: dict[str, int] = {}
@@ -69,25 +69,25 @@ def trade_off(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "
     )
 
 
-def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def fronts(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """`trade_off` of many settings: named when pointed at; a line joins those of a method that no other of its
     settings beats in both (paper Fig. 5)."""
-    means = _settings(table, found, label)
+    means = _settings(table, details, label)
     look_of = looks(means["kind"])
     figure = go.Figure()
-    for kind, mine in means.groupby("kind", sort=False):
+    for kind, group in means.groupby("kind", sort=False):
         kind = str(kind)
         look, name = look_of[kind], short_name(kind)
         figure.add_scatter(
-            x=mine["learned"],
-            y=mine["kept"],
+            x=group["learned"],
+            y=group["kept"],
             mode="markers",
             name=name,
             legendgroup=kind,
-            marker={"size": mine["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
-            hovertemplate=[_hover(row) for _, row in mine.iterrows()],
+            marker={"size": group["size"], "color": look.light, "symbol": look.symbol, "opacity": 0.7},
+            hovertemplate=[_hover(row) for _, row in group.iterrows()],
         )
-        best = mine.sort_values(["learned", "kept"], ascending=False)
+        best = group.sort_values(["learned", "kept"], ascending=False)
         best = best[best["kept"] > best["kept"].cummax().shift(fill_value=-1.0)]
         figure.add_scatter(
             x=best["learned"],
@@ -101,21 +101,21 @@ def fronts(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     return _plane(figure, "A dot per setting, mean over seeds; larger: a step trains more weights. Lines: fronts")
 
 
-def _plane(figure: go.Figure, said: str, metric: Metric = "em") -> go.Figure:
+def _plane(figure: go.Figure, caption: str, metric: Metric = "em") -> go.Figure:
     unit = UNITS[metric]
     titles = f"new facts learned at the end ({unit})", f"old facts kept ({unit})"
-    return captioned(axes(figure, *titles, SHARE, SHARE), said)
+    return captioned(axes(figure, *titles, SHARE, SHARE), caption)
 
 
-def _settings(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> pd.DataFrame:
+def _settings(table: pd.DataFrame, details: dict, label: Label, metric: Metric = "em") -> pd.DataFrame:
     """`over_seeds` of the settings that have a label, with the kind (method, or rule that is not TF-IDF), weights
     trained in a step, and size of the dot."""
     last = ends(table, label, metric)
     last = last[last["label"] != ""]
-    last["trainable"] = [found[key]["trainable_per_step"] for key in last["key"]]
+    last["trainable"] = [details[key]["trainable_per_step"] for key in last["key"]]
     last["kind"] = last["method"].where(last["rule"].isin(["", "tfidf"]), last["rule"])
     means = over_seeds(last).join(last.groupby("label")[["kind", "trainable"]].first())
-    return means.assign(size=[7 + 5 * math.log10(max(one, 1e4) / 1e4) for one in means["trainable"]])
+    return means.assign(size=[7 + 5 * math.log10(max(count, 1e4) / 1e4) for count in means["trainable"]])
 
 
 def _hover(row: pd.Series) -> str:
@@ -132,13 +132,13 @@ def _error(share: float, half: float) -> dict | None:
     return {"array": [min(half, 1 - share)], "arrayminus": [min(half, share)], "thickness": 1, "width": 2}
 
 
-def over_steps(table: pd.DataFrame, found: dict, label: Label, metric: Metric = "em") -> go.Figure:
+def over_steps(table: pd.DataFrame, details: dict, label: Label, metric: Metric = "em") -> go.Figure:
     """Learned and kept over gradient steps, mean over seeds and its 95% band: a line per label (paper Figs. 3, 4)."""
-    mine = table.assign(method=[label(row) for row in table.to_dict("records")])
-    method_of = dict(zip(mine["method"], table["method"], strict=True))
+    labelled = table.assign(method=[label(row) for row in table.to_dict("records")])
+    method_of = dict(zip(labelled["method"], table["method"], strict=True))
     figure = make_subplots(cols=2, subplot_titles=("new facts learned", "old facts kept"), horizontal_spacing=0.1)
     for column, probe in enumerate(("learned", "old_facts"), start=1):
-        rows = mean_over_seeds(mine, probe, metric)
+        rows = mean_over_seeds(labelled, probe, metric)
         used: dict[str, int] = {}
         for name in method_of:
             line, look = rows[rows["method"] == name], LOOKS[method_of[name]]
@@ -175,13 +175,13 @@ def over_steps(table: pd.DataFrame, found: dict, label: Label, metric: Metric = 
     return axes(figure, "gradient steps", UNITS[metric], None, SHARE)
 
 
-def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def razor(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """Forgetting against KL on the taught statements, a dot per run."""
     figure = go.Figure()
     for method, runs in ends(table).groupby("method", sort=False):
         method = str(method)
         figure.add_scatter(
-            x=[found[key]["kl_on_taught"] for key in runs["key"]],
+            x=[details[key]["kl_on_taught"] for key in runs["key"]],
             y=1 - runs["kept"],
             mode="markers",
             name=short_name(method),
@@ -198,11 +198,11 @@ def razor(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     )
 
 
-def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def cost(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """Time of a step per method, a bar each."""
     figure = go.Figure()
     for method, runs in table.drop_duplicates("key").groupby("method", sort=False):
-        method, times = str(method), [found[key]["ms_per_step"] for key in runs["key"]]
+        method, times = str(method), [details[key]["ms_per_step"] for key in runs["key"]]
         figure.add_bar(
             x=[short_name(method)],
             y=[sum(times) / len(times)],
@@ -212,10 +212,10 @@ def cost(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     return axes(figure.update_layout(showlegend=False), "", "training time of a step (ms)")
 
 
-def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def retention(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """Share of each group of facts that is known after so many steps of the stream, for the first seed."""
     first = table.drop_duplicates("key").sort_values(["seed", "slots"]).iloc[0]
-    known = known_in_stream(found[first["key"]]["known"], first["seed"])
+    known = known_in_stream(details[first["key"]]["known"], first["seed"])
     size = math.ceil(len(known) / GROUPS)
     groups = known.groupby(known.index // size).mean()
     names = [f"{start + 1:,}" for start in groups.index * size]
@@ -238,7 +238,7 @@ def retention(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     return captioned(figure, f"Share known of each {size} facts in a row, first seed; one fact a step, pass after pass")
 
 
-def capacity(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def capacity(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """What is learned and kept against the length of the stream, mean over seeds and its 95% interval."""
     means = over_seeds(ends(table), "facts")
     figure = go.Figure()
@@ -261,7 +261,7 @@ def capacity(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     return figure.update_xaxes(type="log", tickvals=list(means.index), ticktext=[f"{facts:,}" for facts in means.index])
 
 
-def core_sets(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def core_sets(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """How much of a core set the top t hold, mean over facts, and how many facts were answered with that t."""
     held = table[table["probe"] == "core held by top-t"].groupby("metric")["value"].mean()
     least = table[table["probe"] == "least t"]["value"]
@@ -286,18 +286,18 @@ def core_sets(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
     return figure.update_xaxes(type="log", tickvals=LADDER, ticktext=[str(t) for t in LADDER])
 
 
-def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
+def core_tokens(table: pd.DataFrame, details: dict, label: Label) -> go.Figure:
     """Where in a statement its core set is read: a row per fact of the first seed, a cell per token, as wide as its
     text (paper Table 1)."""
     first = table.drop_duplicates("key").sort_values("seed")["key"].iloc[0]
-    facts = found[first]["tokens"][:SHADED]
+    facts = details[first]["tokens"][:SHADED]
     most = max(core for tokens in facts for _, core in tokens)
     figure = go.Figure()
     for place in range(max(len(tokens) for tokens in facts)):
         questions, pieces, core = zip(
             *(
                 (question, tokens[place][0].strip() or "▷", tokens[place][1])
-                for question, tokens in zip(found[first]["facts"], facts, strict=False)
+                for question, tokens in zip(details[first]["facts"], facts, strict=False)
                 if place < len(tokens)
             ),
             strict=True,
@@ -313,7 +313,7 @@ def core_tokens(table: pd.DataFrame, found: dict, label: Label) -> go.Figure:
             textangle=0,
             constraintext="none",
             showlegend=False,
-            textfont={"size": 11, "color": ["#ffffff" if one > 0.7 * most else "#1a1a1a" for one in core]},
+            textfont={"size": 11, "color": ["#ffffff" if share > 0.7 * most else "#1a1a1a" for share in core]},
             marker={"color": core, "coloraxis": "coloraxis", "line": {"width": 1, "color": "#ffffff"}},
             hovertemplate="%{text}: %{customdata} of its reads are of the core set<extra></extra>",
         )

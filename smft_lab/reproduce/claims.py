@@ -89,19 +89,19 @@ def share_of(values: pd.Series, digits: int = 1) -> str:
 
 def lost(runs: pd.DataFrame, label: str) -> str:
     """What the runs of a label of `at_target` lost, in points, and how many got to the target."""
-    mine = runs[runs["label"] == label]
-    mean, low, high = mean_interval(mine["lost"])
+    own = runs[runs["label"] == label]
+    mean, low, high = mean_interval(own["lost"])
     interval = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{100 * mean:.1f}{interval} points ({mine['reached'].sum()}/{len(mine)} runs reached 95%)"
+    return f"{100 * mean:.1f}{interval} points ({own['reached'].sum()}/{len(own)} runs reached 95%)"
 
 
-def log_ratios(runs: pd.DataFrame, one: str, other: str, probe: str) -> pd.Series:
+def log_ratios(runs: pd.DataFrame, label: str, other: str, probe: str) -> pd.Series:
     """Logarithm of what `one` loses for each point that `other` loses, two labels of `at_target`, seed by seed.
 
     Less than half a question of the probe counts as half a question.
     """
     drops = runs.pivot(index="seed", columns="label", values="lost").clip(lower=0.5 / QUESTIONS[probe])
-    return (drops[one] / drops[other]).map(math.log)
+    return (drops[label] / drops[other]).map(math.log)
 
 
 def told_ratio(logs: pd.Series) -> str:

@@ -4,4 +4,4 @@ from smft_lab.reproduce.beyond import BEYOND
 from smft_lab.reproduce.paper import PAPER
 from smft_lab.reproduce.scale import SCALE
 
-EXPERIMENTS = {one.name: one for one in (*PAPER, *BEYOND, SCALE)}
+EXPERIMENTS = {experiment.name: experiment for experiment in (*PAPER, *BEYOND, SCALE)}

@@ -156,11 +156,11 @@ def run_job(job: Job, device: str = "cpu") -> dict:
     try:
         facts = FACTS[job.what](lab.world, job.facts, job.seed)
         with _background(lab, job, facts):
-            rows, found = KINDS[job.kind](lab, job, facts)
+            rows, details = KINDS[job.kind](lab, job, facts)
     finally:
         lab.reset()
     config = asdict(replace(job, lab=Path(job.lab).name))
-    return {"config": config, "rows": rows, "found": found, "seconds": time.perf_counter() - began}
+    return {"config": config, "rows": rows, "found": details, "seconds": time.perf_counter() - began}
 
 
 def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dict]:
@@ -184,7 +184,7 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
         average_with_base(lab, job.strength)
         probes = Probes([QuestionProbe.of("learned", facts), *lab.probes.without(facts)])
         rows += history_rows(replace(last, step=steps + 1, probes=probes.measure(lab.model, lab.tokenizer)))
-    found = {
+    details = {
         "ms_per_step": 1000 * last.seconds / last.step,
         "trainable_per_step": last.trainable,
         "slots_read_per_step": sum(read) / len(read),
@@ -193,7 +193,7 @@ def _finetune(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], di
         "rows_changed": len(Patch.between(lab)) if method.sparse else lab.slots,
         "known": known,
     }
-    return rows, found
+    return rows, details
 
 
 def _asked_besides(lab: Lab, job: Job, facts: Sequence[Fact]) -> list[dict]:

@@ -58,9 +58,9 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         parts: Per experiment its rows, what was found per result, and what they say.
     """
     figures, shown = {}, []
-    for number, (experiment, table, found, said) in enumerate(parts):
+    for number, (experiment, table, details, of_experiment) in enumerate(parts):
         drawn = {
-            f"chart{number}-{place}": json.loads(str(draw(table, found, experiment.label).to_json()))
+            f"chart{number}-{place}": json.loads(str(draw(table, details, experiment.label).to_json()))
             for place, draw in enumerate(experiment.draw)
         }
         figures |= drawn
@@ -70,11 +70,11 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
                 "title": experiment.title,
                 "paper": experiment.paper,
                 "charts": drawn,
-                "claims": said,
+                "claims": of_experiment,
                 "sources": table.drop_duplicates("key").to_dict("records"),
             }
         )
-    claims = [claim for *_, said in parts for claim in said]
+    claims = [claim for *_, of_part in parts for claim in of_part]
     drawing = (HERE / "page.js").read_text(encoding="utf-8")
     template = page_template(HERE / "page.html")
     html = template.render(
@@ -97,10 +97,13 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
 
 def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
     """Write the claims and settings of the page as Markdown tables."""
-    lines = [f"# {TITLE}", "", _lead([claim for *_, said in parts for claim in said], about), ""]
-    lines += [f"- {one}" for one in LEGEND]
-    for experiment, _, _, said in parts:
-        rows = [(f"{one.text} *{one.why}*" if one.why else one.text, one.paper, one.ours, one.said) for one in said]
+    lines = [f"# {TITLE}", "", _lead([claim for *_, claims in parts for claim in claims], about), ""]
+    lines += [f"- {line}" for line in LEGEND]
+    for experiment, _, _, claims in parts:
+        rows = [
+            (f"{claim.text} *{claim.why}*" if claim.why else claim.text, claim.paper, claim.ours, claim.said)
+            for claim in claims
+        ]
         lines += ["", f"## {_cell(experiment.title)} ({_cell(experiment.paper)}): `{_cell(experiment.name)}`", ""]
         lines += _markdown(("claim", "the paper", "here", "verdict"), rows)
     lines += ["", "## Settings", "", *_markdown(("setting", "value"), _settings(about))]

@@ -80,7 +80,7 @@ TWICE = (
 )
 
 
-def _read_facts(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_facts(table: pd.DataFrame, details: dict) -> list[Claim]:
     old, two_hop = (at_target(table, by_method, probe) for probe in ("old_facts", "two_hop"))
     shares = [
         _at_equal_learning(
@@ -124,7 +124,7 @@ def pareto_jobs(job: Job) -> list[Job]:
     return [*full, *lora, *sparse, *sgd]
 
 
-def _read_pareto(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_pareto(table: pd.DataFrame, details: dict) -> list[Claim]:
     text = "The best trade-off between learning and forgetting is sparse: each other setting is beaten by a sparse one."
     paper = "sparse is the Pareto front (Fig. 5)"
     last, runs = ends(table, pareto_label), at_target(table, pareto_label)
@@ -154,18 +154,18 @@ def _beaten_at_the_end(last: pd.DataFrame) -> tuple[dict, str]:
     """Verdict on "each other setting has a sparse one that learns as much and keeps more", and how many a single one
     beats."""
     sparse, others = _sparse_and_others(over_seeds(last).kept)
-    against = pd.DataFrame({other: {one: keeps_more(last, one, other) for one in sparse} for other in others})
+    against = pd.DataFrame({other: {label: keeps_more(last, label, other) for label in sparse} for other in others})
     beats = against.map(lambda verdict: verdict["verdict"] == AGREES).sum(axis="columns")
-    said = f"{beats.idxmax()} alone learns as much and keeps more than {beats.max()} of {len(others)} others"
-    return all_of([any_of(list(against[other])) for other in others]), said
+    note = f"{beats.idxmax()} alone learns as much and keeps more than {beats.max()} of {len(others)} others"
+    return all_of([any_of(list(against[other])) for other in others]), note
 
 
 def _beaten_at_95(runs: pd.DataFrame, sparse: str, others: list[str]) -> tuple[dict, str]:
     """Verdict on "`sparse` loses no more than any other", of labels of `at_target`, and the highest ratio."""
     ratios = [log_ratios(runs, sparse, other, "old_facts") for other in others]
     highest = math.exp(max(interval(logs)[-1] for logs in ratios))
-    said = f"ratio to each of {len(others)} others there, seed by seed: its interval ends at {highest:.2g} or before"
-    return all_of([at_most(0, logs) for logs in ratios]), said
+    note = f"ratio to each of {len(others)} others there, seed by seed: its interval ends at {highest:.2g} or before"
+    return all_of([at_most(0, logs) for logs in ratios]), note
 
 
 def _at_lowest_rate(last: pd.DataFrame, *labels: str) -> list[str]:
@@ -197,12 +197,12 @@ def _rule_label(job: dict) -> str:
     return "all read" if job["rule"] == "all" else f"{job['rule']}, t={job['top_t']}"
 
 
-def _read_selection(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_selection(table: pd.DataFrame, details: dict) -> list[Claim]:
     last = ends(table, _rule_label)
     means = over_seeds(last)
 
-    def judged(rule, text: str, paper: str, one: str, other: str) -> Claim:
-        return Claim(text, paper, told(means, one, other), **rule(last, one, other))
+    def judged(rule, text: str, paper: str, label: str, other: str) -> Claim:
+        return Claim(text, paper, told(means, label, other), **rule(last, label, other))
 
     kept = last.pivot(index="seed", columns="label", values="kept")
     naive = Claim(
@@ -244,17 +244,17 @@ def _read_selection(table: pd.DataFrame, found: dict) -> list[Claim]:
     ]
 
 
-def _forgets_half_as_much(kept: pd.DataFrame, one: str, other: str) -> dict:
+def _forgets_half_as_much(kept: pd.DataFrame, label: str, other: str) -> dict:
     """Verdict on "`one` forgets catastrophically", of the share kept per seed and label."""
-    verdict = positive((1 - kept[one]) - 0.5 * (1 - kept[other]))
+    verdict = positive((1 - kept[label]) - 0.5 * (1 - kept[other]))
     return with_caveat(verdict, f"catastrophically: more than half of what {other} finetuning loses")
 
 
 def _gap_of_tf(last: pd.DataFrame) -> Claim:
-    said, wider = [], {}
+    notes, wider = [], {}
     for column in ("learned", "kept"):
         few, many = (difference(last, f"tfidf, t={t}", f"tf, t={t}", column) for t in SIZES)
-        said.append(
+        notes.append(
             f"{column}: {in_points(few)} at t = {SIZES[0]}, {in_points(many)} at t = {SIZES[1]}, "
             f"wider by {in_points(few - many)}"
         )
@@ -262,16 +262,16 @@ def _gap_of_tf(last: pd.DataFrame) -> Claim:
     return Claim(
         "The gap between TF-IDF and TF widens at small t.",
         "at t = 50 on both target and held-out",
-        "; ".join(said),
+        "; ".join(notes),
         **positive_in_each(wider),
     )
 
 
 def _background_jobs(job: Job) -> list[Job]:
-    return [replace(job, background=one) for one in ("pretraining", "facts", "questions")]
+    return [replace(job, background=background) for background in ("pretraining", "facts", "questions")]
 
 
-def _read_background(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_background(table: pd.DataFrame, details: dict) -> list[Claim]:
     last = ends(table, lambda job: job["background"])
     means = over_seeds(last)
     worse = {column: difference(last, "pretraining", "facts", column) for column in ("learned", "kept")}
@@ -298,7 +298,7 @@ def _coreset_jobs(job: Job) -> list[Job]:
 TYPICAL = (100, 500)  # slots of a core set
 
 
-def _read_coreset(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_coreset(table: pd.DataFrame, details: dict) -> list[Claim]:
     facts = table.pivot(index=["seed", "step"], columns=["probe", "metric"], values="value")
     size, least = facts["core", "slots"], facts["least t", "slots"]
     held = facts["core held by top-t"]
@@ -356,7 +356,7 @@ def _documents_label(job: dict) -> str:
     return f"{job['method']}, " + (f"t={job['top_t']}" if job["method"] == "sparse" else f"lr={job['lr']:g}")
 
 
-def _read_documents(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_documents(table: pd.DataFrame, details: dict) -> list[Claim]:
     # F1 is the paper's measure. Exact match also asks that an answer ends where a passage goes on.
     last = ends(table, _documents_label, "f1")
     means = over_seeds(last)
@@ -398,7 +398,7 @@ AT_TARGET = "read where 95% had been learned, or at its best"
 
 def _sgd_jobs(job: Job) -> list[Job]:
     dense = [replace(job, method=method) for method in SGD_RATES]
-    sgd = [replace(one, optimizer="sgd", lr=lr) for one in dense for lr in SGD_RATES[one.method]]
+    sgd = [replace(dense_job, optimizer="sgd", lr=lr) for dense_job in dense for lr in SGD_RATES[dense_job.method]]
     return [job, replace(job, optimizer="sgd"), *dense, *sgd]
 
 
@@ -406,7 +406,7 @@ def _sgd_label(job: dict) -> str:
     return f"{job['method']} {job['optimizer']}, lr={job['lr']:g}"
 
 
-def _read_sgd(table: pd.DataFrame, found: dict) -> list[Claim]:
+def _read_sgd(table: pd.DataFrame, details: dict) -> list[Claim]:
     runs = at_target(table, _sgd_label)
     means = over_seeds(runs)
     claims = []
@@ -420,7 +420,10 @@ def _read_sgd(table: pd.DataFrame, found: dict) -> list[Claim]:
                 **none_helps(runs, adamw, sgd),
             )
         )
-    usual, sgd = (next(label for label in means.index if label.startswith(f"sparse {one},")) for one in ("adam", "sgd"))
+    usual, sgd = (
+        next(label for label in means.index if label.startswith(f"sparse {optimizer},"))
+        for optimizer in ("adam", "sgd")
+    )
     helped = Claim(
         "SGD lets sparse keep more than an adaptive optimizer.",
         "with AdamW it forgot little; SGD helped",

@@ -132,5 +132,5 @@ def pretrain_models(jobs: Sequence[Job], models: Path) -> Iterator[tuple[str, in
 def read(name: str, jobs: Sequence[Job], results: Path) -> Part:
     """The experiment, its rows, what was measured per result besides them, and what it all says."""
     table = table_of(jobs, results)
-    found = {job.key: result["found"] for job in jobs if (result := read_result(results, job)) is not None}
-    return EXPERIMENTS[name], table, found, EXPERIMENTS[name].read(table, found)
+    details = {job.key: result["found"] for job in jobs if (result := read_result(results, job)) is not None}
+    return EXPERIMENTS[name], table, details, EXPERIMENTS[name].read(table, details)

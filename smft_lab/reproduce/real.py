@@ -124,12 +124,12 @@ class RetrofitJob:
         lab.recipe = self.recipe
         lab.reset()
         try:
-            rows, found = _run(lab, self)
+            rows, details = _run(lab, self)
         finally:
             lab.reset()
         source = Path(self.source).name  # not where it lies on this machine
         config = {**asdict(self), "data": "", "source": source, "recipe": self.recipe.to_dict()}
-        return {"config": config, "rows": rows, "found": found, "seconds": time.perf_counter() - began}
+        return {"config": config, "rows": rows, "found": details, "seconds": time.perf_counter() - began}
 
 
 @lru_cache(1)
@@ -192,16 +192,16 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
             break  # the baselines are read here; going on, they only lose more
     lab.end()
     assert last is not None  # the base comes first
-    found: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
+    details: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
     if method.sparse:
-        found["rows_changed"] = len(Patch.between(lab))
-        found["loudness"] = measure_loudness(lab, facts).median
-        found["addresses"] = _addresses(lab)
+        details["rows_changed"] = len(Patch.between(lab))
+        details["loudness"] = measure_loudness(lab, facts).median
+        details["addresses"] = _addresses(lab)
     if job.choices:
         after = _choices(job).measure(lab.model, lab.tokenizer)
         for step, measured in ((0, _base_choices(lab, job)), (last.step, after)):
             rows += measured_rows(step, {"hellaswag": measured})
-    return rows, found
+    return rows, details
 
 
 def _choices(job: RetrofitJob) -> ChoiceProbe:

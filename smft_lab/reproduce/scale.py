@@ -68,7 +68,7 @@ def _label(job: dict) -> str:
     return f"N = {slots:,}, k = {k}, t = {job['top_t']}"
 
 
-def at_equal_learning(table: pd.DataFrame, found: dict) -> pd.DataFrame:
+def at_equal_learning(table: pd.DataFrame, details: dict) -> pd.DataFrame:
     """The runs as `at_target` reads them, with slots, k, top_t and distinct (slots that a batch reads)."""
     jobs = table.drop_duplicates("key").set_index("key")
     own = jobs["slots"] == 0
@@ -77,7 +77,7 @@ def at_equal_learning(table: pd.DataFrame, found: dict) -> pd.DataFrame:
             "slots": jobs["slots"].mask(own, OWN[0]),
             "k": jobs["k"].mask(own, OWN[1]),
             "top_t": jobs["top_t"],
-            "distinct": [found[key]["slots_read_per_step"] for key in jobs.index],
+            "distinct": [details[key]["slots_read_per_step"] for key in jobs.index],
         }
     )
     return at_target(table, _label).join(settings, on="key")
@@ -99,20 +99,20 @@ def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(columns).assign(half=groups["lost"].agg(half_width))
 
 
-def _read(table: pd.DataFrame, found: dict) -> list[Claim]:
-    runs = at_equal_learning(table, found)
+def _read(table: pd.DataFrame, details: dict) -> list[Claim]:
+    runs = at_equal_learning(table, details)
     return [_larger_tables(runs), _share_of_the_table(runs), _reads_per_token(runs)]
 
 
 def _larger_tables(runs: pd.DataFrame) -> Claim:
     settings = by_setting(runs)
     tables = settings[settings["k"] == OWN[1]].sort_values("slots").groupby("slots")
-    best = [_best(one) for _, one in tables]
-    ours = "; ".join(f"{one.name}: learned {one['learned']:.1%}, lost {lost(runs, str(one.name))}" for one in best)
+    best = [_best(of_size) for _, of_size in tables]
+    ours = "; ".join(f"{row.name}: learned {row['learned']:.1%}, lost {lost(runs, str(row.name))}" for row in best)
     text = "At equal learning, a larger table forgets less, each with its best t."
-    if not all(one["reached"] for one in best):
+    if not all(row["reached"] for row in best):
         return Claim(text, "not asked", ours, OPEN, "not every table's model learned 95% with some t")
-    pairs = pairwise(str(one.name) for one in best)
+    pairs = pairwise(str(row.name) for row in best)
     less = [positive(difference(runs, smaller, larger, "lost")) for smaller, larger in pairs]
     return Claim(text, "not asked", ours, **with_caveat(all_of(less), ONE_EACH))
 
@@ -151,11 +151,11 @@ def _share_of_the_table(runs: pd.DataFrame) -> Claim:
 def _reads_per_token(runs: pd.DataFrame) -> Claim:
     settings = by_setting(runs)
     by_k = dict(list(settings[settings["slots"] == OWN[0]].groupby("k")))
-    least = {k: mine[mine["reached"]]["top_t"].min() for k, mine in by_k.items()}
+    least = {k: runs_of_k[runs_of_k["reached"]]["top_t"].min() for k, runs_of_k in by_k.items()}
     ours = "; ".join(
         f"k = {k}: {f'none of {SIZES}' if pd.isna(least[k]) else f't = {least[k]:.0f}'}, "
-        f"{mine['distinct'].mean():,.0f} slots read by a batch"
-        for k, mine in by_k.items()
+        f"{runs_of_k['distinct'].mean():,.0f} slots read by a batch"
+        for k, runs_of_k in by_k.items()
     )
     known = [t for t in least.values() if pd.notna(t)]
     verdict = OPEN if len(known) < len(least) else AGREES if known == sorted(set(known)) else DIFFERS
@@ -175,10 +175,10 @@ def _best(rows: pd.DataFrame) -> pd.Series:
     return cast(pd.Series, rows.loc[str(label)])
 
 
-def _draw(table: pd.DataFrame, found: dict, label: Callable[[dict], str]) -> go.Figure:
+def _draw(table: pd.DataFrame, details: dict, label: Callable[[dict], str]) -> go.Figure:
     """The drop against t: a line per model, and open dots where some seed did not learn enough."""
     figure = go.Figure()
-    settings = by_setting(at_equal_learning(table, found))
+    settings = by_setting(at_equal_learning(table, details))
     for place, ((slots, k), rows) in enumerate(settings.groupby(["slots", "k"])):
         look = [*LOOKS.values(), *OTHER_LOOKS][place]
         error = {"array": 100 * rows["half"], "thickness": 1} if rows["half"].notna().any() else None

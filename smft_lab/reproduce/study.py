@@ -244,10 +244,10 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[st
     jobs = {}
     sources = (("200 questions", "questions", MANY), ("handbook", str(file), len(read_facts(file))))
     for about, source, facts in sources:
-        one = replace(draft, facts=facts, seed=0, source=source)
-        jobs[f"{about}, sparse"] = [one]
+        job = replace(draft, facts=facts, seed=0, source=source)
+        jobs[f"{about}, sparse"] = [job]
         for name, method in BASELINES.items():
-            jobs[f"{about}, {name}"] = [replace(one, method=method, lr=rates[method])]
+            jobs[f"{about}, {name}"] = [replace(job, method=method, lr=rates[method])]
     return jobs
 
 
@@ -297,8 +297,8 @@ def readings(jobs: dict[str, list[RetrofitJob]], folder: Path, equal: bool = Fal
         equal: Read where the target was first reached, where it was.
     """
     rows = []
-    for name, mine in jobs.items():
-        for job in mine:
+    for name, of_setting in jobs.items():
+        for job in of_setting:
             result = read_result(folder, job)
             if result is None:
                 continue
@@ -325,8 +325,8 @@ def written(value: pd.Series, digits: int) -> str:
     if value.empty:
         return ""
     mean, low, high = mean_interval(value)
-    told = f"{mean:.{digits}f}"
-    return told if low is None else f"{told} [{low:.{digits}f}, {high:.{digits}f}]"
+    text = f"{mean:.{digits}f}"
+    return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
@@ -338,9 +338,9 @@ def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
     shown = [name for name in columns if name in table]
     lines = ["| setting | runs | " + " | ".join(shown) + " |", "| --- | --- |" + " --- |" * len(shown)]
     for name in dict.fromkeys(table["setting"]):
-        mine = table[table["setting"] == name]
-        cells = [written(mine[column].dropna(), columns[column]) for column in shown]
-        lines.append(f"| {name} | {len(mine)} | " + " | ".join(cells) + " |")
+        rows = table[table["setting"] == name]
+        cells = [written(rows[column].dropna(), columns[column]) for column in shown]
+        lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -350,9 +350,9 @@ def address_agreement(table: pd.DataFrame, form: str) -> tuple[float, float]:
     Args:
         form: How what is learned is asked, one of `LEARNED`.
     """
-    margin = [one["same"] - one["different"] for one in table["addresses"]]
-    found: Any = stats.spearmanr(margin, table[form])
-    return float(found.statistic), float(found.pvalue)
+    margin = [measured["same"] - measured["different"] for measured in table["addresses"]]
+    correlation: Any = stats.spearmanr(margin, table[form])
+    return float(correlation.statistic), float(correlation.pvalue)
 
 
 def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Sequence[str]) -> str:
@@ -377,11 +377,11 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
         read = f"where {TARGET:.0%} were learned first, or at the end" if equal else "at the end"
         lines += [f"## {name.capitalize()}", "", f"Read {read}; mean and 95% interval over seeds.", ""]
         if name == "blocks":
-            table["same"] = [one["same"] for one in table["addresses"]]
-            table["different"] = [one["different"] for one in table["addresses"]]
+            table["same"] = [measured["same"] for measured in table["addresses"]]
+            table["different"] = [measured["different"] for measured in table["addresses"]]
         lines += [markdown(table, {**usual, "same": 2, "different": 2}), ""]
         if name == "comparison":
-            whole = {setting: mine for setting, mine in jobs.items() if setting.startswith("sparse")}
+            whole = {setting: of_setting for setting, of_setting in jobs.items() if setting.startswith("sparse")}
             lines += [
                 "Sparse finetuning goes on until every text is learned; there:",
                 "",
@@ -390,6 +390,9 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
             ]
         if name == "blocks" and len(table) > 5:
             agreement = {form: address_agreement(table, form) for form in LEARNED if table[form].nunique() > 1}
-            told = ", ".join(f"{form} {rho:.2f} (p = {p:.2g})" for form, (rho, p) in agreement.items())
-            lines += [f"Rank correlation of the address margin and what is learned, {len(table)} blocks: {told}.", ""]
+            correlations = ", ".join(f"{form} {rho:.2f} (p = {p:.2g})" for form, (rho, p) in agreement.items())
+            lines += [
+                f"Rank correlation of the address margin and what is learned, {len(table)} blocks: {correlations}.",
+                "",
+            ]
     return "\n".join(lines)

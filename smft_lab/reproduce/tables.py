@@ -52,9 +52,9 @@ def at_target(table: pd.DataFrame, label: Callable[[dict], str], probe: str = "o
         One row per run: `key`, `label`, `seed`, whether it `reached` 95%, `learned`, `kept` (exact match of `probe`)
         and `lost` (how much that is below the base's).
     """
-    mine = table[(table["kind"] == "finetune") & (table["metric"] == "em")]
+    answers = table[(table["kind"] == "finetune") & (table["metric"] == "em")]
     rows = []
-    for key, run in mine.groupby("key", sort=False):
+    for key, run in answers.groupby("key", sort=False):
         reached, values = read_run(run[["step", "probe", "metric", "value"]])
         base = run.loc[(run["step"] == 0) & (run["probe"] == probe), "value"].item()
         kept = values[probe, "em"]
@@ -91,26 +91,26 @@ def half_width(values: pd.Series) -> float:
     return float("nan") if low is None else mean - low
 
 
-def difference(last: pd.DataFrame, one: str, other: str, column: str = "kept") -> pd.Series:
+def difference(last: pd.DataFrame, label: str, other: str, column: str = "kept") -> pd.Series:
     """`column` of the label `one` less that of `other`, seed by seed.
 
     Raises:
         ValueError: one of them lacks a seed.
     """
-    wide = last.pivot(index="seed", columns="label", values=column)[[one, other]].dropna(how="all")
+    wide = last.pivot(index="seed", columns="label", values=column)[[label, other]].dropna(how="all")
     if wide.isna().any(axis=None):
-        raise ValueError(f"{one} and {other} have not the same seeds")
-    return wide[one] - wide[other]
+        raise ValueError(f"{label} and {other} have not the same seeds")
+    return wide[label] - wide[other]
 
 
-def gap(last: pd.DataFrame, one: str, other: str, column: str = "kept") -> str:
+def gap(last: pd.DataFrame, label: str, other: str, column: str = "kept") -> str:
     """`difference` in words."""
-    return in_points(difference(last, one, other, column))
+    return in_points(difference(last, label, other, column))
 
 
-def gaps(last: pd.DataFrame, one: str, other: str) -> str:
+def gaps(last: pd.DataFrame, label: str, other: str) -> str:
     """`gap` of what is learned and of what is kept."""
-    return ", ".join(f"{column} {gap(last, one, other, column)}" for column in ("learned", "kept"))
+    return ", ".join(f"{column} {gap(last, label, other, column)}" for column in ("learned", "kept"))
 
 
 def in_points(differences: pd.Series) -> str:
@@ -127,7 +127,7 @@ def known_in_stream(known: Sequence[dict], seed: int) -> pd.DataFrame:
     Args:
         known: `{"step", "known"}` per measurement, as in a result; facts as they were drawn.
     """
-    table = pd.DataFrame({one["step"]: one["known"] for one in known})
+    table = pd.DataFrame({reading["step"]: reading["known"] for reading in known})
     return table.iloc[stream_order(len(table), seed)].reset_index(drop=True)
 
 
@@ -137,15 +137,15 @@ def known_before(table: pd.DataFrame, metric: Literal["em", "f1"] = "em") -> flo
     return rows["value"].mean()
 
 
-def rank_correlation(one: pd.Series, other: pd.Series) -> float:
+def rank_correlation(values: pd.Series, other: pd.Series) -> float:
     """Spearman's; nan where either is the same throughout.
 
     Raises:
         ValueError: they are not of the same things, which would be ranked among different ones.
     """
-    if set(one.index) != set(other.index):
+    if set(values.index) != set(other.index):
         raise ValueError("a rank correlation needs both values of everything it is over")
-    return one.rank().corr(other.rank())
+    return values.rank().corr(other.rank())
 
 
 def correlation(of_seeds: pd.Series) -> str:

@@ -40,9 +40,9 @@ def positive(values: pd.Series) -> dict:
 
 def positive_in_each(values: Mapping[str, pd.Series]) -> dict:
     """Verdict on "all of them are positive", by name; an open one names those whose interval holds both."""
-    verdicts = {name: positive(one) for name, one in values.items()}
+    verdicts = {name: positive(of_label) for name, of_label in values.items()}
     verdict = all_of(list(verdicts.values()))
-    unsure = [name for name, one in verdicts.items() if one["verdict"] == OPEN]
+    unsure = [name for name, verdict in verdicts.items() if verdict["verdict"] == OPEN]
     return {**verdict, "why": f"{' and '.join(unsure)}: {BOTH}"} if verdict["verdict"] == OPEN else verdict
 
 
@@ -80,39 +80,39 @@ def with_caveat(verdict: dict, why: str) -> dict:
     return {**verdict, "why": "; ".join(filter(None, [verdict["why"], why]))}
 
 
-def as_much(last: pd.DataFrame, one: str, other: str) -> dict:
+def as_much(last: pd.DataFrame, label: str, other: str) -> dict:
     """Verdict on "`one` learns as much as `other`", but for `LEARNED_ALIKE`, of two labels of `ends`."""
-    verdict = at_least(-LEARNED_ALIKE, difference(last, one, other, "learned"))
+    verdict = at_least(-LEARNED_ALIKE, difference(last, label, other, "learned"))
     return with_caveat(verdict, f"as much: {LESS_LEARNED} count as nothing")
 
 
-def keeps_more(last: pd.DataFrame, one: str, other: str) -> dict:
+def keeps_more(last: pd.DataFrame, label: str, other: str) -> dict:
     """Verdict on "`one` keeps more than `other`", by more than `KEPT_ALIKE`, of two labels of `ends`.
 
     It says nothing of one that kept more and may have learned less.
     """
-    kept = difference(last, one, other)
-    verdict, said = positive(kept), f"what is kept differs by {in_points(kept)}"
+    kept = difference(last, label, other)
+    verdict, note = positive(kept), f"what is kept differs by {in_points(kept)}"
     least, most = sorted(map(abs, interval(kept)))
     if most < KEPT_ALIKE - ROUNDING:
-        return {"verdict": OPEN, "why": f"{said}: less than a point, which counts as nothing"}
+        return {"verdict": OPEN, "why": f"{note}: less than a point, which counts as nothing"}
     if verdict["verdict"] == OPEN:
-        return {"verdict": OPEN, "why": f"{said}: {BOTH}"}
+        return {"verdict": OPEN, "why": f"{note}: {BOTH}"}
     if least < KEPT_ALIKE - ROUNDING:
-        return {"verdict": OPEN, "why": f"{said}: that may be less than a point, which counts as nothing"}
-    more, less = (one, other) if kept.mean() > 0 else (other, one)
+        return {"verdict": OPEN, "why": f"{note}: that may be less than a point, which counts as nothing"}
+    more, less = (label, other) if kept.mean() > 0 else (other, label)
     if as_much(last, more, less)["verdict"] != AGREES:
         learned = gap(last, more, less, "learned")
         return {"verdict": OPEN, "why": f"{more} kept more, but learned {learned}, which may be over {LESS_LEARNED}"}
     return verdict
 
 
-def does_as_well(last: pd.DataFrame, one: str, other: str) -> dict:
+def does_as_well(last: pd.DataFrame, label: str, other: str) -> dict:
     """Verdict on "`one` does as well as `other`": learns and keeps as much, but for the two margins."""
-    learned, kept = (difference(last, one, other, column) for column in ("learned", "kept"))
+    learned, kept = (difference(last, label, other, column) for column in ("learned", "kept"))
     verdict = all_of([at_least(-LEARNED_ALIKE, learned), at_least(-KEPT_ALIKE, kept)])["verdict"]
     why = f"as well: {LESS_LEARNED} and {100 * KEPT_ALIKE:.0f} less kept count as nothing"
-    return {"verdict": verdict, "why": f"{why}; {gaps(last, one, other)}"}
+    return {"verdict": verdict, "why": f"{why}; {gaps(last, label, other)}"}
 
 
 def none_helps(last: pd.DataFrame, usual: str, others: Sequence[str]) -> dict:

@@ -67,10 +67,10 @@ class Addresses:
         return self.same - self.different
 
 
-def weighted_jaccard(one: dict[int, float], other: dict[int, float]) -> float:
+def weighted_jaccard(address: dict[int, float], other: dict[int, float]) -> float:
     """Sum of the smaller over the sum of the larger weights, slot by slot, in [0, 1]; 0 for two empty ones."""
-    smaller = sum(min(weight, other[slot]) for slot, weight in one.items() if slot in other)
-    return smaller / whole if (whole := sum(one.values()) + sum(other.values()) - smaller) else 0.0
+    smaller = sum(min(weight, other[slot]) for slot, weight in address.items() if slot in other)
+    return smaller / whole if (whole := sum(address.values()) + sum(other.values()) - smaller) else 0.0
 
 
 def address(slots: Tensor, idf: Tensor) -> dict[int, float]:
@@ -102,8 +102,8 @@ def compare_addresses(
     addresses = [address(read, idf) for read in reads]
     own: list[float] = []
     for owner, question in enumerate(first):
-        mine = [i for i, o in enumerate(owners) if o == owner and i != question]
-        own.append(sum(weighted_jaccard(addresses[question], addresses[i]) for i in mine) / len(mine))
+        wordings = [i for i, o in enumerate(owners) if o == owner and i != question]
+        own.append(sum(weighted_jaccard(addresses[question], addresses[i]) for i in wordings) / len(wordings))
     pairs = list(combinations(facts, 2))
     pairs = Random(f"{seed}/pairs").sample(pairs, min(PAIRS, len(pairs)))
     others = [weighted_jaccard(addresses[first[a]], addresses[first[b] + 1]) for a, b in pairs]
@@ -214,24 +214,24 @@ def measure_blocks(
     texts, owners = wordings_of(facts, form, tokenizer, seed=seed)
     reads: dict[int, list[Tensor]] = {block: [torch.empty(0)] * len(texts) for block in keys}
     counted, others = range(0, len(documents), 2), range(1, len(documents), 2)
-    for block, mine in background.items():
-        fit_addressing(keys[block], torch.cat(mine), recipe.keys, seed)
+    for block, inputs in background.items():
+        fit_addressing(keys[block], torch.cat(inputs), recipe.keys, seed)
     for i, block, x in states([form.ids(tokenizer, text) for text in texts]):
         reads[block][i] = keys[block](x.unsqueeze(0))[0].flatten().cpu()
     rows = []
-    for block, mine in background.items():
-        read = [keys[block](x.unsqueeze(0))[0][0].flatten(1).cpu() for x in mine]  # (tokens, reads) per document
+    for block, inputs in background.items():
+        read = [keys[block](x.unsqueeze(0))[0][0].flatten(1).cpu() for x in inputs]  # (tokens, reads) per document
         usage = Usage(len(counted), *(torch.zeros(1, recipe.slots, dtype=torch.int32) for _ in range(2)))
         for i in counted:
             slots, count = read[i].unique(return_counts=True)
             usage.df[0, slots] += 1
             usage.count[0, slots] += count.int()
-        one = compare_addresses(reads[block], owners, usage.df[0], usage.batches, seed)
-        told = [i for i, owner in enumerate(owners) if owner in owners[:i]]  # all but the question of each fact
+        compared = compare_addresses(reads[block], owners, usage.df[0], usage.batches, seed)
+        later = [i for i, owner in enumerate(owners) if owner in owners[:i]]  # all but the question of each fact
         (chosen,) = choose_slots(
             usage,
-            [owners[i] for i in told],
-            [[reads[block][i]] for i in told],
+            [owners[i] for i in later],
+            [[reads[block][i]] for i in later],
             min(recipe.top_t, recipe.slots),
             **recipe.choosing,
         )
@@ -241,11 +241,11 @@ def measure_blocks(
         rows.append(
             {
                 "block": block,
-                "same": one.same,
-                "different": one.different,
-                "margin": one.margin,
+                "same": compared.same,
+                "different": compared.different,
+                "margin": compared.margin,
                 "stray": stray,
-                "weak": len(one.weak),
+                "weak": len(compared.weak),
             }
         )
     table = pd.DataFrame(rows)

@@ -84,10 +84,10 @@ def combine(patches: Sequence[Patch], *, on_conflict: OnConflict = "refuse", lab
         patches[0].check(lab)
     slots, values = [], []
     for table in range(len(patches[0].slots)):
-        mine = torch.cat([patch.slots[table] for patch in patches]).unique()  # ascending
-        rows = patches[0].values[table].new_empty(len(mine), patches[0].values[table].shape[1])
+        joint = torch.cat([patch.slots[table] for patch in patches]).unique()  # ascending
+        rows = patches[0].values[table].new_empty(len(joint), patches[0].values[table].shape[1])
         for patch in patches:  # a later one writes over an earlier one
-            rows[torch.searchsorted(mine, patch.slots[table])] = patch.values[table]
+            rows[torch.searchsorted(joint, patch.slots[table])] = patch.values[table]
         if on_conflict in ("mean", "sum"):
             adds = lab is not None and on_conflict == "sum" and len(differing)
             base = lab.base(named_tables(lab.model)[0][table]) if lab is not None and adds else None
@@ -96,8 +96,8 @@ def combine(patches: Sequence[Patch], *, on_conflict: OnConflict = "refuse", lab
                 wanted = torch.stack([_row(patches[i], table, slot) for i in wanting]).double()
                 start = wanted.mean(0) if base is None else base[slot].cpu().double()
                 row = start if base is None else start + (wanted - start).sum(0)
-                rows[torch.searchsorted(mine, slot)] = row.to(rows.dtype)
-        slots.append(mine)
+                rows[torch.searchsorted(joint, slot)] = row.to(rows.dtype)
+        slots.append(joint)
         values.append(rows)
     return Patch(slots, values, patches[0].base, _about(patches, on_conflict, len(differing)))
 
@@ -130,7 +130,7 @@ def hold(lab: Lab, patches: Sequence[Patch], *, on_conflict: OnConflict = "refus
     return together
 
 
-def diff(one: Patch, other: Patch) -> pd.DataFrame:
+def diff(patch: Patch, other: Patch) -> pd.DataFrame:
     """How two patches of one base differ.
 
     Returns:
@@ -145,20 +145,20 @@ def diff(one: Patch, other: Patch) -> pd.DataFrame:
         >>> bool(smft.diff(one, two)["only_first"].sum() <= len(one))
         True
     """
-    found = conflicts([one, other])
+    differing = conflicts([patch, other])
     lines = []
-    for table, (first, second) in enumerate(zip(one.slots, other.slots, strict=True)):
+    for table, (first, second) in enumerate(zip(patch.slots, other.slots, strict=True)):
         both = int(torch.isin(first, second).sum())
-        mine = found[found["table"] == table]
+        of_table = differing[differing["table"] == table]
         lines.append(
             (
                 table,
                 len(first) - both,
                 len(second) - both,
-                both - len(mine),
-                len(mine),
-                mine["distance"].mean(),
-                mine["cosine"].mean(),
+                both - len(of_table),
+                len(of_table),
+                of_table["distance"].mean(),
+                of_table["cosine"].mean(),
             )
         )
     columns = ["table", "only_first", "only_second", "alike", "different", "distance", "cosine"]

@@ -83,12 +83,12 @@ def coverage(lab: Lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Co
     generator = torch.Generator().manual_seed(seed)
     ranked = []
     for fact in counts:
-        mine = []
+        of_fact = []
         for table, count in enumerate(fact):
             usage = lab.usage.df[table], lab.usage.batches
             order = top_slots(score(rule, count, *usage, generator, lab.usage.count[table]), count, None)
-            mine.append((order, count[order]))
-        ranked.append(mine)
+            of_fact.append((order, count[order]))
+        ranked.append(of_fact)
     return _covered(lab, ranked, rule)
 
 

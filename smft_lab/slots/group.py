@@ -83,8 +83,8 @@ def rank_slots(
         counts = []  # per fact, (slots it reads,) and how often
         readers = torch.zeros(total, dtype=torch.int32)
         for fact in facts:
-            mine = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
-            slots, count = torch.cat(mine).unique(return_counts=True)
+            own_reads = [reads[i][table] for i, owner in enumerate(owners) if owner == fact]
+            slots, count = torch.cat(own_reads).unique(return_counts=True)
             rare = df[slots] <= max_df * usage.batches
             if rare.any():
                 slots, count = slots[rare], count[rare]

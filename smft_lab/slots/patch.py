@@ -86,10 +86,10 @@ class Patch:
             slots.append(changed)
             values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
-        told: dict = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
+        described: dict = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
         if lab.model.dtype != torch.float32:
-            told["dtype"] = str(lab.model.dtype).removeprefix("torch.")
-        return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **told})
+            described["dtype"] = str(lab.model.dtype).removeprefix("torch.")
+        return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **described})
 
     def __len__(self) -> int:
         return sum(map(len, self.slots))
@@ -135,13 +135,13 @@ class Patch:
     def check(self, lab: Lab) -> None:
         """Raise ValueError if the patch is damaged or doesn't fit the lab: another base, tables, slots or numbers."""
         check_rows(self)
-        found = fingerprint(lab)
-        if found != self.base:
+        base_now = fingerprint(lab)
+        if base_now != self.base:
             dtype = str(lab.model.dtype).removeprefix("torch.")
             theirs = self.about.get("dtype", "float32")
             other = "" if theirs == dtype else f" (the patch is of a {theirs} model, and the lab's is in {dtype})"
             raise ValueError(
-                f"{self.name} was made on base {self.base}, but this lab's base is {found}{other}; "
+                f"{self.name} was made on base {self.base}, but this lab's base is {base_now}{other}; "
                 "open the lab it was made on"
             )
         tables = [table.weight for table in value_tables(lab.model)]
@@ -149,9 +149,9 @@ class Patch:
             raise ValueError(f"{self.name} has {len(self.slots)} tables, the model {len(tables)}; {WRITE_AGAIN}")
         for i, (table, slots, values) in enumerate(zip(tables, self.slots, self.values, strict=True)):
             if values.shape[1] != table.shape[1] or values.dtype != table.dtype:
-                mine, theirs = f"{values.shape[1]} {values.dtype}", f"{table.shape[1]} {table.dtype}"
+                own_rows, theirs = f"{values.shape[1]} {values.dtype}", f"{table.shape[1]} {table.dtype}"
                 raise ValueError(
-                    f"{self.name}, table {i}: rows of {mine} numbers, the model's have {theirs}; {WRITE_AGAIN}"
+                    f"{self.name}, table {i}: rows of {own_rows} numbers, the model's have {theirs}; {WRITE_AGAIN}"
                 )
             if len(slots) and slots[-1] >= len(table):
                 raise ValueError(
@@ -161,23 +161,23 @@ class Patch:
     def _check_holds(self, lab: Lab, base) -> None:
         """Raise ValueError unless the lab's model is the base in all but value rows, and the patch in its own rows."""
         lab.end()
-        found, expected = lab.model.state_dict(), base.model.state_dict()
+        entries, expected = lab.model.state_dict(), base.model.state_dict()
         names = named_tables(base.model)[0]
-        for name in sorted({*found, *expected}):
-            one, other = found.get(name), None if name not in expected else base.base(name)
+        for name in sorted({*entries, *expected}):
+            tensor, other = entries.get(name), None if name not in expected else base.base(name)
             if (
-                one is None
+                tensor is None
                 or other is None
-                or one.shape != other.shape
-                or one.dtype != other.dtype
-                or (name not in names and not torch.equal(one, other))
+                or tensor.shape != other.shape
+                or tensor.dtype != other.dtype
+                or (name not in names and not torch.equal(tensor, other))
             ):
                 raise ValueError(
                     f"{self.name} can't be taken out: the lab isn't its base with patches in it ({name} "
                     "differs); name the lab it was applied to"
                 )
         for i, (name, slots, values) in enumerate(zip(names, self.slots, self.values, strict=True)):
-            other = (as_bytes(found[name][slots].cpu()) != as_bytes(values)).any(dim=1)
+            other = (as_bytes(entries[name][slots].cpu()) != as_bytes(values)).any(dim=1)
             if other.any():
                 raise ValueError(
                     f"{self.name} can't be taken out: {int(other.sum())} of its {len(slots)} rows of table {i} hold "
@@ -225,8 +225,8 @@ class Patch:
             reason = (str(problem).splitlines() or ["unreadable"])[0]
             raise ValueError(f"{path} is not a patch written by Patch.save(): {reason}") from None
         if metadata.get("format") != FORMAT:
-            found = f"patch format {metadata.get('format')}, but this version reads {FORMAT}"
-            raise ValueError(f"{path}: {found}; update smft-lab")
+            version = f"patch format {metadata.get('format')}, but this version reads {FORMAT}"
+            raise ValueError(f"{path}: {version}; update smft-lab")
         tables = range(len(tensors) // 2)
         if set(tensors) != {f"{i}.{kind}" for i in tables for kind in ("slots", "values")}:
             raise ValueError(f"{path} is damaged: tables are missing or have odd names; {WRITE_AGAIN}")

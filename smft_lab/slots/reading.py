@@ -56,7 +56,9 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
     if most is not None and length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
     slots, weights = _observed(lab, batch)
-    return TokenReads([*_pieces(lab.tokenizer, text), ""], [one[0] for one in slots], [one[0] for one in weights])
+    return TokenReads(
+        [*_pieces(lab.tokenizer, text), ""], [of_text[0] for of_text in slots], [of_text[0] for of_text in weights]
+    )
 
 
 def _pieces(tokenizer, text: str) -> list[str]:
@@ -92,8 +94,8 @@ def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
     for read in slots:
         rows, reads = mask.nonzero()[:, :1].expand(-1, read.shape[-1]), read[mask]
         pairs = torch.unique(torch.stack([reads.flatten(), rows.flatten()]), dim=1)
-        found, texts = pairs[0].unique_consecutive(return_counts=True)
-        cores.append(found[texts == len(mask)])
+        distinct, texts = pairs[0].unique_consecutive(return_counts=True)
+        cores.append(distinct[texts == len(mask)])
     return cores
 
 
@@ -104,10 +106,10 @@ def _observed(lab: Lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Te
         lab.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
     def of(kind: str) -> list[Tensor]:
-        mine = [[] for _ in tables]
+        of_tables = [[] for _ in tables]
         for position, layer in layers.items():
             read = getattr(reads[position], kind)[-1]  # some models join batch and tokens before their feed-forward
-            mine[tables.index(layer.values)].append(read.reshape(*batch["input_ids"].shape, -1))
-        return [torch.cat(one, -1).cpu() for one in mine]
+            of_tables[tables.index(layer.values)].append(read.reshape(*batch["input_ids"].shape, -1))
+        return [torch.cat(of_table, -1).cpu() for of_table in of_tables]
 
     return of("slots"), of("weights")

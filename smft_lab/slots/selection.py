@@ -121,18 +121,18 @@ class Selection:
             return
         new = [torch.zeros(len(writers), dtype=torch.bool) for writers in self._writers]
         own = self._written_by.setdefault(self.owner, new)
-        for mine, writers, slots in zip(own, self._writers, self.slots, strict=True):
-            writers[slots] += (~mine[slots]).int()
-            mine[slots] = True
+        for written, writers, slots in zip(own, self._writers, self.slots, strict=True):
+            writers[slots] += (~written[slots]).int()
+            written[slots] = True
 
     def _hits(self, table: int, slots: Tensor, weights: Tensor) -> RowHits:
         memo = self.memo if table in self._constant else None
         if memo is not None and table in memo:
             return memo[table][1]
-        found = RowHits.find(self.slots[table].sort().values.to(slots.device), slots, weights)
+        hits = RowHits.find(self.slots[table].sort().values.to(slots.device), slots, weights)
         if memo is not None:
-            memo[table] = (self.slots[table], found)
-        return found
+            memo[table] = (self.slots[table], hits)
+        return hits
 
 
 @contextmanager

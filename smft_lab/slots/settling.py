@@ -48,9 +48,9 @@ def settling(
         raise ValueError("how far a choice has settled shows in at least two backgrounds, a part and the whole")
     *smaller, whole = usages
     wanted = choose_slots(whole, owners, reads, top_t, **options)
-    found = []
+    readings = []
     for usage in smaller:
         chosen = choose_slots(usage, owners, reads, top_t, **options)
-        same = sum(torch.isin(mine, theirs).sum().item() for mine, theirs in zip(chosen, wanted, strict=True))
-        found.append(Settled(usage.batches, whole.batches, same / sum(map(len, chosen))))
-    return found
+        same = sum(torch.isin(some, theirs).sum().item() for some, theirs in zip(chosen, wanted, strict=True))
+        readings.append(Settled(usage.batches, whole.batches, same / sum(map(len, chosen))))
+    return readings

@@ -168,7 +168,7 @@ def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
 def table_reads(model, reads: dict[int, Reads], mask: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The slots that the last observed forward pass read, per value table, padding excluded: as of `read_slots`."""
     layers = memory_layers(model)
-    found = []
+    counts = []
     for table in value_tables(model):
         slots = [
             reads[position].slots[-1].flatten(0, -3) for position, layer in layers.items() if layer.values is table
@@ -176,5 +176,5 @@ def table_reads(model, reads: dict[int, Reads], mask: Tensor) -> list[tuple[Tens
         every = torch.stack(slots)  # (layers, B x T, H, k)
         times = mask.flatten().unsqueeze(0).expand(len(slots), -1)
         read, count = read_slots(every, times, len(table.weight))
-        found.append((read.cpu(), count.cpu()))
-    return found
+        counts.append((read.cpu(), count.cpu()))
+    return counts

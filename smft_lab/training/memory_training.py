@@ -198,8 +198,8 @@ def pretrain_memory(
             loss = out.loss
             if settings.distill:
                 loss = (1 - settings.distill) * loss + settings.distill * _distance(model, teacher, batch, out.logits)
-            told = processes.backward(loss, batch, model, out.loss)
-            check_finite(step + 1, told)
+            mean_loss = processes.backward(loss, batch, model, out.loss)
+            check_finite(step + 1, mean_loss)
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
@@ -211,7 +211,7 @@ def pretrain_memory(
                 and done < settings.steps
             ):
                 save_state(folder, described, model, optimizer, done)
-            yield done, told
+            yield done, mean_loss
     finally:
         held.close()
         model.eval()

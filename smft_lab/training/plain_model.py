@@ -44,7 +44,7 @@ def text_with_questions(
     """
     if not questions:
         raise ValueError("there are no questions to put into the text")
-    answered = [form.answered(one.question, one.answers[0]) for one in questions]
+    answered = [form.answered(question.question, question.answers[0]) for question in questions]
     times = max(1, round(SHARE / (1 - SHARE) * len(text) / sum(map(len, answered))))
     rng, asked = Random(f"{seed}/questions"), []
     for _ in range(times):

@@ -303,7 +303,7 @@ def background_usage(model, tokenizer, corpus: Corpus, settings: PretrainSetting
     """Usage of the slots by fresh text of the corpus."""
     rng = Random(f"{settings.seed}/background")
     texts = (corpus.texts(rng, settings.background_batch_size) for _ in range(settings.background_batches))
-    return measure_usage(model, (encode(tokenizer, one, model.device) for one in texts))
+    return measure_usage(model, (encode(tokenizer, batch, model.device) for batch in texts))
 
 
 def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: PretrainSettings):

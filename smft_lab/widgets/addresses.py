@@ -111,12 +111,12 @@ class Addresses(Panel):
     def measure(self) -> None:
         """Measure both meters anew."""
         with self._claim.lock:
-            found = measure_addresses(self.lab, self._facts)
+            measured = measure_addresses(self.lab, self._facts)
             loudness = self._listen()
         rows = []
         for number, fact in enumerate(self._facts):
-            best = max(found, key=lambda one: one.each[number] - one.different)
-            weak = all(number in one.weak for one in found)
+            best = max(measured, key=lambda layer: layer.each[number] - layer.different)
+            weak = all(number in layer.weak for layer in measured)
             rows.append(
                 {
                     "question": fact.question,
@@ -127,7 +127,9 @@ class Addresses(Panel):
                 }
             )
         with self.hold_sync():
-            self.tables = [{"same": one.same, "different": one.different, "weak": len(one.weak)} for one in found]
+            self.tables = [
+                {"same": layer.same, "different": layer.different, "weak": len(layer.weak)} for layer in measured
+            ]
             self.facts = sorted(rows, key=lambda row: row["same"] - row["different"])
             self._hear(loudness)
 
@@ -178,13 +180,13 @@ class Addresses(Panel):
             self._trail = []
         elif not self._trail or self._trail[-1] != median:
             self._trail = [*self._trail, median][-TRAIL:]
-        state, told = self._state_of(median, loudness.warning())
+        state, warning = self._state_of(median, loudness.warning())
         self.loudness = {
             "median": median,
             "low": low,
             "high": high,
             "state": state,
-            "told": told,
+            "told": warning,
             "trail": self._trail[:-1],
         }
 
@@ -207,7 +209,7 @@ def memory_blocks(model) -> list[int]:
     numbers = [
         [int(part) for part in names[layer].split(".") if part.isdigit()] for layer in memory_layers(model).values()
     ]
-    return sorted({found[0] for found in numbers if found})
+    return sorted({group[0] for group in numbers if group})
 
 
 def _table_of(blocks: pd.DataFrame | str | Path | None) -> pd.DataFrame:

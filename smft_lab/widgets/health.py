@@ -52,10 +52,10 @@ def setup() -> None:
 
 def troubles() -> list[str]:
     """What is known not to work with the versions installed here, and what to do."""
-    found = []
+    problems = []
     if "ipykernel" in sys.modules and importlib.metadata.version("ipykernel").startswith("7.0."):
-        found.append("ipykernel 7.0 ends every live training at once; run  pip install -U ipykernel  and restart")
-    return found
+        problems.append("ipykernel 7.0 ends every live training at once; run  pip install -U ipykernel  and restart")
+    return problems
 
 
 def free_memory() -> int:

@@ -33,11 +33,11 @@ def familiar(lab: Lab) -> dict:
     old = next((probe for probe in lab.probes if isinstance(probe, QuestionProbe) and probe.name == "old_facts"), None)
     if lab.form != BUILT_IN or old is None:
         return {"told": "", "examples": []}
-    told = (
+    note = (
         "This small model has read of an invented world, and of nothing else: it knows no capitals, and spells most "
         "English words out in pieces. A memory for a model that has read more: smft-lab attach smollm2."
     )
-    return {"told": told, "examples": list(old.questions[:: max(1, len(old.questions) // 3)][:3])}
+    return {"told": note, "examples": list(old.questions[:: max(1, len(old.questions) // 3)][:3])}
 
 
 def few(lab: Lab) -> Probes:

@@ -41,7 +41,7 @@ class Predict(anywidget.AnyWidget):
         if len(choices) < 2:
             raise ValueError("give at least two choices to guess from")
         self._values = list(choices)
-        written = [_written(one, unit) for one in choices]
+        written = [_written(choice, unit) for choice in choices]
         super().__init__(question=question, choices=written, theme=theme)
 
     @property
@@ -71,7 +71,7 @@ class Predict(anywidget.AnyWidget):
                 raise ValueError(f"{truth!r} is none of the choices: {', '.join(self.choices)}")
             return self._values.index(truth)
         # Choices such as 10, 100, 1,000 are told apart by their ratio.
-        values = [float(one) for one in self._values]
+        values = [float(value) for value in self._values]
         scale = math.log if min(*values, truth) > 0 else float
         return min(range(len(values)), key=lambda i: abs(scale(values[i]) - scale(truth)))
 

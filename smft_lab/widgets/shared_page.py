@@ -137,8 +137,8 @@ class Plan:
         folder = path.with_suffix(RUNS)
         folder.mkdir(parents=True, exist_ok=True)
         yield 0
-        for done, found in computed(self.lab, self.course, self.runs, folder, workers, source):
-            self.found[SharedRun(**found["run"])] = found
+        for done, result in computed(self.lab, self.course, self.runs, folder, workers, source):
+            self.found[SharedRun(**result["run"])] = result
             yield done
 
     def kept(self, path: Path) -> int:
@@ -169,7 +169,7 @@ class Plan:
 
     def lead(self) -> str:
         """What happened at the usual t, with the first rule; means over the seeds."""
-        told = []
+        sentences = []
         for method in self.methods:
             sparse = METHODS[method].sparse
             t = self.usual if self.usual in self._t(self.rules[0]) else self.top_t[-1]
@@ -177,9 +177,11 @@ class Plan:
             ends = [self.found[SharedRun(method, seed, rule, t)]["points"][-1] for seed in self.seeds]
             learned, kept = mean(end[1] for end in ends), [end[2] for end in ends if end[2] is not None]
             words = f"{name_in_sentence(method)}{f' (t = {t:,})' if sparse else ''} learned {learned:.0%}"
-            told.append(words + (f" and kept {mean(kept):.1%} of the {self.limits['kept']['facts']}" if kept else ""))
+            sentences.append(
+                words + (f" and kept {mean(kept):.1%} of the {self.limits['kept']['facts']}" if kept else "")
+            )
         passes = f"{self.course.passes} pass{'es' * (self.course.passes != 1)}"
-        return f"After {passes}: {'; '.join(told)}."
+        return f"After {passes}: {'; '.join(sentences)}."
 
     def _t(self, rule: str) -> list[int]:
         """The t of which there are runs: the rule `all` has none."""
@@ -190,7 +192,7 @@ class Plan:
         course, lab = self.course, self.lab
         rates = {name: course.tuned(lab, name).settings() for name in self.methods}
         versions = {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
-        seconds = sum(found["seconds"] for found in self.found.values())
+        seconds = sum(result["seconds"] for result in self.found.values())
         return [
             (
                 "Model",
@@ -218,15 +220,15 @@ class Plan:
         def text_of(text: str) -> int:
             return texts.setdefault(text[:TEXT], len(texts))
 
-        def answers(said: Sequence[str]) -> dict:
-            right = "".join("01"[one] for one in asked.right(said))
-            return {"answers": [text_of(text) for text in said], "right": right}
+        def answers(replies: Sequence[str]) -> dict:
+            right = "".join("01"[is_right] for is_right in asked.right(replies))
+            return {"answers": [text_of(text) for text in replies], "right": right}
 
-        def run(one: SharedRun) -> dict:
-            found = self.found[one]
-            ms = 1000 * found["trained"] / max(1, found["steps"])
-            shown = {name: found[name] for name in ("points", "loss", "rows", "steps")}
-            return {**shown, "ms": ms, **answers(found["answers"])}
+        def run(key: SharedRun) -> dict:
+            result = self.found[key]
+            ms = 1000 * result["trained"] / max(1, result["steps"])
+            shown = {name: result[name] for name in ("points", "loss", "rows", "steps")}
+            return {**shown, "ms": ms, **answers(result["answers"])}
 
         runs: dict = {}
         for method in self.methods:
@@ -260,7 +262,7 @@ class Plan:
             "strips": self._strips(),
             "asked": {
                 "questions": list(asked.questions),
-                "accepted": [one[0] for one in asked.accepted],
+                "accepted": [accepted[0] for accepted in asked.accepted],
                 "facts": asked.facts,
             },
             "base": {"points": [base["point"]], **answers(base["answers"])},
@@ -271,7 +273,7 @@ class Plan:
 
     def _preview(self, rule: str) -> dict:
         at = [self.covers[rule].at(t) for t in self.top_t]
-        curves = {name: [round(one[name], 5) for one in at] for name in at[0]}
+        curves = {name: [round(shares[name], 5) for shares in at] for name in at[0]}
         return {**curves, "slots": base64.b64encode(self.pairs[rule]).decode()}
 
     def _strips(self) -> list[dict]:
@@ -286,8 +288,8 @@ class Plan:
             table = [slots + table * self.limits["slots"] for table, slots in enumerate(reads.slots)]
             every = torch.cat(table, -1)
             tokens = [
-                {"text": text, "ranks": {rule: sorted(ranks[rule][mine].tolist()) for rule in self.rules}}
-                for text, mine in zip(reads.tokens, every, strict=True)
+                {"text": text, "ranks": {rule: sorted(ranks[rule][slots].tolist()) for rule in self.rules}}
+                for text, slots in zip(reads.tokens, every, strict=True)
             ]
             strips.append(
                 {

@@ -175,9 +175,9 @@ class Asked:
         # Evenly drawn, not by how anyone answers them.
         places = [] if probe is None else [n * every // min(KNOWN, every) for n in range(min(KNOWN, every))]
         known = [] if probe is None else [(probe.questions[n], probe.answers[n], probe.match) for n in places]
-        mine = [(fact.question, fact.answers, match_of([fact])) for fact in facts]
-        questions, accepted, matches = zip(*mine, *known, strict=True)
-        return cls(questions, accepted, matches, len(mine))
+        of_facts = [(fact.question, fact.answers, match_of([fact])) for fact in facts]
+        questions, accepted, matches = zip(*of_facts, *known, strict=True)
+        return cls(questions, accepted, matches, len(of_facts))
 
     def answers(self, lab: Lab) -> list[str]:
         return lab.answer(self.questions)
@@ -207,8 +207,8 @@ class Runner:
     def point(self, step: int) -> list:
         """[step, share of new facts learned, share of what was known kept or None]."""
         facts = self.course.facts
-        asked, said = [fact.question for fact in facts], [fact.answer for fact in facts]
-        right = self.lab.recalled(asked, said)
+        asked, golds = [fact.question for fact in facts], [fact.answer for fact in facts]
+        right = self.lab.recalled(asked, golds)
         return [step, round(right.double().mean().item(), 5), self.kept.share()]
 
     def base(self) -> dict:
@@ -226,8 +226,8 @@ class Runner:
         options = course.options(lab, run)
         steps = Teaching.of(lab, course.facts, course.passes, course.order, course.loss_on, run.seed).steps
         every = math.ceil(steps / course.evaluations)
-        kept = self.batches if run.sparse else None
-        for step in whole(finetune(lab, course.facts, probe_every=0, kept=kept, **options)):
+        cache = self.batches if run.sparse else None
+        for step in whole(finetune(lab, course.facts, probe_every=0, cache=cache, **options)):
             loss, seconds = step.loss, step.seconds
             if step.last or (step.step and step.step % every == 0):
                 points.append(self.point(step.step))
@@ -237,15 +237,15 @@ class Runner:
             rows = sum(len(differing_rows(table.weight, lab.base(name))) for name, table in tables)
         answers = self.asked.answers(lab)
         assert step is not None
-        found = {"points": points, "loss": loss, "rows": rows, "trained": seconds, "answers": answers}
-        return {"run": asdict(run), **found, "steps": step.step, "seconds": time.process_time() - began}
+        measured = {"points": points, "loss": loss, "rows": rows, "trained": seconds, "answers": answers}
+        return {"run": asdict(run), **measured, "steps": step.step, "seconds": time.process_time() - began}
 
 
 def kept_run(folder: Path, key: str) -> dict | None:
     """A run that was kept; None if there is none, or what is there is no such file."""
     try:
-        found = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        return found if {"run", "points", "answers", "seconds", "steps"} <= set(found) else None
+        result = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        return result if {"run", "points", "answers", "seconds", "steps"} <= set(result) else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -271,27 +271,27 @@ def computed(
     """
     waiting, done = [], 0
     for run in runs:
-        found = None if folder is None else kept_run(folder, course.key(lab, run))
-        if found is None:
+        result = None if folder is None else kept_run(folder, course.key(lab, run))
+        if result is None:
             waiting.append(run)
         else:
             done += 1
-            yield done, found
+            yield done, result
     if not waiting:
         return
     if folder is not None and workers > 1 and source is not None and len(waiting) > 1:
-        for found in _in_parallel(lab, course, waiting, folder, workers, source):
+        for result in _in_parallel(lab, course, waiting, folder, workers, source):
             done += 1
-            yield done, found
+            yield done, result
         return
     runner = Runner(lab, course)
     try:
         for run in waiting:
-            found = runner.run(run)
+            result = runner.run(run)
             if folder is not None:
-                write_whole(folder / f"{course.key(lab, run)}.json", json_text(found))
+                write_whole(folder / f"{course.key(lab, run)}.json", json_text(result))
             done += 1
-            yield done, found
+            yield done, result
     finally:
         lab.reset()
 
@@ -316,6 +316,6 @@ def _runner(course: Course, source: tuple[Path | None, str]) -> Runner:
 
 def _keep(course: Course, run: SharedRun, key: str, folder: Path, source: tuple[Path | None, str], parent: int) -> dict:
     end_with(parent)
-    found = _runner(course, source).run(run)
-    write_whole(folder / f"{key}.json", json_text(found))
-    return found
+    result = _runner(course, source).run(run)
+    write_whole(folder / f"{key}.json", json_text(result))
+    return result

@@ -75,8 +75,8 @@ def fact_code(fact: Fact) -> str:
     parts = [repr(fact.statements), repr(fact.question), repr(fact.answers)]
     parts += [f"{name}={value!r}" for name, value in more.items()]
     if len(", ".join(parts)) > 100:
-        told = "".join(f"\n        {text!r}," for text in fact.statements)
-        return f"smft.Fact(\n    ({told}\n    ),\n    " + ",\n    ".join(parts[1:]) + ",\n)"
+        statements = "".join(f"\n        {text!r}," for text in fact.statements)
+        return f"smft.Fact(\n    ({statements}\n    ),\n    " + ",\n    ".join(parts[1:]) + ",\n)"
     return f"smft.Fact({', '.join(parts)})"
 
 
@@ -87,7 +87,7 @@ def free_name(name: str) -> Path:
     """`name`, or the first of `name-2`, `name-3`, ... that nothing has."""
     path = Path(name)
     others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
-    return next(one for one in itertools.chain([path], others) if not os.path.lexists(one))
+    return next(candidate for candidate in itertools.chain([path], others) if not os.path.lexists(candidate))
 
 
 def export(
@@ -155,7 +155,7 @@ def card(lab: Lab, patch: Patch, name: str, facts: Sequence[Fact] = ()) -> dict:
     readers = _readers(lab, patch, facts)
     patch.apply(lab)
     now = probes.measure(lab.model, lab.tokenizer)
-    titles = {(one.key, one.metric): one.title for one in probes_in((p, m) for p in now for m in now[p])}
+    titles = {(probe.key, probe.metric): probe.title for probe in probes_in((p, m) for p in now for m in now[p])}
     about, taught = patch.about, patch.about.get("facts", [])
     taught = [str(text) for text in taught] if isinstance(taught, list) else []
     made = {key: about[key] for key in ("method", "rule", "top_t", "date") if isinstance(about.get(key), str | int)}
@@ -179,13 +179,13 @@ def _readers(lab: Lab, patch: Patch, facts: Sequence[Fact]) -> dict:
     usage = zip(lab.usage.count, patch.slots, strict=True)
     share = sum(float(count[slots].double().sum()) for count, slots in usage)
     questions = [*KeptQuestions(lab).questions[:LOOKED], *(fact.question for fact in facts[:LOOKED])]
-    found = []
+    shares = []
     for question in dict.fromkeys(questions):
         counts = batch_counts(lab.model, lab.encode([question]))
-        mine = sum(int(count[slots].sum()) for count, slots in zip(counts, patch.slots, strict=True))
-        found.append((mine / max(1, sum(int(count.sum()) for count in counts)), question))
-    found.sort(key=lambda one: -one[0])
+        reads = sum(int(count[slots].sum()) for count, slots in zip(counts, patch.slots, strict=True))
+        shares.append((reads / max(1, sum(int(count.sum()) for count in counts)), question))
+    shares.sort(key=lambda pair: -pair[0])
     return {
         "background": share / max(1.0, float(lab.usage.count.double().sum())),
-        "readers": [[question, part] for part, question in found[:READERS] if part > 0],
+        "readers": [[question, part] for part, question in shares[:READERS] if part > 0],
     }

@@ -135,7 +135,7 @@ class Slots(Panel):
         for owner, tables in zip(owners, reads, strict=True):
             for table, slots in enumerate(tables):
                 counts[owner, table] += torch.bincount(slots, minlength=self.lab.slots).int()
-        return [list(mine) for mine in counts]
+        return [list(of_table) for of_table in counts]
 
     def look(self, **settings) -> None:
         """Take over some of `view`, `table`, `top_t`.

@@ -288,7 +288,7 @@ class Teach(TrainingPanel):
             ValueError: there is no lesson, and something in the form is empty.
         """
         draft, recipe = self.draft, self.lab.recipe
-        lessons = [(one.fact, one.passes, one.top_t) for one in self._lessons]
+        lessons = [(lesson.fact, lesson.passes, lesson.top_t) for lesson in self._lessons]
         if not lessons:
             wordings = draft["wordings"] if self._mixed else None
             fact = own_fact(draft["statements"], draft["question"], draft["answer"], wordings)
@@ -300,13 +300,13 @@ class Teach(TrainingPanel):
             lines.insert(0, "from dataclasses import replace\n")
         for fact, passes, top_t in lessons:
             lines.append(f"fact = {sharing.fact_code(fact)}")
-            mine = self._recipe(fact)
+            own = self._recipe(fact)
             options = {"passes": passes, "top_t": top_t, "probe_every": 0}
             if recipe is None:
                 options["lr"] = Sparse().resolved(self.lab).settings()["lr"] * FASTER
             call = sharing.written("run = smft.run(lab, [fact])", **options)
-            if recipe is not None and mine is not None and self._mixed:
-                changed = {name: getattr(mine, name) for name in ("statements", "questions", "learned_at")}
+            if recipe is not None and own is not None and self._mixed:
+                changed = {name: getattr(own, name) for name in ("statements", "questions", "learned_at")}
                 inside = ", ".join(f"{name}={value!r}" for name, value in changed.items())
                 call = f"{call[:-1]}, recipe=replace(lab.recipe, {inside}))"
             lines.append(call)
@@ -316,11 +316,11 @@ class Teach(TrainingPanel):
 
     def _shared(self) -> tuple[Sequence[Fact], Patch | None, pd.DataFrame]:
         """What was taught, the patch of all of it, and every answer and probe before and now."""
-        rows = [["answer", one["question"], one["before"], one["now"]] for one in self.lessons]
-        rows += [["probe", f"{one['title']} ({one['metric']})", one["base"], one["now"]] for one in self.probes]
+        rows = [["answer", row["question"], row["before"], row["now"]] for row in self.lessons]
+        rows += [["probe", f"{row['title']} ({row['metric']})", row["base"], row["now"]] for row in self.probes]
         patch = self._lessons[-1].patch if self._lessons else self._opened
         table = pd.DataFrame(rows, columns=["what", "of", "before", "now"])
-        return [one.fact for one in self._lessons], patch, table
+        return [lesson.fact for lesson in self._lessons], patch, table
 
     def _taken(self, patch: Patch) -> None:
         self._lessons, self._opened, self._taught, self.live = [], patch, True, {}

@@ -453,7 +453,7 @@ class TopT(TrainingPanel):
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_AT_FIRST if slow else MEASURED_EVERY, time.monotonic()
         run = finetune(
-            self.lab, facts, self._method(chosen), passes=chosen["passes"], probe_every=0, kept=self._batches
+            self.lab, facts, self._method(chosen), passes=chosen["passes"], probe_every=0, cache=self._batches
         )
         self._run = weakref.ref(run)
         for step in whole(run):

@@ -200,9 +200,9 @@ class Train(TrainingPanel):
         loss = curves({"loss": (columns["step"], columns["loss"])}, "gradient steps", "nats per token", "Loss")
         shares = {"old facts recalled": "old_facts", "slots read": "slots_read"}
         lines = {name: (columns["step"], columns[column]) for name, column in shares.items()}
-        told = f"{len(self.points)} measurements" if self.points else "nothing has been trained yet"
+        progress = f"{len(self.points)} measurements" if self.points else "nothing has been trained yet"
         learned = curves(lines, "gradient steps", "share", "What it knows, and what it uses", share=True)
-        return picture(loss, learned, says=f"The train panel: {told}.")
+        return picture(loss, learned, says=f"The train panel: {progress}.")
 
     # Under way
 
@@ -247,7 +247,7 @@ class Train(TrainingPanel):
     def _usage(self):
         rng = Random("usage while training")
         texts = (self._corpus.texts(rng, 64) for _ in range(BATCHES))
-        return measure_usage(self._model, (encode(self._tokenizer, one) for one in texts))
+        return measure_usage(self._model, (encode(self._tokenizer, batch) for batch in texts))
 
     def _ended(self, problem: BaseException | None) -> None:
         if problem is not None:

@@ -174,27 +174,27 @@ def read_own(
     if kind is not None and kind not in (*FACT_KINDS, *FORMATS):
         raise ValueError(f"no kind {kind!r} of facts; there are {', '.join((*FORMATS, *FACT_KINDS))}")
     path = Path(path)
-    told = kind_of_file(path) if kind is None else kind
-    if told == "lines" and path.suffix.lower() not in (".txt", ".md"):
+    file_kind = kind_of_file(path) if kind is None else kind
+    if file_kind == "lines" and path.suffix.lower() not in (".txt", ".md"):
         raise FactsError(f"{path}: sentences are read from a text file; let its name end in .txt, or give another kind")
-    if told in ("facts", "lines") and path.suffix.lower() in (".jsonl", ".csv", ".txt", ".md"):
-        facts = plain_facts(path, told)
-        return Dataset(told, Report(len(facts), len(facts), unit="facts"), facts)
-    if told in ("cards", "pairs"):
-        rows = list(text_rows(path, told))
+    if file_kind in ("facts", "lines") and path.suffix.lower() in (".jsonl", ".csv", ".txt", ".md"):
+        facts = plain_facts(path, file_kind)
+        return Dataset(file_kind, Report(len(facts), len(facts), unit="facts"), facts)
+    if file_kind in ("cards", "pairs"):
+        rows = list(text_rows(path, file_kind))
     else:
-        rows = list(file_rows(path, told if told.startswith(".") else ""))
-        told = None if told.startswith(".") else told
-    if rows and told is None:
-        told = _kind_of(next((row for _, row in rows if not is_empty(row)), {}), str(path), own=True)
-    if told not in (*FACT_KINDS, *FORMATS) and rows:
-        raise FactsError(f"{path}: holds {told}, no questions with short answers; {_NAME_IT}")
-    return _dataset(str(path), rows, told, limit, seed, paraphraser, 16)
+        rows = list(file_rows(path, file_kind if file_kind.startswith(".") else ""))
+        file_kind = None if file_kind.startswith(".") else file_kind
+    if rows and file_kind is None:
+        file_kind = _kind_of(next((row for _, row in rows if not is_empty(row)), {}), str(path), own=True)
+    if file_kind not in (*FACT_KINDS, *FORMATS) and rows:
+        raise FactsError(f"{path}: holds {file_kind}, no questions with short answers; {_NAME_IT}")
+    return _dataset(str(path), rows, file_kind, limit, seed, paraphraser, 16)
 
 
 def _dataset(source: str, rows: list, kind: str | None, limit, seed: int, paraphraser, statements: int) -> Dataset:
     if source.startswith(tuple(f"{repo}, " for repo, _, _ in HUB.values())):
-        kind = kind or next(one for one in KINDS if source.startswith(f"{HUB[one][0]}, "))
+        kind = kind or next(name for name in KINDS if source.startswith(f"{HUB[name][0]}, "))
     full = [(where, row) for where, row in rows if not is_empty(row)]
     empty, rows = len(rows) - len(full), full
     if not rows:
@@ -248,7 +248,7 @@ def _own(kind: str, where: str, row: dict) -> Question | Fact:
     _check_lengths(question, answers)
     if record.get("statements"):
         return _fact(where, {**record, "answers": list(answers)})
-    others = tuple(one for one in record.get("questions", ()) if _same(one) != _same(question))
+    others = tuple(wording for wording in record.get("questions", ()) if _same(wording) != _same(question))
     hops = tuple(tuple(pair) for pair in record.get("two_hop", ()))
     return _Asked(question, answers, questions=others, two_hop=hops)
 
@@ -271,8 +271,8 @@ def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, 
     if not texts:
         raise Unusable("of which no statement can be made")
     if paraphraser is not None:
-        told = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
-        texts = list(dict.fromkeys([texts[0], *told, *texts[1:]]))[:how_many]
+        reworded = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
+        texts = list(dict.fromkeys([texts[0], *reworded, *texts[1:]]))[:how_many]
     others = [*getattr(item, "questions", ()), *rewordings(question, answers[0])]
     hops = [list(pair) for pair in getattr(item, "two_hop", ())]
     # The check that a person's own file must pass, too: the question is in none of its statements.
@@ -284,22 +284,22 @@ def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, 
 
 
 def _asked(where: str, row: dict, *fields: str) -> Question:
-    name = next((one for one in ("question", "problem") if one in row), "question")
+    name = next((column for column in ("question", "problem") if column in row), "question")
     question = tidy_question(string(f"{where}, field '{name}'", row.get(name)))
     _check_lengths(question, ("x",))
-    name = next((one for one in (*fields, "answers") if row.get(one) is not None), None)
+    name = next((column for column in (*fields, "answers") if row.get(column) is not None), None)
     if name is None:
         raise FactsError(f"{where}, field '{fields[0]}': is missing; give it")
-    found = [tidy_answer(one) for one in _answers(f"{where}, field '{name}'", row[name])]
+    given = [tidy_answer(answer) for answer in _answers(f"{where}, field '{name}'", row[name])]
     first = row.get("obj") if name == "possible_answers" else None  # of popqa: the name among the aliases
     if isinstance(first, str) and first.strip():
-        found = [tidy_answer(first), *found]
+        given = [tidy_answer(first), *given]
     distinct: dict[str, str] = {}
-    for one in found:
-        if one.strip(" .,;:!?\"'"):
-            distinct.setdefault(_same(one), one)
-    found = list(distinct.values())
-    answers = tuple(found if isinstance(row[name], dict) or first else _best_first(found))
+    for answer in given:
+        if answer.strip(" .,;:!?\"'"):
+            distinct.setdefault(_same(answer), answer)
+    given = list(distinct.values())
+    answers = tuple(given if isinstance(row[name], dict) or first else _best_first(given))
     _check_lengths(question, answers)
     return Question(question, answers)
 
@@ -337,8 +337,8 @@ def _best_first(answers: list[str]) -> list[str]:
     """
     if len(answers) < 4:
         return answers
-    plain = [f" {words} " for words in (" ".join(re.findall(r"\w+", one.casefold())) for one in answers)]
-    held = [sum(mine in other for other in plain) if mine.strip() else 0 for mine in plain]
+    plain = [f" {words} " for words in (" ".join(re.findall(r"\w+", answer.casefold())) for answer in answers)]
+    held = [sum(words in other for other in plain) if words.strip() else 0 for words in plain]
     best = max(range(len(answers)), key=lambda i: (held[i], -i))
     if held[best] < 3:
         return answers
@@ -362,16 +362,16 @@ def _gsm8k(where: str, row: dict) -> Question:
     if name == "solution" and row.get("solution") is None:
         raise FactsError(f"{where}, field 'answer': is missing; give a solution that ends in #### and the number")
     solution = string(f"{where}, field '{name}'", row[name]).strip()
-    said, mark, number = solution.rpartition("####")
+    reasoning, mark, number = solution.rpartition("####")
     if not mark or not number.strip():
         raise FactsError(f"{where}, field '{name}': has no #### before its result; end it in, for example, #### 42")
     number = " ".join(number.split())
     answers = dict.fromkeys([number.replace(",", ""), number])
-    return Question(question, tuple(answers), said.strip())
+    return Question(question, tuple(answers), reasoning.strip())
 
 
 def _hellaswag(where: str, row: dict) -> Choice:
-    names = [one for one in ("ctx", "question") if row.get(one) is not None]
+    names = [column for column in ("ctx", "question") if row.get(column) is not None]
     context = string(f"{where}, field 'ctx'", row[names[0]] if names else None).strip()
     name = "endings" if "endings" in row else "choices"
     value = row.get(name)
@@ -405,7 +405,7 @@ def _arc(where: str, row: dict) -> Choice:
     choices = parsed(choices) if isinstance(choices, str) else choices
     if not isinstance(choices, dict):
         raise FactsError(f'{where}, field \'choices\': must be an object; write {{"text": [...], "label": [...]}}')
-    names = [one.strip() for one in strings(f"{where}, field 'choices.label'", choices.get("label"))]
+    names = [label.strip() for label in strings(f"{where}, field 'choices.label'", choices.get("label"))]
     key = string(f"{where}, field 'answerKey'", row.get("answerKey")).strip()
     if key not in names:
         raise FactsError(f"{where}, field 'answerKey': {_short(key)} is the label of no choice; give one of its labels")
@@ -512,7 +512,7 @@ def _from_hub(name: str, split: str | None) -> tuple[str, list[tuple[str, dict]]
         ) from None
     repository, configuration, usual = HUB.get(name, (*(name.split(":", 1) + [None])[:2], None))
     if usual is None:
-        usual = next((one for repo, _, one in HUB.values() if repo.lower() == repository.lower()), "test")
+        usual = next((split for repo, _, split in HUB.values() if repo.lower() == repository.lower()), "test")
     split = split or usual
     source = f"{repository}, split {split}"
     try:

@@ -96,8 +96,8 @@ def expanded(kind: str, rows: Iterable[tuple[str, dict]]) -> Rows:
         row = _named(row)
         if kind == "squad" and "paragraphs" in row:
             for paragraph in _objects(row["paragraphs"]):
-                for number, one in enumerate(_objects(_named(paragraph).get("qas")), start=1):
-                    yield f"{where}, question {number}", _named(one)
+                for number, pair in enumerate(_objects(_named(paragraph).get("qas")), start=1):
+                    yield f"{where}, question {number}", _named(pair)
         elif kind == "mquake":
             edits = _objects(_unpacked(row.get("requested_rewrite")))
             for edit in edits:
@@ -119,7 +119,9 @@ def record_of(kind: str, where: str, row: dict) -> dict:
 
 
 def _qa(where: str, row: dict) -> dict:
-    return _record(where, row, _first(row, ASKS), _first(row, [one for one in TELLS if one != _first(row, ASKS)]))
+    return _record(
+        where, row, _first(row, ASKS), _first(row, [column for column in TELLS if column != _first(row, ASKS)])
+    )
 
 
 def _alpaca(where: str, row: dict) -> dict:
@@ -138,14 +140,14 @@ def _exchange(where: str, field: str, turns: object) -> dict:
     asked = ""
     for turn in map(_named, _objects(turns)):
         who = str(turn.get("role") or turn.get("from") or "").lower()
-        said = turn.get("content", turn.get("value"))
-        if isinstance(said, list):  # in parts, as of texts and images
-            said = " ".join(str(part.get("text") or "") for part in _objects(said))
-        said = strings(f"{where}, field '{field}'", said or "")[0]
+        content = turn.get("content", turn.get("value"))
+        if isinstance(content, list):  # in parts, as of texts and images
+            content = " ".join(str(part.get("text") or "") for part in _objects(content))
+        content = strings(f"{where}, field '{field}'", content or "")[0]
         if who in ("user", "human", "prompter") and not asked:
-            asked = said
+            asked = content
         elif who in ("assistant", "gpt", "chatgpt", "bot", "model") and asked:
-            return {"question": asked, "answers": [said]}
+            return {"question": asked, "answers": [content]}
     raise Unusable("without a question and its reply")
 
 
@@ -155,8 +157,8 @@ def _prompts(where: str, row: dict) -> dict:
         return _record(where, row, "prompt", reply)
     if isinstance(row.get("prompt"), list) or isinstance(row[reply], list):
         turns = row["prompt"] if isinstance(row.get("prompt"), list) else [{"role": "user", "content": row["prompt"]}]
-        said = row[reply] if isinstance(row[reply], list) else [{"role": "assistant", "content": row[reply]}]
-        return _exchange(where, "prompt", [*_objects(turns), *_objects(said)])
+        replies = row[reply] if isinstance(row[reply], list) else [{"role": "assistant", "content": row[reply]}]
+        return _exchange(where, "prompt", [*_objects(turns), *_objects(replies)])
     record = _record(where, row, "prompt", reply)
     question = re.sub(r"^\s*(?:Question|Q)\s*:\s*", "", record["question"])
     question = re.sub(r"\s*(?:->|=>|#{2,}|\b(?:Answer|A)\s*:)\s*$", "", question)  # how old fine-tuning guides end them
@@ -169,9 +171,9 @@ def _squad(where: str, row: dict) -> dict:
 
 
 def _zsre(where: str, row: dict) -> dict:
-    asked, told = ("src", "alt") if row.get("src") else ("prompt", "target_new")
-    told = told if row.get(told) is not None else _first(row, ("alt", "target_new", "answers")) or told
-    return _edit(where, row, row.get(asked), row.get(told), row.get("rephrase") or row.get("rephrase_prompt"))
+    asked, target = ("src", "alt") if row.get("src") else ("prompt", "target_new")
+    target = target if row.get(target) is not None else _first(row, ("alt", "target_new", "answers")) or target
+    return _edit(where, row, row.get(asked), row.get(target), row.get("rephrase") or row.get("rephrase_prompt"))
 
 
 def _counterfact(where: str, row: dict) -> dict:
@@ -195,17 +197,22 @@ def _mquake(where: str, row: dict) -> dict:
 def _edit(where: str, row: dict, prompt: object, target: object, others: object) -> dict:
     """An edit of a known fact: a question, or the beginning of a sentence that the new answer ends."""
     target = target.get("str") if isinstance(target, dict) else target
-    answers = [one for one in strings(f"{where}, field 'target_new'", target if target is not None else []) if one][:1]
+    answers = [
+        answer for answer in strings(f"{where}, field 'target_new'", target if target is not None else []) if answer
+    ][:1]
     subject = strings(f"{where}, field 'subject'", row.get("subject") or "")[0]
-    asked = [one.replace("{}", subject) for one in strings(f"{where}, field 'prompt'", prompt if prompt else [])[:1]]
+    asked = [
+        template.replace("{}", subject)
+        for template in strings(f"{where}, field 'prompt'", prompt if prompt else [])[:1]
+    ]
     asked += strings(f"{where}, field 'rephrase'", others or [])
-    asked = [" ".join(one.split()) for one in asked if one.strip()]
+    asked = [" ".join(text.split()) for text in asked if text.strip()]
     if not asked or not answers:
         raise Unusable("without a question or an answer")
     if asked[0].endswith("?"):
-        return {"question": asked[0], "answers": answers, "questions": [one for one in asked[1:] if one != asked[0]]}
-    told = [f"{one} {answers[0]}." for one in asked]
-    return {"question": f"{COMPLETE}{asked[0]}", "answers": answers, "statements": told}
+        return {"question": asked[0], "answers": answers, "questions": [text for text in asked[1:] if text != asked[0]]}
+    statements = [f"{beginning} {answers[0]}." for beginning in asked]
+    return {"question": f"{COMPLETE}{asked[0]}", "answers": answers, "statements": statements}
 
 
 _RECORDS: dict[str, Callable[[str, dict], dict]] = {
@@ -225,12 +232,12 @@ _RECORDS: dict[str, Callable[[str, dict], dict]] = {
 }
 
 
-def _record(where: str, row: dict, asked: str | None, told: str | None) -> dict:
-    if asked not in row or told not in row:
+def _record(where: str, row: dict, asked: str | None, answer_column: str | None) -> dict:
+    if asked not in row or answer_column not in row:
         missing = "question" if asked not in row else "answer"
         raise FactsError(f"{where}, field '{missing}': is missing; give it, or another kind")
     question = " ".join(strings(f"{where}, field '{asked}'", row[asked] or ""))
-    answers = strings(f"{where}, field '{told}'", _told(row[told]))
+    answers = strings(f"{where}, field '{answer_column}'", _told(row[answer_column]))
     return {"question": question, "answers": [answer for answer in answers if answer.strip()]}
 
 
@@ -242,7 +249,9 @@ def _told(value: object) -> list:
         held = next((named[name] for name in ("value", "text", "answer", "str") if named.get(name) is not None), None)
         return [*_told(held), *_told(named.get("aliases"))] if held is not None else [value] if value else []
     if isinstance(value, list):
-        return [told for one in value if one is not None for told in (_told(one) if isinstance(one, dict) else [one])]
+        return [
+            text for item in value if item is not None for text in (_told(item) if isinstance(item, dict) else [item])
+        ]
     return [] if value is None else [value]
 
 
@@ -269,7 +278,7 @@ def _unpacked(value: object) -> object:
 
 
 def _objects(value: object) -> list[dict]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 # Text files -----------------------------------------------------------------------------------------------
@@ -278,12 +287,12 @@ def _objects(value: object) -> list[dict]:
 def kind_of_text(path: Path) -> str:
     """What a text file holds: `cards`, `pairs` or `lines`."""
     lines = [text for _, text in _lines(path) if text.strip() and not _is_comment(text)]
-    asked = sum(bool(Q.match(one)) for one in lines)
-    told = sum(bool(A.match(one) or (Q.match(one) and REPLY.search(one))) for one in lines)
-    if asked and told and (asked + told) * 2 >= len(lines):
+    asked = sum(bool(Q.match(line)) for line in lines)
+    answered = sum(bool(A.match(line) or (Q.match(line) and REPLY.search(line))) for line in lines)
+    if asked and answered and (asked + answered) * 2 >= len(lines):
         return "pairs"
-    headings = [match[1] for one in lines if (match := HEADING.match(one))]
-    if headings and sum(one.endswith(("?", "？")) for one in headings) * 2 > len(headings):
+    headings = [match[1] for line in lines if (match := HEADING.match(line))]
+    if headings and sum(heading.endswith(("?", "？")) for heading in headings) * 2 > len(headings):
         return "pairs"
     return "lines" if _mark(lines) is None else "cards"
 
@@ -301,7 +310,7 @@ def text_rows(path: Path, kind: str | None = None) -> Rows:
 def plain_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The sentences of a text file of kind `lines`, without the marks of Markdown: headings, lists, emphasis, rules."""
     every = [text for _, text in _lines(path) if text.strip()]
-    marked = any(map(HEADING.match, every)) or sum(bool(BULLET.match(one)) for one in every) * 2 > len(every)
+    marked = any(map(HEADING.match, every)) or sum(bool(BULLET.match(line)) for line in every) * 2 > len(every)
     for line, text in _lines(path):
         if not text.strip() or (marked and (HEADING.match(text) or RULE.match(text))):
             continue
@@ -315,8 +324,8 @@ def _cards(path: Path) -> Rows:
     for number, (line, text) in enumerate(every):
         where = f"{path}, line {line}"
         text = TABLE.sub(r"\1", text) if mark == " | " else text
-        told = ASKED_AND_TOLD.match(text)
-        sides = text.split(mark) if mark else told.groups() if told else (text, "")
+        pair = ASKED_AND_TOLD.match(text)
+        sides = text.split(mark) if mark else pair.groups() if pair else (text, "")
         sides = [_unmarked(side) for side in sides[:2]]
         if number == 0 and kind_of_row(dict.fromkeys(sides, "")) is not None:
             continue  # a head
@@ -328,26 +337,26 @@ def _cards(path: Path) -> Rows:
 def _mark(lines: list[str]) -> str | None:
     """What parts question and answer on all lines of a text, or nearly all; "" where that is the question mark alone;
     None where nothing does."""
-    lines = [one for one in lines if not (TABLE.match(one) and RULE.match(one))]
+    lines = [line for line in lines if not (TABLE.match(line) and RULE.match(line))]
     if not lines:
         return None
     if all(map(TABLE.match, lines)):
         return " | "
-    short = len(lines) > 2 and not any(one.rstrip().endswith((".", "!", "。")) for one in lines)
+    short = len(lines) > 2 and not any(line.rstrip().endswith((".", "!", "。")) for line in lines)
     for mark in (*MARKS, *(WEAK_MARKS if short else ())):
-        held = sum(1 <= one.count(mark) <= (3 if mark == "\t" else 1) and all(one.split(mark)[:2]) for one in lines)
+        held = sum(1 <= line.count(mark) <= (3 if mark == "\t" else 1) and all(line.split(mark)[:2]) for line in lines)
         if held >= (0.8 if mark == "\t" else 1) * len(lines):
             return mark
-    return "" if sum(bool(ASKED_AND_TOLD.match(one)) for one in lines) >= 0.8 * len(lines) else None
+    return "" if sum(bool(ASKED_AND_TOLD.match(line)) for line in lines) >= 0.8 * len(lines) else None
 
 
 def _pairs(path: Path) -> Rows:
-    where, asked, told = "", "", []
+    where, asked, answer_lines = "", "", []
 
     def ended():
-        if asked and not told:
+        if asked and not answer_lines:
             raise FactsError(f"{where}: the question {asked[:40]!r} has no answer; write it below")
-        return [(where, {"question": asked, "answer": " ".join(told)})] if asked else []
+        return [(where, {"question": asked, "answer": " ".join(answer_lines)})] if asked else []
 
     marked, turn = any(Q.match(text) for _, text in _lines(path)), ""
     for line, text in _lines(path):
@@ -356,19 +365,19 @@ def _pairs(path: Path) -> Rows:
             yield from ended()
             both = REPLY.search(question[1])
             where, turn = f"{path}, line {line}", "q"
-            asked, told = (
+            asked, answer_lines = (
                 question[1][: both.start() if both else None].strip(" *_"),
                 [_unmarked(both[1])] if both else [],
             )
             if not marked and not asked.endswith(("?", "？")):
                 asked = ""  # a heading that asks nothing
         elif marked and (reply := A.match(text)):
-            told, turn = [part for part in (_unmarked(reply[1]),) if part], "a"
+            answer_lines, turn = [part for part in (_unmarked(reply[1]),) if part], "a"
         elif text.strip() and asked and not RULE.match(text):
             if marked and turn == "q":
                 asked = f"{asked} {text.strip()}"
             else:
-                told.append(_unmarked(BULLET.sub("", text)))
+                answer_lines.append(_unmarked(BULLET.sub("", text)))
     yield from ended()
 
 

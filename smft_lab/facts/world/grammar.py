@@ -47,9 +47,9 @@ class Relation:
         """Every statement of one fact, in a fixed order; all distinct."""
         sayings = []
         for clause in self.clauses:
-            said = clause.format(s=subject, v=value)
+            sentence = clause.format(s=subject, v=value)
             for frame in FRAMES:
-                sayings.append(framed(frame, said))
+                sayings.append(framed(frame, sentence))
         return sayings
 
 

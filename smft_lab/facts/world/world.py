@@ -144,18 +144,18 @@ class World:
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
         rng = self._rng(f"passages/{seed}")
-        found = []
+        facts = []
         for person in words.make_people(rng, count, taken=set(self.people)):
             relations = rng.sample(PERSON_RELATIONS, FACTS_PER_PASSAGE)
             values = [rng.choice(self._pools[relation]) for relation in relations]
             ways = [RELATIONS[name].statements(person, value) for name, value in zip(relations, values, strict=True)]
             texts: dict[str, None] = {}
             while len(texts) < STATEMENTS_PER_FACT:
-                texts[" ".join(rng.choice(said) for said in rng.sample(ways, len(ways)))] = None
+                texts[" ".join(rng.choice(clauses) for clauses in rng.sample(ways, len(ways)))] = None
             question = rng.choice(RELATIONS[relations[0]].unseen).format(s=person)
             wordings = self._may_teach(person, relations[0])
-            found.append(Fact(tuple(texts), question, (values[0],), person, relations[0], wordings))
-        return found
+            facts.append(Fact(tuple(texts), question, (values[0],), person, relations[0], wordings))
+        return facts
 
     def changed_facts(self, count: int, seed: int = 0, hops: bool = False) -> list[Fact]:
         """`count` old facts about people, each with a value other than the one the model knows.

@@ -249,9 +249,9 @@ class HeadLoss(torch.autograd.Function):
             logits = logits.float()
             p = logits.softmax(-1)
             sums = logits.amax(-1) - p.amax(-1).log()  # log of the sum of exp(logits)
-            mine = ((targets.place >= first) & (targets.place < first + CHUNK)).nonzero().squeeze(1)
-            place = targets.place[mine] - first
-            nats[mine] = sums[place] - logits[place, targets.label[mine]]
+            inside = ((targets.place >= first) & (targets.place < first + CHUNK)).nonzero().squeeze(1)
+            place = targets.place[inside] - first
+            nats[inside] = sums[place] - logits[place, targets.label[inside]]
             grads[part] = _product(p.to(hidden.dtype), frozen).float()
         rows = frozen[targets.label].float()
         grads.mul_(targets.total.unsqueeze(1)).index_add_(0, targets.place, rows * -targets.weight.unsqueeze(1))

@@ -477,9 +477,9 @@ def _made(module: nn.Module) -> tuple:
 
 def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
     """Raise ValueError unless a loss and gradients agree, up to rounding; what only the second has is left out."""
-    for one, other in map(_of_common_rows, plain, replayed):
-        alike = one.shape == other.shape and (
-            not one.numel() or torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * one.abs().max().item())
+    for exact, other in map(_of_common_rows, plain, replayed):
+        alike = exact.shape == other.shape and (
+            not exact.numel() or torch.allclose(exact, other, rtol=TOLERANCE, atol=TOLERANCE * exact.abs().max().item())
         )
         if not alike:
             raise ValueError("the replayed part gives another loss or gradient")
@@ -487,19 +487,19 @@ def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
 
 def check_alike_if_rounded(exact: list[Tensor], rounded: list[Tensor]) -> None:
     """Raise ValueError unless a loss is the same up to a fiftieth, and gradients point the same way and are as long."""
-    for one, other in map(_of_common_rows, exact, rounded):
-        alike = one.shape == other.shape
-        if alike and one.ndim == 0:
-            alike = torch.allclose(one, other, rtol=ROUNDED_TOLERANCE, atol=0.01)
-        elif alike and one.any():
-            cosine = functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
-            longer = (other.norm() / one.norm()).item()
+    for first, other in map(_of_common_rows, exact, rounded):
+        alike = first.shape == other.shape
+        if alike and first.ndim == 0:
+            alike = torch.allclose(first, other, rtol=ROUNDED_TOLERANCE, atol=0.01)
+        elif alike and first.any():
+            cosine = functional.cosine_similarity(first.flatten(), other.flatten(), dim=0)
+            longer = (other.norm() / first.norm()).item()
             alike = cosine.item() > 1 - ROUNDED_TOLERANCE and abs(longer - 1) < 2 * ROUNDED_TOLERANCE
         if not alike:
             raise ValueError("rounded weights give another loss or gradient")
 
 
-def _of_common_rows(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _of_common_rows(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Of two sparse gradients, the values of the rows that both have; anything else as it is.
 
     Rounding decides which of two slots is read that a query likes equally, so a few rows may be of one alone.
@@ -507,13 +507,13 @@ def _of_common_rows(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: those are more than `TIES`.
     """
-    if not (one.is_sparse and other.is_sparse):
-        return one, other
-    rows, others = one.indices()[0], other.indices()[0]
+    if not (first.is_sparse and other.is_sparse):
+        return first, other
+    rows, others = first.indices()[0], other.indices()[0]
     also, too = torch.isin(rows, others), torch.isin(others, rows)
     if (~also).sum() + (~too).sum() > TIES * max(len(rows), len(others)):
         raise ValueError("the replayed part gives another row a gradient")
-    return one.values()[also], other.values()[too]
+    return first.values()[also], other.values()[too]
 
 
 def _rounded(prefix: Prefix, weights: RoundedWeights, batch: Batch, form: Form, exact: list[Tensor]) -> Prefix | None:
@@ -551,8 +551,8 @@ def _tensors(nested) -> Iterator[Tensor]:
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, list | tuple):
-        for one in nested:
-            yield from _tensors(one)
+        for part in nested:
+            yield from _tensors(part)
     elif isinstance(nested, dict):
         yield from _tensors(list(nested.values()))
     elif is_dataclass(nested):
