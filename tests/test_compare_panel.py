@@ -12,7 +12,6 @@ from smft_lab.experiments.run import history_rows
 from smft_lab.finetuning.teaching import batches, stream_order
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.widgets import Compare, Slots, TopT
-from smft_lab.widgets import compare as compare_module
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_retention_has_its_facts_in_the_order_in_which_they_were_taught(lab, fac
     assert taught != list(facts)
     second = taught[1].question  # the only one that is "known"
     monkeypatch.setattr(
-        compare_module, "recalled", lambda model, tokenizer, asked, _, form: torch.tensor([q == second for q in asked])
+        "smft_lab.lab.recalled", lambda model, tokenizer, asked, _, form: torch.tensor([q == second for q in asked])
     )
     press(panel, "start")
     for one in panel.retention.values():

@@ -117,24 +117,24 @@ def test_the_second_time_a_batch_comes_nothing_below_the_memory_runs(lab):
 
 
 def test_a_run_takes_over_what_an_earlier_one_kept_and_is_the_same(lab):
-    def run(kept):
+    def run(cache):
         updates = [
             (step.loss, step.slots[0].tolist())
-            for step in finetune(lab, FACTS, "sparse", lr=0.5, top_t=top_t, passes=2, probe_every=0, kept=kept)
+            for step in finetune(lab, FACTS, "sparse", lr=0.5, top_t=top_t, passes=2, probe_every=0, cache=cache)
             if step.step
         ]
         values = [table.weight.detach().clone() for table in value_tables(lab.model)]
         lab.reset()
         return updates, values
 
-    kept, ran = {}, []
+    cache, ran = {}, []
     top_t = 30
-    run(kept)
-    assert len(kept) == len(FACTS)
-    assert all(batch.frozen is not None for batch in kept.values())
+    run(cache)
+    assert len(cache) == len(FACTS)
+    assert all(batch.frozen is not None for batch in cache.values())
     lab.model.get_submodule("model.layers.0").register_forward_hook(lambda *_: ran.append("below"))
     top_t = 10  # another choice of slots than the run before
-    updates, values = run(kept)
+    updates, values = run(cache)
     assert len(ran) == 3  # the check of a few texts, and of their mask: these alone are run from the bottom
     expected_updates, expected_values = run({})
     assert updates == expected_updates

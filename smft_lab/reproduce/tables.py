@@ -92,7 +92,7 @@ def half_width(values: pd.Series) -> float:
 
 
 def difference(last: pd.DataFrame, label: str, other: str, column: str = "kept") -> pd.Series:
-    """`column` of the label `one` less that of `other`, seed by seed.
+    """`column` of `label` less that of `other`, seed by seed.
 
     Raises:
         ValueError: one of them lacks a seed.

@@ -81,13 +81,13 @@ def with_caveat(verdict: dict, why: str) -> dict:
 
 
 def as_much(last: pd.DataFrame, label: str, other: str) -> dict:
-    """Verdict on "`one` learns as much as `other`", but for `LEARNED_ALIKE`, of two labels of `ends`."""
+    """Verdict on "`label` learns as much as `other`", but for `LEARNED_ALIKE`, of two labels of `ends`."""
     verdict = at_least(-LEARNED_ALIKE, difference(last, label, other, "learned"))
     return with_caveat(verdict, f"as much: {LESS_LEARNED} count as nothing")
 
 
 def keeps_more(last: pd.DataFrame, label: str, other: str) -> dict:
-    """Verdict on "`one` keeps more than `other`", by more than `KEPT_ALIKE`, of two labels of `ends`.
+    """Verdict on "`label` keeps more than `other`", by more than `KEPT_ALIKE`, of two labels of `ends`.
 
     It says nothing of one that kept more and may have learned less.
     """
@@ -108,7 +108,7 @@ def keeps_more(last: pd.DataFrame, label: str, other: str) -> dict:
 
 
 def does_as_well(last: pd.DataFrame, label: str, other: str) -> dict:
-    """Verdict on "`one` does as well as `other`": learns and keeps as much, but for the two margins."""
+    """Verdict on "`label` does as well as `other`": learns and keeps as much, but for the two margins."""
     learned, kept = (difference(last, label, other, column) for column in ("learned", "kept"))
     verdict = all_of([at_least(-LEARNED_ALIKE, learned), at_least(-KEPT_ALIKE, kept)])["verdict"]
     why = f"as well: {LESS_LEARNED} and {100 * KEPT_ALIKE:.0f} less kept count as nothing"
