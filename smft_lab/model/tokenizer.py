@@ -235,10 +235,10 @@ def shared_positions(
     facts_with = Counter(token for sets in of_fact.values() for token in set().union(*sets))
     positions = []
     for owner, ids in zip(owners, before, strict=True):
-        texts_ids = of_fact[owner]
-        times = Counter(token for row in texts_ids for token in row)
+        own_ids = of_fact[owner]
+        times = Counter(token for row in own_ids for token in row)
         rare = {token for token in times if facts_with[token] - 1 <= COMMON * (len(of_fact) - 1)}
-        shared = {token for token in rare if times[token] > len(texts_ids) / 2}
+        shared = {token for token in rare if times[token] > len(own_ids) / 2}
         places = [place for place, token in enumerate(ids) if token in shared]
         positions.append(places or list(range(len(ids))))
     return positions

@@ -58,7 +58,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         parts: Per experiment its rows, what was found per result, and what they say.
     """
     figures, shown = {}, []
-    for number, (experiment, table, details, of_experiment) in enumerate(parts):
+    for number, (experiment, table, details, own_claims) in enumerate(parts):
         drawn = {
             f"chart{number}-{place}": json.loads(str(draw(table, details, experiment.label).to_json()))
             for place, draw in enumerate(experiment.draw)
@@ -70,7 +70,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
                 "title": experiment.title,
                 "paper": experiment.paper,
                 "charts": drawn,
-                "claims": of_experiment,
+                "claims": own_claims,
                 "sources": table.drop_duplicates("key").to_dict("records"),
             }
         )

@@ -40,7 +40,7 @@ def positive(values: pd.Series) -> dict:
 
 def positive_in_each(values: Mapping[str, pd.Series]) -> dict:
     """Verdict on "all of them are positive", by name; an open one names those whose interval holds both."""
-    verdicts = {name: positive(of_label) for name, of_label in values.items()}
+    verdicts = {name: positive(differences) for name, differences in values.items()}
     verdict = all_of(list(verdicts.values()))
     unsure = [name for name, verdict in verdicts.items() if verdict["verdict"] == OPEN]
     return {**verdict, "why": f"{' and '.join(unsure)}: {BOTH}"} if verdict["verdict"] == OPEN else verdict

@@ -57,7 +57,7 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
     slots, weights = _observed(lab, batch)
     return TokenReads(
-        [*_pieces(lab.tokenizer, text), ""], [of_text[0] for of_text in slots], [of_text[0] for of_text in weights]
+        [*_pieces(lab.tokenizer, text), ""], [table[0] for table in slots], [table[0] for table in weights]
     )
 
 

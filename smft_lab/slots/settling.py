@@ -51,6 +51,6 @@ def settling(
     readings = []
     for usage in smaller:
         chosen = choose_slots(usage, owners, reads, top_t, **options)
-        same = sum(torch.isin(some, theirs).sum().item() for some, theirs in zip(chosen, wanted, strict=True))
+        same = sum(torch.isin(own, theirs).sum().item() for own, theirs in zip(chosen, wanted, strict=True))
         readings.append(Settled(usage.batches, whole.batches, same / sum(map(len, chosen))))
     return readings
