@@ -18,6 +18,7 @@ import psutil
 import pytest
 from page_policy import Scripts, allowed
 
+from smft_lab.cli.reproduce import NAMES
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.teaching import batches
 from smft_lab.lab import load
@@ -386,3 +387,7 @@ def test_the_chart_of_core_sets_has_a_cell_per_token_in_the_order_of_its_stateme
         for question, text, core in zip(bar.y, bar.text, bar.marker.color, strict=True):
             rows.setdefault(question, []).append((text, core))
     assert rows == {"Who?": [("▷", 5), ("Bel", 3)], "Where?": [("▷", 5), ("in", 0), ("town", 1)]}
+
+
+def test_the_help_of_reproduce_names_every_experiment():
+    assert NAMES.split(", ") == list(EXPERIMENTS)
