@@ -224,7 +224,7 @@ def test_the_command_makes_the_page_of_a_persons_own_facts_and_lab(lab, tmp_path
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (("--top-t", "1,many"), "whole numbers, as in 1,10,100; not 'many'"),
+        (("--top-t", "1,many"), "whole numbers, as in 2,5; not 'many'"),
         (("--kind", "alpaca"), "--kind says what the file of --facts is"),
         (("--methods", "sparse,sparse"), "names one twice"),
         (("--teach", "--top-t", "3"), "--teach makes a page whose visitors say what is taught"),
