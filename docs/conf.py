@@ -87,7 +87,9 @@ CONTENTS = {  # of the site, after the title page
     "Inside": ["docs/how_it_works", "docs/checkpoint", "docs/robustness", "CONTRIBUTING", "CHANGELOG"],
 }
 BELOW = {  # pages that stand below another
-    "docs/api/README": [f"docs/api/{name}" for name in "labs facts finetuning slots models probes panels".split()],
+    "docs/api/README": [
+        f"docs/api/{name}" for name in "labs facts finetuning slots models probes panels charts".split()
+    ],
     "docs/reproduction": ["docs/reproduction/claims"],
     "docs/real_model": ["docs/retrofit/README", "docs/retrofit/neox/README"],
 }

@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME once more
-    from smft_lab import widgets
+    from smft_lab import charts, widgets
     from smft_lab.experiments.compare import Comparison, compare
     from smft_lab.experiments.retrofit import Retrofit, retrofit
     from smft_lab.experiments.run import Run, run
@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.slots.selection import sparse_mode
     from smft_lab.slots.usage import Usage, measure_usage
     from smft_lab.training.memory_training import MemoryTraining, TextWindows, pretrain_memory, text_lab
-    from smft_lab.widgets.health import setup
+    from smft_lab.widgets.health import free_memory, setup
     from smft_lab.widgets.shared_page import page
 
 _HOME = {  # public name -> module; imported when first used, so that `import smft_lab` stays light
@@ -117,6 +117,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "Comparison": "smft_lab.experiments.compare",
     "compare": "smft_lab.experiments.compare",
     "setup": "smft_lab.widgets.health",
+    "free_memory": "smft_lab.widgets.health",
     "page": "smft_lab.widgets.shared_page",
 }
 __all__ = [
@@ -150,6 +151,7 @@ __all__ = [
     "World",
     "add_memory",
     "changed_facts",
+    "charts",
     "combine",
     "compare",
     "conflicts",
@@ -158,6 +160,7 @@ __all__ = [
     "diff",
     "fact_counts",
     "finetune",
+    "free_memory",
     "hold",
     "known_facts",
     "learned_probes",
@@ -193,8 +196,8 @@ __version__ = "0.1.0"
 if not TYPE_CHECKING:  # to which it would mean that there is every name
 
     def __getattr__(name: str):
-        if name == "widgets":
-            return import_module("smft_lab.widgets")
+        if name in ("charts", "widgets"):
+            return import_module(f"smft_lab.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'smft_lab' has no attribute {name!r}")
         return getattr(import_module(_HOME[name]), name)

@@ -13,6 +13,7 @@ from smft_lab.finetuning.methods import METHODS
 from smft_lab.probes.probes import world_probes
 
 WITHOUT = {"lm_eval_probe", "widgets"}  # the one needs the extra `eval`, the other is a module
+CHARTS = [f"charts.{name}" for name in smft.charts.__all__]
 OF_LAB = ("Lab.answer", "Lab.at_base", "Lab.encode", "Lab.recalled")
 PARSER = doctest.DocTestParser()
 
@@ -52,7 +53,7 @@ def names(shipped, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a tiny memory finds hardly anything
-@pytest.mark.parametrize("name", [*sorted({*smft.__all__} - WITHOUT), *OF_LAB, *METHODS])
+@pytest.mark.parametrize("name", [*sorted({*smft.__all__} - WITHOUT), *OF_LAB, *CHARTS, *METHODS])
 def test_an_example_does_what_it_shows(name, names):
     about = METHODS[name] if name in METHODS else attrgetter(name)(smft)
     example = PARSER.get_doctest(about.__doc__, names, name, None, None)

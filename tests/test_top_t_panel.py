@@ -1,5 +1,6 @@
 """The top-t panel, driven as the browser drives it: messages in, traits out."""
 
+import base64
 import json
 import threading
 import time
@@ -9,7 +10,7 @@ import torch
 
 import smft_lab as smft
 from smft_lab.probes.probes import QuestionProbe, answer, recalled
-from smft_lab.widgets import TopT
+from smft_lab.widgets import TopT, top_t
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def panel(lab, facts):
     made.close()
 
 
-def press(panel, name, **rest):
+def press(panel, name, /, **rest):
     """What the page sends."""
     panel._command(panel, {"do": name, **rest}, [])
 
@@ -354,3 +355,54 @@ def test_recall_without_generating_agrees_with_greedy_answers():
         measured = QuestionProbe("all", questions, tuple((one,) for one in answers)).measure(lab.model, lab.tokenizer)
         assert measured["em"] == pytest.approx(sum(found) / len(found))
     assert any(found[40:])
+
+
+def test_a_path_has_points_enough_to_be_seen_moving_however_fast_it_is(lab, facts, monkeypatch):
+    monkeypatch.setattr(top_t, "MEASURED_EVERY", 1e9)  # so fast that no time passes
+    panel = TopT(lab, facts, runner="inline")
+    panel.choose(passes=20, top_t=20, facts=3)
+    press(panel, "teach")
+    steps = [step for step, *_ in panel.runs[0]["points"]]
+    assert len(steps) > 20
+    assert max(after - before for before, after in zip(steps, steps[1:], strict=False)) <= 3
+    assert steps[-1] == panel.runs[0]["total"]
+
+
+def test_a_file_of_facts_that_comes_with_the_page_is_taught_in_place_of_the_old_ones(lab, panel):
+    base = weights(lab)
+    press(panel, "teach")
+    lines = [
+        {
+            "statements": [f"The door code of {place} is {code}."],
+            "question": f"Which code has {place}?",
+            "answers": code,
+        }
+        for place, code in (("Oslo", "4417"), ("Porto", "9082"))
+    ]
+    text = "\n".join(map(json.dumps, lines)).encode()
+    press(panel, "take_facts", name="../mine.jsonl", data=base64.b64encode(text).decode())
+    assert panel.error == ""
+    assert [fact.answer for fact in panel.facts] == ["4417", "9082"]
+    assert len(panel.facts[0].statements) > 4  # by rule
+    assert panel.limits["facts"] == panel.settings["facts"] == 2
+    assert panel.limits["questions"][0] == "Which code has Oslo?"
+    assert panel.runs == []
+    assert same(weights(lab), base)
+    press(panel, "teach")
+    assert len(panel.runs) == 1
+    assert panel.runs[0]["total"] == 4
+
+
+def test_a_file_of_facts_with_a_mistake_is_refused_and_changes_nothing(lab, facts, panel):
+    press(panel, "teach")
+    taught = weights(lab)
+    press(
+        panel,
+        "take_facts",
+        name="mine.jsonl",
+        data=base64.b64encode(b'{"statements": "Here.", "question": "Where?"}').decode(),
+    )
+    assert panel.error == "mine.jsonl, line 1, field 'answers': is missing; give it"
+    assert panel.facts == facts
+    assert len(panel.runs) == 1
+    assert same(weights(lab), taught)

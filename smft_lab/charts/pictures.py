@@ -1,12 +1,12 @@
 """Still pictures: PNGs that every host shows, also where no kernel runs (GitHub, a saved notebook, Colab).
 
-A chart is a function that draws on matplotlib axes; `picture` puts one or several side by side:
-
->>> picture(heat(counts, "Reads", "reads"), curves({"df": (x, y)}, "slots", "batches"), says="What is to be seen.")
+A saved picture can't know whether it will be seen on a light or on a dark page. So its ground is transparent, and all
+its colours are far enough from white and from black to be read on both.
 """
 
 from __future__ import annotations
 
+import colorsys
 import io
 import itertools
 import math
@@ -18,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, PercentFormatter
@@ -26,12 +26,11 @@ from PIL import Image
 
 from smft_lab.charts import style
 from smft_lab.charts.paths import learned_and_kept
-from smft_lab.charts.style import AXIS, GRID, INK, MUTED, SURFACE
 
 Draw = Callable[[Axes], None]
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name: (x values, y values)
 DPI = 120  # of the PNG; shown at two thirds of its pixels
-COLOURS = 128  # of the PNG: a table of 57,600 cells is then a third of the size
+COLOURS = 256  # of the PNG: a table of 57,600 cells is then a third of the size
 WIDTH, HEIGHT = 5.2, 4.0  # inches of one chart
 MARKERS = {
     "circle": "o",
@@ -46,6 +45,12 @@ MARKERS = {
 }
 STROKES = ("-", "--", "-.", ":")
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
+# On white and on the ground of a dark page the text has a contrast of 4 and more, lines and dots one of 3 and more.
+INK, MUTED, AXIS = "#6E7A86", "#75818D", "#8A949E"
+GRID = to_rgba("#8A949E", 0.28)
+LINK = to_rgba("#8A949E", 0.6)  # between two dots, and of bars that stand back
+DARKEST = 0.18  # luminance of a line
+CLEAR = (0.0, 0.0, 0.0, 0.0)
 LOOK: dict[Any, Any] = {
     "font.size": 11,
     "text.color": INK,
@@ -61,12 +66,41 @@ LOOK: dict[Any, Any] = {
     "grid.color": GRID,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "figure.facecolor": SURFACE,
-    "axes.facecolor": SURFACE,
+    "figure.facecolor": CLEAR,
+    "axes.facecolor": CLEAR,
+    "savefig.facecolor": CLEAR,
 }
-SHADES = LinearSegmentedColormap.from_list("slots", ["#d6e6f1", "#56a0ce", "#00548c", "#04224a"])
-SHADES = SHADES.with_extremes(bad="#fcfcfc")
-PATHS = [look.light for look in style.LOOKS.values()] + [look.light for look in style.OTHER_LOOKS]
+# More is stronger: the least lets the page shine through.
+SHADES = LinearSegmentedColormap.from_list(
+    "slots",
+    [
+        (0.0, to_rgba("#5AA9DC", 0.22)),
+        (0.4, to_rgba("#2E8BC9", 0.7)),
+        (0.75, to_rgba("#7A5FC0", 1.0)),
+        (1.0, to_rgba("#D0457B", 1.0)),
+    ],
+).with_extremes(bad=CLEAR)
+
+CELLS = LinearSegmentedColormap.from_list("cells", ["#6B7A88", "#2A7AB5", "#5A46B0"])  # white is read on all of it
+
+
+def _on_both(colour: str) -> str:
+    """A colour of a light page, as bright as a dark one needs."""
+    red, green, blue, _ = to_rgba(colour)
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    while _luminance(colorsys.hls_to_rgb(hue, light, saturation)) < DARKEST:
+        light += 0.01
+    return to_hex(colorsys.hls_to_rgb(hue, light, saturation))
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance as WCAG has it, of three shares of light in [0, 1]."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+GAUGE = ("#D98B45", "#3FA37E", "#D9655C")  # quiet, good, loud
+PATHS = [_on_both(look.light) for look in (*style.LOOKS.values(), *style.OTHER_LOOKS)]
 
 
 class Picture:
@@ -75,6 +109,10 @@ class Picture:
     Attributes:
         png: The file's bytes.
         says: What there is to be seen, in a sentence: its text for whoever cannot see it.
+
+    Examples:
+        >>> shown = smft.charts.picture(smft.charts.bars(["a"], [1], "reads"), says="One bar.")
+        >>> shown.save("bar.png")
     """
 
     def __init__(self, figure: Figure, says: str):
@@ -82,7 +120,7 @@ class Picture:
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=DPI)
         small = io.BytesIO()
-        Image.open(file).convert("RGB").quantize(COLOURS).save(small, format="png", optimize=True)
+        Image.open(file).convert("RGBA").quantize(COLOURS).save(small, format="png", optimize=True)
         self.png = small.getvalue()
         self._width = round(figure.get_figwidth() * DPI / 1.5)
 
@@ -104,6 +142,10 @@ def picture(*charts: Draw, says: str, width: float = WIDTH, height: float = HEIG
     Args:
         says: What there is to be seen, in a sentence.
         width, height: Of one chart, in inches.
+
+    Examples:
+        >>> smft.charts.picture(smft.charts.bars(["a", "b"], [1, 3], "reads"), says="b is read more often than a.")
+        b is read more often than a.
     """
     with mpl.rc_context(LOOK):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.06)
@@ -120,11 +162,15 @@ def _say(axes: Axes, why: str) -> None:
 
 
 def heat(values, title: str, unit: str) -> Draw:
-    """One value per slot, drawn as the square of product keys: slot = row x sqrt(N) + column. Darker is more.
+    """One value per slot, drawn as the square of product keys: slot = row x sqrt(N) + column. Stronger is more.
 
     Args:
         values: (N,) numbers, N a perfect square; slots of value 0 stay blank.
         unit: What is counted, for the colour bar.
+
+    Examples:
+        >>> smft.charts.picture(smft.charts.heat(lab.usage.df[0], "Background df", "batches"), says="Few are hubs.")
+        Few are hubs.
     """
 
     def draw(axes: Axes) -> None:
@@ -166,6 +212,11 @@ def curves(
         share: Whether y is a share, shown in percent.
         marks: Name to an x value, drawn as a dashed line.
         points: Whether every value gets a dot.
+
+    Examples:
+        >>> lines = {"learned": ([0, 10, 20], [0.0, 0.7, 1.0])}
+        >>> smft.charts.picture(smft.charts.curves(lines, "steps", "facts", share=True), says="All are learned.")
+        All are learned.
     """
 
     def draw(axes: Axes) -> None:
@@ -214,10 +265,14 @@ def bars(
     Args:
         most: What the longest bar could be; of `values` by default.
         strong: Which bars are drawn in full colour; all by default.
+
+    Examples:
+        >>> smft.charts.picture(smft.charts.bars(["learned", "kept"], [0.9, 1.0], "share", share=True), says="Kept.")
+        Kept.
     """
 
     def draw(axes: Axes) -> None:
-        colours = [PATHS[0] if one else "#B9C7D3" for one in (strong or [True] * len(values))]
+        colours = [PATHS[0] if one else LINK for one in (strong or [True] * len(values))]
         drawn = axes.barh(range(len(values)), values, color=colours, height=0.72)
         axes.bar_label(
             drawn, [f"{v:.1%}" if share else f"{v:,.4g}" for v in values], padding=4, color=MUTED, fontsize=10
@@ -244,11 +299,16 @@ def spans(
 
     Args:
         ends: What the low and the high ends are.
+
+    Examples:
+        >>> ends = ("two facts", "same fact")
+        >>> smft.charts.picture(smft.charts.spans(["block 2"], [0.01], [0.18], ends, "alike"), says="Far apart.")
+        Far apart.
     """
 
     def draw(axes: Axes) -> None:
         places = range(len(names))
-        axes.hlines(places, lows, highs, color="#B9C7D3", lw=4)
+        axes.hlines(places, lows, highs, color=LINK, lw=4)
         axes.plot(lows, places, "o", color=MUTED, label=ends[0], clip_on=False)
         axes.plot(highs, places, "o", color=PATHS[0], label=ends[1], clip_on=False)
         axes.set_yticks(places, [_shortened(name) for name in names], color=INK)
@@ -267,15 +327,17 @@ def gauge(low: float, middle: float, high: float, bands: tuple[float, float], ti
     Args:
         low, middle, high: Between which most positions are, and their median; 0 where nothing was added.
         bands: Where good begins and where loud does.
+
+    Examples:
+        >>> smft.charts.picture(smft.charts.gauge(0.2, 0.4, 0.6, (0.05, 1.0)), says="Heard.")
+        Heard.
     """
 
     def draw(axes: Axes) -> None:
         least, most = 0.005, 20.0
         edges = (least, *bands, most)
-        for (start, end), name, colour in zip(
-            itertools.pairwise(edges), ("quiet", "good", "loud"), ("#E9B48A", "#8CCDB6", "#E8A29D"), strict=True
-        ):
-            axes.axvspan(start, end, 0.35, 0.65, color=colour, lw=0)
+        for (start, end), name, colour in zip(itertools.pairwise(edges), ("quiet", "good", "loud"), GAUGE, strict=True):
+            axes.axvspan(start, end, 0.35, 0.65, color=colour, alpha=0.5, lw=0)
             axes.text(math.sqrt(start * end), 0.7, name, ha="center", color=INK)
         if middle:
             axes.plot([max(low, least), min(high, most)], [0.5, 0.5], color=INK, lw=2)
@@ -302,7 +364,13 @@ def tokens(pieces: Sequence[str], values: Sequence[Sequence[float]], title: str,
 
     Args:
         pieces: T tokens as they are written.
-        values: Per token, one number per read; darker is more.
+        values: Per token, one number per read; stronger is more.
+
+    Examples:
+        >>> reads = smft.token_reads(lab, "Mira has a dog.")
+        >>> drawn = smft.charts.tokens(reads.tokens, reads.weights[0], "What each token reads", "weight")
+        >>> smft.charts.picture(drawn, says="Each token reads slots of its own.")
+        Each token reads slots of its own.
     """
 
     def draw(axes: Axes) -> None:
@@ -329,6 +397,12 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
     Args:
         table: Columns method, seed, step, probe, metric, value, as a comparison's; step 0 is the base.
         among: All methods of several planes, for a method to look the same in each.
+
+    Examples:
+        >>> run = smft.run(lab, smft.new_facts(1), passes=1)
+        >>> drawn = smft.charts.plane(run.table.assign(method="sparse", seed=0))
+        >>> smft.charts.picture(drawn, says="Right is learned, up is kept.")
+        Right is learned, up is kept.
     """
 
     def draw(axes: Axes) -> None:
@@ -339,13 +413,13 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
             look, of_method = looks[method], runs[runs["method"] == method]
             if of_method["seed"].nunique() > 1:
                 for _, run in of_method.groupby("seed"):
-                    axes.plot(run["learned"], run["kept"], color=look.light, lw=0.8, alpha=0.35)
+                    axes.plot(run["learned"], run["kept"], color=_on_both(look.light), lw=0.8, alpha=0.35)
             mean = paths.means[paths.means["method"] == method]
             axes.plot(
                 mean["learned"],
                 mean["kept"],
                 DASHES[look.dash],
-                color=look.light,
+                color=_on_both(look.light),
                 lw=2.2,
                 ms=5,
                 marker=MARKERS[look.symbol],
@@ -377,11 +451,16 @@ def grid(matrix, x: str, y: str, title: str, unit: str, *, names: tuple[Sequence
     Args:
         matrix: (rows, columns) shares in [0, 1]; NaN is left blank.
         names: Of the columns and of the rows.
+
+    Examples:
+        >>> drawn = smft.charts.grid([[0.9, 0.6]], "facts taught", "group", "Retention", "known")
+        >>> smft.charts.picture(drawn, says="The group fades.")
+        The group fades.
     """
 
     def draw(axes: Axes) -> None:
         cells = pd.DataFrame(matrix).to_numpy(dtype=float)
-        drawn = axes.imshow(cells, cmap=SHADES, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        drawn = axes.imshow(cells, cmap=CELLS, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         if names is not None:
             axes.set_xticks(range(cells.shape[1]), names[0])
             axes.set_yticks(range(cells.shape[0]), names[1])
@@ -395,7 +474,7 @@ def grid(matrix, x: str, y: str, title: str, unit: str, *, names: tuple[Sequence
                         ha="center",
                         va="center",
                         fontsize=8.5,
-                        color=SURFACE if value > 0.45 else INK,
+                        color="white",
                     )
         axes.grid(False)
         axes.set(title=title, xlabel=x, ylabel=y)

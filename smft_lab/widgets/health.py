@@ -59,7 +59,12 @@ def troubles() -> list[str]:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, of its container (Binder) and of its own limit."""
+    """Bytes that this process may still take: of the machine, of its container (Binder) and of its own limit.
+
+    Examples:
+        >>> smft.free_memory() > 100_000_000
+        True
+    """
     free = [psutil.virtual_memory().available]
     with suppress(OSError, ValueError):  # no container, or "max"
         group = Path("/sys/fs/cgroup")

@@ -3,7 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const percent = (share, digits = 0) => (share == null ? "–" : `${(100 * share).toFixed(digits)}%`);
 const count = (n) => n.toLocaleString("en-US");
-const LARGEST_PATCH = 6e6; // bytes that a kernel's connection takes as one message, written as text
+const LARGEST_FILE = 6e6; // bytes that a kernel's connection takes as one message, written as text
 const spokenAs = (text) => (text == null ? "–" : text.trim() || "(nothing)");
 const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
@@ -81,6 +81,30 @@ function shell(model, el, label, title, about) {
     return Object.fromEntries(names.map((name) => [name, css.getPropertyValue(`--${name}`).trim()]));
   };
 
+  // A file that a person chooses goes to the kernel whole, unless it is too large for one message.
+  function opened(file, command, instead) {
+    if (!file) return;
+    if (file.size > LARGEST_FILE) {
+      error.textContent = `${file.name} has ${(file.size / 1e6).toFixed(0)} MB, too much to send from here; in a cell: ${instead}`;
+      return;
+    }
+    const reader = new FileReader();
+    reader.addEventListener("load", () => send(command, { name: file.name, data: reader.result.split(",")[1] ?? "" }));
+    reader.readAsDataURL(file);
+  }
+  function opener(text, accept, title, open) {
+    const file = make("input", {
+      type: "file",
+      accept,
+      class: "spoken",
+      onchange: () => {
+        open(file.files[0]);
+        file.value = ""; // the same one may be opened again
+      },
+    });
+    return make("label", { class: "open", title }, text, file);
+  }
+
   // What goes to somebody else, and a patch that comes from them: at the foot of the panels that have it.
   function share() {
     const shares = get("shares") ?? [];
@@ -122,34 +146,9 @@ function shell(model, el, label, title, about) {
     );
     const card = make("div", { class: "patch", "aria-live": "polite" });
     if (shares.includes("take_patch")) {
-      const open = (file) => {
-        if (!file) return;
-        if (file.size > LARGEST_PATCH) {
-          error.textContent = `${file.name} has ${(file.size / 1e6).toFixed(0)} MB, too much to send from here; in a cell: panel.open_patch("${file.name}")`;
-          return;
-        }
-        const reader = new FileReader();
-        reader.addEventListener("load", () =>
-          send("take_patch", { name: file.name, data: reader.result.split(",")[1] ?? "" }),
-        );
-        reader.readAsDataURL(file);
-      };
-      const file = make("input", {
-        type: "file",
-        accept: ".safetensors",
-        class: "spoken",
-        onchange: () => {
-          open(file.files[0]);
-          file.value = ""; // the same one may be opened again
-        },
-      });
+      const open = (file) => opened(file, "take_patch", `panel.open_patch("${file?.name}")`);
       row.append(
-        make(
-          "label",
-          { class: "open", title: "A patch file; it can also be dropped anywhere on the panel" },
-          "Open a patch",
-          file,
-        ),
+        opener("Open a patch", ".safetensors", "A patch file; it can also be dropped anywhere on the panel", open),
       );
       root.addEventListener(
         "dragover",
@@ -241,7 +240,7 @@ function shell(model, el, label, title, about) {
       for (const [name, then] of watched) model.off(name, then);
     };
   }
-  return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, colours, watch };
+  return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, opened, opener, colours, watch };
 }
 
 // Puts a text into the clipboard, and says so on the button. Selecting works on file:// pages too, where the clipboard may be refused.

@@ -8,7 +8,8 @@ import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,15 @@ def check_name(name) -> None:
         raise ValueError(f"the page asked to save to {str(name)[:80]!r}; it may give a name such as mine.safetensors")
     if os.path.lexists(name) and (os.path.islink(name) or not os.path.isfile(name)):
         raise ValueError(f"{name} is no plain file; give another name")
+
+
+@contextmanager
+def brought(name: str, data: str) -> Iterator[Path]:
+    """A file that came with the page, in base64, until the block ends; only the last part of its name is used."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, Path(str(name)).name or "file")
+        file.write_bytes(base64.b64decode(data))
+        yield file
 
 
 class Panel(anywidget.AnyWidget):
@@ -213,9 +223,7 @@ class Panel(anywidget.AnyWidget):
 
     def take_patch(self, name: str, data: str) -> None:
         """Open a patch that came with the page, in base64; see `open_patch`."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "patch.safetensors")
-            file.write_bytes(base64.b64decode(data))
+        with brought("patch.safetensors", data) as file:
             try:
                 patch = Patch.load(file)
             except ValueError as problem:

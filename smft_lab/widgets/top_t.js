@@ -1,5 +1,7 @@
 // Draws what the kernel publishes, and sends commands. Moving the slider needs no kernel: all of its previews are here.
 
+const FACTS_FILES = ".jsonl,.json,.csv,.tsv,.txt,.md,.parquet";
+
 // The slider's places are the preview's t, evenly spread on a log scale.
 function nearest(grid, t) {
   const at = grid.findIndex((value) => value >= t);
@@ -8,14 +10,10 @@ function nearest(grid, t) {
 }
 
 function render({ model, el }) {
-  const limits = model.get("limits");
-  const { root, error, note, stale, get, send, typed, heed, fill, button, labelled, colours, watch } = shell(
-    model,
-    el,
-    "Top-t: teach facts by changing few slots",
-    "Top-t",
-    `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, ${limits.mixed ? "taught together" : "one a step"} · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`,
-  );
+  let limits = model.get("limits"); // other ones with other facts
+  const about = make("span");
+  const { root, error, note, stale, get, send, typed, heed, fill, button, labelled, opened, opener, colours, watch } =
+    shell(model, el, "Top-t: teach facts by changing few slots", "Top-t", about);
   let t = get("settings").top_t;
   const slider = `Slots each ${limits.grouped ? "fact" : "step"} may change`;
 
@@ -28,7 +26,13 @@ function render({ model, el }) {
   const optimizer = make("select", {}, ...options(limits.optimizers));
   const rate = make("input", { type: "number", min: 0, step: "any" });
   const passes = make("input", { type: "number", min: 1, max: 100 });
-  const facts = make("input", { type: "number", min: 1, max: limits.facts });
+  const facts = make("input", { type: "number", min: 1 });
+  const factsFile = opener(
+    "Open a file of facts",
+    FACTS_FILES,
+    "Statements, questions and answers of your own (JSONL, CSV or text), to be taught in place of these",
+    (file) => opened(file, "take_facts", `panel.open_facts("${file?.name}")`),
+  );
   const taught = (name, text, tip, kind) =>
     make(
       "button",
@@ -56,6 +60,7 @@ function render({ model, el }) {
   const spoken = make("p", { class: "spoken", "aria-live": "polite" });
   const twin = make("div");
   const list = `smft-${Math.random().toString(36).slice(2)}`;
+  const suggested = make("datalist", { id: list });
   const question = make("input", {
     type: "text",
     list,
@@ -73,7 +78,7 @@ function render({ model, el }) {
       },
     },
     question,
-    make("datalist", { id: list }, ...limits.questions.map((text) => make("option", { value: text }))),
+    suggested,
     make("button", { type: "submit" }, "Ask"),
   );
 
@@ -110,6 +115,7 @@ function render({ model, el }) {
       labelled("Learning rate", rate),
       labelled("Passes", passes),
       labelled("Facts", facts),
+      factsFile,
       make("div", { class: "buttons" }, teach, stop, step, undo, reset, save),
     ),
     make("div", { class: "buttons" }, progress, doing),
@@ -162,6 +168,12 @@ function render({ model, el }) {
     control.addEventListener("change", () => send("choose", chosen()));
   }
 
+  function showLimits() {
+    limits = get("limits");
+    about.textContent = `${count(limits.facts)} fact${limits.facts === 1 ? "" : "s"}, ${limits.mixed ? "taught together" : "one a step"} · ${count(limits.slots)} slots${limits.tables > 1 ? ` in each of ${limits.tables} tables` : ""}`;
+    facts.max = limits.facts;
+    suggested.replaceChildren(...limits.questions.map((text) => make("option", { value: text })));
+  }
   function showSettings() {
     const settings = get("settings");
     for (const [name, field] of Object.entries({ rule, optimizer, lr: rate, passes, facts }))
@@ -296,9 +308,11 @@ function render({ model, el }) {
     save.disabled = !runs && state === "idle";
     paintPlane();
   }
+  showLimits();
   showSettings();
   showAnswers();
   const handlers = {
+    limits: showLimits,
     settings: showSettings,
     preview: () => moved(t),
     slots: paintTable,

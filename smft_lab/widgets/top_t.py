@@ -17,6 +17,8 @@ import traitlets
 
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.files import FactsError, read_facts
+from smft_lab.facts.rephrase import with_statements
 from smft_lab.finetuning.finetune import check_facts, finetune, whole
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
@@ -28,7 +30,7 @@ from smft_lab.slots.scores import RULES
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
 from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
-from smft_lab.widgets.panel import page, saved
+from smft_lab.widgets.panel import brought, page, saved
 from smft_lab.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 MEASURED_EVERY = 0.3  # least seconds of training between two points of a path
 MEASURED_AT_FIRST = 5.0  # the same for a model from elsewhere, until a measurement was timed
-MEASURING = 0.1  # most of the time that measuring them may take
+MEASURING = 0.1  # most of the time that measuring them may take, beyond the points that a path has anyway
+LEAST_POINTS = 24  # of a path, evenly spread, for it to be seen moving; a model from elsewhere has as many as it can
 MEASURING_MORE = 0.3  # the same for a model from elsewhere, whose path would have two points else
 PASSES = 8  # where no recipe says how many; fewer than elsewhere, as somebody waits
 
@@ -90,7 +93,7 @@ class TopT(TrainingPanel):
     lab: Lab
     _esm = page("top_t.js")
     title, takes_patches = "Top-t: learned and forgotten", True
-    commands = ("choose", "commit", "teach", "stop", "step", "undo", "reset", "ask", "save")
+    commands = ("choose", "commit", "teach", "stop", "step", "undo", "reset", "ask", "save", "take_facts")
 
     settings = traitlets.Dict().tag(sync=True)
     limits = traitlets.Dict().tag(sync=True)
@@ -104,20 +107,39 @@ class TopT(TrainingPanel):
     def __init__(self, lab: Lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
         facts = list(facts)
         check_facts(lab, facts)
-        self.facts = facts
         tuned = Sparse().resolved(lab).settings()
         super().__init__(lab, runner, theme)
         recipe = lab.recipe
         self._grouped = recipe is not None and recipe.choice == "group"  # slots are chosen once, before any step
+        self._path: RunPath  # of the run under way
+        self._usual_t = min(tuned["top_t"], lab.slots)  # told exactly, wherever the slider's other places are
+        self.settings = {
+            "top_t": self._usual_t,
+            "rule": "tfidf",
+            "optimizer": tuned["optimizer"],
+            "lr": None,
+            "passes": PASSES,
+            "facts": 1,
+        }
+        self.background = self._background_cells()
+        self._take(facts)
+
+    def _take(self, facts: list[Fact]) -> None:
+        """Be about these facts: nothing is known of them yet, and none of them was taught."""
+        lab, recipe = self.lab, self.lab.recipe
+        self.facts = facts
         self._counts = None
         # Per number of facts: the fact of each taught text, and its reads.
         self._read: dict[int, tuple[list[int], list[list[torch.Tensor]]]] = {}
         self._base_points: dict[int, tuple] = {}
         self._paths: list[RunPath] = []
         self._opened: Patch | None = None  # in the model, from a file
-        self._path: RunPath  # of the run under way
         self._kept = KeptQuestions(lab, facts)
         self._batches: dict = {}  # what a run computed that the next need not
+        self._shown: tuple | None = None
+        settings = {**self.settings, "facts": min(len(facts), 32)}
+        if recipe is not None:
+            settings["passes"] = Teaching.of(lab, facts[: settings["facts"]]).passes
         self.limits = {
             "slots": lab.slots,
             "tables": len(lab.usage.df),
@@ -132,19 +154,7 @@ class TopT(TrainingPanel):
             "side": side_of(lab.slots),
             "familiar": familiar(lab),
         }
-        self.settings = {
-            "top_t": min(tuned["top_t"], lab.slots),
-            "rule": "tfidf",
-            "optimizer": tuned["optimizer"],
-            "lr": None,
-            "passes": PASSES,
-            "facts": min(len(facts), 32),
-        }
-        if recipe is not None:
-            self.settings["passes"] = Teaching.of(lab, facts[: self.settings["facts"]]).passes
-        self._usual_t = self.settings["top_t"]  # told exactly, wherever the slider's other places are
-        self.background = self._background_cells()
-        self._shown: tuple | None = None
+        self.settings = settings
         self._preview()
 
     # Settings and their preview
@@ -274,6 +284,37 @@ class TopT(TrainingPanel):
         self._ask_again()
         self.announce()
         self.note = "The base is back, bitwise."
+
+    def open_facts(self, facts: Sequence[Fact] | str | Path) -> None:
+        """Teach other facts from now on, such as those of a file: the base is back, and the plane is empty.
+
+        The shipped model needs more than a sentence or two of each: statements by rule are added where there are few.
+
+        Raises:
+            ValueError: there are no facts, the file has a mistake (`FactsError`), a statement is too long for the
+                model, or another panel is training.
+        """
+        facts = read_facts(facts) if isinstance(facts, str | Path) else list(facts)
+        if self.lab.recipe is None:
+            facts = [with_statements(fact) for fact in facts]
+        check_facts(self.lab, facts)
+        self._halt()
+        with self._claim.lock:
+            self.lab.reset()
+        self._taught, self.card = False, None
+        with self.hold_sync():
+            self._take(facts)
+            self.runs, self.live, self.answers = [], None, []
+        self.announce()
+        self.note = f"{len(facts)} fact{'s' * (len(facts) != 1)} to teach now. The base is back, bitwise."
+
+    def take_facts(self, name: str, data: str) -> None:
+        """Open a file of facts that came with the page, in base64; see `open_facts`."""
+        with brought(name, data) as file:
+            try:
+                self.open_facts(file)
+            except FactsError as problem:
+                raise FactsError(str(problem).replace(str(file), file.name)) from None
 
     def ask(self, question: str) -> None:
         """Ask the model as it is now, and the base model, in the words of a person."""
@@ -452,6 +493,7 @@ class TopT(TrainingPanel):
             yield path.view()
         written = torch.zeros(self.limits["tables"], self.lab.slots, dtype=torch.bool)
         wait, since = MEASURED_AT_FIRST if slow else MEASURED_EVERY, time.monotonic()
+        often = 0 if slow else min(LEAST_POINTS, path.total)
         run = finetune(
             self.lab, facts, self._method(chosen), passes=chosen["passes"], probe_every=0, cache=self._batches
         )
@@ -465,7 +507,8 @@ class TopT(TrainingPanel):
             path.doing = "choosing slots" if slow and not step.step else ""
             now = time.monotonic()
             path.total = step.step if step.last else path.total  # it may end sooner
-            if step.last or (step.step and now - since >= wait):
+            due = step.step * often >= path.total * len(path.points)
+            if step.last or (step.step and (now - since >= wait or (often and due))):
                 if slow:
                     path.doing = "asking what it knows"
                     yield path.view()
