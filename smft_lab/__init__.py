@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, learned_probes, text_windows
     from smft_lab.probes.prompts import PromptForm
     from smft_lab.recipe import Recipe
+    from smft_lab.reproduce.measured import measured_blocks
+    from smft_lab.slots.addresses import measure_addresses
     from smft_lab.slots.combine import combine, conflicts, diff, hold
     from smft_lab.slots.coverage import coverage, fact_counts
     from smft_lab.slots.patch import Patch, row_changes
@@ -118,6 +120,8 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "compare": "smft_lab.experiments.compare",
     "setup": "smft_lab.widgets.health",
     "free_memory": "smft_lab.widgets.health",
+    "measured_blocks": "smft_lab.reproduce.measured",
+    "measure_addresses": "smft_lab.slots.addresses",
     "page": "smft_lab.widgets.shared_page",
 }
 __all__ = [
@@ -166,7 +170,9 @@ __all__ = [
     "learned_probes",
     "lm_eval_probe",
     "load",
+    "measure_addresses",
     "measure_usage",
+    "measured_blocks",
     "memory_layers",
     "new_facts",
     "observe_reads",

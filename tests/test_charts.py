@@ -13,10 +13,8 @@ from page_policy import Scripts, allowed
 from plotly.offline import get_plotlyjs
 
 from smft_lab.charts import report
-from smft_lab.charts.figures import curves, plane
-from smft_lab.charts.report import write_report
-from smft_lab.charts.figures import mean_over_seeds
-from smft_lab.charts.report import headline, is_right, page
+from smft_lab.charts.figures import curves, mean_over_seeds, plane
+from smft_lab.charts.report import headline, is_right, page, write_report
 from smft_lab.charts.style import DARK_OF, dark_of_light, ordered, percent
 
 STEPS = {

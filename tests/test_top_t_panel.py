@@ -1,6 +1,7 @@
 """The top-t panel, driven as the browser drives it: messages in, traits out."""
 
 import base64
+import itertools
 import json
 import threading
 import time
@@ -364,7 +365,7 @@ def test_a_path_has_points_enough_to_be_seen_moving_however_fast_it_is(lab, fact
     press(panel, "teach")
     steps = [step for step, *_ in panel.runs[0]["points"]]
     assert len(steps) > 20
-    assert max(after - before for before, after in zip(steps, steps[1:], strict=False)) <= 3
+    assert max(after - before for before, after in itertools.pairwise(steps)) <= 3
     assert steps[-1] == panel.runs[0]["total"]
 
 

@@ -146,6 +146,11 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: 
 
     Raises:
         ValueError: there are fewer than two facts.
+
+    Examples:
+        >>> (address,) = smft.measure_addresses(lab, smft.new_facts(4))
+        >>> address.same > address.different
+        True
     """
     texts, owners = wordings_of(facts, lab.form, lab.tokenizer, wordings, seed)
     reads = reads_of(lab, texts)
