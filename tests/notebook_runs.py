@@ -1,11 +1,9 @@
-"""Executing a notebook the way its tests and its refreshing do, and reading the numbers that its text quotes."""
+"""Executing a notebook the way its tests and its refreshing do."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -13,17 +11,12 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 LONGEST = 900  # seconds for one cell, on a machine that does other things too
-# A number (or a word) of the text, and behind it, in a comment, what it must be equal to: 92%<!--learned ±4-->
-QUOTED = re.compile(r"((?:(?<!\w)-)?[\d][\d,]*\.?\d*|\w+)(%?)<!--(.+?)(?: ±([\d.]+))?-->")
 
 
-def execute(
-    path: Path, watch: Callable[[NotebookClient], None] | None = None, memory: int | None = None
-) -> tuple[nbformat.NotebookNode, float]:
+def execute(path: Path, memory: int | None = None) -> tuple[nbformat.NotebookNode, float]:
     """Run a notebook from top to bottom, panels at rest; returns it with its outputs, and the seconds it took.
 
     Args:
-        watch: Called with the client while its kernel still lives.
         memory: Bytes of data that the kernel may hold, and then on one core only, as each thread holds some of its own.
     """
     notebook = nbformat.read(path, as_version=4)
@@ -44,8 +37,6 @@ def execute(
             for number, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, number)
             seconds = time.monotonic() - began
-            if watch is not None:
-                watch(client)
     finally:
         for name, value in kept.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -67,52 +58,3 @@ def ask_kernel(client: NotebookClient, expression: str) -> str:
         reply = run_sync(ensure_async)(reply)
     answer = reply["content"]["user_expressions"]["asked"]
     return answer["data"]["text/plain"] if answer["status"] == "ok" else f"{answer['ename']}: {answer['evalue']}"
-
-
-def wrong_claims(client: NotebookClient) -> list[str]:
-    """The numbers in the text that are not what the cells have computed."""
-    wrong = []
-    for cell in client.nb.cells:
-        if cell.cell_type != "markdown":
-            continue
-        for number, percent, expression, tolerance in QUOTED.findall(cell.source):
-            found = ask_kernel(client, expression)
-            if not _agree(number, percent, found, float(tolerance or 0)):
-                wrong.append(f"{number}{percent} in the text, but {expression} is {found}")
-    return wrong
-
-
-def write_claims(client: NotebookClient) -> None:
-    """Put what the cells have computed into the text, so that a page never says another number than its outputs.
-
-    A number keeps its decimals; a claim that is no number stays, and is `wrong_claims`' to find.
-    """
-
-    def written(match: re.Match) -> str:
-        number, percent, expression, _ = match.groups()
-        value, decimals = _value(ask_kernel(client, expression)), len(number.partition(".")[2])
-        if value is None or not number.strip("-")[:1].isdigit():
-            return match[0]
-        shown = 100 * value if percent else value
-        return f"{shown:,.{decimals}f}{percent}{match[0][match[0].index('<!--') :]}"
-
-    for cell in client.nb.cells:
-        if cell.cell_type == "markdown":
-            cell.source = QUOTED.sub(written, cell.source)
-
-
-def _value(found: str) -> float | None:
-    """The number that an expression is, as the kernel writes it: np.float64(0.5) too."""
-    try:
-        return float(re.sub(r"^\w[\w.]*\((.*)\)$", r"\1", found))
-    except ValueError:
-        return None
-
-
-def _agree(quoted: str, percent: str, found: str, tolerance: float) -> bool:
-    value = _value(found)
-    if value is None or not quoted.strip("-")[:1].isdigit():
-        return found == "True"
-    said = float(quoted.replace(",", ""))
-    decimals = len(quoted.partition(".")[2])
-    return abs(100 * value - said if percent else value - said) <= max(tolerance, 0.5 * 10**-decimals) + 1e-9
