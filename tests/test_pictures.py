@@ -1,9 +1,11 @@
 """Still pictures: every chart is drawn, stays small, and says what it shows."""
 
 import io
+import operator
 
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -45,6 +47,22 @@ def test_every_chart_is_drawn_as_a_small_png_with_its_sentence(name):
     assert len(image.convert("RGB").getcolors()) > 3
     assert len(data["image/png"]) < 100_000
     assert data["text/plain"] == about["image/png"]["alt"] == "What is seen."
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#111111"])  # of JupyterLab, light and dark
+def test_a_picture_lets_the_page_through_and_is_read_on_a_light_and_on_a_dark_one(page):
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return sum(map(operator.mul, (0.2126, 0.7152, 0.0722), linear))
+
+    def contrast(colour):
+        darker, lighter = sorted([luminance(colour), luminance(page)])
+        return (lighter + 0.05) / (darker + 0.05)
+
+    image = Image.open(io.BytesIO(picture(CHARTS["plane"], says="").png)).convert("RGBA")
+    assert image.getpixel((0, 0))[3] == image.getpixel((image.width // 2, 2))[3] == 0
+    assert min(map(contrast, (pictures.INK, pictures.MUTED))) >= 4
+    assert min(map(contrast, (pictures.AXIS, *pictures.PATHS))) >= 3
 
 
 @pytest.mark.parametrize(

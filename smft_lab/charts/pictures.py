@@ -46,7 +46,7 @@ MARKERS = {
 STROKES = ("-", "--", "-.", ":")
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 # On white and on the ground of a dark page the text has a contrast of 4 and more, lines and dots one of 3 and more.
-INK, MUTED, AXIS = "#6E7A86", "#75818D", "#8A949E"
+INK, MUTED, AXIS = "#6C7884", "#727E8A", "#8A949E"
 GRID = to_rgba("#8A949E", 0.28)
 LINK = to_rgba("#8A949E", 0.6)  # between two dots, and of bars that stand back
 DARKEST = 0.18  # luminance of a line

@@ -1,4 +1,4 @@
-"""What was measured on SmolLM2 with its memory beside one block or another: the runs of the study, read from their files."""
+"""What was measured on SmolLM2 with its memory beside one block or another, read from the runs of the study."""
 
 from __future__ import annotations
 
