@@ -44,7 +44,7 @@ def test_every_chart_is_drawn_as_a_small_png_with_its_sentence(name):
     data, about = shown._repr_mimebundle_()
     image = Image.open(io.BytesIO(data["image/png"]))
     assert image.width == round(pictures.WIDTH * pictures.DPI)
-    assert len(image.convert("RGB").getcolors()) > 3
+    assert len(image.convert("RGBA").getcolors()) > 3
     assert len(data["image/png"]) < 100_000
     assert data["text/plain"] == about["image/png"]["alt"] == "What is seen."
 
