@@ -240,7 +240,24 @@ function shell(model, el, label, title, about) {
       for (const [name, then] of watched) model.off(name, then);
     };
   }
-  return { root, error, note, stale, get, send, settled, typed, heed, fill, button, labelled, opened, opener, colours, watch };
+  return {
+    root,
+    error,
+    note,
+    stale,
+    get,
+    send,
+    settled,
+    typed,
+    heed,
+    fill,
+    button,
+    labelled,
+    opened,
+    opener,
+    colours,
+    watch,
+  };
 }
 
 // Puts a text into the clipboard, and says so on the button. Selecting works on file:// pages too, where the clipboard may be refused.
