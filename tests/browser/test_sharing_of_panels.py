@@ -102,3 +102,23 @@ def test_export_says_where_it_wrote_what(shown, lab, facts):
     page.answer()
     assert "Exported to export: page.html, code.py, facts.jsonl" in page.page.locator(".note").text_content()
     assert Path("export/page.html").is_file()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1600), ("dark", 1000)])
+def test_a_file_of_facts_is_chosen_and_the_panel_is_about_it(shown, lab, facts, width, theme):
+    lines = [
+        f'{{"statements": "{place} has 4417.", "question": "What has {place}?", "answers": "4417"}}' for place in "AB"
+    ]
+    Path("mine.jsonl").write_text("\n".join(lines))
+    page = shown(TopT(lab, facts, runner="inline"), width, theme)
+    page.page.get_by_label("Open a file of facts").set_input_files("mine.jsonl")
+    sent(page)
+    number = page.page.get_by_role("spinbutton", name="Facts", exact=True)
+    assert page.page.locator(".top").text_content().startswith("Top-t2 facts")
+    assert [number.input_value(), number.get_attribute("max")] == ["2", "2"]
+    assert page.page.locator("datalist option").first.get_attribute("value") == "What has A?"
+    assert page.page.locator(".note").text_content().startswith("2 facts to teach now")
+    page.button("Teach").click()
+    page.answer()
+    assert page.page.locator(".numbers").text_content().startswith("t = ")
+    shot(page, f"facts-{theme}-{width}")
