@@ -287,7 +287,7 @@ def bars(
             _say(axes, "not measured yet")
         axes.set(title=title, xlabel=x)
         if share:
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
 
     return draw
 
@@ -316,7 +316,8 @@ def spans(
         axes.grid(axis="y", visible=False)
         axes.set(title=title, xlabel=x)
         axes.set_xlim(0, max([0.1, *lows, *highs]) * 1.08)
-        axes.legend(frameon=False, labelcolor="linecolor", fontsize=10)
+        under = {"loc": "upper center", "bbox_to_anchor": (0.5, -40 / (72 * axes.bbox.height / axes.figure.dpi))}
+        axes.legend(frameon=False, labelcolor="linecolor", fontsize=10, ncols=2, **under)
 
     return draw
 
@@ -344,9 +345,9 @@ def gauge(low: float, middle: float, high: float, bands: tuple[float, float], ti
             axes.plot([middle], [0.5], "D", color=INK, ms=9)
             axes.text(middle, 0.25, f"{middle:.2g}", ha="center", color=INK, fontweight="bold")
         else:
-            _say(axes, "nothing is written yet")
+            axes.text(0.5, 0.2, "nothing is written yet", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set_xscale("log")
-        axes.set(xlim=(least, most), ylim=(0, 1), title=title, xlabel="what the memory adds, over what it is added to")
+        axes.set(xlim=(least, most), ylim=(0, 1), title=title, xlabel="what is added, over the stream it joins")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axes.set_yticks([])
         axes.grid(False)
