@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
+from smft_lab.facts.rephrase import rephrased
 from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
@@ -62,11 +63,18 @@ def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict
     ]
 
 
-def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", **options) -> Run:
+def run(
+    lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rephrase: bool | None = None, **options
+) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
     It starts from the model as it is: the patch holds what earlier sparse runs changed, too, unless `lab.reset()` came
     between.
+
+    Args:
+        rephrase: As of `Comparison`: whether a person's own facts with few statements get others by rule, and are
+            learned by their answers alone where `loss_on` is not given. By default where no recipe says how to teach.
+        options: Of `finetune`, or of the method.
 
     Raises:
         ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
@@ -81,6 +89,11 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", **opti
     facts = as_facts(facts)
     names = signature(finetune).parameters
     asked = {name: value for name, value in options.items() if name in names}
+    if rephrase is None:
+        rephrase = (asked.get("recipe") or lab.recipe) is None
+    if rephrase:
+        facts, loss_on = rephrased(facts, asked.get("loss_on"))
+        asked |= {} if loss_on is None else {"loss_on": loss_on}
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
     chosen = chosen.resolved(lab, asked.get("recipe"))
     if chosen.sparse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -69,6 +69,17 @@ def with_statements(fact: Fact, how_many: int = 16) -> Fact:
     asked = _same(fact.question)
     safe = [text for text in made if asked not in _same(text)]
     return replace(fact, statements=tuple(unique([*fact.statements, *safe])[: max(how_many, len(fact.statements))]))
+
+
+def rephrased(facts: Sequence[Fact], loss_on: str | None = None) -> tuple[list[Fact], str | None]:
+    """How a small model is taught a person's own facts: with statements by rule where there are few, and by their
+    answers alone where nothing is said about the loss. A fact that it read in one wording it finds from no question.
+
+    Returns:
+        The facts, and `loss_on`.
+    """
+    own = any(fact.own for fact in facts)
+    return [with_statements(fact) for fact in facts], "answer" if loss_on is None and own else loss_on
 
 
 def other_wordings(sentence: str, question: str, answer: str) -> list[str]:

@@ -138,12 +138,10 @@ function begin() {
     D = DATA.model.hidden;
   const groups = []; // of what it knew, with what a pass over them need not compute again
   for (let i = 0; i < DATA.known.length; i += GROUP) {
-    const texts = DATA.known
-      .slice(i, i + GROUP)
-      .map((one) => ({
-        ids: words.encode(`${promptOf(one.question)} ${one.answer}.`),
-        from: words.encode(promptOf(one.question)).length,
-      }));
+    const texts = DATA.known.slice(i, i + GROUP).map((one) => ({
+      ids: words.encode(`${promptOf(one.question)} ${one.answer}.`),
+      from: words.encode(promptOf(one.question)).length,
+    }));
     groups.push({ first: i, texts, kept: {} });
   }
   const taught = [],

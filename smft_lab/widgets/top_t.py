@@ -355,6 +355,7 @@ class TopT(TrainingPanel):
             "optimizer": chosen["optimizer"],
             "lr": chosen["lr"],
             "passes": chosen["passes"],
+            **sharing.as_given(lab, self.facts),
         }
         lines = [
             *sharing.beginning(lab),
