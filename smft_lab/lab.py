@@ -8,23 +8,28 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from pathlib import Path
+from random import Random
 from typing import Protocol
 
 import torch
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
+from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.model.autoclass import check_no_adapters
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
 from smft_lab.model.opening import Source, storage
-from smft_lab.model.tokenizer import encode
+from smft_lab.model.tokenizer import encode, text_ids
 from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.recipe import Recipe
+from smft_lab.slots.anchor import BackgroundReads, background_reads
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import BASES, cloned, distinct, few_rows, read_lab, write_lab
+
+WORLD_TEXTS = 4000  # of the built-in world, as a background
 
 
 class Watcher(Protocol):
@@ -46,6 +51,7 @@ class Lab:
         form: How the model is asked; a model from elsewhere needs another form than the built-in world's, such as
             `PromptForm.PLAIN`.
         recipe: How its memory was attached, and how facts are taught by default; None for the paper's way.
+        documents: Token ids of the background documents; only a recipe with an `anchor` needs them.
 
     Attributes:
         source: Where the base came from, if `open_model` opened it; else None.
@@ -76,6 +82,7 @@ class Lab:
         world_scale: float = 1.0,
         form: PromptForm = BUILT_IN,
         recipe: Recipe | None = None,
+        documents: Sequence[Sequence[int]] = (),
     ):
         tables = value_tables(model)
         if not tables:
@@ -91,6 +98,8 @@ class Lab:
         self.defaults = defaults or {}
         self.world_seed, self.world_scale = world_seed, world_scale
         self.form, self.recipe = form, recipe
+        self.documents = tuple(map(tuple, documents))
+        self._background_reads: list[BackgroundReads] | None = None
         self.source: Source | None = getattr(model, "smft_source", None)
         self.folder: Path | None = None
         self._base = cloned(model.state_dict(), few_rows(model))
@@ -154,6 +163,33 @@ class Lab:
             ['attention_mask', 'input_ids', 'labels']
         """
         return encode(self.tokenizer, list(texts), self.model.device)
+
+    def background_reads(self) -> list[BackgroundReads]:
+        """What the base reads in its background, per value table; computed once.
+
+        A lab of the built-in world without documents takes texts of that world.
+
+        Raises:
+            ValueError: the lab has no documents.
+
+        Examples:
+            >>> (reads,) = lab.background_reads()
+            >>> reads.slots.shape == reads.weights.shape
+            True
+        """
+        if self._background_reads is None:
+            documents: Sequence[Sequence[int]] = self.documents
+            if not documents and self.world_seed is not None:
+                texts = Corpus(self.world).texts(Random("background"), WORLD_TEXTS)
+                documents = text_ids(self.tokenizer, texts)
+            if not documents:
+                raise ValueError(
+                    "the lab keeps no background text, which the anchor of a recipe needs; "
+                    "attach the memory anew, or teach with anchor=0"
+                )
+            with self.at_base():
+                self._background_reads = background_reads(self.model, self.tokenizer, documents)
+        return self._background_reads
 
     def begin(self, run: Generator) -> None:
         """Make `run` the one finetune that may change the model; one still under way ends here.

@@ -48,6 +48,8 @@ class Recipe:
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
         kl_anchor: Weight of the KL divergence from the model without its memory, in nats a token, at all positions that
             predict nothing taught; `sparse` then computes every batch whole, and without the memory besides.
+        anchor: With `group`, how strongly the rows are held to what they add to background text: the weight of the
+            mean square of its change (see `smft_lab.slots.anchor`). No model is run for it.
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
         optimizer, momentum, floor, lr: `sgd` (paper) or row-wise `adam`, its beta1, how much less it moves rows that
             matter little (see `smft_lab.finetuning.rows.RowAdam`), and the rate.
@@ -90,6 +92,7 @@ class Recipe:
     batch_size: int = 16
     loss_on: str = "answer"
     kl_anchor: float = 0.0
+    anchor: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
     floor: float = 0.0
@@ -124,6 +127,7 @@ class Recipe:
             "learned_at",
             "floor",
             "kl_anchor",
+            "anchor",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
@@ -137,6 +141,8 @@ class Recipe:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.anchor and self.choice != "group":
+            raise ValueError("an anchor holds rows that were chosen for a group of facts (choice='group')")
         if self.choice == "group" and self.order != "mixed":
             raise ValueError("slots are chosen for a group of facts only where they are taught mixed (order='mixed')")
 

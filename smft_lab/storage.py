@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -51,6 +51,7 @@ from smft_lab.writing import alone, bring_back, check_place, json_text, moved_aw
 if TYPE_CHECKING:
     from smft_lab.lab import Lab
 
+BACKGROUND_FILE = "background.safetensors"
 FORMAT = 2  # 1 where a lab has nothing that the readers of 1 would miss
 LAB_FILE, USAGE_FILE, WEIGHTS_FILE, PROBES_FILE = "lab.json", "usage.safetensors", "model.safetensors", "probes.json"
 ROWS, VALUES = ".rows", ".values"  # after a table's name in a weights file: which of its rows are not zero, and those
@@ -115,6 +116,8 @@ def _write(lab: Lab, folder: Path, reference: bool) -> None:
     if own_tokenizer:
         lab.tokenizer.save_pretrained(folder)
     save_file(lab.usage.to_tensors(), folder / USAGE_FILE)
+    if lab.documents:
+        save_file(_packed(lab.documents), folder / BACKGROUND_FILE)
     if lab.world_scale != 1.0:
         about["world_scale"] = lab.world_scale
     if lab.model.dtype != torch.float32:
@@ -148,7 +151,31 @@ def _size(lab: Lab, reference: bool) -> int:
     """Bytes of a saved lab, but for small files of text."""
     added = hasattr(lab.model.config, CONFIG_KEY)
     kept = _tensors(lab, reference)[0] if added else distinct(lab.model.state_dict())
-    return sum(tensor.nbytes for tensor in (*kept.values(), *lab.usage.to_tensors().values()))
+    tensors = (*kept.values(), *lab.usage.to_tensors().values(), *_packed(lab.documents).values())
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _packed(documents: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Documents as two tensors: their token ids behind one another, and how many each has."""
+    ids = [token for document in documents for token in document]
+    lengths = [len(document) for document in documents]
+    return {"ids": torch.tensor(ids, dtype=torch.int32), "lengths": torch.tensor(lengths, dtype=torch.int32)}
+
+
+def _unpacked(tensors: dict[str, torch.Tensor], vocabulary: int) -> tuple[tuple[int, ...], ...]:
+    """The documents of `_packed`.
+
+    Raises:
+        ValueError: they are damaged, or of a larger vocabulary.
+    """
+    ids, lengths = tensors["ids"], tensors["lengths"]
+    if any(tensor.dim() != 1 or tensor.dtype != torch.int32 for tensor in (ids, lengths)):
+        raise ValueError("ids and lengths must be lists of int32")
+    if (lengths < 1).any() or lengths.sum() != len(ids):
+        raise ValueError("the lengths are not of the ids")
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise ValueError(f"an id is outside the vocabulary of {vocabulary:,}")
+    return tuple(tuple(part.tolist()) for part in ids.split(lengths.tolist()))
 
 
 def save_defaults(path: Path, defaults: dict) -> None:
@@ -304,6 +331,10 @@ def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[.
     if "recipe" in about:
         with _reading(path / LAB_FILE, "the recipe"):
             lab.recipe = Recipe.from_dict(about["recipe"])
+    if (path / BACKGROUND_FILE).exists():
+        with _reading(path, BACKGROUND_FILE):
+            packed = load_tensors((path / BACKGROUND_FILE).read_bytes())
+            lab.documents = _unpacked(packed, model.get_input_embeddings().num_embeddings)
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
     elif (path / PROBES_FILE).exists():

@@ -171,7 +171,7 @@ class Retrofit:
         yield Progress("usage", 0, 1)
         half, usage = count_documents(model, inputs, [len(document) for document in documents])
         probes = [*Probes.from_records(known), self._text_probe(texts), *self.probes]
-        self.lab = Lab(model, self.tokenizer, usage, Probes(probes), form=self.form, recipe=recipe)
+        self.lab = Lab(model, self.tokenizer, usage, Probes(probes), form=self.form, recipe=recipe, documents=documents)
         yield Progress("addresses", 0, 1)
         self.addresses = measure_addresses(self.lab, self.taught)
         self.settled = settled(self.lab, half, self.taught)

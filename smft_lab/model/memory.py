@@ -373,6 +373,15 @@ def value_tables(model: nn.Module) -> list[ValueTable]:
     return list(dict.fromkeys(layer.values for layer in memory_layers(model).values()))
 
 
+def block_of(model, layer: nn.Module) -> nn.Module:
+    """The block of the model that a memory layer is in."""
+    names = {module: name for name, module in model.named_modules()}
+    path = names[layer].split(".")
+    parents = [model.get_submodule(".".join(path[:depth])) for depth in range(len(path))]
+    depth = max(i for i, parent in enumerate(parents) if isinstance(parent, nn.ModuleList))
+    return model.get_submodule(".".join(path[: depth + 1]))
+
+
 def named_tables(model) -> tuple[list[str], list]:
     """State-dict names of the distinct value tables, and the tables."""
     tables = value_tables(model)

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import Any
+
+import torch
 
 from smft_lab.experiments.equal import TARGET
 from smft_lab.experiments.retrofit import Retrofit
@@ -23,7 +26,7 @@ from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
-from smft_lab.probes.choices import ChoiceProbe
+from smft_lab.probes.choices import ChoiceProbe, log_likelihoods
 from smft_lab.probes.probes import Probes, QuestionProbe, probes_of
 from smft_lab.probes.text import begins_with
 from smft_lab.recipe import RETROFIT, Recipe
@@ -51,7 +54,7 @@ TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}
 """What it says that is nothing to sparse finetuning."""
-LATER = {"floor": 0.0}
+LATER = {"floor": 0.0, "anchor": 0.0}
 """Switches that results without them were measured as if they were so."""
 ADDRESS_FACTS = 16
 
@@ -192,7 +195,9 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
             break  # the baselines are read here; going on, they only lose more
     lab.end()
     assert last is not None  # the base comes first
-    details: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
+    moved = _replies(lab) - _base_replies(lab, job)
+    details: dict = {"replies": moved.square().mean().sqrt().item()}
+    details |= {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
     if method.sparse:
         details["rows_changed"] = len(Patch.between(lab))
         details["loudness"] = measure_loudness(lab, facts).median
@@ -204,12 +209,22 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     return rows, details
 
 
+def _replies(lab: Lab) -> torch.Tensor:
+    """(questions,) log-probability, in nats, of what the base replies to each known question."""
+    known = lab.probes["known"]
+    assert isinstance(known, QuestionProbe)
+    prompts = [known.form.prompt(question) for question in known.questions]
+    whole = [known.form.answered(*both) for both in zip(known.questions, known.replies, strict=True)]
+    pairs = [(prompt, text[len(prompt) :]) for prompt, text in zip(prompts, whole, strict=True)]
+    return torch.tensor(log_likelihoods(lab.model, lab.tokenizer, pairs))
+
+
 def _choices(job: RetrofitJob) -> ChoiceProbe:
     choices = read_dataset(Path(job.data) / CHOICES).choices[: job.choices]
     return ChoiceProbe.of("hellaswag", choices, "hellaswag")
 
 
-_BASE: dict[tuple, dict] = {}
+_BASE: dict[tuple, Any] = {}
 """What was measured of a base in this process: an empty memory changes nothing, wherever it is."""
 
 
@@ -218,6 +233,15 @@ def _base_reading(lab: Lab, job: RetrofitJob, probes: Probes) -> dict[str, dict[
     key = "probes", job.model, job.data, job.source, job.facts, job.seed
     if key not in _BASE:
         _BASE[key] = probes.measure(lab.model, lab.tokenizer)
+    return _BASE[key]
+
+
+def _base_replies(lab: Lab, job: RetrofitJob) -> torch.Tensor:
+    """How likely the base finds its own replies."""
+    key = "replies", job.model, job.data
+    if key not in _BASE:
+        with lab.at_base():
+            _BASE[key] = _replies(lab)
     return _BASE[key]
 
 

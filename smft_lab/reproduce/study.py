@@ -26,6 +26,7 @@ MANY = 200
 NARROW = {"counted": "shared"}
 """Around this, the recipe of the time, switches and blocks were tried. Today's counts all tokens."""
 FLOORED = "sparse, shared tokens counted, a floor of 1"
+HELD = "sparse, an anchor of 10,000"
 
 
 class Times(float):
@@ -206,6 +207,7 @@ def comparison_jobs(
     many = [replace(draft, seed=seed, choices=choices) for seed in range(seeds)]
     return {
         "sparse": many,
+        HELD: [_switched(job, {"anchor": 10_000.0}) for job in many],
         "sparse, shared tokens counted": [_switched(job, NARROW) for job in many],
         FLOORED: [_switched(job, {**NARROW, "floor": 1.0}) for job in many],
         "full": [replace(job, method="full", lr=rates["full"]) for job in many],
@@ -228,6 +230,7 @@ def many_jobs(draft: RetrofitJob, seeds: int, rates: dict[str, float]) -> dict[s
     baselines = {name: [replace(many[0], method=method, lr=rates[method])] for name, method in BASELINES.items()}
     return {
         "sparse": many,
+        HELD: [_switched(job, {"anchor": 10_000.0}) for job in many],
         "sparse, shared tokens counted": [_switched(job, NARROW) for job in many],
         FLOORED: [_switched(job, {**NARROW, "floor": 1.0}) for job in many],
         **baselines,
@@ -307,6 +310,7 @@ def readings(jobs: dict[str, list[RetrofitJob]], folder: Path, equal: bool = Fal
                 step = wide.index[-1]
             values = wide.loc[step]
             row = {"setting": name, "seed": job.seed, "reached": reached, **result["found"]}
+            row["replies, nats"] = row.pop("replies", float("nan"))  # results of before it was measured have none
             for probe in LEARNED:
                 row[probe] = 100 * values.get((probe, "em"), float("nan"))
             base = wide.loc[0]
@@ -335,7 +339,7 @@ def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
     Args:
         columns: Which columns, and digits after the point of each.
     """
-    shown = [name for name in columns if name in table]
+    shown = [name for name in columns if name in table and table[name].notna().any()]
     lines = ["| setting | runs | " + " | ".join(shown) + " |", "| --- | --- |" + " --- |" * len(shown)]
     for name in dict.fromkeys(table["setting"]):
         rows = table[table["setting"] == name]
@@ -362,6 +366,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
         "taught": 0,
         "prefixed": 0,
         "known lost": 1,
+        "replies, nats": 2,
         "text, nats": 3,
         "HellaSwag lost": 1,
         "seconds": 0,

@@ -26,7 +26,7 @@ from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.locking import exclusive
-from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
+from smft_lab.model.memory import ProductKeys, block_of, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
 from smft_lab.slots.group import choose_slots, reads_of
 from smft_lab.slots.scores import inverse_document_frequency
@@ -311,12 +311,8 @@ class Loudness:
 def observe_loudness(model) -> Iterator[Loudness]:
     """Measure the loudness of all forward passes until the block ends; of the first memory layer that is added."""
     loudness = Loudness([])
-    layer = memory_layers(model)[0]
-    names = {module: name for name, module in model.named_modules()}
-    path = names[layer].split(".")
-    parents = [model.get_submodule(".".join(path[:depth])) for depth in range(len(path))]
-    depth = max(i for i, parent in enumerate(parents) if isinstance(parent, torch.nn.ModuleList))
-    block, added = model.get_submodule(".".join(path[: depth + 1])), []
+    layer, added = memory_layers(model)[0], []
+    block = block_of(model, layer)
 
     def keep_added(module, args, output):
         added.append(output.detach())

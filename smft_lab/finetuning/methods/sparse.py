@@ -22,6 +22,7 @@ from smft_lab.lab import Lab
 from smft_lab.model.attach import without_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.recipe import Recipe
+from smft_lab.slots.anchor import Anchor, added
 from smft_lab.slots.group import choose_slots
 from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
@@ -113,8 +114,8 @@ class SparseTraining(Training):
     Args:
         settings: A resolved one.
         seed: Of the rule `random`.
-        recipe: Gives the momentum and floor of `adam` (see `RowAdam`), whether the rate falls, the KL anchor, and when
-            a text is learned.
+        recipe: Gives the momentum and floor of `adam` (see `RowAdam`), whether the rate falls, the anchors, and when a
+            text is learned.
     """
 
     def __init__(self, lab: Lab, settings: Sparse, seed: int = 0, recipe: Recipe | None = None):
@@ -132,6 +133,7 @@ class SparseTraining(Training):
         self.prefixes: dict[tuple[bool, bool], Prefix | None] = {}  # by what of a form has to be proven of its own
         self.rounded: RoundedWeights | None = None
         self._recipe, self._stack = recipe, ExitStack()
+        self.anchors: list[Anchor] = []  # per table, where the recipe has one
 
     def begin(self, teaching: Teaching | None = None) -> None:
         freeze_all_but_values(self.lab.model)
@@ -146,6 +148,10 @@ class SparseTraining(Training):
         owners, reads = counted_reads(self.lab, facts, texts, recipe.counted)
         usage, top_t, rule, seed = self.lab.usage, self.top_t, self.rule, self.seed
         self.selection.chosen = choose_slots(usage, owners, reads, top_t, rule=rule, seed=seed, **recipe.choosing)
+        if recipe.anchor:
+            chosen, reads = self.selection.chosen, self.lab.background_reads()
+            tables = [table.weight for table in self.tables]
+            self.anchors = [Anchor(*parts) for parts in zip(chosen, tables, reads, strict=True)]
 
     def proceed(self, done: float) -> None:
         if self._decays:
@@ -168,8 +174,12 @@ class SparseTraining(Training):
         slots = self.selection.slots
         grads = [table.take_gradient() for table in self.tables]
         check_finite(self.lab.model, loss.detach(), [grad.values() for grad in grads])
-        for optimizer, grad in zip(self.optimizers, grads, strict=True):
-            optimizer.step(grad.indices()[0], grad.values())
+        for table, (optimizer, grad) in enumerate(zip(self.optimizers, grads, strict=True)):
+            rows, values = grad.indices()[0], grad.values()
+            if self.anchors and self._recipe is not None:
+                others, held = self.anchors[table].gradients()
+                rows, values = added(rows, values, others, self._recipe.anchor * held)
+            optimizer.step(rows, values)
         self.selection.log_writes()
         width = self.tables[0].weight.shape[1]
         return Update(loss.item(), sum(map(len, slots)) * width, slots, tuple(nats.tolist()))
