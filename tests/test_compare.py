@@ -53,7 +53,8 @@ def short_answers():
         answer = probes_module.answer
 
         def short(*args, **options):
-            return answer(*args, **{**options, "max_new_tokens": 2})
+            most = options.pop("max_new_tokens", 24)  # what nobody has said is 24
+            return answer(*args, max_new_tokens=2 if most == 24 else most, **options)
 
         patch.setattr(probes_module, "answer", short)
         patch.setattr("smft_lab.lab.answer", short)
@@ -284,7 +285,7 @@ def test_samples_hold_the_answers_of_the_base_and_of_every_method(whole):
     assert {one["probe"] for one in comparison.samples} == {"learned", "old_facts", "two_hop", "arithmetic"}
     for one in comparison.samples:
         assert set(one["answers"]) == set(STANDARD)
-        assert one["base"] == module.answer(lab.model, lab.tokenizer, [one["question"]])[0]
+        assert one["base"] == lab.answer([one["question"]])[0]
         assert one["answer"]
 
 
