@@ -69,7 +69,8 @@ LEARNED = ("learned", "taught", "prefixed")
 ABOUT = (
     "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
     "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
-    "points of the questions that the base answered; *text*: change in nats per token; *seconds*: of training "
+    "points of the questions that the base answered; *replies*: how much likelier or less likely what it replied to "
+    "them is at the end, the root mean square in nats; *text*: change in nats per token; *seconds*: of training "
     "on one thread, with other runs beside it."
 )
 
