@@ -1,4 +1,4 @@
-"""`smft-lab lab | compare | page | attach | facts | patch | tune | pretrain | reproduce | ...`."""
+"""`smft-lab lab | compare | ask | page | attach | facts | patch | tune | pretrain | reproduce | ...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from smft_lab import __version__
+from smft_lab.cli.ask import ask
 from smft_lab.cli.attach import attach
 from smft_lab.cli.bench import bench
 from smft_lab.cli.compare import compare, tune
@@ -26,6 +27,7 @@ from smft_lab.terminal import console, printable
 COMMANDS = {
     "lab": open_notebooks,
     "compare": compare,
+    "ask": ask,
     "page": make_page,
     "attach": attach,
     "facts": make_facts,

@@ -53,7 +53,7 @@ def compare(
     kind: KindOption = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[
-        str, typer.Option(help="Also replay, osf; sparse:tf, sparse:idf, sparse:random, sparse:all.")
+        str, typer.Option(help="Also replay, osf; sparse:tf, sparse:idf, sparse:kl, sparse:random, sparse:all.")
     ] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
