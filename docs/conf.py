@@ -144,12 +144,14 @@ def on_reading(app, docname: str, source: list[str]) -> None:
     source[0] = text
 
 
-HOMES = {**dict.fromkeys(smft_lab.__all__, ""), **dict.fromkeys(smft_lab.widgets.__all__, "widgets.")}
+ROOMS = {name for name in smft_lab.__all__ if inspect.ismodule(getattr(smft_lab, name))}
+"""Public modules, which have no entry of their own in the reference."""
+HOMES = {**dict.fromkeys(set(smft_lab.__all__) - ROOMS, ""), **dict.fromkeys(smft_lab.widgets.__all__, "widgets.")}
 
 
 def link_to(name: str, code: nodes.literal, page: str) -> nodes.Node:
     """A link to a public name, or the code alone where there is no such name."""
-    if name not in HOMES or name == "widgets":
+    if name not in HOMES:
         return code
     target = {"reftarget": f"smft_lab.{HOMES[name]}{name}", "refexplicit": True, "refwarn": True, "refdoc": page}
     return pending_xref("", code, refdomain="py", reftype="obj", **target)

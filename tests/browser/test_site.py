@@ -1,6 +1,7 @@
 """The documentation site: it is built without a network and without a warning, nothing in it leads nowhere, and every
 page can be read."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -115,8 +116,9 @@ def test_every_public_name_is_in_the_reference_once(site):
     for page in ROOT.glob("docs/api/*.md"):
         for block in re.findall(r"^```\{api\}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
             listed.update(block.split())
-    panels = {f"widgets.{name}" for name in smft_lab.widgets.__all__}
-    assert listed == Counter({*smft_lab.__all__, *panels} - {"widgets"})
+    rooms = {name for name in smft_lab.__all__ if inspect.ismodule(getattr(smft_lab, name))}
+    theirs = {f"{room}.{name}" for room in rooms for name in getattr(smft_lab, room).__all__}
+    assert listed == Counter({*smft_lab.__all__, *theirs} - rooms)
     overview = (ROOT / "docs" / "api" / "README.md").read_text(encoding="utf-8")
     assert Counter(re.findall(r"`smft\.([\w.]+)`", overview)) == listed
     described = set().union(*(parsed(file).ids for file in site.glob("docs/api/*.html")))
