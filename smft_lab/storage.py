@@ -331,7 +331,7 @@ def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[.
     if "recipe" in about:
         with _reading(path / LAB_FILE, "the recipe"):
             lab.recipe = Recipe.from_dict(about["recipe"])
-    if (path / BACKGROUND_FILE).exists():
+    if BACKGROUND_FILE in about.get("files", ()):  # and not a person's own of that name
         with _reading(path, BACKGROUND_FILE):
             packed = load_tensors((path / BACKGROUND_FILE).read_bytes())
             lab.documents = _unpacked(packed, model.get_input_embeddings().num_embeddings)

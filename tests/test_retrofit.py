@@ -9,6 +9,7 @@ import torch
 from test_attach import logits, small
 
 import smft_lab as smft
+import smft_lab.experiments.retrofit as retrofit_module
 from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.public.datasets import Question
 from smft_lab.finetuning.engine.replay import Batch
@@ -382,8 +383,8 @@ def test_slots_that_too_much_of_the_background_reads_are_never_chosen_unless_the
 
 
 def test_what_stands_before_the_lab_s_questions_and_in_taught_contexts_is_read_as_background(tokenizer, monkeypatch):
-    counted, batches = [], Retrofit._batches
-    monkeypatch.setattr(Retrofit, "_batches", lambda *given: counted.extend(given[1]) or batches(*given))
+    counted, batches = [], retrofit_module.document_batches
+    monkeypatch.setattr(retrofit_module, "document_batches", lambda *given: counted.extend(given[1]) or batches(*given))
     asked = [Question(f"Who is {name}?", (name,)) for name in map(str, range(16))]
     recipe = replace(RECIPE, background_texts=0, background_questions=16)
     for _ in Retrofit(

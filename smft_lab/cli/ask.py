@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from smft_lab.cli.options import InputOption, LabOption
-from smft_lab.cli.patch import ConflictOption, OnConflict
+from smft_lab.cli.patch import ConflictOption, OnConflict, read_patches
 from smft_lab.terminal import console, printable
 
 
@@ -23,9 +23,8 @@ def ask(
     """Ask the base, and with patches what it then answers."""
     from smft_lab.lab import load
     from smft_lab.slots.combine import hold
-    from smft_lab.slots.patch import Patch
 
-    patches = [Patch.load(file) for file in patch or ()]
+    patches = read_patches(patch or [])
     opened = load(lab)
     before = opened.answer(questions)
     after = before

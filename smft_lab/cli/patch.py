@@ -35,7 +35,7 @@ class OnConflict(StrEnum):
 ConflictOption = Annotated[OnConflict, typer.Option(help="What becomes of a row that two patches set differently.")]
 
 
-def _read(files: list[Path]) -> list[Patch]:
+def read_patches(files: list[Path]) -> list[Patch]:
     from smft_lab.slots.patch import Patch
 
     return [Patch.load(file) for file in files]
@@ -46,7 +46,7 @@ def show(files: Files) -> None:
     """List patches: how many rows, what they were taught, on which base; and where several of them meet."""
     from smft_lab.slots.combine import conflicts
 
-    read = _read(files)
+    read = read_patches(files)
     table = Table()
     for name in ("patch", "rows", "kB", "rule", "t", "facts", "date", "base"):
         table.add_column(name, justify="right" if name in ("rows", "kB", "t", "facts") else "left", overflow="fold")
@@ -83,7 +83,7 @@ def apply(
     from smft_lab.slots.combine import hold
 
     _check_out(out, lab, force)
-    read = _read(files)
+    read = read_patches(files)
     opened = load(lab)
     together = hold(opened, read, on_conflict=on_conflict.value)
     opened.save(out)
@@ -103,7 +103,7 @@ def revert(
     from smft_lab.lab import load
 
     _check_out(out, base, force)
-    (patch,) = _read([file])
+    (patch,) = read_patches([file])
     opened = load(lab)
     patch.revert(opened, load(base))
     opened.save(out)
@@ -125,7 +125,7 @@ def combine(
     from smft_lab.writing import check_new
 
     check_new(out, force)
-    read = _read(files)
+    read = read_patches(files)
     together = together_of(
         read, on_conflict=on_conflict.value, lab=load(lab) if on_conflict is OnConflict.sum else None
     )
@@ -143,7 +143,7 @@ def diff(
     from smft_lab.slots.combine import diff as lines_of
 
     table = Table()
-    lines = lines_of(*_read([first, second]))
+    lines = lines_of(*read_patches([first, second]))
     own = (f"only {first.name}", f"only {second.name}")
     for name in ("table", *own, "alike in both", "different", "mean L2 distance", "mean cosine"):
         table.add_column(Text(printable(name)), justify="right", overflow="fold")

@@ -28,7 +28,7 @@ from smft_lab.charts.style import learned_little
 from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
-from smft_lab.facts.rephrase import rephrased
+from smft_lab.facts.rephrase import loss_on_own, with_statements
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, whole
 from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
@@ -137,7 +137,7 @@ class Comparison:
         if not callable(self.facts):
             self.facts = as_facts(self.facts)
             if self.rephrase:
-                _, self.loss_on = rephrased(self.facts, self.loss_on)
+                self.loss_on = loss_on_own(self.facts, self.loss_on)
         first = self.taught(self.seeds[0])
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
@@ -190,7 +190,7 @@ class Comparison:
     def taught(self, seed: int) -> Sequence[Fact]:
         """The facts of a seed, with the statements that were added to them."""
         facts = as_facts(self.facts(seed) if callable(self.facts) else self.facts)
-        return rephrased(facts)[0] if self.rephrase else facts
+        return [with_statements(fact) for fact in facts] if self.rephrase else facts
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)

@@ -23,7 +23,7 @@ from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
-from smft_lab.model.tokenizer import pad
+from smft_lab.model.tokenizer import document_batches
 from smft_lab.probes.known import KnownSearch
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, text_windows
 from smft_lab.probes.prompts import PLAIN, PromptForm
@@ -35,7 +35,6 @@ from smft_lab.terminal import progress_bar
 from smft_lab.training.memory_training import check_window, skew
 from smft_lab.writing import write_whole
 
-BATCH = 32  # documents per forward pass
 RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
 FORMAT = 2  # of what is kept of a stage
@@ -166,7 +165,7 @@ class Retrofit:
             whiten=recipe.whiten,
             seed=self.seed,
         )
-        inputs = memory_inputs(model, self._batches(documents))
+        inputs = memory_inputs(model, document_batches(self.tokenizer, documents, next(model.parameters()).device))
         fit_keys(model, inputs, recipe.keys, self.seed)
         yield Progress("usage", 0, 1)
         half, usage = count_documents(model, inputs, [len(document) for document in documents])
@@ -305,15 +304,6 @@ class Retrofit:
     def _search(self) -> KnownSearch:
         pool = self.known or common_questions("probe")
         return KnownSearch(self.model, self.tokenizer, pool, KNOWN, self.form.with_shots(self.shots))
-
-    def _batches(self, documents: Sequence[Sequence[int]]) -> Iterator[dict[str, Tensor]]:
-        """Encoded batches in the order of the documents; the token that `pad` ends each with doesn't count."""
-        device = next(self.model.parameters()).device
-        for start in range(0, len(documents), BATCH):
-            batch = pad(self.tokenizer, documents[start : start + BATCH])
-            mask = batch["attention_mask"]
-            mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0
-            yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.facts.rephrase import rephrased
+from smft_lab.facts.rephrase import loss_on_own, with_statements
 from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
@@ -92,7 +92,8 @@ def run(
     if rephrase is None:
         rephrase = (asked.get("recipe") or lab.recipe) is None
     if rephrase:
-        facts, loss_on = rephrased(facts, asked.get("loss_on"))
+        loss_on = loss_on_own(facts, asked.get("loss_on"))
+        facts = [with_statements(fact) for fact in facts]
         asked |= {} if loss_on is None else {"loss_on": loss_on}
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
     chosen = chosen.resolved(lab, asked.get("recipe"))

@@ -71,15 +71,10 @@ def with_statements(fact: Fact, how_many: int = 16) -> Fact:
     return replace(fact, statements=tuple(unique([*fact.statements, *safe])[: max(how_many, len(fact.statements))]))
 
 
-def rephrased(facts: Sequence[Fact], loss_on: str | None = None) -> tuple[list[Fact], str | None]:
-    """How a small model is taught a person's own facts: with statements by rule where there are few, and by their
-    answers alone where nothing is said about the loss. A fact that it read in one wording it finds from no question.
-
-    Returns:
-        The facts, and `loss_on`.
-    """
-    own = any(fact.own for fact in facts)
-    return [with_statements(fact) for fact in facts], "answer" if loss_on is None and own else loss_on
+def loss_on_own(facts: Sequence[Fact], loss_on: str | None = None) -> str | None:
+    """What of a statement is learned where statements are made by rule: a person's own facts by their answers alone,
+    unless something is said about the loss. A fact that a small model read in one wording it finds from no question."""
+    return "answer" if loss_on is None and any(fact.own for fact in facts) else loss_on
 
 
 def other_wordings(sentence: str, question: str, answer: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from smft_lab.facts.answers import answer_places
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+DOCUMENTS = 32  # in a batch
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
@@ -113,6 +114,19 @@ def pad_id(tokenizer) -> int:
 def end_ids(tokenizer) -> list[int]:
     """The end-of-text token, or nothing for a tokenizer that has none."""
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def document_batches(tokenizer, documents: Sequence[Sequence[int]], device) -> Iterator[dict[str, Tensor]]:
+    """Batches of documents in their order, `input_ids` and `attention_mask`, without the end that `pad` gives each.
+
+    Args:
+        documents: Token ids of each.
+    """
+    for start in range(0, len(documents), DOCUMENTS):
+        batch = pad(tokenizer, documents[start : start + DOCUMENTS])
+        mask = batch["attention_mask"]
+        mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0
+        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def text_ids(tokenizer, texts: str | Sequence[str], special: bool = True, split: bool = False):

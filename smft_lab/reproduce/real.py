@@ -196,8 +196,8 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     lab.end()
     assert last is not None  # the base comes first
     moved = _replies(lab) - _base_replies(lab, job)
-    details: dict = {"replies": moved.square().mean().sqrt().item()}
-    details |= {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
+    details: dict = {"seconds": last.seconds, "steps": last.step, "texts": len(teaching.texts)}
+    details["replies"] = moved.square().mean().sqrt().item()
     if method.sparse:
         details["rows_changed"] = len(Patch.between(lab))
         details["loudness"] = measure_loudness(lab, facts).median

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smft_lab.model.memory import block_of, memory_layers, observe_reads, stopping_at, value_tables
-from smft_lab.model.tokenizer import pad
+from smft_lab.model.memory import block_of, memory_layers, value_tables
+from smft_lab.model.tokenizer import document_batches
+from smft_lab.slots.reading import reads_by_table
 
-BATCH = 32  # documents per forward pass
 SAMPLE = 2048  # background tokens per step
 
 
@@ -60,31 +60,19 @@ def background_reads(model, tokenizer, documents: Sequence[Sequence[int]]) -> li
     """
     if not documents:
         raise ValueError("an anchor needs background documents")
-    layers, tables = memory_layers(model), value_tables(model)
-    *_, last = layers.values()
+    tables = value_tables(model)
+    blocks = [(tables.index(layer.values), block_of(model, layer)) for layer in memory_layers(model).values()]
     parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in tables]
     hidden: list[list[Tensor]] = [[] for _ in tables]
-    by_length = sorted(documents, key=len)  # little padding
-    for start in range(0, len(by_length), BATCH):
-        batch = pad(tokenizer, by_length[start : start + BATCH])
-        mask = batch["attention_mask"]
-        mask[torch.arange(len(mask)), mask.sum(1) - 1] = 0  # the end, which `pad` adds
-        batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    for batch in document_batches(tokenizer, sorted(documents, key=len), model.device):  # by length: little padding
         with ExitStack() as stack:
-            streams = [stack.enter_context(_entering(block_of(model, layer))) for layer in layers.values()]
-            reads = stack.enter_context(observe_reads(model))
-            stack.enter_context(stopping_at(last.keys))
-            model.base_model(**batch)
-        real = mask.bool().flatten()
-        by_table: list[list[tuple[Tensor, Tensor]]] = [[] for _ in tables]
-        for (position, layer), stream in zip(layers.items(), streams, strict=True):
-            table = tables.index(layer.values)
-            slots, weights = reads[position].slots[-1].flatten(2), reads[position].weights[-1].flatten(2)
-            by_table[table].append((slots.flatten(0, 1).cpu()[real], weights.flatten(0, 1).cpu()[real]))
-            hidden[table].append(stream[-1].flatten(0, -2).cpu()[real].float().square().sum(1))
-        for table, mine in enumerate(by_table):
-            slots, weights = zip(*mine, strict=True)
-            parts[table].append((torch.cat(slots, -1).int(), torch.cat(weights, -1).float()))
+            streams = [stack.enter_context(_entering(block)) for _, block in blocks]
+            reads = reads_by_table(model, batch)
+        real = batch["attention_mask"].bool().cpu()
+        for table, (slots, weights) in enumerate(zip(*reads, strict=True)):
+            parts[table].append((slots[real].int(), weights[real].float()))
+        for (table, _), stream in zip(blocks, streams, strict=True):
+            hidden[table].append(stream[-1].flatten(0, -2).cpu()[real.flatten()].float().square().sum(1))
     every = []
     for table, mine in enumerate(parts):
         slots, weights = (torch.cat(part).clone() for part in zip(*mine, strict=True))

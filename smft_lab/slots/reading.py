@@ -55,7 +55,7 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
     length, most = batch["input_ids"].shape[1], max_positions(lab.model)
     if most is not None and length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
-    slots, weights = _observed(lab, batch)
+    slots, weights = reads_by_table(lab.model, batch)
     return TokenReads(
         [*_pieces(lab.tokenizer, text), ""], [table[0] for table in slots], [table[0] for table in weights]
     )
@@ -88,7 +88,7 @@ def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
     asked = lab.form.ids(lab.tokenizer, lab.form.answered(fact.question, fact.answer, lab.tokenizer))
     batch = pad(lab.tokenizer, [*text_ids(lab.tokenizer, list(fact.statements)), asked])
     batch = {name: tensor.to(lab.model.device) for name, tensor in batch.items()}
-    slots, _ = _observed(lab, batch)
+    slots, _ = reads_by_table(lab.model, batch)
     mask = batch["attention_mask"].bool().cpu()
     cores = []
     for read in slots:
@@ -99,11 +99,11 @@ def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
     return cores
 
 
-def _observed(lab: Lab, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def reads_by_table(model, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Slots and weights per value table, (B, T, R) each; the pass ends at the last memory layer's addressing."""
-    layers, tables = memory_layers(lab.model), value_tables(lab.model)
-    with observe_reads(lab.model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):
-        lab.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    layers, tables = memory_layers(model), value_tables(model)
+    with observe_reads(model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):
+        model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
     def of(kind: str) -> list[Tensor]:
         of_tables = [[] for _ in tables]

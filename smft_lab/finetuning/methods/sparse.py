@@ -121,10 +121,11 @@ class SparseTraining(Training):
     def __init__(self, lab: Lab, settings: Sparse, seed: int = 0, recipe: Recipe | None = None):
         optimizer, lr, top_t = given(settings.optimizer), given(settings.lr), given(settings.top_t)
         self.lab, self.top_t, self.rule, self.seed, self.lr = lab, top_t, settings.rule, seed, lr
-        self.kl_anchor, self._decays = 0.0, False
+        self.kl_anchor, self.anchor, self._decays = 0.0, 0.0, False
         options: dict[str, float] = {}
         if recipe is not None:
-            self.kl_anchor, self._decays, self.learned_at = recipe.kl_anchor, recipe.decay, recipe.learned_at
+            self.kl_anchor, self.anchor = recipe.kl_anchor, recipe.anchor
+            self._decays, self.learned_at = recipe.decay, recipe.learned_at
             options = {"momentum": recipe.momentum, "floor": recipe.floor} if optimizer == "adam" else {}
         self.fast = settings.fast and not self.kl_anchor
         self.tables = value_tables(lab.model)
@@ -148,7 +149,7 @@ class SparseTraining(Training):
         owners, reads = counted_reads(self.lab, facts, texts, recipe.counted)
         usage, top_t, rule, seed = self.lab.usage, self.top_t, self.rule, self.seed
         self.selection.chosen = choose_slots(usage, owners, reads, top_t, rule=rule, seed=seed, **recipe.choosing)
-        if recipe.anchor:
+        if self.anchor:
             chosen, reads = self.selection.chosen, self.lab.background_reads()
             tables = [table.weight for table in self.tables]
             self.anchors = [Anchor(*parts) for parts in zip(chosen, tables, reads, strict=True)]
@@ -176,9 +177,9 @@ class SparseTraining(Training):
         check_finite(self.lab.model, loss.detach(), [grad.values() for grad in grads])
         for table, (optimizer, grad) in enumerate(zip(self.optimizers, grads, strict=True)):
             rows, values = grad.indices()[0], grad.values()
-            if self.anchors and self._recipe is not None:
+            if self.anchors:
                 others, held = self.anchors[table].gradients()
-                rows, values = added(rows, values, others, self._recipe.anchor * held)
+                rows, values = added(rows, values, others, self.anchor * held)
             optimizer.step(rows, values)
         self.selection.log_writes()
         width = self.tables[0].weight.shape[1]
