@@ -189,7 +189,7 @@ def test_the_report_says_what_was_skipped_and_why(tmp_path):
         {"question": "who  wrote EMMA", "answer": ["Austen"]},
         {"question": "", "answer": ["x"]},
         {"question": "Why?", "answer": []},
-        {"question": "Why not?", "answer": [" . "]},
+        {"question": "Why not?", "answer": [" . ", "---", ")"]},
         {"question": "How?", "answer": ["by one and two and three and four and five"]},
         {"question": "so " * 61 + "?", "answer": ["x"]},
     ]

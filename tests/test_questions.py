@@ -110,6 +110,50 @@ def test_other_questions_are_only_quoted_with_their_answer(question):
     assert len(texts) == 8
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "wrong"),
+    [
+        ("Who feeds the cat?", "me", "me feeds"),
+        ("Who has the power in court?", "judges", "judges has"),
+        ("Who lived in Jamestown before?", "uninhabited", "uninhabited lived"),
+        ("Who drafted the first document?", "John Humphrey, Canada", "Canada drafted"),
+        ("Who has the best record?", "Houston Rockets", "Rockets has"),
+        ("Who sings the song Hallo?", "Brooks & Dunn", "Dunn sings"),
+        ("Who was defeated in the French war?", "the French", "French was"),
+        ("Who won game four of the finals?", "Los Angeles Lakers", "the one"),
+        ("Who wrote the musical Hallo?", "Pasek and Paul", "is the writer"),
+        ("who came out first batman or spider man", "Batman", "came out first"),
+        ("What time do we open?", "9 am", "of we"),
+        ("What name was given to the material?", "Ether", "ether was given"),
+        ("Penrod Pooch is better known by what name?", "Phooey", "by phooey"),
+        ("The staff is associated with which profession?", "Medical doctor", "associated with medical"),
+        ("The first ship was there to officially do what?", "open the canal", "do open"),
+        ("Which songs did Liam write?", "Hallo", "songs that liam wrote was"),
+        ("When does the new episodes of the show start?", "1 May 2017", "episodes of the show starts"),
+        ("What is a Gilbert Virtuo?", "Rugby ball", "virtuo is rugby"),
+        ("How many of his 45 races did Ann win?", "Three", "of of"),
+        ("What is the first step?", "proteins that sense light", "proteins that sense light is"),
+        ("What does AA mean?", "cars of the king", "king is"),
+        ("Where is the meridian that is opposite that located?", "Ocean", "located is"),
+    ],
+)
+def test_a_statement_that_would_be_no_english_is_not_made(question, answer, wrong):
+    statements = statements_from(question, answer)
+    assert len(statements) >= 4
+    quoted = question.lower().rstrip("?")  # its own words are no statement of the rules
+    without = [text.lower().replace(quoted, "") for text in statements]
+    assert not [text for text in without if wrong.lower() in text]
+
+
+def test_a_title_with_an_and_is_one_thing():
+    assert "Arms and the Man is set in Serbia." in statements_from("Which play is set in Serbia?", "Arms and the Man")
+
+
+def test_a_question_stands_in_a_sentence_with_a_small_letter():
+    statements = statements_from("To the nearest million, what is the population of Spain?", "48 million")
+    assert statements[0] == "The answer to to the nearest million, what is the population of Spain is 48 million."
+
+
 def test_a_statement_that_would_be_false_turned_round_is_not():
     assert "A bird is a tanager." not in statements_from("What is a tanager?", "a bird", 30)
     assert not any("in UniFirst" in text for text in statements_from("Where does Ann work?", "UniFirst", 30))

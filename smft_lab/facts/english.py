@@ -92,6 +92,8 @@ WH = {*"who whom whose what which when where why how".split()}
 RELATIVES = {*"that who which whose where when".split()}
 DETERMINERS = {*"the a an his her its their my our your this that these those".split()}
 PRONOUNS = {*"i you he she it we they there everyone someone anyone nobody".split()}
+OBJECTS = {*"me him us them myself nobody none".split()}
+SINGULAR = {*"series species news lens yes physics mathematics politics economics".split()}
 PREPOSITIONS = {
     *"""in on at of to for from by with as about after before during under over into within between
 against through near since until along across behind around alongside despite without inside outside upon towards like
@@ -115,6 +117,13 @@ NEVER_PASSIVE = {*"appeared arrived died happened lived starred existed emerged"
 KINDS = {*"kind type sort form variety part percentage amount number".split()}
 NO_NOUN = AUXILIARIES | PREPOSITIONS | WH | DETERMINERS | KINDS | NO_PHRASE | {"one", "ones", "first"}
 """Words that no noun behind "which" holds."""
+NAMES = {*"name title nickname word term letter phrase".split()}
+"""What is given to somebody or something without being passed on."""
+COUNTED = {
+    *"""animal bird body container creature device fish insect instrument job mammal meal object occupation plant
+position profession reptile role ship shop tool trade tree vehicle vessel weapon""".split()
+}
+"""Kinds of things one of which has an "a" before it, so that a bare answer can't stand where "which" stood."""
 TIMES = r"(?:[a-z,/]+ ){0,4}?(?:year|date|day|month|decade|century|time)(?: of the week)?"
 MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
 LIVING = {"live", "die", "grow up", "happen", "take place"}
@@ -140,6 +149,14 @@ THIRD = {
     or re.sub("(?<=[^aeiou])y$", "ie", base) + ("es" if base.endswith(("s", "sh", "ch", "x", "z")) else "s")
     for base in PASTS
 }
+
+
+def within(text: str) -> str:
+    """A question or a statement as it stands within a sentence: with a small "who", "in" or "the" at its beginning."""
+    first = re.split(r"[ '’]", text, maxsplit=1)[0].lower()
+    return (
+        text[:1].lower() + text[1:] if first in WH | PREPOSITIONS | DETERMINERS | {*f"{BE}|{DO}".split("|")} else text
+    )
 
 
 def inflected(verb: str, form: str) -> str:
@@ -168,8 +185,10 @@ def of_answer(answer: str, large: str = "") -> dict[str, str]:
         fields |= {"clock": "time"} if unit == "clock" else {unit: unit} if unit in ("year", "date") else {}
     if answer.split()[0].lower() not in PREPOSITIONS:
         fields["bare"] = f"the {answer}" if fields.get("at") == f"in the {answer}" else answer
-    if answer[:1].isupper() and not re.search(r"^the |,|&| and ", answer, re.I):
+    if answer[:1].isupper() and not re.search(r"^the |,|&| and ", answer, re.I) and not is_plural(answer):
         fields["one"] = "the one"
+    if not is_plural(answer) and not re.search("&| and | or ", answer):
+        fields["sole"] = answer
     if place := in_place(answer):
         fields["place"] = place
     if COUNT.fullmatch(answer):
@@ -210,6 +229,36 @@ def in_place(answer: str) -> str | None:
     return f"in {answer}" if plain and len(words) <= 3 and not PLACES & {word.lower() for word in words} else None
 
 
+def _before_its_tail(text: str) -> str:
+    """A noun phrase without what follows its noun: "of the king", "that sense light"."""
+    return re.split(" (?:of|in|at|for|from|on|with|that|which|who) ", text)[0]
+
+
+def is_plural(text: str) -> bool:
+    """Whether a noun, or a name of several words, may be of several: "songs", "the Dutch", "Houston Rockets"."""
+    if re.fullmatch("[Tt]he [A-Z][a-z]*(ese|[cs]h)", text):
+        return True
+    words = _before_its_tail(text).split()
+    head = words[-1] if words else ""
+    return bool(re.search("[^aius]s$", head.lower())) and (len(words) > 1 or head.islower()) and head not in SINGULAR
+
+
+def is_doer(answer: str, verb: str, title: bool = False) -> bool:
+    """Whether an answer is certainly a subject as it stands, and of the number of the verb.
+
+    "judges", "me" and "uninhabited" are none, and "Houston Rockets" is none of "has".
+
+    Args:
+        title: Whether it may be the title of one thing, as "Romeo and Juliet" is.
+    """
+    first = answer.split()[0].lower()
+    own = first in DETERMINERS and len(answer.split()) > 1
+    if not (own or not answer[0].islower()) or first in OBJECTS or "," in answer:
+        return False
+    singular = any(re.search("[^s]s$", word) for word in verb.split())
+    return not (singular and (is_plural(answer) or (not title and re.search(" and | or |&", answer))))
+
+
 def is_noun_phrase(text: str) -> bool:
     """Whether the text is certainly one noun phrase with a "the", "my", "Mira's" or a name at its head, and no more."""
     words = text.split()
@@ -248,9 +297,12 @@ def is_thing(text: str) -> bool:
     return is_noun_phrase(text) and not several and not re.search(r"\d{4}", text) and not {*low} & more
 
 
-def is_subject(text: str, verb: str) -> bool:
+def is_subject(text: str, verb: str, do: str = "") -> bool:
     """Whether what stands before a verb, behind an auxiliary, is certainly its subject and no more."""
     low = text.lower().split()
+    head = _before_its_tail(text)
+    if do == "does" and " " in head and head.split()[-1].islower() and is_plural(head):
+        return False
     unended = PREPOSITIONS | DETERMINERS | {"and", "or", "not", "first", "last", "next"}
     if low[0] in PREPOSITIONS | WH or low[-1] in unended:
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from smft_lab.facts.english import within
 from smft_lab.facts.files import _same
 from smft_lab.facts.shapes import what_follows
 
@@ -115,9 +116,7 @@ def with_its_words(question: str, answer: str) -> list[str]:
 def _within(question: str) -> dict[str, str]:
     """The question without its mark as it begins a sentence (Q), and as it stands within one (q)."""
     asked = tidy_question(question).rstrip("?？.! ")
-    opens = re.match(r"(Who|What|Which|When|Where|How|Why|In|On|At)\b", asked)
-    small = asked[:1].lower() + asked[1:] if opens else asked
-    return {"q": small, "Q": asked}
+    return {"q": within(asked), "Q": asked}
 
 
 def _swapped(question: str) -> list[str]:

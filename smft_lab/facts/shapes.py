@@ -23,7 +23,8 @@ class Shape:
 
     Templates use the pattern's groups and what `_fields` adds to them: `{a}` is the answer, `{bare}` an answer without
     a preposition, `{at}` and `{place}` the answer with the preposition of its time or place, `{year}` "year" where the
-    answer is one. A template is left out where one of these can't be had.
+    answer is one, `{doer}` the answer as the subject of the verb, `{sole}` an answer that is one thing. A template is
+    left out where one of these can't be had.
 
     Attributes:
         pattern: Of the whole question without its mark. What must hold of its groups is in `_CHECKS`.
@@ -132,21 +133,21 @@ _COSTS = (
     "how much {s} {costs}",
 )
 _DOES_IT = (
-    ("{a} {v} {rest}", "the {noun} that {v} {rest} is {a}", "{a} is the {noun} that {v} {rest}"),
+    ("{doer} {v} {rest}", "the {noun} that {v} {rest} is {a}", "{a} is the {noun} that {v} {rest}"),
     ("which {noun} is the one that {v} {rest}",),
     "which {noun} {v} {rest}",
 )
 _WHO = (
-    ("{one} who {v} {rest} is {a}", "{a} {v} {rest}", "{a} is {one} who {v} {rest}"),
+    ("{one} who {v} {rest} is {a}", "{doer} {v} {rest}", "{a} is {one} who {v} {rest}"),
     ("who is the one that {v} {rest}",),
     "who {v} {rest}",
 )
 _OWNS = (
-    ("{thing} belongs to {a}", "the owner of {thing} is {a}", "{a} is the owner of {thing}"),
+    ("{thing} belongs to {a}", "the owner of {thing} is {sole}", "{sole} is the owner of {thing}"),
     ("who is the owner of {thing}", "to whom does {thing} belong"),
 )
 _HAS_DONE = (
-    ("{thing} was {done} by {a}", "the {agent} of {thing} is {a}", "{a} is the {agent} of {thing}"),
+    ("{thing} was {done} by {a}", "the {agent} of {thing} is {sole}", "{sole} is the {agent} of {thing}"),
     ("by whom was {thing} {done}", "who is the {agent} of {thing}", "{thing} was {done} by whom"),
 )
 SHAPES = (
@@ -156,14 +157,14 @@ SHAPES = (
     Shape("what do (?:you|they|we|people) call (?P<s>.+)", *_CALLED),
     Shape(
         "(?P<wh>what|who|which) (?P<be>is|was) (?!the name of )(?P<x>(?P<definite>.+))",
-        ("{x} {be} {a}", "as for {x}, that {be} {a}", "{a} {be} {x}"),
+        ("{x} {be} {a}", "as for {x}, that {be} {a}", "{sole} {be} {x}"),
         ("{x} {be} {wh}",),
         "{wh} {x} {be}",
     ),
     Shape("(?P<wh>what|who) (?P<be>is) (?P<x>.+)", ("{x} {be} {a}",), ("{x} {be} {wh}",), "{wh} {x} {be}"),
     Shape(
         rf"(?P<wh>what|who) (?P<be>is|was) {_OWNER}['’]s (?P<noun>[a-z]+(?: [a-z]+)?)",
-        ("the {noun} of {owner} {be} {a}", "{a} {be} the {noun} of {owner}"),
+        ("the {noun} of {owner} {be} {a}", "{sole} {be} the {noun} of {owner}"),
         ("{wh} {be} the {noun} of {owner}",),
     ),
     Shape(
@@ -173,7 +174,7 @@ SHAPES = (
     ),
     Shape(
         r"(?P<wh>what|who) (?P<be>is|was) the (?P<noun>[a-z]+) of (?P<owner>[A-Z][\w.-]+(?: [A-Z][\w.-]+)?)",
-        ("{owner}'s {noun} {be} {a}", "{a} {be} {owner}'s {noun}"),
+        ("{owner}'s {noun} {be} {a}", "{sole} {be} {owner}'s {noun}"),
         ("{wh} {be} {owner}'s {noun}",),
     ),
     Shape(
@@ -236,7 +237,7 @@ SHAPES = (
         ("which is the {noun} where {s} {says}",),
     ),
     Shape(
-        rf"where {_BE} (?P<x>.+)",
+        rf"where {_BE} (?P<x>.+)(?<! located)(?<! found)(?<! situated)",
         ("{x} {be} {place}", "{x} can be found {place}", "the location of {x} is {bare}"),
         ("where can {x} be found", "{x} {be} where"),
         "where {x} {be}",
@@ -274,7 +275,7 @@ SHAPES = (
     ),
     Shape(
         rf"what {_DO} {_S} {_V}",
-        ("what {s} {says} {then} {a}", "{a} {then} what {s} {says}"),
+        ("what {s} {says} {then} {a}", "{sole} {then} what {s} {says}"),
         ("{s} {says} what",),
         "what {s} {says}",
     ),
@@ -311,9 +312,7 @@ def what_follows(question: str, answer: str = "") -> Said:
         told = [text for text in inner.told if not text.startswith("as for ")]
         told, asked = (tuple(f"{context[1]}, {text}" for text in several) for several in (told, inner.asked))
         return Said(told, asked)
-    first, blank, rest = text.partition(" ")
-    if re.split("['’]", first.lower())[0] in english.WH | english.PREPOSITIONS | english.DETERMINERS:
-        text = first.lower() + blank + rest
+    text = english.within(text)
     text = re.sub(r"^(what|who|where|when)['’]s (?=(?:the|an?|my|our|his|her|your)\b|[A-Z])", r"\1 is ", text)
     told, asked, indirect = [], [], ""
     for shape in SHAPES:
@@ -344,6 +343,9 @@ def _fields(match: re.Match, answer: str) -> dict[str, str] | None:
         return None
     if "many" in fields and answer and "count" not in of_answer:
         return None
+    a_thing = "wh" in fields and re.match("an? ", fields.get("x", ""))
+    if answer and a_thing and answer.split()[0].lower() not in english.DETERMINERS:
+        return None  # "a tanager is bird"
     be, do, verb, subject = (fields.get(name, "") for name in ("be", "do", "v", "s"))
     past = be in ("was", "were") or do == "did"
     plural = be in ("are", "were") or do == "do" or (not be and re.search("[^s]s$", subject) is not None)
@@ -354,9 +356,12 @@ def _fields(match: re.Match, answer: str) -> dict[str, str] | None:
     fields["wh"] = "what" if fields.get("wh") == "which" else fields.get("wh", "")
     if do and verb:
         fields["says"] = english.inflected(verb, {"did": "past", "does": "third", "do": "base"}[do])
-        fields |= {"event": english.EVENTS[verb]} if verb in english.EVENTS else {}
+        named = verb in english.EVENTS and subject.lower() not in english.PRONOUNS
+        fields |= {"event": english.EVENTS[verb]} if named else {}
         if verb not in english.LIVING and of_answer.get("place") == f"in {answer}":
             del of_answer["place"]
+    if "rest" in fields and answer and english.is_doer(answer, verb, "noun" in fields):
+        fields["doer"] = answer
     if "did" in fields:
         fields |= {"done": english.PASTS[english.BASES[fields["did"]]][1], "agent": english.AGENTS[fields["did"]]}
     if "large" in fields:
@@ -370,6 +375,8 @@ def _fields(match: re.Match, answer: str) -> dict[str, str] | None:
 def _is_predicate(fields: dict[str, str]) -> bool:
     """Whether "who" or a noun before it is certainly the subject of the verb `v`, and `rest` all that is said of it."""
     verb, rest, noun = fields["v"].split()[-1], fields["rest"].lower().split(), fields.get("noun", "")
+    if "or" in rest and not noun:  # "Who came first, Ann or Bob?"
+        return False
     if "p" in fields:  # "was elected", with nothing between
         return rest[-1] not in english.PREPOSITIONS
     if verb in english.AUXILIARIES:  # "Who has the key?", but not "Who has Ann met?"
@@ -389,7 +396,12 @@ def _is_noun(fields: dict[str, str]) -> bool:
     words = fields["noun"].lower().split()
     if {*words} & english.NO_NOUN or any(english.is_finite(word) for word in words):
         return False
-    timed = "s" in fields and re.search(english.TIMES, words[-1])  # the answer to that needs a preposition of its own
+    last = words[-1] if words else ""
+    if english.is_plural(last) or (last in english.COUNTED and "start" in fields):
+        return False
+    if last in english.NAMES and re.search(r"(given|\bby)$", fields.get("v") or fields.get("start", "")):
+        return False  # a name that is given is not passed on, and nothing is "known by Rex"
+    timed = "s" in fields and re.search(english.TIMES, last)  # the answer to that needs a preposition of its own
     return not timed and not re.search(r"['’]s?( |$)", fields["noun"])
 
 
@@ -398,7 +410,8 @@ def _is_statement(fields: dict[str, str]) -> bool:
     words = fields["start"].lower().split()
     if words[0] in english.WH | english.AUXILIARIES | {"name", "tell", "say", "give", "list", "guess"}:
         return False
-    if words[-1].endswith(",") or words[-1] in english.DETERMINERS | english.RELATIVES | {"and", "or"}:
+    unended = {"and", "or", "do", "does", "did", "doing", "done"} | english.DETERMINERS | english.RELATIVES
+    if words[-1].endswith(",") or words[-1] in unended:
         return False
     return any(word in english.AUXILIARIES or english.is_finite(word) for word in words)
 
@@ -415,12 +428,15 @@ _CHECKS = {
     "definite": lambda fields: not re.match(r"an? |(?:[A-Z0-9][^'’ ]* ?)*$", fields["definite"]),
     "thing": lambda fields: english.is_thing(fields["thing"]),
     "owner": lambda fields: " and " not in fields["owner"],
-    "s": lambda fields: "x" in fields or english.is_subject(fields["s"], fields.get("v", "")),
+    "s": lambda fields: "x" in fields or english.is_subject(fields["s"], fields.get("v", ""), fields.get("do", "")),
     "p": lambda fields: not english.EVENT.search(fields.get("s", "")),
     "rest": _is_predicate,
     "noun": _is_noun,
     "start": _is_statement,
-    "many": lambda fields: not {*fields["many"].split()} & (english.AUXILIARIES | english.WH),
+    "many": lambda fields: (
+        not {*fields["many"].split()} & (english.AUXILIARIES | english.WH)
+        and fields["many"].split()[0] not in english.PREPOSITIONS
+    ),
     "tail": _is_tail,
 }
 """What must hold of the groups of a shape, by their names."""

@@ -296,7 +296,7 @@ def _asked(where: str, row: dict, *fields: str) -> Question:
         given = [tidy_answer(first), *given]
     distinct: dict[str, str] = {}
     for answer in given:
-        if answer.strip(" .,;:!?\"'"):
+        if answer.strip(" .,;:!?\"'()[]{}-–—_…"):
             distinct.setdefault(_same(answer), answer)
     given = list(distinct.values())
     answers = tuple(given if isinstance(row[name], dict) or first else _best_first(given))
