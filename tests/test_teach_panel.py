@@ -69,6 +69,15 @@ def test_paraphrases_are_distinct_hold_the_answer_and_never_the_question():
     assert own_fact([*statements, "  ", statements[0]], DOG[1], "Biscuit.").statements == tuple(statements)
 
 
+def test_a_single_statement_or_wording_is_one_text_and_not_its_letters(lab):
+    fact = own_fact(DOG[0], DOG[1], "Biscuit", "Who is Mira's dog?")
+    assert (fact.statements, fact.questions) == ((DOG[0],), ("Who is Mira's dog?",))
+    panel = Teach(lab)
+    panel.propose("", DOG[1], "Biscuit", statements=DOG[0])
+    assert panel.draft["statements"] == [DOG[0]]
+    panel.close()
+
+
 def test_a_lesson_is_a_sparse_finetune_on_the_statements_shown(lab, panel):
     statements = panel.draft["statements"]
     teach(panel)

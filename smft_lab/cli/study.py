@@ -29,6 +29,9 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of facts per setting.")] = 3,
     block: Annotated[int, typer.Option(min=0, help="Where the memory is, but for the part blocks.")] = 2,
     choices: Annotated[int, typer.Option(min=0, help="Rows of hellaswag_500.jsonl asked before and after.")] = 0,
+    known: Annotated[
+        int, typer.Option(min=1, help="Questions that the base answers, asked again. Over 60, plain ones join TriviaQA's.")
+    ] = 60,
     rate: Annotated[
         list[str] | None, typer.Option(help="A rate that the sweep tries, as full=1e-4; several for each.")
     ] = None,
@@ -54,7 +57,7 @@ def study(
             raise ValueError(f"{data} has no {name}; the study needs it for its background and its probes")
     if not read and Part.own in (parts or Part) and not handbook.is_file():
         raise ValueError(f"{handbook} is no file; the part own teaches its facts: name it with --handbook")
-    draft = RetrofitJob(model=model, block=block, facts=facts, data=str(data.resolve()))
+    draft = RetrofitJob(model=model, block=block, facts=facts, known=known, data=str(data.resolve()))
     work = Study(draft, seeds, rates_of(rate or ()), choices, handbook, out / "runs")
     with resumable(f"what there is in {out}"):
         for part in [] if read else parts or Part:
@@ -66,6 +69,7 @@ def study(
                     bar.update(task, completed=done, total=total, description=label)
     command = f"smft-lab study --model {model} --facts {facts} --seeds {seeds} --block {block}"
     command += f" --choices {choices}" if choices else ""
+    command += f" --known {known}" if known != RetrofitJob.known else ""
     command += "".join(f" --rate {text}" for text in rate or ())
     write_whole(written, work.page(f"{command} --data ...") + "\n")
     print(written)

@@ -77,6 +77,7 @@ class Retrofit:
         text: Ordinary text for the background and the text probe; by default the model writes its own.
         questions: Questions with answers for the background; by default the model writes its own.
         known: What to ask the base, to find what it knows; by default plain questions that come with the package.
+        known_limit: How many questions that the base answers are enough.
         facts: Whose addresses are measured; by default built-in ones about invented people.
         probes: Other probes the lab is to have.
         form: How the model is asked.
@@ -113,6 +114,7 @@ class Retrofit:
         text: str | None = None,
         questions: Sequence[Question | Fact] = (),
         known: Sequence[Question | Fact] = (),
+        known_limit: int = KNOWN,
         facts: Sequence[Fact] = (),
         probes: Sequence[Probe] = (),
         form: PromptForm = PLAIN,
@@ -124,11 +126,13 @@ class Retrofit:
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
         if value_tables(model):
             raise ValueError("the model has memory layers already")
+        if known_limit < 1:
+            raise ValueError(f"known_limit must be at least 1, not {known_limit}")
         check_window(model, recipe.window if text is None else 2 * recipe.window)  # held-out text is in longer ones
         self.model, self.tokenizer, self.recipe, self.layers = model, tokenizer, recipe, layers
         self.text, self.questions, self.known, self.probes = text, list(questions), list(known), list(probes)
         self.taught = list(facts) or new_facts(FACTS, seed=ADDRESS_SEED)
-        self.form, self.shots, self.seed = form, tuple(shots), seed
+        self.form, self.shots, self.seed, self.known_limit = form, tuple(shots), seed, known_limit
         self.folder = None if folder is None else Path(folder)
         self.lab: Lab | None = None
         self.blocks: pd.DataFrame | None = None
@@ -249,6 +253,7 @@ class Retrofit:
             "form": self.form.to_json(),
             "shots": self.shots,
             "seed": self.seed,
+            "known_limit": self.known_limit,
             "questions": [(question.question, question.answers) for question in (*self.questions, *self.known)],
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -303,7 +308,7 @@ class Retrofit:
 
     def _search(self) -> KnownSearch:
         pool = self.known or common_questions("probe")
-        return KnownSearch(self.model, self.tokenizer, pool, KNOWN, self.form.with_shots(self.shots))
+        return KnownSearch(self.model, self.tokenizer, pool, self.known_limit, self.form.with_shots(self.shots))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.english import DETERMINERS
-from smft_lab.facts.fact import COMPLETE, Fact
+from smft_lab.facts.fact import COMPLETE, Fact, as_tuple
 from smft_lab.facts.files import ENOUGH, _same
 from smft_lab.facts.questions import requests, rewordings, statements_from, with_its_words
 
@@ -119,10 +119,13 @@ def untaught_wordings(fact: Fact, how_many: int = 4) -> list[str]:
     return mixed[:how_many]
 
 
-def own_fact(statements: list[str], question: str, answer: str, wordings: list[str] | None = None) -> Fact:
+def own_fact(
+    statements: Sequence[str] | str, question: str, answer: str, wordings: Sequence[str] | str | None = None
+) -> Fact:
     """A `Fact` from what a person typed; blank lines are left out.
 
     Args:
+        statements: What says it; a single text counts as one.
         wordings: Other ways to ask the question, which may be taught; by default those that a rule is sure of.
 
     Raises:
@@ -133,7 +136,7 @@ def own_fact(statements: list[str], question: str, answer: str, wordings: list[s
         >>> fact.questions[0]
         "What is Mira's dog called?"
     """
-    kept = tuple(dict.fromkeys(" ".join(text.split()) for text in statements if text.strip()))
+    kept = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(statements) if text.strip()))
     if not kept:
         raise ValueError("there is no statement to teach; type at least one")
     asked = _same(question)
@@ -143,7 +146,7 @@ def own_fact(statements: list[str], question: str, answer: str, wordings: list[s
     answer = answer.strip().rstrip(".")
     if wordings is None:
         wordings = rewordings(question, answer)
-    others = tuple(dict.fromkeys(" ".join(text.split()) for text in wordings if text.strip()))
+    others = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(wordings) if text.strip()))
     for text in others:
         if asked and asked in text.casefold():
             raise ValueError(

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from smft_lab.experiments.equal import TARGET
-from smft_lab.experiments.retrofit import Retrofit
+from smft_lab.experiments.retrofit import KNOWN, Retrofit
 from smft_lab.experiments.run import measured_rows
+from smft_lab.facts.common import common_questions
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import read_facts
 from smft_lab.facts.public.datasets import Question, read_dataset
@@ -35,7 +36,7 @@ from smft_lab.slots.patch import Patch
 
 FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
-ASKED = 1000  # of the questions: the base is asked these; the others are background
+ASKED = 1000  # of the questions: the base is asked these, and then the package's own; the others are background
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
 SHAPE = (
     "slots",
@@ -75,6 +76,7 @@ class RetrofitJob:
         switches: Of the recipe, what differs from `RETROFIT`, as sorted (name, value) pairs.
         evaluations: How often learned facts are asked in a run of all its passes.
         choices: Rows of HellaSwag asked before and after.
+        known: How many questions that the base answers are asked again.
         data: Folder of the text and questions.
         source: What is taught: `people`, who are invented; `questions`, those of the data that the base answers wrong,
             by statements made by rule; or a file of facts, of which as many are taught as it has.
@@ -92,6 +94,7 @@ class RetrofitJob:
     switches: tuple[tuple[str, object], ...] = ()
     evaluations: int = 12
     choices: int = 0
+    known: int = KNOWN
     data: str = ""
     source: str = "people"
 
@@ -103,6 +106,8 @@ class RetrofitJob:
     def key(self) -> str:
         """Name of its result: a hash of all it says but for where the data lie, and of what the recipe says of it."""
         identity = {name: value for name, value in asdict(self).items() if name != "data"}
+        if self.known == KNOWN:
+            del identity["known"]
         if self.source == "people":
             del identity["source"]
         elif self.source != "questions":  # a file is what is in it
@@ -123,7 +128,7 @@ class RetrofitJob:
         """Do what the job says: `config`, `rows` (step, probe, metric, value), `found` and `seconds`; all JSON."""
         began = time.perf_counter()
         shape = tuple((name, value) for name, value in self.switches if name in SHAPE)
-        lab = _opened(self.model, self.block, shape, self.data)
+        lab = _opened(self.model, self.block, shape, self.data, self.known)
         lab.recipe = self.recipe
         lab.reset()
         try:
@@ -136,7 +141,7 @@ class RetrofitJob:
 
 
 @lru_cache(1)
-def _opened(model: str, block: int, shape: tuple[tuple[str, object], ...], data: str) -> Lab:
+def _opened(model: str, block: int, shape: tuple[tuple[str, object], ...], data: str, known: int = KNOWN) -> Lab:
     """The lab of a job: a retrofit of the model with background, known questions and text from the data."""
     asked, others = _questions(data)
     opened, tokenizer = open_model(model)
@@ -148,9 +153,10 @@ def _opened(model: str, block: int, shape: tuple[tuple[str, object], ...], data:
         [block],
         text=text,
         questions=others,
-        known=asked,
+        known=asked if known == KNOWN else [*asked, *common_questions("probe")],
+        known_limit=known,
         shots=SHOTS,
-        folder=_cache(model),
+        folder=_cache(model) / str(known),
     )
     for _ in work:
         pass
@@ -230,7 +236,7 @@ _BASE: dict[tuple, Any] = {}
 
 def _base_reading(lab: Lab, job: RetrofitJob, probes: Probes) -> dict[str, dict[str, float]]:
     """What the base answers of the job's facts and of all else; the lab must be at its base."""
-    key = "probes", job.model, job.data, job.source, job.facts, job.seed
+    key = "probes", job.model, job.data, job.source, job.facts, job.seed, job.known
     if key not in _BASE:
         _BASE[key] = probes.measure(lab.model, lab.tokenizer)
     return _BASE[key]
@@ -238,7 +244,7 @@ def _base_reading(lab: Lab, job: RetrofitJob, probes: Probes) -> dict[str, dict[
 
 def _base_replies(lab: Lab, job: RetrofitJob) -> torch.Tensor:
     """How likely the base finds its own replies."""
-    key = "replies", job.model, job.data
+    key = "replies", job.model, job.data, job.known
     if key not in _BASE:
         with lab.at_base():
             _BASE[key] = _replies(lab)

@@ -530,11 +530,12 @@ function paintSlots(canvas, heat, pairs, within, dark, colour) {
     image.data.set(within(pairs.getUint32(i + 4, true)) ? now : later, 4 * pairs.getUint32(i, true));
   }
   context.putImageData(image, 0, 0);
-  const key = (tint, text) => [make("i", { class: "key", style: `background:${tint}` }), make("span", {}, text)];
+  const key = (tint, text) =>
+    make("span", { class: "keyed" }, make("i", { class: "key", style: `background:${tint}` }), text);
   return [
-    ...key(colour, "may change"),
-    ...key(beyond, "read by the facts, too low a score"),
-    ...key(dark ? "#64646a" : "#a8a8aa", "read by ordinary text"),
+    key(colour, "may change"),
+    key(beyond, "read by the facts, too low a score"),
+    key(dark ? "#64646a" : "#a8a8aa", "read by ordinary text"),
   ];
 }
 

@@ -101,8 +101,7 @@ function render({ model, el }) {
       { class: "settings" },
       make("div", { class: "buttons views", role: "group", "aria-label": "Colour by" }, ...views),
       ...(limits.tables > 1 ? [labelled("Table", table)] : []),
-      labelled("Top t", topT),
-      labelled("Slot", wanted),
+      make("div", { class: "settings" }, labelled("Top t", topT), labelled("Slot", wanted)),
     ),
     make(
       "div",

@@ -16,7 +16,7 @@ import traitlets
 
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.answers import answer_places
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
 from smft_lab.finetuning.finetune import check_facts, finetune, whole
 from smft_lab.finetuning.methods import Sparse
@@ -126,8 +126,8 @@ class Teach(TrainingPanel):
         sentence: str,
         question: str,
         answer: str = "",
-        statements: Sequence[str] | None = None,
-        wordings: Sequence[str] | None = None,
+        statements: Sequence[str] | str | None = None,
+        wordings: Sequence[str] | str | None = None,
     ) -> None:
         """Propose by rule what is not given: the answer, statements, and other wordings of the question.
 
@@ -136,7 +136,7 @@ class Teach(TrainingPanel):
                 from them. Nothing is then proposed.
         """
         given = {"answer": answer or None, "statements": statements, "wordings": wordings}
-        typed = {name: list(given[name] or ()) for name in ("statements", "wordings")}
+        typed = {name: list(as_tuple(given[name] or ())) for name in ("statements", "wordings")}
         draft = {
             "sentence": sentence,
             "question": question,
@@ -167,12 +167,12 @@ class Teach(TrainingPanel):
 
     def teach(
         self,
-        statements: list[str],
+        statements: Sequence[str] | str,
         question: str,
         answer: str,
         passes: int | None = None,
         top_t: int | None = None,
-        wordings: Sequence[str] = (),
+        wordings: Sequence[str] | str = (),
     ) -> None:
         """Teach one fact on top of all that was taught before: all statements and wordings, pass by pass.
 
@@ -185,7 +185,7 @@ class Teach(TrainingPanel):
         """
         if self.state == "running":
             raise ValueError("a lesson is under way; stop it first")
-        fact = own_fact(statements, question, answer, list(wordings) if self._mixed else None)
+        fact = own_fact(statements, question, answer, wordings if self._mixed else None)
         top_t = int(self.limits["top_t"]) if top_t is None else top_t
         passes = int(self.limits["passes"]) if passes is None else passes
         recipe = self._recipe(fact)
