@@ -102,6 +102,12 @@ def test_a_stopped_retrofit_goes_on_with_what_it_had(work, tmp_path, tokenizer):
     assert not any(at.note.startswith("kept") for at in third)
 
 
+def test_as_many_known_questions_are_looked_for_as_wanted(work):
+    assert (work()._search().limit, work(known_limit=200)._search().limit) == (60, 200)
+    with pytest.raises(ValueError, match="known_limit must be at least 1, not 0"):
+        work(known_limit=0)
+
+
 def test_usage_from_kept_hidden_states_is_that_of_forward_passes(tokenizer, words):
     model = add_memory(small("llama"), [1], 256, heads=2, k=4, key_dim=16, whiten=True)
     documents = [tokenizer(words[i : i + 60])["input_ids"] for i in range(0, 600, 60)]

@@ -61,6 +61,10 @@ def test_a_switch_that_came_later_leaves_the_names_of_earlier_results():
     assert LATER.keys() < recipe.keys()
 
 
+def test_results_with_other_known_questions_have_names_of_their_own():
+    assert DRAFT.key == replace(DRAFT, known=60).key != replace(DRAFT, known=200).key
+
+
 def test_every_switch_of_the_ablation_differs_from_the_recipe():
     jobs = ablation_jobs(DRAFT, 1)
     keys = [job.key for mine in jobs.values() for job in mine]

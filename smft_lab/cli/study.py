@@ -30,7 +30,7 @@ def study(
     block: Annotated[int, typer.Option(min=0, help="Where the memory is, but for the part blocks.")] = 2,
     choices: Annotated[int, typer.Option(min=0, help="Rows of hellaswag_500.jsonl asked before and after.")] = 0,
     known: Annotated[
-        int, typer.Option(min=1, help="Questions that the base answers, asked again. Over 60, plain ones join TriviaQA's.")
+        int, typer.Option(min=1, help="Questions that the base answers, asked again; over 60 also plain ones.")
     ] = 60,
     rate: Annotated[
         list[str] | None, typer.Option(help="A rate that the sweep tries, as full=1e-4; several for each.")
