@@ -23,8 +23,10 @@ from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.tokenizer import encode, only_answers, pad, shared_positions
+from smft_lab.probes.probes import QuestionProbe
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import PAPER, RETROFIT, Recipe
+from smft_lab.reproduce import real
 from smft_lab.slots.addresses import compare_addresses, measure_blocks, measure_loudness, weighted_jaccard
 from smft_lab.slots.group import choose_slots
 from smft_lab.slots.patch import Patch
@@ -514,3 +516,12 @@ def test_a_recipe_of_unknown_switches_is_refused():
     assert Recipe.from_dict(PAPER.to_dict()) == PAPER
     with pytest.raises(ValueError, match="has no 'colour'"):
         Recipe.from_dict({"colour": "red"})
+
+
+def test_a_known_reply_is_scored_as_the_model_wrote_it_behind_the_question(lab, monkeypatch):
+    pairs = []
+    monkeypatch.setattr(real, "log_likelihoods", lambda model, tokenizer, asked: pairs.extend(asked) or [0.0])
+    known = QuestionProbe("known", ("Who?",), (("Ann",),), (("", ""),), PLAIN, "prefix", (" Ann",))
+    lab.probes.probes.append(known)
+    real._replies(lab)
+    assert pairs == [("Question: Who?\nAnswer:", " Ann\n")]

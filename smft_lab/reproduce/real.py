@@ -220,7 +220,8 @@ def _replies(lab: Lab) -> torch.Tensor:
     known = lab.probes["known"]
     assert isinstance(known, QuestionProbe)
     prompts = [known.form.prompt(question) for question in known.questions]
-    whole = [known.form.answered(*both) for both in zip(known.questions, known.replies, strict=True)]
+    replies = [reply.strip() for reply in known.replies]  # the form has a blank of its own before them
+    whole = [known.form.answered(*both) for both in zip(known.questions, replies, strict=True)]
     pairs = [(prompt, text[len(prompt) :]) for prompt, text in zip(prompts, whole, strict=True)]
     return torch.tensor(log_likelihoods(lab.model, lab.tokenizer, pairs))
 
