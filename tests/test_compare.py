@@ -592,7 +592,7 @@ def test_a_fact_of_ones_own_in_one_sentence_is_taught_by_many_and_its_answer_alo
     assert (comparison.loss_on, comparison.settings()["statements_by_rule"]) == ("answer", 20)
     assert {len(one["taught"]) for one in comparison.samples if one["probe"] == "learned"} == {16, 6, 4}
     page = comparison.save(tmp_path / "out").read_text(encoding="utf-8")
-    assert "Taught by 16 statements" in page
+    assert "Taught by 16 texts" in page
     assert "<li>Remember this: Annual leave is 28 days.</li>" in page
     plain = Comparison(lab, own, ["sparse"], seeds=[0], rephrase=False)
     assert ([len(fact.statements) for fact in plain.taught(0)], plain.loss_on) == ([1, 1, 4], "statement")

@@ -19,6 +19,7 @@ from smft_lab.cli import compare as compare_command
 from smft_lab.experiments.bench import METHODS, runs_to_target
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
+from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import Question
 from smft_lab.facts.rephrase import other_wordings, own_fact
 from smft_lab.finetuning.methods import Sparse
@@ -548,3 +549,15 @@ def test_the_figures_of_the_meters_draw_the_table_they_are_given():
     assert (list(mark.x), list(mark.y)) == ([0.2], ["taught"])  # nothing was written in the base
     assert mark.error_x.array[0] == pytest.approx(0.3)
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes][1] == (0.05, 1.0)
+
+
+def test_a_fact_in_one_sentence_is_taught_by_wordings_of_its_question(lab):
+    fact = Fact("Our cat Pixel weighs 4.2 kg.", "How much does our cat Pixel weigh?", "4.2 kg")
+    recipe = lab.recipe
+    comparison = Comparison(lab, [fact], ["sparse"], seeds=[0])
+    (taught,) = comparison.taught(0)
+    assert len(taught.questions) == recipe.questions == comparison.settings()["wordings_by_rule"]
+    list(comparison.steps())
+    (sample,) = (sample for sample in comparison.samples if sample["probe"] == "learned")
+    asked = {lab.form.answered(question, fact.answer) for question in taught.questions}
+    assert set(sample["taught"]) == {*fact.statements, *asked}

@@ -1,10 +1,15 @@
 """A person's own facts are taught in more words than one, where a small model would not find them otherwise."""
 
+from dataclasses import replace
 from functools import wraps
+
+import pytest
 
 import smft_lab as smft
 import smft_lab.experiments.run as run_module
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.rephrase import in_more_words, other_wordings
+from smft_lab.recipe import RETROFIT
 
 
 def test_a_run_teaches_a_person_s_own_fact_in_more_words_unless_told_not_to(lab, monkeypatch):
@@ -28,3 +33,47 @@ def test_a_run_teaches_a_person_s_own_fact_in_more_words_unless_told_not_to(lab,
     taught.clear()
     smft.run(lab, smft.new_facts(1), passes=1, probe_every=0)
     assert taught[0][1] is None
+
+
+WEIGHT = Fact("Our cat Pixel weighs 4.2 kg.", "How much does our cat Pixel weigh?", "4.2 kg")
+
+
+def test_where_a_recipe_teaches_questions_a_fact_gets_wordings_of_its_own():
+    (fact,) = in_more_words([WEIGHT], RETROFIT)
+    assert fact.statements == WEIGHT.statements
+    assert len(fact.questions) == RETROFIT.questions == len(set(fact.questions))
+    assert WEIGHT.question not in fact.questions
+    assert in_more_words([fact], RETROFIT) == [fact]
+    given = replace(WEIGHT, questions=("How heavy is our cat Pixel?",))
+    assert in_more_words([given], RETROFIT)[0].questions[:2] == (*given.questions, fact.questions[0])
+    (world,) = smft.new_facts(1)
+    assert in_more_words([world], RETROFIT) == [world]
+
+
+def test_a_fact_that_no_rule_asks_otherwise_gets_statements():
+    to_complete = Fact("Annual leave is 28 days.", "Complete: Annual leave is", "28 days")
+    (fact,) = in_more_words([to_complete], RETROFIT)
+    assert (len(fact.questions), len(fact.statements) > 1) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question", "wording"),
+    [
+        (WEIGHT.statements[0], WEIGHT.question, "Can you say how much our cat Pixel weighs?"),
+        ("Emil is allergic to cashews.", "What is Emil allergic to?", "Can you say what Emil is allergic to?"),
+        ("The shop closes at 6.", "At what time does the shop close?", "Can you say at what time the shop closes?"),
+        ("Ann has a boat.", "What does Ann have?", "Can you say what Ann has?"),
+        ("My boys like chess.", "Which game do my boys like?", "Can you say which game my boys like?"),
+        ("Bo began in May.", "In which month did Bo begin?", "Can you say in which month Bo began?"),
+    ],
+)
+def test_a_question_is_asked_within_another_in_the_order_that_its_sentence_has(sentence, question, wording):
+    assert wording in other_wordings(sentence, question, "an answer")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [("The fee of the club is 4.", "How much does the club charge?"), ("Bo met Ann.", "Did Bo meet Ann?")],
+)
+def test_a_sentence_that_goes_otherwise_tells_no_order(sentence, question):
+    assert not any("how much" in text or "if" in text.split() for text in other_wordings(sentence, question, "4"))

@@ -39,6 +39,7 @@ SETTING_NAMES = {
     "seeds": "Seeds",
     "statements_per_step": "Statements per step",
     "statements_by_rule": "Statements added by rule",
+    "wordings_by_rule": "Wordings of questions added by rule",
     "loss_on": "Learned of each statement",
 }
 
@@ -561,7 +562,7 @@ def _question(sample: dict, methods: list[str]) -> str:
 def _taught(sample: dict) -> str:
     texts = sample.get("taught", [])
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    many = f"{len(texts)} statements" if len(texts) > 1 else "one statement"
+    many = f"{len(texts)} texts" if len(texts) > 1 else "one text"
     return f"<details><summary>Taught by {many}</summary><ul>{items}</ul></details>" if texts else ""
 
 

@@ -28,7 +28,7 @@ from smft_lab.charts.style import learned_little
 from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
-from smft_lab.facts.rephrase import loss_on_own, with_statements
+from smft_lab.facts.rephrase import in_more_words, loss_on_own
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, whole
 from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
@@ -89,9 +89,9 @@ class Comparison:
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
-        rephrase: Whether a person's own facts with fewer than four statements get others by rule (see
-            `with_statements`), and are learned by their answers alone where `loss_on` is not given. By default for a
-            lab without a recipe: a small model finds a fact that it read in one wording from no question.
+        rephrase: Whether a person's own facts that have few words get more by rule (see `in_more_words`): a model
+            finds a fact that it read in one wording from no question. In a lab without a recipe they are also learned
+            by their answers alone where `loss_on` is not given.
         stop_at_target: Whether all but `sparse` end where they were first measured to have learned that much: going on,
             they only lose more. By default for a lab with a recipe, whose `sparse` ends by itself.
 
@@ -116,7 +116,7 @@ class Comparison:
     loss_on: str | None = None
     evaluations: int | None = None
     target: float = TARGET
-    rephrase: bool | None = None
+    rephrase: bool = True
     stop_at_target: bool | None = None
 
     def __post_init__(self):
@@ -132,11 +132,9 @@ class Comparison:
             raise ValueError("a seed is named twice")
         if self.stop_at_target is None:
             self.stop_at_target = self.lab.recipe is not None
-        if self.rephrase is None:
-            self.rephrase = self.lab.recipe is None
         if not callable(self.facts):
             self.facts = as_facts(self.facts)
-            if self.rephrase:
+            if self.rephrase and self.lab.recipe is None:
                 self.loss_on = loss_on_own(self.facts, self.loss_on)
         first = self.taught(self.seeds[0])
         check_facts(self.lab, first)
@@ -188,9 +186,9 @@ class Comparison:
         return self.chosen[name].resolved(self.lab)
 
     def taught(self, seed: int) -> Sequence[Fact]:
-        """The facts of a seed, with the statements that were added to them."""
+        """The facts of a seed, with the words that were added to them."""
         facts = as_facts(self.facts(seed) if callable(self.facts) else self.facts)
-        return [with_statements(fact) for fact in facts] if self.rephrase else facts
+        return in_more_words(facts, self.lab.recipe) if self.rephrase else facts
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)
@@ -296,7 +294,7 @@ class Comparison:
                     for question, accepted in zip(probe.questions, probe.answers, strict=True)
                 ]
                 if probe.name == "learned":
-                    taught = [{"taught": list(fact.statements)} if fact.own else {} for fact in facts]
+                    taught = [{"taught": texts} if fact.own else {} for fact, texts in self._texts(facts)]
                     pools["learned"] = [
                         (q, a, how | own) for (q, a, how), own in zip(pools["learned"], taught, strict=True)
                     ]
@@ -307,6 +305,13 @@ class Comparison:
             for name, count in SAMPLES.items()
             for question, gold, how in rng.sample(pools.get(name, []), min(count, len(pools.get(name, []))))
         ]
+
+    def _texts(self, facts: Sequence[Fact]) -> Iterator[tuple[Fact, list[str]]]:
+        """Each fact with what is taught of it, but for what is taught once more in a context."""
+        mixed = self._teaching(self.seeds[0], facts).texts
+        for owner, fact in enumerate(facts):
+            texts = [text.text for text in mixed if text.owner == owner and not text.context]
+            yield fact, texts or list(fact.statements)
 
     def _answer(self, method: str) -> None:
         forms = {probe.name: probe.form for probe in self._probes if isinstance(probe, QuestionProbe | TextProbe)}
@@ -347,10 +352,13 @@ class Comparison:
         """What all methods have in common, as the report lists it."""
         taught = self.taught(self.seeds[0])
         given = as_facts(self.facts(self.seeds[0]) if callable(self.facts) else self.facts)
-        added = sum(len(fact.statements) - len(own.statements) for fact, own in zip(taught, given, strict=True))
+        pairs = list(zip(taught, given, strict=True))
+        statements = sum(len(fact.statements) - len(own.statements) for fact, own in pairs)
+        wordings = sum(len(fact.questions) - len(own.questions) for fact, own in pairs)
         return {
             "n_facts": self.n_facts,
-            **({"statements_by_rule": added} if added else {}),
+            **({"statements_by_rule": statements} if statements else {}),
+            **({"wordings_by_rule": wordings} if wordings else {}),
             "passes": self.passes,
             "top_t": self._sparse.top_t,
             "slots": self.lab.slots,

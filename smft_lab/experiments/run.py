@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.facts.rephrase import loss_on_own, with_statements
+from smft_lab.facts.rephrase import in_more_words, loss_on_own
 from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
@@ -63,17 +63,14 @@ def measured_rows(step: int, measured: dict[str, dict[str, float]]) -> list[dict
     ]
 
 
-def run(
-    lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rephrase: bool | None = None, **options
-) -> Run:
+def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rephrase: bool = True, **options) -> Run:
     """Drain `finetune(lab, facts, method, **options)`; the model is left finetuned.
 
     It starts from the model as it is: the patch holds what earlier sparse runs changed, too, unless `lab.reset()` came
     between.
 
     Args:
-        rephrase: As of `Comparison`: whether a person's own facts with few statements get others by rule, and are
-            learned by their answers alone where `loss_on` is not given. By default where no recipe says how to teach.
+        rephrase: As of `Comparison`: whether a person's own facts that have few words get more by rule.
         options: Of `finetune`, or of the method.
 
     Raises:
@@ -89,11 +86,10 @@ def run(
     facts = as_facts(facts)
     names = signature(finetune).parameters
     asked = {name: value for name, value in options.items() if name in names}
-    if rephrase is None:
-        rephrase = (asked.get("recipe") or lab.recipe) is None
+    recipe = asked.get("recipe") or lab.recipe
     if rephrase:
-        loss_on = loss_on_own(facts, asked.get("loss_on"))
-        facts = [with_statements(fact) for fact in facts]
+        loss_on = loss_on_own(facts, asked.get("loss_on")) if recipe is None else None
+        facts = in_more_words(facts, recipe)
         asked |= {} if loss_on is None else {"loss_on": loss_on}
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
     chosen = chosen.resolved(lab, asked.get("recipe"))

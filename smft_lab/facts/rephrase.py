@@ -11,7 +11,8 @@ from smft_lab.facts.answers import answer_places
 from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import COMPLETE, Fact, as_tuple
 from smft_lab.facts.files import ENOUGH, _same
-from smft_lab.facts.questions import requests, rewordings, statements_from, with_its_words
+from smft_lab.facts.questions import requests, rewordings, statements_from, tidy_question, with_its_words
+from smft_lab.recipe import Recipe
 
 FRAMES = (
     "Everyone here knows that {told}.",
@@ -20,6 +21,8 @@ FRAMES = (
     "Remember this: {told}.",
     "As I heard it, {told}.",
 )
+INDIRECT = ("Can you say {}?", "Do you know {}?", "Please say {}.")
+AUXILIARIES = {*"is are was were does do did has have had can could will would must should may might".split()}
 # Words that may stand right before an answer without being part of it.
 SMALL_WORDS = {*"is was are were called named to at in on of by from as for and".split()}
 
@@ -71,6 +74,31 @@ def with_statements(fact: Fact, how_many: int = 16) -> Fact:
     return replace(fact, statements=tuple(unique([*fact.statements, *safe])[: max(how_many, len(fact.statements))]))
 
 
+def with_wordings(fact: Fact, how_many: int) -> Fact:
+    """A person's own fact with other wordings of its question by rule, behind those that it has, up to `how_many`.
+
+    A sentence that is to be completed is no question, and has none.
+    """
+    if not fact.own or len(fact.questions) >= how_many or fact.question.startswith(COMPLETE):
+        return fact
+    sentence = next((text for text in fact.statements if answer_places(text, fact.answers)), fact.statements[0])
+    asked = _same(fact.question)
+    made = [text for text in other_wordings(sentence, fact.question, fact.answer) if asked not in _same(text)]
+    return replace(fact, questions=tuple(unique([*fact.questions, *made])[:how_many]))
+
+
+def in_more_words(facts: Iterable[Fact], recipe: Recipe | None = None) -> list[Fact]:
+    """Facts as `run` and `compare` teach them: a person's own with what rules add where it has few words.
+
+    Args:
+        recipe: Of the lab. Where it teaches wordings of the question, those are added, and statements only to a fact
+            that has none; without a recipe statements.
+    """
+    asked = 0 if recipe is None else recipe.questions
+    worded = [with_wordings(fact, asked) for fact in facts]
+    return [fact if asked and fact.questions else with_statements(fact) for fact in worded]
+
+
 def loss_on_own(facts: Sequence[Fact], loss_on: str | None = None) -> str | None:
     """What of a statement is learned where statements are made by rule: a person's own facts by their answers alone,
     unless something is said about the loss. A fact that a small model read in one wording it finds from no question."""
@@ -84,12 +112,48 @@ def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
     """
     plain, answer = " ".join(sentence.split()).rstrip(".!"), " ".join(answer.split()).rstrip(".")
     wordings = rewordings(question, answer)
+    if (indirect := _indirect(plain, question)) and not any(
+        indirect.casefold() in text.casefold() for text in wordings
+    ):
+        wordings += [frame.format(indirect) for frame in INDIRECT]
     before = plain[: len(plain) - len(answer)].rstrip()
     if answer and before and plain.casefold().endswith(f" {answer.casefold()}"):
         person = re.match("(by )?whom?\\b", question.strip(), re.I)
-        wordings += [f"{before} {'who' if person else 'what'}?", f"Say how this goes on: {before} ..."]
+        if not re.match("(when|where)\\b", question.strip(), re.I):  # "The key is what?" asks for no place
+            wordings.append(f"{before} {'who' if person else 'what'}?")
+        wordings.append(f"Say how this goes on: {before} ...")
     asked = _same(question)
     return [text for text in unique(wordings) if text.casefold() != asked]
+
+
+def _indirect(sentence: str, question: str) -> str:
+    """The question as a clause, in the order of words that the sentence has: "how much our cat weighs" for "How much
+    does our cat weigh?", where the sentence begins with "Our cat weighs". "" where the sentence doesn't tell it."""
+    words, told = tidy_question(question).rstrip("?").split(), sentence.split()
+    place = next((i for i, word in enumerate(words) if i and word.casefold() in AUXILIARIES), 0)
+    if not place:
+        return ""
+    opening, auxiliary, rest = words[:place], words[place], words[place + 1 :]
+    opening[0] = opening[0][:1].lower() + opening[0][1:]
+    for end in range(len(rest), 0, -1):
+        subject, after = rest[:end], rest[end:]
+        if [_same(word) for word in told[:end]] != [_same(word) for word in subject] or len(told) == end:
+            continue
+        verb = told[end]
+        if verb.casefold() == auxiliary.casefold():
+            return " ".join([*opening, *subject, verb, *after])
+        if after and _inflects(verb.casefold(), after[0].casefold(), auxiliary.casefold()):
+            return " ".join([*opening, *subject, verb, *after[1:]])
+    return ""
+
+
+def _inflects(verb: str, plain: str, auxiliary: str) -> bool:
+    """Whether `verb` is what the plain form becomes without the auxiliary: "weighs" for "does" and "weigh"."""
+    if auxiliary == "do":
+        return verb == plain
+    if auxiliary == "does":
+        return verb in (f"{plain}s", f"{plain}es", f"{plain[:-1]}ies") or (plain, verb) == ("have", "has")
+    return auxiliary == "did" and verb != plain and verb[:2] == plain[:2]
 
 
 def _framed(sentence: str) -> list[str]:

@@ -312,7 +312,7 @@ class Plan:
             "lr": course.lr,
             "optimizer": course.optimizer,
             "probe_every": 0,
-            **sharing.as_given(self.lab, course.facts),
+            **sharing.as_given(course.facts),
         }
         call = sharing.written("run = smft.run(lab, facts)", **options)
         return [*sharing.beginning(self.lab), *sharing.facts_lines(self.lab, course.facts), call]

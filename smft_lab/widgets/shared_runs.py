@@ -80,7 +80,7 @@ class Course:
         evaluations: int | None = None,
         optimizer: str | None = None,
         lr: float | None = None,
-        rephrase: bool | None = None,
+        rephrase: bool = True,
         **chosen,
     ) -> Course:
         """What is not given is as in a comparison (see `Comparison`).

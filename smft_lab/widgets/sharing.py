@@ -57,9 +57,9 @@ def beginning(lab: Lab) -> list[str]:
     return [*lines, "lab = smft.load()" if shipped else f"lab = smft.load({str(lab.folder)!r})", "lab.reset()"]
 
 
-def as_given(lab: Lab, facts: Sequence[Fact]) -> dict[str, bool]:
-    """What tells `run` to teach the facts as they are, where it would add statements to a person's own."""
-    return {"rephrase": False} if lab.recipe is None and any(fact.own for fact in facts) else {}
+def as_given(facts: Sequence[Fact]) -> dict[str, bool]:
+    """What tells `run` to teach the facts as they are, where it would add words to a person's own."""
+    return {"rephrase": False} if any(fact.own for fact in facts) else {}
 
 
 def facts_lines(lab: Lab, facts: Sequence[Fact], count: int | None = None) -> list[str]:

@@ -301,7 +301,7 @@ class Teach(TrainingPanel):
         for fact, passes, top_t in lessons:
             lines.append(f"fact = {sharing.fact_code(fact)}")
             own = self._recipe(fact)
-            options = {"passes": passes, "top_t": top_t, "probe_every": 0, **sharing.as_given(self.lab, [fact])}
+            options = {"passes": passes, "top_t": top_t, "probe_every": 0, **sharing.as_given([fact])}
             if recipe is None:
                 options["lr"] = Sparse().resolved(self.lab).settings()["lr"] * FASTER
             call = sharing.written("run = smft.run(lab, [fact])", **options)
