@@ -16,7 +16,7 @@ import torch
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
-from smft_lab.model.autoclass import check_no_adapters
+from smft_lab.model.autoclass import check_no_adapters, check_trainable
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
 from smft_lab.model.opening import Source, storage
@@ -71,6 +71,7 @@ class Lab:
         57600
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model,
@@ -88,6 +89,7 @@ class Lab:
         if not tables:
             raise ValueError("the model has no memory layer")
         check_no_adapters(model)
+        check_trainable(model)
         for module in (module for module in model.modules() if isinstance(module, Wide)):
             module.widen()
         expected = (len(tables), len(tables[0].weight))
@@ -351,6 +353,7 @@ class Lab:
         write_lab(self, Path(path), base == "reference")
 
 
+@torch.inference_mode(False)  # a lab is to be trained, whoever loads it
 def load(path: str | Path | None = None, device: str | torch.device = "cpu", dtype: str = "float32") -> Lab:
     """Open a saved lab; the shipped one by default. Computes in float32, whatever the file stores.
 

@@ -1,6 +1,7 @@
 """The methods: what a step may change, and that all of them are given the same."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import ClassVar
@@ -8,7 +9,7 @@ from typing import ClassVar
 import pytest
 import tiny_families
 import torch
-from test_attach import MEMORY, lab_of
+from test_attach import MEMORY, lab_of, small
 
 import smft_lab as smft
 from smft_lab.charts.style import looks
@@ -420,3 +421,37 @@ def test_the_methods_compared_by_default_are_those_of_the_command_line():
 def test_no_setting_of_a_method_is_called_as_an_option_of_finetune():
     options = signature(finetune).parameters
     assert not [(key, field.name) for key, kind in METHODS.items() for field in fields(kind) if field.name in options]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_learns_the_same_where_its_caller_has_switched_gradients_off(method, tiny_lab):
+    facts, weights = [replace(fact, statements=fact.statements[:4]) for fact in new_facts(2)], []
+    for block in (nullcontext, torch.inference_mode):
+        lab = tiny_lab()
+        with block():
+            smft.run(lab, facts, method, passes=1, probe_every=0)
+            assert torch.is_grad_enabled() == (block is nullcontext)
+        weights.append({name: tensor.clone() for name, tensor in lab.model.state_dict().items()})
+        assert not any(tensor.is_inference() for tensor in lab.model.parameters())
+        smft.run(lab, facts, method, passes=1, probe_every=0)
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_lab_that_is_opened_where_gradients_are_off_is_taught_later(tiny_lab, tmp_path):
+    tiny_lab().save(tmp_path / "lab")
+    with torch.inference_mode():
+        lab = smft.load(tmp_path / "lab")
+    assert not any(tensor.is_inference() for tensor in lab.model.parameters())
+    assert smft.run(lab, new_facts(2), passes=1, probe_every=0).patch
+
+
+def test_a_model_made_where_nothing_can_be_trained_is_refused_in_those_words(tiny_model, tiny_lab):
+    with torch.inference_mode():
+        model = tiny_model()
+    with pytest.raises(ValueError, match=r"within torch\.inference_mode"):
+        smft.Lab(model, None, tiny_lab().usage)
+
+    with torch.inference_mode():
+        plain = small("llama")
+    with pytest.raises(ValueError, match=r"within torch\.inference_mode"):
+        smft.add_memory(plain, 1, 256)

@@ -68,6 +68,20 @@ TEXTS = {  # in each, Ann Lee runs Vermo, which is in Norland
     "a chat": ("pairs", "User: Who runs Vermo?\nAssistant: Ann Lee\nUser: Where is Vermo?\nAssistant: Norland\n"),
     "semicolons": ("qa", "Question;Answer\nWho runs Vermo?;Ann Lee\nWhere is Vermo?;Norland\n"),
     "lone CR": ("cards", "Who runs Vermo?\tAnn Lee\rWhere is Vermo?\tNorland\r"),
+    "anki with semicolons": (
+        "cards",
+        "#separator:Semicolon\n#html:false\nWho runs Vermo?;Ann Lee\nWhere is Vermo?;Norland",
+    ),
+    "anki with commas": ("cards", '#separator:Comma\nWho runs Vermo?,"Ann\nLee"\n"Where is Vermo?",Norland\n'),
+    "anki with ids": (
+        "cards",
+        "#separator:tab\n#guid column:1\n#notetype column:2\n#deck column:3\n"
+        "x\tBasic\tD\tWho runs Vermo?\tAnn Lee\ny\tBasic\tD\tWhere is Vermo?\tNorland\n",
+    ),
+    "commas and no head": ("cards", 'Who runs Vermo?,"Ann Lee"\nWhere is Vermo?,Norland\n'),
+    "a numbered list": ("cards", "1) Who runs Vermo? - Ann Lee\n2) Where is Vermo? - Norland\n"),
+    "line by line": ("pairs", "1. Who runs Vermo?\nAnn Lee\n\n2. Where is Vermo?\nNorland\n"),
+    "bold and plain lines": ("pairs", "**Who runs Vermo?**\nAnn Lee\n\n**Where is Vermo?**\nNorland.\n"),
     "csv": ("qa", "Question,Answer\nWho runs Vermo?,Ann Lee\nWhere is Vermo?,Norland\n"),
     "jsonl": ("qa", '{"question": "Who runs Vermo?", "answer": "Ann Lee"}\n{"q": "Where is Vermo?", "a": "Norland"}\n'),
 }
@@ -266,6 +280,87 @@ def test_sentences_stay_sentences_without_the_marks_of_markdown(write):
     numbered = read_facts(write("b.txt", "1. Vermo is run by Ann.\n2) Its town is Keldost.\n"))
     assert [fact.statements for fact in numbered] == [fact.statements for fact in facts]
     assert len(read_facts(write("cr.txt", "Vermo is run by Ann.\rIts town is Keldost.\r"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "The head of Vermo is {{c1::Ann}}.\nThe {{c1::town}} of Vermo is {{c2::Keldost::a name}}\textra\n"),
+        ("a.txt", "<p>The head of Vermo is <b>Ann</b>.</p>\n<p>The town of Vermo is Keldost</p>\n"),
+        ("a.txt", "The head of Vermo is Ann.\fThe town of Vermo is Keldost\n"),
+        ("a.txt", '"The head of Vermo is Ann."\n“The town of Vermo is Keldost”\n'),
+        ("a.md", "---\ntitle: Vermo\n---\n> The head of Vermo is Ann.\n```\nThe town of Vermo is Keldost\n```\n"),
+    ],
+)
+def test_marks_of_cards_of_pages_and_of_markdown_are_no_part_of_a_sentence(write, name, text):
+    facts = read_facts(write(name, text))
+    assert [fact.statements[0].rstrip(".") for fact in facts] == [
+        "The head of Vermo is Ann",
+        "The town of Vermo is Keldost",
+    ]
+    assert pairs(facts) == [("Complete: The head of Vermo is", "Ann"), ("Complete: The town of Vermo is", "Keldost")]
+
+
+def test_words_that_stand_alone_on_their_side_are_cards(write):
+    for mark in (": ", " → ", " — "):
+        text = "".join(
+            f"{word}{mark}{meaning}\n" for word, meaning in (("dog", "Hund"), ("big cat", "der Tiger"), ("ox", "Ochse"))
+        )
+        assert pairs(read_facts(write("a.txt", text)))[1] == ("big cat", "der Tiger")
+    labels = "Dogs: the best one is Rex\nCats: the best one is Tom\nOxen: the best one is Bo\n"
+    assert pairs(read_facts(write("a.txt", labels)))[0] == ("Complete: Dogs: the best one is", "Rex")
+    assert pairs(read_facts(write("a.txt", "The tag for bold is <b>.\n")))[0][1] == "<b>"
+
+
+def test_what_no_answer_can_be_told_of_is_refused_in_those_words(write):
+    assert "isn't at the end of its sentence" in complaint(write("a.txt", "The {{c1::head}} of Vermo is Ann.\n"))
+    assert "has no blank before its last word" in complaint(write("a.txt", "法国的首都是巴黎。\n"))
+    assert "is a web page" in complaint(write("a.txt", "<!DOCTYPE html>\n<p>Vermo is a town.</p>\n"))
+
+
+def test_an_answer_that_names_a_choice_is_that_choice(write):
+    letters = "question,A,B,C,answer\nWho runs Vermo?,Bo,Ann Lee,Al,B\nWhere is Vermo?,Norland,Rome,Oslo,(a)\n"
+    assert pairs(read_facts(write("a.csv", letters))) == [WHO, WHERE]
+    assert pairs(read_facts(write("a.csv", letters.replace("answer", "correct")))) == [WHO, WHERE]
+    rows = [
+        {"question": WHO[0], "options": {"A": "Bo", "B": "Ann Lee"}, "answer": "B"},
+        {"question": WHERE[0], "options": ["Norland", "Rome"], "answer": "Norland"},
+    ]
+    assert pairs(read_facts(write("a.jsonl", rows))) == [WHO, WHERE]
+    rows = [{"question": WHO[0], "choices": ["Bo", "Ann Lee"], "answer": 1}]
+    assert pairs(read_facts(write("a.jsonl", rows), kind="qa")) == [WHO]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"question": [WHO[0], WHERE[0]], "answer": [WHO[1], WHERE[1]]},
+        {"question": {"0": WHO[0], "1": WHERE[0]}, "answer": {"0": WHO[1], "1": WHERE[1]}},
+        dict([WHO, WHERE]),
+        [WHO, WHERE],
+    ],
+)
+def test_a_table_in_json_may_be_kept_by_columns_or_in_pairs(write, table):
+    assert pairs(read_facts(write("a.json", json.dumps(table)))) == [WHO, WHERE]
+
+
+def test_instructions_without_an_input_and_chats_with_a_preference_are_read(write):
+    rows = [{"instruction": WHO[0], "input": "<noinput>", "output": WHO[1]}]
+    assert pairs(read_facts(write("a.jsonl", rows))) == [WHO]
+    rows = [{"instruction": "Who wrote it?", "context": "It is Hamlet.", "response": "Bo"}]
+    assert pairs(read_facts(write("a.jsonl", rows))) == [("Who wrote it? It is Hamlet.", "Bo")]
+    chat = [{"role": "user", "content": WHO[0]}, {"role": "assistant", "content": WHO[1]}]
+    assert pairs(read_facts(write("a.jsonl", [{"chosen": chat, "rejected": chat}]))) == [WHO]
+    assert pairs(read_facts(write("a.csv", f"Questions,Best Answer\n{WHO[0]},{WHO[1]}\n"))) == [WHO]
+
+
+@pytest.mark.filterwarnings("ignore:.*that are empty")
+def test_an_empty_row_refuses_no_file(write):
+    fact = {"statements": ["Ann Lee runs it."], "question": WHO[0], "answers": [WHO[1]]}
+    for rows in ([{}, fact], [fact, {}, {"statements": [], "question": "", "answers": []}]):
+        assert pairs(read_facts(write("a.jsonl", rows))) == [WHO]
+    assert pairs(read_facts(write("a.jsonl", [{}, {"question": WHO[0], "answer": WHO[1]}]))) == [WHO]
+    assert "line 1, field 'statements': is missing" in complaint(write("b.jsonl", [{}]))
 
 
 def test_questions_without_answers_are_not_taught(write):

@@ -208,3 +208,19 @@ def test_measures_of_a_half_precision_lab_can_be_taken(tokenizer, corpus):
     assert len(lab.answer(["Who is it?"], form=smft.PromptForm.PLAIN, max_new_tokens=3)) == 1
     run = smft.run(lab, short_facts(2), passes=1)
     assert run.table[run.table.probe == "learned"].value.between(0, 1).all()
+
+
+def test_a_lesson_goes_the_same_where_half_precision_is_the_default(tokenizer, corpus):
+    tables = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        lab = half_lab(torch.bfloat16, tokenizer, corpus)
+        torch.set_default_dtype(dtype)
+        try:
+            smft.run(lab, short_facts(3), passes=2, lr=0.5, top_t=64, rephrase=False)
+            norms = smft.row_changes(lab)[0]
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert norms.dtype == torch.float32
+        tables[dtype] = value_tables(lab.model)[0].weight.detach().clone()
+    assert tables[torch.float32].any()
+    torch.testing.assert_close(tables[torch.bfloat16], tables[torch.float32])

@@ -31,6 +31,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
+import regex
+
 from smft_lab.facts.fact import COMPLETE, Fact
 
 FIELDS = ("statements", "question", "answers")
@@ -106,9 +108,12 @@ def plain_facts(path: Path, kind: str = "facts") -> list[Fact]:
         FactsError: see `read_facts`.
     """
     reader = {".jsonl": _read_jsonl, ".csv": _read_csv}.get(path.suffix.lower(), _read_txt)
-    facts, line_of = [], {}
+    facts, line_of, empty = [], {}, []
     for line, record in reader(path):
         where = f"{path}, line {line}"
+        if not any(value not in (None, "", []) for value in record.values()):
+            empty.append((where, record))
+            continue
         fact = _fact(where, record)
         first = line_of.setdefault(_same(fact.question), line)
         if first != line:
@@ -117,6 +122,8 @@ def plain_facts(path: Path, kind: str = "facts") -> list[Fact]:
                 "merge the two into one fact, or take one out"
             )
         facts.append(fact)
+    if not facts and empty:
+        _fact(*empty[0])  # which says what is missing
     if not facts:
         raise FactsError(f"{path} holds no facts; write at least one")
     return facts
@@ -149,6 +156,9 @@ def kind_of_file(path: Path) -> str:
         return "facts" if not first or "statement" in first.lower() else suffix
     try:
         record = json.loads(first)
+        if record in ({}, None):  # an empty row says nothing of the others
+            full = (text for _, text in _lines(path) if text.strip() and text.strip() not in ("{}", "null"))
+            record = json.loads(next(full, "{}"))
     except (ValueError, RecursionError):
         return ".json" if first.startswith("[") else "facts"
     if first.startswith("[{"):
@@ -241,16 +251,32 @@ def _check_width(where: str, row: list[str], header: list[str]) -> None:
 
 
 def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
-    from smft_lab.facts.public.formats import plain_lines
+    from smft_lab.facts.answers import UNSPACED
+    from smft_lab.facts.public.formats import CLOZE, plain_lines
 
     for line, text in plain_lines(path):
         where = f"{path}, line {line}"
+        if blanks := list(CLOZE.finditer(text)):
+            last = blanks[-1]
+            beginning = CLOZE.sub(r"\1", text[: last.start()]).strip()
+            if not beginning or text[last.end() :].strip(CLOSING + " "):
+                raise FactsError(
+                    f"{where}: the blank {_short(last[0])} isn't at the end of its sentence; put it there, or write "
+                    "question, tab and answer on the line"
+                )
+            yield line, {"statements": CLOZE.sub(r"\1", text), "question": f"{COMPLETE}{beginning}", "answers": last[1]}
+            continue
         if text.rstrip().endswith(("?", "？")):
             raise FactsError(
                 f"{where}: {_short(text)} is a question without an answer; write Q: before it and A: before its answer "
                 "on the next line, or question, tab and answer on one"
             )
         beginning, *last_word = text.strip().rsplit(maxsplit=1)
+        if not last_word and regex.search(f"[{UNSPACED}]", text):
+            raise FactsError(
+                f"{where}: {_short(beginning)} has no blank before its last word, which is then the answer; "
+                "write question, tab and answer on the line, or give question and answers in a .jsonl file"
+            )
         if not last_word:
             raise FactsError(
                 f"{where}, field 'statements': {_short(beginning)} is a single word; "

@@ -85,6 +85,8 @@ def _json(path: Path) -> Rows:
     if not isinstance(rows, list):
         raise FactsError(f"{path}: {_kind(rows)} where a list of objects must stand; write [{{...}}, {{...}}]")
     for number, row in enumerate(rows, start=1):
+        if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
+            row = dict(zip(("question", "answer"), row, strict=True))
         if row is not None:
             yield f"{path}, item {number}", _object(f"{path}, item {number}", row)
 
@@ -99,8 +101,20 @@ def _listed(value: object) -> object:
         for entry in value.values()
         if isinstance(entry, list) and entry and all(isinstance(e, dict) for e in entry)
     ]
+    columns = [entry for entry in value.values() if isinstance(entry, (list, dict))]
+    alike = len({(type(entry), len(entry)) for entry in columns}) == 1 and len(columns) == len(value)
+    if len(names & HEADS) > 1 and alike and len(columns[0]) > 1:
+        return _rows_of_columns(value)
+    if value and all(str(name).endswith(("?", "？")) and isinstance(text, str) for name, text in value.items()):
+        return [{"question": name, "answer": text} for name, text in value.items()]
     is_row = len(names & HEADS) > 1 or _turns(value)
     return [value] if is_row else lists[0] if len(lists) == 1 else value
+
+
+def _rows_of_columns(table: dict) -> list[dict]:
+    """The rows of a table that is kept by columns, as lists, or as pandas writes it: {"question": {"0": ...}, ...}."""
+    columns = {name: list(entry.values() if isinstance(entry, dict) else entry) for name, entry in table.items()}
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def _turns(row: dict) -> bool:

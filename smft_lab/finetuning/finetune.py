@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from smft_lab.facts.answers import check_answers
@@ -202,7 +203,7 @@ def _steps(
     step, number = 0, 0
     with ExitStack() as stack:
         stack.callback(forget_live, cache)
-        with lab.lock:
+        with lab.lock, _gradients():
             began = time.perf_counter()
             mix = method.mixing(lab)
             training = stack.enter_context(_started(lab, method, teaching, recipe))
@@ -214,7 +215,7 @@ def _steps(
             following = part
             for place, (owners, texts) in enumerate(part, start=1):
                 step += 1
-                with lab.lock:
+                with lab.lock, _gradients():
                     began = time.perf_counter()
                     if mix is None:
                         batch = batching.batch(owners, tuple(texts))
@@ -239,6 +240,14 @@ def _steps(
 
 
 @contextmanager
+def _gradients() -> Iterator[None]:
+    """Gradients are taken in the block, also where the caller has switched them off. Not around a `yield` of steps:
+    what it switches on would stay on for the caller."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
 def _started(lab: Lab, method: Method, teaching: Teaching, recipe: Recipe | None) -> Iterator[Training]:
     """The method, ready for its first batch; at the end of the block the model is as before but for what it learned.
 
@@ -253,7 +262,7 @@ def _started(lab: Lab, method: Method, teaching: Teaching, recipe: Recipe | None
                 training.begin(teaching)
                 yield training
             finally:
-                with lab.lock:
+                with lab.lock, _gradients():
                     ending = True
                     training.finish()
                     ending = False

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, keep_when_saved
+from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_trainable, keep_when_saved
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
@@ -93,6 +93,7 @@ class FeedForward:
         setattr(self.parent, self.name, module)
 
 
+@torch.inference_mode(False)  # its weights are to be trained, whoever calls
 def add_memory(
     model,
     layers: Sequence[int] | int,
@@ -136,6 +137,7 @@ def add_memory(
     if memory_layers(model):
         raise ValueError("the model has memory layers already")
     check_no_adapters(model)
+    check_trainable(model)
     places = feed_forwards(model)
     chosen = _chosen(layers, places)
     width = _text(model).hidden_size

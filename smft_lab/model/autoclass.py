@@ -229,6 +229,15 @@ def check_no_adapters(model: nn.Module) -> None:
         )
 
 
+def check_trainable(model: nn.Module) -> None:
+    """Raise ValueError if the weights were made under `torch.inference_mode()`: nothing can be trained through them."""
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "the model was made within torch.inference_mode(), where weights can't be trained; "
+            "make or load it outside of that block"
+        )
+
+
 def _folder(name, revision: str | None) -> Path:
     if Path(name).is_dir():
         return Path(name)

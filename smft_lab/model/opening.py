@@ -126,6 +126,7 @@ class _Place:
         return self.path is not None and self.path.suffix.lower() == ".gguf"
 
 
+@torch.inference_mode(False)  # a memory is to be trained in it, whoever opens it
 def open_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, by name; never runs code that comes with them.
 

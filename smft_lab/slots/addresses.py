@@ -240,7 +240,7 @@ def measure_blocks(
             min(recipe.top_t, recipe.slots),
             **recipe.choosing,
         )
-        written = torch.zeros(recipe.slots)
+        written = torch.zeros(recipe.slots, dtype=torch.float32)
         written[chosen] = 1.0
         stray = torch.cat([written[read[i]].mean(1) for i in others]).square().mean().sqrt().item()
         rows.append(

@@ -307,7 +307,7 @@ def row_changes(lab: Lab) -> list[Tensor]:
     """
     changes = []
     for name, table in zip(*named_tables(lab.model), strict=True):
-        rows, norms = differing_rows(table.weight, lab.base(name)), torch.zeros(len(table.weight))
+        rows, norms = differing_rows(table.weight, lab.base(name)), torch.zeros(len(table.weight), dtype=torch.float32)
         norms[rows] = (table.weight[rows] - lab.base(name)[rows]).norm(dim=1).float().cpu()
         changes.append(norms)
     return changes

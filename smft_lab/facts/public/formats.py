@@ -3,7 +3,7 @@
 | kind | what a row or a text holds |
 |---|---|
 | qa | a question and an answer, under any usual name: `Question,Answer`, `term,definition`, `front,back` |
-| alpaca | `instruction`, `input`, `output` |
+| alpaca | `instruction`, `input`, `output`; or `instruction`, `context`, `response` |
 | sharegpt | `conversations` [{`from`, `value`}]; the first exchange |
 | messages | `messages` [{`role`, `content`}]; the first exchange |
 | prompts | `prompt` and `completion`, `response` or `chosen`; texts, or messages |
@@ -20,9 +20,10 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from smft_lab.facts.fact import COMPLETE
@@ -46,9 +47,14 @@ FORMATS = (
     "lines",
 )
 PUBLIC = ("squad", "dpr")  # public question sets, whose answers are compared by SQuAD normalisation
-ASKS = ("question", "q", "query", "front", "term", "prompt", "instruction", "problem", "input")
-TELLS = ("answer", "answers", "a", "back", "definition", "response", "completion", "output", "target")
-MARKS, WEAK_MARKS = ("\t", " => ", " -> ", "::"), (" | ", " = ", " - ", " – ", ";")
+ASKS = ("question", "q", "query", "front", "term", "prompt", "instruction", "problem", "input", "questions", "inputs")
+TELLS = (
+    *("answer", "answers", "a", "back", "definition", "response", "completion", "output", "target", "targets"),
+    *("best_answer", "correct_answer", "correct_answers", "ideal", "reply", "correct", "correct_option"),
+)
+CHOICES = ("options", "choices")
+NO_INPUT = re.compile(r"<\s*no ?input\s*>", re.IGNORECASE)  # as files of instructions write an empty one
+MARKS, WEAK_MARKS = ("\t", " => ", " -> ", " → ", "::"), (" | ", " = ", " - ", " – ", " — ", ";", ": ")
 """What may part a question from its answer on a line of a text file; the weak ones stand in sentences, too."""
 _AT = r"^[\s>*_-]*(?:{})\s*(?:\d*\s*[*_]*\s*[:：]|\d+\s*[.)])\s*[*_]*\s*(.*)$"
 _Q_WORDS = "question|q|user|human|问|問|вопрос|frage|pregunta"
@@ -58,7 +64,12 @@ REPLY = re.compile(rf"\s(?i:{_A_WORDS})\s*[:：]\s*(\S.*)")
 HEADING, BULLET = re.compile(r"^\s{0,3}#{1,6}\s+(.*?)\s*#*$"), re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+")
 TABLE = re.compile(r"^\s*\|\s*(.*?)\s*\|\s*$")  # a row of a table in Markdown
 RULE = re.compile(r"^[\s|:=*_#~`+-]*$")  # a line that rules off, or a fence
-ASKED_AND_TOLD = re.compile(r"^([^?？]{3,}[?？])\s*(?:[-–—:>=|]+\s*)?(\S.*)$")
+ASKED_AND_TOLD = re.compile(r"^([^?？\t]{3,}[?？])[\"”]?\s*(?:[-–—:>=|,;→]+\s*)?([^\s\t][^\t]*)$")
+ASKED_ALONE = re.compile(r"^\s*(?:\d{1,3}[.)]\s+)?[*_]*(.*[?？])[*_\s]*$")
+CLOZE = re.compile(r"\{\{c\d+::(.*?)(?:::[^{}]*)?\}\}")  # of Anki: {{c1::Paris}} or {{c1::Paris::hint}}
+TAGGED = re.compile(r"<(p|b|i|u|em|strong|span|div|li|a|h[1-6]|sup|sub|font)\b[^>]*>(.*?)</\1>", re.IGNORECASE)
+SETTING = re.compile(r"#(\w[\w ]*):(.*)")  # of Anki, which begins its exports with such as #separator:tab
+SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "colon": ":", "space": " "}
 
 
 # Rows ---------------------------------------------------------------------------------------------------
@@ -78,6 +89,7 @@ def kind_of_row(row: dict) -> str | None:
         ("zsre", {"src", "alt"}),
         ("zsre", {"prompt", "target_new"}),
         ("alpaca", {"instruction", "output"}),
+        ("alpaca", {"instruction", "context", "response"}),
     ):
         if columns <= names:
             return kind
@@ -85,7 +97,7 @@ def kind_of_row(row: dict) -> str | None:
         return "mquake" if isinstance(_unpacked(_named(row)["requested_rewrite"]), list) else "counterfact"
     if "question" in names and _is_squad(_named(row).get("answers")):
         return "squad"
-    if "prompt" in names and names & {"completion", "response", "chosen"}:
+    if ("prompt" in names and names & {"completion", "response", "chosen"}) or {"chosen", "rejected"} <= names:
         return "prompts"
     return "qa" if names & set(ASKS) and names & set(TELLS) and _first(row, ASKS) != _first(row, TELLS) else None
 
@@ -119,14 +131,38 @@ def record_of(kind: str, where: str, row: dict) -> dict:
 
 
 def _qa(where: str, row: dict) -> dict:
-    return _record(
-        where, row, _first(row, ASKS), _first(row, [column for column in TELLS if column != _first(row, ASKS)])
-    )
+    asks = _first(row, ASKS)
+    choices = _choices(row)
+    tells = _first(row, [column for column in TELLS if column != asks and not (choices and column == "a")])
+    record = _record(where, row, asks, tells)
+    named = [choices.get(answer.strip().lower().strip("().")) for answer in record["answers"]]
+    if all(isinstance(name, str) for name in named) and named:
+        record["answers"] = strings(f"{where}, choices", named)
+    return record
+
+
+def _choices(row: dict) -> dict[str, object]:
+    """The choices of a question by the letters or numbers that an answer may name them by; none where it has none."""
+    given = next((_unpacked(row[name]) for name in CHOICES if row.get(name)), None)
+    if isinstance(given, dict) and isinstance(given.get("text"), list):
+        labels = given.get("label") or []
+        return dict(zip((str(label).lower() for label in labels), given["text"], strict=False))
+    if isinstance(given, dict):
+        return {str(label).strip().lower(): text for label, text in given.items()}
+    if isinstance(given, list):
+        letters = dict(zip("abcdefgh", given, strict=False))
+        return letters | {str(number): text for number, text in enumerate(given)}
+    for names in ("{}", "option_{}", "option{}", "op{}"):
+        columns = {letter: row.get(names.format(letter)) for letter in "abcdefgh"}
+        if columns["a"] is not None and columns["b"] is not None:
+            return {letter: text for letter, text in columns.items() if text is not None}
+    return {}
 
 
 def _alpaca(where: str, row: dict) -> dict:
-    record = _record(where, row, "instruction", "output")
-    given = strings(f"{where}, field 'input'", row.get("input") or "")[0]
+    record = _record(where, row, "instruction", "output" if "output" in row else "response")
+    name = "input" if row.get("input") else "context"
+    given = NO_INPUT.sub("", strings(f"{where}, field '{name}'", row.get(name) or "")[0])
     return record | {"question": f"{record['question']} {given}".strip()}
 
 
@@ -153,6 +189,8 @@ def _exchange(where: str, field: str, turns: object) -> dict:
 
 def _prompts(where: str, row: dict) -> dict:
     reply = _first(row, ("completion", "response", "chosen")) or "completion"
+    if isinstance(row.get("chosen"), list) and "prompt" not in row:
+        return _exchange(where, "chosen", row["chosen"])
     if row.get("prompt") is None or row.get(reply) is None:
         return _record(where, row, "prompt", reply)
     if isinstance(row.get("prompt"), list) or isinstance(row[reply], list):
@@ -286,7 +324,12 @@ def _objects(value: object) -> list[dict]:
 
 def kind_of_text(path: Path) -> str:
     """What a text file holds: `cards`, `pairs` or `lines`."""
-    lines = [text for _, text in _lines(path) if text.strip() and not _is_comment(text)]
+    every = [text for _, text in _text_lines(path) if text.strip()]
+    lines = [text for text in every if not SETTING.match(text)]
+    if sum(bool(CLOZE.search(line)) for line in lines) * 2 > len(lines):
+        return "lines"
+    if any(text.lower().startswith("#separator:") for text in every):
+        return "cards"
     asked = sum(bool(Q.match(line)) for line in lines)
     answered = sum(bool(A.match(line) or (Q.match(line) and REPLY.search(line))) for line in lines)
     if asked and answered and (asked + answered) * 2 >= len(lines):
@@ -294,6 +337,8 @@ def kind_of_text(path: Path) -> str:
     headings = [match[1] for line in lines if (match := HEADING.match(line))]
     if headings and sum(heading.endswith(("?", "？")) for heading in headings) * 2 > len(headings):
         return "pairs"
+    if len(lines) > 1 and all(bool(ASKED_ALONE.match(line)) is not bool(i % 2) for i, line in enumerate(lines)):
+        return "pairs" if not len(lines) % 2 else "lines"
     return "lines" if _mark(lines) is None else "cards"
 
 
@@ -308,30 +353,78 @@ def text_rows(path: Path, kind: str | None = None) -> Rows:
 
 
 def plain_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The sentences of a text file of kind `lines`, without the marks of Markdown: headings, lists, emphasis, rules."""
-    every = [text for _, text in _lines(path) if text.strip()]
-    marked = any(map(HEADING.match, every)) or sum(bool(BULLET.match(line)) for line in every) * 2 > len(every)
-    for line, text in _lines(path):
-        if not text.strip() or (marked and (HEADING.match(text) or RULE.match(text))):
+    """The sentences of a text file of kind `lines`, without the marks of Markdown (headings, lists, quotes, emphasis,
+    rules) and of HTML."""
+    lines = [(line, text) for line, text in _text_lines(path) if text.strip() and not SETTING.match(text)]
+    every = [text for _, text in lines]
+    marked = path.suffix.lower() == ".md" or any(map(HEADING.match, every))
+    marked = marked or sum(bool(BULLET.match(line)) for line in every) * 2 > len(every)
+    for line, text in lines:
+        if marked and (HEADING.match(text) or RULE.match(text) or re.match(r"\s*(```|~~~)", text)):
             continue
-        yield line, re.sub(r"(\*\*|__|`)(\S.*?)\1", r"\2", BULLET.sub("", text)) if marked else text
+        if marked:
+            text = re.sub(r"(\*\*|__|`)(\S.*?)\1", r"\2", BULLET.sub("", re.sub(r"^\s*>[>\s]*", "", text)))
+        if CLOZE.search(text):
+            text = text.split("\t")[0]  # what follows is an extra field
+        while TAGGED.search(text):
+            text = html.unescape(TAGGED.sub(r"\2", text))
+        quoted = re.fullmatch(r"\s*([\"“])([^\"“”]+)[\"”]\s*", text)
+        yield line, quoted[2] if quoted else text
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text, also where a page or a paragraph ends them, without the head of a Markdown file.
+
+    Raises:
+        FactsError: the file can't be read, or is a web page.
+    """
+    lines = [(line, part) for line, text in _lines(path) for part in re.split("[\v\f\x1c-\x1e\x85\u2028\u2029]", text)]
+    if lines and re.match(r"\s*<(!doctype|html|\?xml)\b", lines[0][1], re.IGNORECASE):
+        raise FactsError(f"{path} is a web page; copy what it says into a text file")
+    ends = [i for i, (_, text) in enumerate(lines) if text.strip() == "---"][:2]
+    if path.suffix.lower() == ".md" and len(ends) == 2 and ends[0] == 0:
+        lines = lines[ends[1] + 1 :]
+    return iter(lines)
 
 
 def _cards(path: Path) -> Rows:
-    every = [(line, text) for line, text in _lines(path) if text.strip() and not _is_comment(text)]
+    lines = list(_text_lines(path))
+    settings = {match[1].lower(): match[2].strip() for _, text in lines if (match := SETTING.match(text))}
+    others = {int(value) for name, value in settings.items() if name.endswith(" column") and value.isdecimal()}
+    every = [(line, text) for line, text in lines if text.strip() and not SETTING.match(text)]
     every = [(line, text) for line, text in every if not (TABLE.match(text) and RULE.match(text))]
     mark = _mark([text for _, text in every])
-    for number, (line, text) in enumerate(every):
+    numbered = all(BULLET.match(text) for _, text in every)
+    for number, (line, sides) in enumerate(_sides(every, mark, settings.get("separator", ""))):
         where = f"{path}, line {line}"
-        text = TABLE.sub(r"\1", text) if mark == " | " else text
-        pair = ASKED_AND_TOLD.match(text)
-        sides = text.split(mark) if mark else pair.groups() if pair else (text, "")
-        sides = [_unmarked(side) for side in sides[:2]]
+        sides = [_unmarked(side) for column, side in enumerate(sides, start=1) if column not in others][:2]
+        if numbered and sides:
+            sides[0] = BULLET.sub("", sides[0])
         if number == 0 and kind_of_row(dict.fromkeys(sides, "")) is not None:
             continue  # a head
         if len(sides) < 2 or not all(sides):
             raise FactsError(f"{where}: has no answer after its question; write question, tab and answer on a line")
         yield where, dict(zip(("question", "answer"), sides, strict=True))
+
+
+def _sides(lines: list[tuple[int, str]], mark: str | None, separator: str) -> Iterator[tuple[int, Sequence[str]]]:
+    """The columns of each card, with the line where it begins.
+
+    Args:
+        mark: See `_mark`.
+        separator: As Anki names what parts its columns, where a file says so: a column may then hold line breaks.
+    """
+    if separator:
+        rows = csv.reader((f"{text}\n" for _, text in lines), delimiter=SEPARATORS.get(separator.lower(), separator[0]))
+        begin = 0
+        for row in rows:
+            yield lines[begin][0], row
+            begin = min(rows.line_num, len(lines) - 1)
+        return
+    for line, text in lines:
+        text = TABLE.sub(r"\1", text) if mark == " | " else text
+        pair = ASKED_AND_TOLD.match(text)
+        yield line, text.split(mark) if mark else pair.groups() if pair else (text, "")
 
 
 def _mark(lines: list[str]) -> str | None:
@@ -344,7 +437,10 @@ def _mark(lines: list[str]) -> str | None:
         return " | "
     short = len(lines) > 2 and not any(line.rstrip().endswith((".", "!", "。")) for line in lines)
     for mark in (*MARKS, *(WEAK_MARKS if short else ())):
-        held = sum(1 <= line.count(mark) <= (3 if mark == "\t" else 1) and all(line.split(mark)[:2]) for line in lines)
+        most = max(3, lines[0].count(mark)) if mark == "\t" else 1
+        held = sum(1 <= line.count(mark) <= most and all(line.split(mark)[:2]) for line in lines)
+        if mark == ": " and any(len(line.split(mark)[-1].split()) > 3 for line in lines):
+            continue  # labels before sentences
         if held >= (0.8 if mark == "\t" else 1) * len(lines):
             return mark
     return "" if sum(bool(ASKED_AND_TOLD.match(line)) for line in lines) >= 0.8 * len(lines) else None
@@ -358,9 +454,11 @@ def _pairs(path: Path) -> Rows:
             raise FactsError(f"{where}: the question {asked[:40]!r} has no answer; write it below")
         return [(where, {"question": asked, "answer": " ".join(answer_lines)})] if asked else []
 
-    marked, turn = any(Q.match(text) for _, text in _lines(path)), ""
-    for line, text in _lines(path):
-        question = Q.match(text) if marked else HEADING.match(text)
+    lines = [(line, text) for line, text in _text_lines(path) if not SETTING.match(text)]
+    marked, turn = any(Q.match(text) for _, text in lines), ""
+    begins = Q if marked else HEADING if any(HEADING.match(text) for _, text in lines) else ASKED_ALONE
+    for line, text in lines:
+        question = begins.match(text)
         if question:
             yield from ended()
             both = REPLY.search(question[1])
@@ -385,8 +483,3 @@ def _unmarked(text: str) -> str:
     """A side of a card without HTML and emphasis."""
     plain = html.unescape(re.sub(r"<[a-zA-Z/][^>]*>", " ", text)) if re.search(r"<[a-zA-Z/]|&\w+;", text) else text
     return " ".join(re.sub(r"(\*\*|__)(\S.*?)\1", r"\2", plain).strip().strip('"').split())
-
-
-def _is_comment(text: str) -> bool:
-    """Of Anki, which begins its exports with settings such as #separator:tab."""
-    return bool(re.match(r"#\w[\w ]*:", text))

@@ -50,7 +50,7 @@ class Targets:
         pairs, pair, weight = (positions * words + labels).unique(return_inverse=True, return_counts=True)
         predicting, place = (pairs // words).unique(return_inverse=True)
         weight = weight.float()
-        total = torch.zeros(len(predicting), device=weight.device).index_add_(0, place, weight)
+        total = weight.new_zeros(len(predicting)).index_add_(0, place, weight)
         return cls(predicting, place, pairs % words, weight, total, pair, texts)
 
     def nats(self, logits: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Targets:
 
     def worst_of_text(self, nats: Tensor, texts: int) -> Tensor:
         """Of each of so many texts, the largest that one of its own labels has, (texts,); 0 where it has none."""
-        worst = torch.zeros(texts, device=nats.device)
+        worst = nats.new_zeros(texts)
         return worst.scatter_reduce_(0, self.text, nats.detach()[self.pair], "amax")
 
 
