@@ -10,7 +10,6 @@
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME once more
@@ -226,7 +225,9 @@ class _AutoClasses(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if not name.startswith("transformers.") or ".modeling_" not in name:
             return None
-        spec = PathFinder.find_spec(name, path)
+        others = (finder for finder in list(sys.meta_path) if type(finder).__name__ != type(self).__name__)
+        found = (find(name, path, target) for finder in others if (find := getattr(finder, "find_spec", None)))
+        spec = next((spec for spec in found if spec is not None), None)  # an editable install has a finder of its own
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module

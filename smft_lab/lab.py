@@ -33,9 +33,11 @@ WORLD_TEXTS = 4000  # of the built-in world, as a background
 
 
 class Watcher(Protocol):
-    """What a lab tells that it has ended a finetune."""
+    """What a lab tells that it has ended a finetune, and that its base is back."""
 
     def run_ended(self, run: Generator) -> None: ...
+
+    def base_is_back(self) -> None: ...
 
 
 class Lab:
@@ -57,7 +59,7 @@ class Lab:
         source: Where the base came from, if `open_model` opened it; else None.
         folder: Where `load` found it; None if it was made otherwise.
         turn: How often a finetune was begun or the base brought back.
-        watchers: Are told when a finetune under way is ended.
+        watchers: Are told when a finetune under way is ended, and when `reset` has brought the base back.
 
     Raises:
         ValueError: the model has no memory layer, or adapters on it, or the usage is of another shape.
@@ -277,6 +279,8 @@ class Lab:
         self.turn += 1
         check_no_adapters(self.model)
         self.restore_weights()
+        for watcher in list(self.watchers):
+            watcher.base_is_back()
 
     def restore_weights(self) -> None:
         """The part of `reset` that is about numbers alone."""

@@ -140,3 +140,21 @@ def test_installing_in_colab_replaces_none_of_its_own_packages(name):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
     assert wanted[name].contains(COLAB[name])
+
+
+def test_the_auto_classes_are_registered_whichever_finder_knows_the_module(monkeypatch):
+    from importlib.machinery import ModuleSpec, SourceFileLoader
+
+    class Editable:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            return (
+                ModuleSpec(name, SourceFileLoader(name, __file__))
+                if name.startswith("transformers.elsewhere")
+                else None
+            )
+
+    ours = smft_lab._AutoClasses()
+    monkeypatch.setattr(sys, "meta_path", [smft_lab._AutoClasses(), ours, Editable])
+    assert ours.find_spec("transformers.elsewhere.modeling_x", []) is not None
+    assert ours.find_spec("transformers.nowhere.modeling_x", []) is None

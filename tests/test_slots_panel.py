@@ -165,3 +165,21 @@ def test_a_large_table_is_drawn_in_fewer_cells_and_loses_no_read():
 def test_a_panel_without_facts_needs_a_text(lab):
     with pytest.raises(ValueError, match="give a text, or facts"):
         Slots(lab)
+
+
+def test_a_panel_shows_the_base_again_when_a_cell_resets_the_lab(tiny_lab, monkeypatch):
+    lab, measured = tiny_lab(), []
+    panels = [smft.widgets.Slots(lab, smft.new_facts(2)), smft.widgets.Addresses(lab, smft.new_facts(2))]
+    monkeypatch.setattr(panels[1], "measure", lambda: measured.append(True))
+    panels[0].look(view="change")
+    before = panels[0].heat
+    with torch.no_grad():
+        smft.value_tables(lab.model)[0].weight.add_(1.0)
+    panels[0].look(view="change")
+    assert panels[0].heat != before
+    lab.reset()
+    assert panels[0].heat == before
+    assert measured == [True]
+    for panel in panels:
+        panel.close()
+    assert not lab.watchers

@@ -42,6 +42,7 @@ def attach(
     choices: Annotated[Path | None, InputOption(help="HellaSwag, ARC or PIQA from a file, as a probe.")] = None,
     facts: Annotated[Path | None, InputOption(help="Facts to measure addresses with; else built-in ones.")] = None,
     kind: KindOption = None,
+    questions_kind: Annotated[str | None, typer.Option(help="What --questions and --known are, likewise.")] = None,
     layers: Annotated[str, typer.Option(help="auto, or blocks from 0, as in 2,5.")] = "auto",
     recipe: Annotated[  # its names are made at run time
         RecipeName,  # pyright: ignore[reportInvalidTypeForm]
@@ -61,6 +62,8 @@ def attach(
     from smft_lab.storage import check_lab_place
 
     check_kind(kind, facts)
+    if questions_kind is not None and questions is None and known is None:
+        raise ValueError("--questions-kind says what the files of --questions and --known are; give one of them too")
     check_lab_place(out)
     chosen = replace(RECIPES[recipe.value], **({} if slots is None else {"slots": slots}))
     if steps:
@@ -72,10 +75,15 @@ def attach(
     for name, given in (("--mode replace", mode is Mode.replace), ("--distill", distill), ("--everything", everything)):
         if given:
             raise ValueError(f"{name} needs the memory to be trained: give --steps, and --text to train it on")
-    _retrofitted(model, out, chosen, layers, text, questions, known, choices, facts, kind, base.value, chat, seed)
+    own: dict[str, Any] = {
+        name: questions_in(file, questions_kind)
+        for name, file in (("questions", questions), ("known", known))
+        if file is not None
+    }
+    _retrofitted(model, out, chosen, layers, text, own, choices, facts, kind, base.value, chat, seed)
 
 
-def _retrofitted(model, out, recipe, layers, text, questions, known, choices, facts, kind, base, chat, seed) -> None:
+def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, base, chat, seed) -> None:
     from smft_lab.experiments.retrofit import Retrofit, follow
     from smft_lab.facts.files import read_facts
     from smft_lab.facts.public.datasets import read_dataset
@@ -86,9 +94,6 @@ def _retrofitted(model, out, recipe, layers, text, questions, known, choices, fa
     from smft_lab.writing import write_whole
 
     words = None if text is None else read_text(text)
-    own: dict[str, Any] = {
-        name: questions_in(file) for name, file in (("questions", questions), ("known", known)) if file is not None
-    }
     taught = [] if facts is None else read_facts(facts, kind)
     probes = []
     if choices is not None:

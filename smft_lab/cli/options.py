@@ -90,15 +90,15 @@ def facts_in(file: Path, kind: str | None = None) -> list[Fact]:
     return facts
 
 
-def questions_in(file: Path) -> list[Fact | Question]:
-    """Questions with answers, from a question set or a file of facts.
+def questions_in(file: Path, kind: str | None = None) -> list[Fact | Question]:
+    """Questions with answers, from a question set or a file of facts, which is of that kind if it can't be told.
 
     Raises:
         ValueError: there are none with short answers.
     """
     from smft_lab.facts.public.datasets import read_dataset
 
-    read = read_dataset(file)
+    read = read_dataset(file, kind)
     questions = [*read.facts, *read.questions]
     if not questions:
         raise ValueError(f"{file} holds no questions with short answers ({read.report})")

@@ -82,6 +82,18 @@ class Addresses(Panel):
             for row in table.sort_values("block").to_dict("records")
         ]
         self.measure()
+        lab.watchers.add(self)
+
+    def base_is_back(self) -> None:
+        """Measure the base."""
+        self.measure()
+        self.note = ""
+
+    def close(self) -> None:
+        """Stop following the lab, and take the panel off the screen."""
+        if isinstance(lab := getattr(self, "lab", None), Lab):
+            lab.watchers.discard(self)
+        super().close()
 
     # What goes to somebody else
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,6 +271,12 @@ class Panel(anywidget.AnyWidget):
         if isinstance(self._runner, InlineRunner):
             return self.snapshot()._repr_mimebundle_()
         return super()._repr_mimebundle_(**kwargs)
+
+    def run_ended(self, run: Generator) -> None:
+        """The lab has ended a finetune; for panels that train."""
+
+    def base_is_back(self) -> None:
+        """The lab was reset, perhaps by a cell: a panel that shows the model as it is shows the base."""
 
     def close(self) -> None:
         """Stop training, give the lab up, and take the panel off the screen."""

@@ -93,6 +93,7 @@ class Slots(Panel):
             self.read(text)
         else:
             self.pick(0)
+        lab.watchers.add(self)
 
     # Commands
 
@@ -216,6 +217,17 @@ class Slots(Panel):
         except ValueError:  # other methods change more than rows
             patch = None
         return [self._fact()], patch if patch is not None and len(patch) else None, table
+
+    def base_is_back(self) -> None:
+        """Show the base."""
+        self._show()
+        self.note = ""
+
+    def close(self) -> None:
+        """Stop following the lab, and take the panel off the screen."""
+        if isinstance(lab := getattr(self, "lab", None), Lab):
+            lab.watchers.discard(self)
+        super().close()
 
     def _taken(self, patch: Patch) -> None:
         self.settings = {**self.settings, "view": "change"}
