@@ -43,7 +43,8 @@ class Recipe:
         max_df: With `group`, slots that more than this share of the background documents read are never chosen, unless
             a fact reads no others.
         top_t: Slots per fact (`group`), or per batch.
-        order: `stream`, one fact a step (paper); or `mixed`, batches of `batch_size` texts of many facts.
+        order: `stream`, one fact a step (paper); `shuffled`, the same in another order each pass; or `mixed`, batches
+            of `batch_size` texts of many facts.
         batch_size: Texts in a mixed batch.
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
         kl_anchor: Weight of the KL divergence from the model without its memory, in nats a token, at all positions that
@@ -51,12 +52,14 @@ class Recipe:
         anchor: With `group`, how strongly the rows are held to what they add to background text: the weight of the
             mean square of its change (see `smft_lab.slots.anchor`). No model is run for it.
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.
-        optimizer, momentum, floor, lr: `sgd` (paper) or row-wise `adam`, its beta1, how much less it moves rows that
-            matter little (see `smft_lab.finetuning.rows.RowAdam`), and the rate.
+        optimizer: `sgd` (paper), or row-wise `adam`.
+        momentum: Of `adam`, its beta1.
+        floor: Of `adam`, how much less it moves rows that matter little (see `smft_lab.finetuning.rows.RowAdam`).
+        lr: The rate.
         decay: Whether the rate falls to zero in a straight line over a run of `sparse`.
-        learned_at: Of `sparse`: a text of which every token to be learned had a loss below that many nats when it came
-            last is left out of later passes; it is learned, and more of it would only write louder. A run ends when
-            all are.
+        learned_at: Of `sparse`, in nats: a text is learned when each token to be learned had a loss below it when the
+            text came last. It is then left out, since more of it would only write louder; the run ends when all are.
+            A lower one teaches longer.
         passes, least_steps: Passes over the facts, and more of them where few facts would have fewer steps than that.
 
         RETROFIT: The usual one of a model that was finished without a memory.
@@ -95,8 +98,8 @@ class Recipe:
     anchor: float = 0.0
     optimizer: str = "adam"
     momentum: float = 0.9
-    floor: float = 0.0
-    lr: float = 0.2
+    floor: float = 1.0
+    lr: float = 0.3
     decay: bool = False
     learned_at: float = 0.7
     passes: int = 4

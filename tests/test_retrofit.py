@@ -17,7 +17,7 @@ from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.methods.sparse import SparseTraining
 from smft_lab.finetuning.rows import RowAdam
-from smft_lab.finetuning.teaching import CONTEXTS, Teaching, counted_reads
+from smft_lab.finetuning.teaching import CONTEXTS, Teaching, counted_reads, taught_texts
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
@@ -525,3 +525,12 @@ def test_a_known_reply_is_scored_as_the_model_wrote_it_behind_the_question(lab, 
     lab.probes.probes.append(known)
     real._replies(lab)
     assert pairs == [("Question: Who?\nAnswer:", " Ann\n")]
+
+
+def test_the_wording_that_the_probe_of_taught_ones_asks_is_always_taught():
+    facts = smft.new_facts(8)
+    assert all(len(fact.questions) > 2 for fact in facts)
+    for seed in range(3):
+        texts = {text.text for text in taught_texts(facts, PLAIN, 1, 2, 0, seed)}
+        assert texts >= {PLAIN.answered(fact.questions[0], fact.answer) for fact in facts}
+        assert len(texts) == 3 * len(facts)

@@ -10,6 +10,7 @@ from smft_lab.cli.app import app
 from smft_lab.recipe import PAPER
 from smft_lab.reproduce.real import LATER, RetrofitJob
 from smft_lab.reproduce.study import (
+    NARROW,
     RATES,
     ablation_jobs,
     best_rates,
@@ -55,7 +56,8 @@ def test_a_result_is_named_by_the_whole_recipe_and_not_by_where_the_data_lie():
 
 
 def test_a_switch_that_came_later_leaves_the_names_of_earlier_results():
-    assert DRAFT.key == replace(DRAFT, switches=(("floor", 0.0),)).key != replace(DRAFT, switches=(("floor", 1.0),)).key
+    without = replace(DRAFT, switches=tuple(LATER.items()))
+    assert without.key == replace(DRAFT, switches=(("floor", 0.0),)).key != DRAFT.key
     recipe = DRAFT.recipe.to_dict()
     assert all(PAPER.to_dict()[name] == off for name, off in LATER.items())
     assert LATER.keys() < recipe.keys()
@@ -70,7 +72,7 @@ def test_every_switch_of_the_ablation_differs_from_the_recipe():
     keys = [job.key for mine in jobs.values() for job in mine]
     assert len(set(keys)) == len(keys)
     assert jobs["half of t"][0].recipe.top_t == round(DRAFT.recipe.top_t / 2)
-    assert jobs["twice the rate"][0].recipe.lr == pytest.approx(2 * DRAFT.recipe.lr)
+    assert jobs["twice the rate"][0].recipe.lr == pytest.approx(2 * NARROW["lr"])
     assert jobs["with a gate and projection, untrained"][0].recipe.gate
 
 
@@ -100,7 +102,7 @@ def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path)
     assert best_rates(jobs, tmp_path) == {method: max(rates) for method, rates in RATES.items()}
     compared = comparison_jobs(DRAFT, 2, best)
     assert {job.lr for job in compared["full"]} == {best["full"]}
-    assert [len(mine) for mine in compared.values()] == [2, 2, 2, 2, 2, 2, 1, 1]
+    assert [len(mine) for mine in compared.values()] == [2, 2, 2, 2, 2, 2, 2, 1, 1]
     with pytest.raises(ValueError, match="run the part sweep first"):
         comparison_jobs(DRAFT, 2, {"full": 3e-5})
 

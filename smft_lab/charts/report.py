@@ -187,11 +187,14 @@ def remedy(summary: dict) -> str:
     """What to do where hardly anything was learned, as far as the settings tell."""
     settings = summary["settings"]
     steps = []
-    if settings.get("statements_per_step", 4) < 4:
-        steps.append("give each fact four statements or more, in different words")
-    if settings.get("loss_on") == "statement":
-        steps.append("learn only the answer in each (--loss-on answer)")
-    steps.append("take more passes (--passes)")
+    if settings.get("order") == "mixed":  # such a run ends by itself, however many passes there could be
+        steps.append("give each fact more wordings of its question (the field questions)")
+    else:
+        if settings.get("statements_per_step", 4) < 4:
+            steps.append("give each fact four statements or more, in different words")
+        if settings.get("loss_on") == "statement":
+            steps.append("learn only the answer in each (--loss-on answer)")
+        steps.append("take more passes (--passes)")
     if "old_facts" in summary.get("base", {}):
         steps.append("or teach a model that has read ordinary English (smft-lab attach)")
     text = ", ".join(steps).replace(", or ", " or " if len(steps) == 2 else ", or ")

@@ -59,15 +59,16 @@ def taught_texts(
         form: How questions are put (see `PromptForm`).
         statements: How many statements of each fact; one that gives the answer away before it says what it is about
             teaches nothing, and is used only where a fact has no other text.
-        questions: How many wordings of its question, of those that may be taught (`Fact.questions`). A fact that has
-            none is taught by twice its statements.
+        questions: How many wordings of its question: the first of those that may be taught (`Fact.questions`), and
+            others by chance. A fact that has none is taught by twice its statements.
         contexts: How many of the wordings once more, each behind other questions with answers.
         seed: Of what is drawn.
     """
     texts = []
     for owner, fact in enumerate(facts):
         rng = Random(f"{seed}/{owner}/texts")
-        asked = rng.sample(fact.questions, min(questions, len(fact.questions)))
+        asked = list(fact.questions[:1][:questions])  # the first always: the probe `taught` asks it
+        asked += rng.sample(fact.questions[1:], min(questions, len(fact.questions)) - len(asked))
         sentences = [text for text in fact.statements if asks_before_it_answers(text, fact)]
         sentences = sentences or ([] if asked else list(fact.statements))
         if asked:

@@ -329,9 +329,9 @@ def learned_probes(
         prefix: Questions with answers that stand before those of `prefixed`.
 
     Returns:
-        `learned`, the wording that is never taught; `taught`, the first wording that may be taught, of the facts that
-        have one; `prefixed`, the wording of `learned` after two other questions with their answers; `two_hop_new`,
-        what follows from the facts. A probe without questions is left out.
+        `learned`, the wording that is never taught; `taught`, the first wording that may be taught, which a recipe
+        always teaches, of the facts that have one; `prefixed`, the wording of `learned` after two other questions with
+        their answers; `two_hop_new`, what follows from the facts. A probe without questions is left out.
 
     Examples:
         >>> [probe.name for probe in smft.learned_probes(smft.new_facts(2))]

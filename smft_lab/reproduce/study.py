@@ -23,10 +23,11 @@ RATES = {"full": (1e-5, 2e-5, 4e-5, 8e-5), "lora": (1e-4, 2e-4, 5e-4, 1e-3)}
 ALIKE = 0.02  # of the known answers: one of sixty
 BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
-NARROW = {"counted": "shared"}
-"""Around this, the recipe of the time, switches and blocks were tried. Today's counts all tokens."""
-FLOORED = "sparse, shared tokens counted, a floor of 1"
-HELD = "sparse, an anchor of 10,000"
+FLOORLESS = {"floor": 0.0, "lr": 0.2}
+"""The recipe without its floor, at the rate that suits it then."""
+WITH_SHARED = "sparse, shared tokens counted, no floor"
+NARROW = {**FLOORLESS, "counted": "shared"}
+"""Around this, switches and blocks were tried. The recipe counts all tokens, and has a floor."""
 
 
 class Times(float):
@@ -67,11 +68,14 @@ SWITCHES: dict[str, dict] = {
 }
 LEARNED = ("learned", "taught", "prefixed")
 ABOUT = (
-    "Facts are about invented people. *learned*: asked in a wording never taught; *taught*: in a taught "
+    "Facts are about invented people: 16 in the blocks and the ablation, 200 in the part many, else as many as the "
+    "command says. *learned*: asked in a wording never taught; *taught*: in a taught "
     "one; *prefixed*: in the wording never taught, behind two other questions; all in percent. *known lost*: "
     "points of the questions that the base answered; *replies*: how much likelier or less likely what it replied to "
-    "them is at the end, the root mean square in nats; *text*: change in nats per token; *seconds*: of training "
-    "on one thread, with other runs beside it."
+    "them is at the end, the root mean square in nats; *text*: change in nats per token; *HellaSwag lost*: "
+    "points of its right choices; *seconds*: of training on one thread, with other runs beside it; *loudness*: the "
+    "norm of what the memory adds, over that of the stream; *same* and *different*: how alike the slots are that two "
+    "wordings of a fact, or two facts, read."
 )
 
 
@@ -141,7 +145,7 @@ def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]
     jobs, draft = {}, replace(draft, facts=16, evaluations=1)
     centre = _switched(draft, NARROW)
     for name, changed in SWITCHES.items():
-        values = {key: _value(draft, key, value) for key, value in changed.items()}
+        values = {key: _value(centre, key, value) for key, value in changed.items()}
         jobs[name] = [replace(_switched(centre, values), seed=seed) for seed in range(seeds)]
     paper = {
         field: value
@@ -158,11 +162,11 @@ def _switched(job: RetrofitJob, values: dict) -> RetrofitJob:
     return replace(job, switches=tuple(sorted({**dict(job.switches), **values}.items())))
 
 
-def _value(draft: RetrofitJob, name: str, value):
+def _value(job: RetrofitJob, name: str, value):
     """The value of a switch, in the type that the recipe has."""
     if not isinstance(value, Times):
         return value
-    own = getattr(draft.recipe, name)
+    own = getattr(job.recipe, name)
     return type(own)(own * value)
 
 
@@ -207,16 +211,11 @@ def comparison_jobs(
     _check_rates(rates)
     many = [replace(draft, seed=seed, choices=choices) for seed in range(seeds)]
     return {
-        "sparse": many,
-        HELD: [_switched(job, {"anchor": 10_000.0}) for job in many],
-        "sparse, shared tokens counted": [_switched(job, NARROW) for job in many],
-        FLOORED: [_switched(job, {**NARROW, "floor": 1.0}) for job in many],
+        **_of_sparse(many),
         "full": [replace(job, method="full", lr=rates["full"]) for job in many],
         "LoRA": [replace(job, method="lora", lr=rates["lora"]) for job in many],
         "full with replay": [replace(job, method="full", lr=rates["full"], replay=4) for job in many[:1]],
-        "sparse, shared tokens counted, random slots": [
-            replace(_switched(job, NARROW), rule="random") for job in many[:1]
-        ],
+        f"{WITH_SHARED}, random slots": [replace(_switched(job, NARROW), rule="random") for job in many[:1]],
     }
 
 
@@ -229,13 +228,19 @@ def many_jobs(draft: RetrofitJob, seeds: int, rates: dict[str, float]) -> dict[s
     _check_rates(rates)
     many = [replace(draft, facts=MANY, seed=seed) for seed in range(seeds)]
     baselines = {name: [replace(many[0], method=method, lr=rates[method])] for name, method in BASELINES.items()}
-    return {
-        "sparse": many,
-        HELD: [_switched(job, {"anchor": 10_000.0}) for job in many],
-        "sparse, shared tokens counted": [_switched(job, NARROW) for job in many],
-        FLOORED: [_switched(job, {**NARROW, "floor": 1.0}) for job in many],
-        **baselines,
+    return {**_of_sparse(many), **baselines}
+
+
+def _of_sparse(jobs: list[RetrofitJob]) -> dict[str, list[RetrofitJob]]:
+    """The jobs by the recipe, and by those it was chosen from."""
+    settings = {
+        "sparse": {},
+        "sparse, no floor": FLOORLESS,
+        "sparse, no floor, an anchor of 10,000": {**FLOORLESS, "anchor": 10_000.0},
+        WITH_SHARED: NARROW,
+        "sparse, shared tokens counted, a floor of 1 at the same rate": {**NARROW, "floor": 1.0},
     }
+    return {name: [_switched(job, values) for job in jobs] for name, values in settings.items()}
 
 
 def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[str, list[RetrofitJob]]:
@@ -250,6 +255,7 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[st
     for about, source, facts in sources:
         job = replace(draft, facts=facts, seed=0, source=source)
         jobs[f"{about}, sparse"] = [job]
+        jobs[f"{about}, sparse, no floor"] = [_switched(job, FLOORLESS)]
         for name, method in BASELINES.items():
             jobs[f"{about}, {name}"] = [replace(job, method=method, lr=rates[method])]
     return jobs
@@ -325,13 +331,17 @@ def readings(jobs: dict[str, list[RetrofitJob]], folder: Path, equal: bool = Fal
     return pd.DataFrame(rows)
 
 
-def written(value: pd.Series, digits: int) -> str:
-    """Mean and 95% interval over seeds."""
+def written(value: pd.Series, digits: int, share: bool = False) -> str:
+    """Mean and 95% interval over seeds; of a share in percent, that of it which can be."""
     if value.empty:
         return ""
     mean, low, high = mean_interval(value)
     text = f"{mean:.{digits}f}"
-    return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+    if low is None or high is None:
+        return text
+    if share:
+        low, high = max(low, 0.0), min(high, 100.0)
+    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
@@ -344,7 +354,7 @@ def markdown(table: pd.DataFrame, columns: dict[str, int]) -> str:
     lines = ["| setting | runs | " + " | ".join(shown) + " |", "| --- | --- |" + " --- |" * len(shown)]
     for name in dict.fromkeys(table["setting"]):
         rows = table[table["setting"] == name]
-        cells = [written(rows[column].dropna(), columns[column]) for column in shown]
+        cells = [written(rows[column].dropna(), columns[column], column in LEARNED) for column in shown]
         lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from random import SystemRandom
@@ -70,9 +70,11 @@ def check_result(job: Job | RetrofitJob, result) -> None:
     for name, kind in kinds.items():
         if not isinstance(result[name], kind) or (name == "rows" and not result[name]):
             raise ValueError(f"its {name} are {str(result[name])[:40]!r}")
+    usual = {field.name: field.default for field in fields(job)}  # of a setting that a result is older than
     for name, value in json.loads(json.dumps(asdict(job))).items():
-        if name not in PLACES and result["config"].get(name) != value:
-            raise ValueError(f"its {name} is {str(result['config'].get(name))[:40]!r}, but the job's is {value!r}")
+        had = result["config"].get(name, usual[name])
+        if name not in PLACES and had != value:
+            raise ValueError(f"its {name} is {str(had)[:40]!r}, but the job's is {value!r}")
     if missing := set(job.finds) - set(result["found"]):
         raise ValueError(f"it found no {sorted(missing)[0]}")
     if texts := [name for name, value in result["found"].items() if isinstance(value, str)]:

@@ -66,6 +66,9 @@ def rank_slots(
 ) -> list[list[tuple[Tensor, Tensor]]]:
     """The slots of each fact of a group, best first; see `choose_slots` for the arguments.
 
+    The idf of a slot is log((B + p (F - 1) + 1) / (df + p (r - 1) + 1)): B background documents, p = `protect`, F facts
+    in the group, r of them reading the slot.
+
     Returns:
         Per value table, per fact in ascending order: (n,) int64 slots, and how often the fact's texts read each.
 
