@@ -9,6 +9,7 @@ import smft_lab as smft
 from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.widgets import Slots, Teach, TopT
+from smft_lab.widgets.kept import KeptQuestions
 
 DOG = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
 
@@ -109,6 +110,44 @@ def test_lessons_add_up_and_undo_takes_back_one_at_a_time_bitwise(lab, panel):
     assert same(base, weights(lab))
     press(panel, "undo")
     assert "no lesson to undo" in panel.error
+
+
+def test_a_lesson_says_which_others_trained_some_of_its_rows(panel):
+    teach(panel)
+    assert panel.lessons[0]["shared"] == []
+    teach(panel, question="Who barks?", statements=["Mira's dog barks.", "Biscuit barks."])
+    first, second = (lesson.slots for lesson in panel._lessons)
+    both = len(first & second)
+    assert [lesson["shared"] for lesson in panel.lessons] == [
+        [{"question": question, "slots": both}] if both else [] for question in ("Who barks?", DOG[1])
+    ]
+    assert both
+
+
+def test_an_earlier_lesson_that_is_broken_is_named_at_once(panel, monkeypatch):
+    teach(panel)
+    panel.lessons = [{**panel.lessons[0], "right": True}]
+    monkeypatch.setattr(panel.lab, "answer", lambda questions, **options: ["Rex"] * len(questions))
+    teach(panel, question="Who barks?")
+    assert panel.note.endswith(f"This lesson broke an earlier one: {DOG[1]} is answered 'Rex' now, not 'Biscuit'.")
+
+
+def test_what_was_forgotten_is_named(lab, panel, monkeypatch):
+    questions = panel._kept.questions
+    known = [True, True, *(False for _ in questions[2:])]
+    monkeypatch.setattr(KeptQuestions, "right", lambda kept: known)
+    teach(panel)
+    assert panel.lost == []
+    known = [False, True, *known[2:]]
+    teach(panel, question="Who barks?")
+    (lost,) = panel.lost
+    assert lost == {
+        "question": questions[0],
+        "answer": panel._kept.probe.answers[0][0],
+        "now": lab.answer([questions[0]], form=panel._kept.probe.form)[0],
+    }
+    press(panel, "reset")
+    assert panel.lost == []
 
 
 def test_reset_brings_the_base_back_after_several_lessons(lab, panel):

@@ -112,18 +112,20 @@ class QuestionProbe:
         longest = max(len(tokenizer(" " + text)["input_ids"]) for accepted in self.answers for text in accepted)
         return longest if self.form == BUILT_IN else longest + 2  # a full stop and the line's end
 
-    def measure(self, model, tokenizer) -> dict[str, float]:
+    def spoken(self, model, tokenizer) -> list[str]:
+        """What the model says to each question."""
         answers, most = [_plain(reply) for reply in self.replies], self.longest(tokenizer)
-        asked = range(len(self.questions))
-        if answers:
-            same = would_say(model, tokenizer, self.questions, self.replies, most, self.form)
-            asked = (~same).nonzero().flatten().tolist()
-        questions = [self.questions[i] for i in asked]
-        spoken = answer(model, tokenizer, questions, max_new_tokens=most, form=self.form)
-        if answers:
-            for i, text in zip(asked, spoken, strict=True):
-                answers[i] = text
-        pairs = list(zip(answers or spoken, self.answers, strict=True))
+        if not answers:
+            return answer(model, tokenizer, self.questions, max_new_tokens=most, form=self.form)
+        same = would_say(model, tokenizer, self.questions, self.replies, most, self.form)
+        others = (~same).nonzero().flatten().tolist()
+        texts = answer(model, tokenizer, [self.questions[i] for i in others], max_new_tokens=most, form=self.form)
+        for i, text in zip(others, texts, strict=True):
+            answers[i] = text
+        return answers
+
+    def measure(self, model, tokenizer) -> dict[str, float]:
+        pairs = list(zip(self.spoken(model, tokenizer), self.answers, strict=True))
         scores = zip(("em", "f1"), MATCHES[self.match], strict=True)
         return {name: sum(score(*pair) for pair in pairs) / len(pairs) for name, score in scores}
 

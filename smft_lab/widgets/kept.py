@@ -11,6 +11,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
+from smft_lab.probes.text import MATCHES
 
 FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
 FEW_TEXTS = 10
@@ -88,15 +89,37 @@ class KeptQuestions:
     def __len__(self) -> int:
         return len(self.questions)
 
-    def share(self) -> float | None:
-        """The share that the model answers right now, in [0, 1]; None where there is nothing to ask."""
+    def right(self) -> list[bool]:
+        """Whether the model answers each of them right now."""
         probe, model, tokenizer = self.probe, self.lab.model, self.lab.tokenizer
         if probe is None:
-            return None
+            return []
         if probe.replies:  # it need only be looked whether the model still says the same
-            return probe.measure(model, tokenizer)["em"]
+            is_right, _ = MATCHES[probe.match]
+            spoken = probe.spoken(model, tokenizer)
+            return [bool(is_right(text, accepted)) for text, accepted in zip(spoken, probe.answers, strict=True)]
         answers = [accepted[0] for accepted in probe.answers]
-        return recalled(model, tokenizer, list(probe.questions), answers, form=self.lab.form).double().mean().item()
+        return recalled(model, tokenizer, list(probe.questions), answers, form=self.lab.form).tolist()
+
+    def share(self) -> float | None:
+        """The share that the model answers right now, in [0, 1]; None where there is nothing to ask."""
+        right = self.right()
+        return sum(right) / len(right) if right else None
+
+    def lost(self, before: Sequence[bool]) -> list[dict[str, str]]:
+        """Those that were answered right before, and aren't now: the `question`, its `answer`, and what is said `now`.
+
+        Args:
+            before: As `right` gave it then.
+        """
+        if self.probe is None:
+            return []
+        lost = [i for i, (was, still) in enumerate(zip(before, self.right(), strict=True)) if was and not still]
+        texts = self.lab.answer([self.questions[i] for i in lost], form=self.probe.form) if lost else []
+        return [
+            {"question": self.questions[i], "answer": self.probe.answers[i][0], "now": text}
+            for i, text in zip(lost, texts, strict=True)
+        ]
 
     def words(self) -> dict:
         """How a page calls them."""

@@ -249,6 +249,7 @@ function render({ model, el }) {
       [one.answer],
       [inOthers(one.others)],
       [count(one.slots), "n"],
+      [one.shared.length ? one.shared.map((two) => `${count(two.slots)} with “${two.question}”`).join("; ") : "none"],
     ]);
     lessons.replaceChildren(
       ...(taught.length
@@ -262,6 +263,7 @@ function render({ model, el }) {
                 ["Taught"],
                 ["In wordings that nobody taught"],
                 ["Slots changed so far", "n"],
+                ["Shared by other lessons"],
               ],
               rows,
             ),
@@ -275,9 +277,16 @@ function render({ model, el }) {
       const text = (v) => (one.metric === "nll" ? `${v.toFixed(3)} nats` : percent(v, 1));
       return [[one.title], [text(one.base), "n"], [text(one.now), "n"]];
     });
+    const gone = get("lost").map((one) => [[one.question], [one.answer], [spokenAs(one.now), "wrong"]]);
     probes.replaceChildren(
       ...(rows.length
         ? [make("h4", {}, "What should stay"), grid([["Held-out probe"], ["Base", "n"], ["Now", "n"]], rows)]
+        : []),
+      ...(gone.length
+        ? [
+            make("h4", {}, `Forgotten: ${gone.length} of ${limits.kept.count}`),
+            grid([["Question"], ["Right"], ["Now"]], gone),
+          ]
         : []),
     );
   }
@@ -301,6 +310,7 @@ function render({ model, el }) {
       heat: paintTable,
       lessons: showLessons,
       probes: showProbes,
+      lost: showProbes,
       answers: showAnswers,
       state: showState,
     },

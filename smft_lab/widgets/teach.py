@@ -59,6 +59,7 @@ class Lesson:
     passes: int = 0
     top_t: int = 0
     steps: int = 0
+    slots: set[tuple[int, int]] = field(default_factory=set, repr=False)  # table and slot of each row it trained
     patch: Patch = field(init=False, repr=False, compare=False)  # once it is done
 
 
@@ -87,8 +88,9 @@ class Teach(TrainingPanel):
     heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: change since the base
     lessons = traitlets.List().tag(
         sync=True
-    )  # question, answer, before, now, right, slots, others (question, now, right)
+    )  # question, answer, before, now, right, slots, shared (question, slots), others (question, now, right)
     probes = traitlets.List().tag(sync=True)  # name, title, metric, base, now
+    lost = traitlets.List().tag(sync=True)  # question, answer, now: what the base knew and the lessons took
     answers = traitlets.List().tag(sync=True)
 
     def __init__(
@@ -104,6 +106,7 @@ class Teach(TrainingPanel):
         self._opened: Patch | None = None  # from a file; lessons come on top of it
         self._kept, self._stays = KeptQuestions(lab), few(lab)
         self._base_probes: dict | None = None
+        self._base_right: list[bool] = []  # as of `KeptQuestions`, once it was measured
         recipe = lab.recipe
         self._mixed = recipe is not None and recipe.order == "mixed"  # wordings of the question are taught, too
         self.limits = {
@@ -390,15 +393,15 @@ class Teach(TrainingPanel):
             self._stays = stays
             self._kept = KeptQuestions(self.lab, [*(earlier.fact for earlier in self._lessons), lesson.fact])
             self._measure_base()
-        changed, looked, wait = set(), -math.inf, ASKED_EVERY
+        looked, wait = -math.inf, ASKED_EVERY
         tuned = Sparse(top_t=top_t).resolved(self.lab)
         method = replace(tuned, lr=tuned.settings()["lr"] * (FASTER if self.lab.recipe is None else 1))
         run = finetune(self.lab, [lesson.fact], method, passes=passes, probe_every=0, recipe=recipe)
         self._run = weakref.ref(run)
         for step in whole(run):
             lesson.steps = step.step
-            changed |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
-            view |= {"step": step.step, "loss": step.loss, "slots": len(changed)}
+            lesson.slots |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
+            view |= {"step": step.step, "loss": step.loss, "slots": len(lesson.slots)}
             began = time.monotonic()
             if step.last:
                 view["total"] = step.step  # it may end sooner
@@ -414,6 +417,7 @@ class Teach(TrainingPanel):
         """What the probes read of the model without the lessons."""
         with self.lab.at_base():
             self._base_probes = self._stays.measure(self.lab.model, self.lab.tokenizer)
+            self._base_right = self._kept.right()
 
     def _put_back(self) -> None:
         """The base, with the lessons so far in it, or the patch that was opened before any."""
@@ -451,7 +455,11 @@ class Teach(TrainingPanel):
         self.state = "idle"
 
     def _after(self) -> None:
-        """Ask every lesson's question again, and all others that were asked, and measure the probes."""
+        """Ask every lesson's question again, and all others that were asked, and measure the probes.
+
+        A lesson that was answered before, and isn't now, is told at once.
+        """
+        answered = {lesson["question"] for lesson in self.lessons if lesson["right"]}
         lesson_replies, others = (
             self.lab.answer(questions, form=form) if questions else []
             for questions, form in (
@@ -478,6 +486,7 @@ class Teach(TrainingPanel):
                     "now": text,
                     "right": _is_right(text, lesson.fact),
                     "slots": len(lesson.patch),
+                    "shared": self._shared(lesson),
                     "others": [
                         {"question": question, "now": (reply := next(replies)), "right": _is_right(reply, lesson.fact)}
                         for question in lesson.untaught
@@ -497,7 +506,19 @@ class Teach(TrainingPanel):
                 for metric, value in metrics.items()
                 if metric != "f1"
             ]
+            changed = bool(self._lessons or self._opened is not None)
+            self.lost = self._kept.lost(self._base_right) if changed and self._base_right else []
+            broken = [row for row in self.lessons if row["question"] in answered and not row["right"]]
+            told = [f"{row['question']} is answered {row['now']!r} now, not {row['answer']!r}" for row in broken]
+            if told:
+                self.note = " ".join([self.note, f"This lesson broke an earlier one: {'; '.join(told)}."]).strip()
         self.announce()
+
+    def _shared(self, lesson: Lesson) -> list[dict]:
+        """The other lessons that trained some of the same rows, most of them first."""
+        shared = [(len(lesson.slots & other.slots), other) for other in self._lessons if other is not lesson]
+        shared.sort(key=lambda pair: -pair[0])
+        return [{"question": other.fact.question, "slots": count} for count, other in shared if count]
 
     def _halt(self) -> None:
         self._give_up()  # an interrupt may have left it
