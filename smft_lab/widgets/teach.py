@@ -486,7 +486,7 @@ class Teach(TrainingPanel):
                     "now": text,
                     "right": _is_right(text, lesson.fact),
                     "slots": len(lesson.patch),
-                    "shared": self._shared(lesson),
+                    "shared": self._sharing(lesson),
                     "others": [
                         {"question": question, "now": (reply := next(replies)), "right": _is_right(reply, lesson.fact)}
                         for question in lesson.untaught
@@ -514,7 +514,7 @@ class Teach(TrainingPanel):
                 self.note = " ".join([self.note, f"This lesson broke an earlier one: {'; '.join(told)}."]).strip()
         self.announce()
 
-    def _shared(self, lesson: Lesson) -> list[dict]:
+    def _sharing(self, lesson: Lesson) -> list[dict]:
         """The other lessons that trained some of the same rows, most of them first."""
         shared = [(len(lesson.slots & other.slots), other) for other in self._lessons if other is not lesson]
         shared.sort(key=lambda pair: -pair[0])
