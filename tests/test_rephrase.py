@@ -9,6 +9,8 @@ import smft_lab as smft
 import smft_lab.experiments.run as run_module
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.rephrase import in_more_words, other_wordings
+from smft_lab.finetuning.teaching import taught_texts
+from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import RETROFIT
 
 
@@ -54,6 +56,18 @@ def test_a_fact_that_no_rule_asks_otherwise_gets_statements():
     to_complete = Fact("Annual leave is 28 days.", "Complete: Annual leave is", "28 days")
     (fact,) = in_more_words([to_complete], RETROFIT)
     assert (len(fact.questions), len(fact.statements) > 1) == (0, True)
+
+
+def test_statements_stand_in_for_wordings_that_no_rule_makes():
+    fact = Fact(
+        "The mast of our boat is 9 m.", "Our boat: how tall is its mast?", "9 m", questions=("How tall is it?",)
+    )
+    (worded,) = in_more_words([fact], replace(RETROFIT, questions=6))
+    assert 1 <= len(worded.questions) < 6
+    assert len(worded.statements) > 6
+    texts = [text.text for text in taught_texts([worded], PLAIN, 1, 6, 0)]
+    assert len(texts) == 7
+    assert fact.statements[0] in texts
 
 
 @pytest.mark.parametrize(

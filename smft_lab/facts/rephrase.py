@@ -92,11 +92,11 @@ def in_more_words(facts: Iterable[Fact], recipe: Recipe | None = None) -> list[F
 
     Args:
         recipe: Of the lab. Where it teaches wordings of the question, those are added, and statements only to a fact
-            that has none; without a recipe statements.
+            of which rules make too few; without a recipe statements.
     """
     asked = 0 if recipe is None else recipe.questions
     worded = [with_wordings(fact, asked) for fact in facts]
-    return [fact if asked and fact.questions else with_statements(fact) for fact in worded]
+    return [fact if asked and len(fact.questions) >= asked else with_statements(fact) for fact in worded]
 
 
 def loss_on_own(facts: Sequence[Fact], loss_on: str | None = None) -> str | None:

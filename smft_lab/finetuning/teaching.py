@@ -60,7 +60,8 @@ def taught_texts(
         statements: How many statements of each fact; one that gives the answer away before it says what it is about
             teaches nothing, and is used only where a fact has no other text.
         questions: How many wordings of its question: the first of those that may be taught (`Fact.questions`), and
-            others by chance. A fact that has none is taught by twice its statements.
+            others by chance. A fact that has fewer is taught by as many more statements, one that has none by twice of
+            them.
         contexts: How many of the wordings once more, each behind other questions with answers.
         seed: Of what is drawn.
     """
@@ -71,10 +72,12 @@ def taught_texts(
         asked += rng.sample(fact.questions[1:], min(questions, len(fact.questions)) - len(asked))
         sentences = [text for text in fact.statements if asks_before_it_answers(text, fact)]
         sentences = sentences or ([] if asked else list(fact.statements))
-        if asked:
-            sentences = rng.sample(sentences, min(statements, len(sentences)))
+        missing = questions - len(asked)  # wordings that statements stand in for
+        if missing:
+            many = statements + missing + (0 if asked else statements)
+            sentences = [*sentences[:1], *rng.sample(sentences[1:], min(many, len(sentences)) - len(sentences[:1]))]
         else:
-            sentences = rng.sample(sentences, min(max(1, 2 * statements + questions), len(sentences)))
+            sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
         texts += [TaughtText(owner, form.answered(question, fact.answer), kind="question") for question in asked]
         for turn, question in enumerate(asked[:contexts]):
