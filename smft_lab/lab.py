@@ -17,13 +17,16 @@ import smft_lab.model.language_model  # noqa: F401  (registers the model with tr
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.model.autoclass import check_no_adapters, check_trainable
+from smft_lab.model.hooks import drop_ended
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
 from smft_lab.model.opening import Source, storage
+from smft_lab.model.precision import restore_precision
 from smft_lab.model.tokenizer import encode, text_ids
 from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
+from smft_lab.probes.replies import restore_generation
 from smft_lab.recipe import Recipe
 from smft_lab.slots.anchor import BackgroundReads, background_reads
 from smft_lab.slots.usage import Usage
@@ -254,7 +257,7 @@ class Lab:
             self.put_together(hooks=not done)
 
     def put_together(self, hooks: bool = True) -> None:
-        """What an interrupt left undone of the end of a training; the weights stay.
+        """What an interrupt left undone of the end of a training, or of a call that reads the model; the weights stay.
 
         Args:
             hooks: See `Wiring.restore`.
@@ -262,6 +265,9 @@ class Lab:
         if self._wiring is not None and not self._loop:
             self._wiring.restore(hooks)
             self._wiring = None
+        drop_ended(self.model)
+        restore_generation(self.model)
+        restore_precision()
 
     def end_if_renamed(self) -> None:
         """End a finetune under way that gives the model's weights other names, as LoRA does; others may go on."""

@@ -11,6 +11,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
+from smft_lab.ranges import check_counts, check_not_negative, check_positive
+
 KEYS = ("random", "kmeans", "pca")
 CHOICES = ("group", "batch")
 COUNTED = ("all", "shared", "answer")
@@ -117,33 +119,20 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        for name in ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes", "least_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in (
-            "background_texts",
-            "background_questions",
-            "statements",
-            "questions",
-            "contexts",
-            "protect",
-            "learned_at",
-            "floor",
-            "kl_anchor",
-            "anchor",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        counts = ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes", "least_steps")
+        check_counts(**{name: getattr(self, name) for name in counts})
+        check_positive(**{name: getattr(self, name) for name in ("lr", "full_lr", "lora_lr")})
+        from_zero = ("background_texts", "background_questions", "statements", "questions", "contexts")
+        from_zero += ("protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
+        check_not_negative(**{name: getattr(self, name) for name in from_zero})
         if not self.statements + self.questions:
             raise ValueError("a recipe must teach statements, questions, or both")
         if not self.background_texts + self.background_questions:
             raise ValueError("a recipe needs a background: texts, questions, or both")
-        if not 0 <= self.max_df <= 1:
+        if self.max_df > 1:
             raise ValueError(f"max_df must be at least 0 and at most 1, not {self.max_df}")
-        if not 0 <= self.momentum < 1:
+        if self.momentum >= 1:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
         if self.anchor and self.choice != "group":
             raise ValueError("an anchor holds rows that were chosen for a group of facts (choice='group')")
         if self.choice == "group" and self.order != "mixed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -44,6 +44,7 @@ from smft_lab.model.opening import (
 )
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
+from smft_lab.ranges import check_positive
 from smft_lab.recipe import Recipe
 from smft_lab.slots.usage import Usage
 from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder, write_whole
@@ -192,14 +193,21 @@ def is_lab_file(name: str) -> bool:
     return EARLIER_FILES.fullmatch(name) is not None
 
 
-def check_lab_place(path: Path) -> None:
-    """Raise OSError or ValueError unless a new lab can be saved at `path`, before long work: see `check_place`."""
-    check_place(path, LAB_FILE)
-    if (path / LAB_FILE).exists():
-        raise ValueError(f"{path} already holds a finished lab; name another folder, or delete it")
-    if path.is_dir() and (lost := sorted(file.name for file in path.iterdir() if is_lab_file(file.name))):
+def check_lab_place(path: Path, mark: str = LAB_FILE, besides: Collection[str] = ()) -> None:
+    """Raise OSError or ValueError unless a new lab can be saved at `path`, before long work: see `check_place`.
+
+    Args:
+        mark: The file that says what is there, if it is another kind of model.
+        besides: Names of files that will be written beside the lab when it is there.
+    """
+    what = "lab" if mark == LAB_FILE else "model"
+    check_place(path, mark)
+    if (path / mark).exists():
+        raise ValueError(f"{path} already holds a finished {what}; name another folder, or delete it")
+    lost = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+    if lost := [name for name in lost if is_lab_file(name) or name in besides]:
         raise ValueError(
-            f"{path} holds a file {lost[0]} of another model, which a lab would replace; name another folder"
+            f"{path} holds a file {lost[0]} of another model, which a {what} would replace; name another folder"
         )
 
 
@@ -470,9 +478,21 @@ def _is_defaults(value) -> bool:
     if not isinstance(value, dict):
         return False
     kinds = {name: list if name == "sweep" else dict for name in value}
-    return all(isinstance(value[name], kind) for name, kind in kinds.items()) and all(
-        isinstance(row, dict) for row in value.get("sweep", [])
-    )
+    if not all(isinstance(value[name], kind) for name, kind in kinds.items()):
+        return False
+    settings = [settings for name, settings in value.items() if name != "sweep"]
+    return all(isinstance(row, dict) for row in value.get("sweep", [])) and all(map(_has_rates, settings))
+
+
+def _has_rates(settings: dict) -> bool:
+    """Whether what a method's settings name as rates may be some."""
+    by_optimizer = settings.get("lr_by_optimizer", {})
+    try:
+        check_positive(**{name: settings[name] for name in ("lr", "top_t") if name in settings})
+        check_positive(**by_optimizer)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _is_texts(value) -> bool:

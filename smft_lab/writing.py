@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -89,6 +89,41 @@ def check_new(path: Path, force: bool = False) -> None:
         _probe(folder)
     except OSError as problem:
         raise unwritable(path, problem) from None
+
+
+def check_replaceable(folder: Path, names: Sequence[str], mark: str, keys: Collection[str]) -> None:
+    """Find out before long work whether files can be written into a folder, and that none of somebody else is lost.
+
+    Args:
+        names: Of the files, all of which go where one of them does.
+        mark: Which of them tells an earlier run's from others: a JSON object with these `keys`.
+
+    Raises:
+        OSError, ValueError: as of `check_new`; or there is such a file that no earlier run left.
+    """
+    for name in names:
+        check_new(folder / name, force=True)
+    there = [name for name in names if (folder / name).exists()]
+    if there and not _has_keys(folder / mark, keys):
+        raise ValueError(f"{folder / there[0]} is of something else, and would be replaced; name another folder")
+
+
+def _has_keys(file: Path, keys: Collection[str]) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() == set(keys)
+
+
+def clear_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Delete the files in which a run kept what it needed to go on, and their folder, if nothing else is in it."""
+    for name in names:
+        for file in (folder / name, *folder.glob(f"{glob.escape(name)}.{'?' * RANDOM}{PARTIAL}")):
+            file.unlink(missing_ok=True)
+    _beside(folder, LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _probe(folder: Path) -> None:

@@ -28,7 +28,7 @@ from smft_lab.probes import probes as probes_module
 from smft_lab.storage import LAB_FILE
 from smft_lab.training import memory_training, plain_model
 from smft_lab.training import pretrain as pretrain_module
-from smft_lab.writing import write_whole
+from smft_lab.writing import alone, write_whole
 
 TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]
 FILES = {"metrics.csv", "summary.json", "samples.json", "patch.safetensors", "report.html"}
@@ -414,6 +414,51 @@ def test_bench_and_tune_ask_before_they_measure(tiny, smft, tmp_path, monkeypatc
     monkeypatch.setattr("smft_lab.cli.compare._follow_sweep", never)
     code, _, err = smft("tune", "--lab", "/proc/nowhere")
     assert (code, len(err)) == (2, 1)
+
+
+def test_reproduce_replaces_no_page_of_another_command_and_asks_before_it_computes(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr("smft_lab.reproduce.plan.sweep", never)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/report.html").write_text("a comparison")
+    for out, problem in (("r", "r/report.html is of something else"), ("/proc/nowhere/r", "can't be written")):
+        code, printed, err = smft("reproduce", "facts", "--quick", "--seeds", 1, "--out", out)
+        assert (code, printed, len(err)) == (2, [], 1)
+        assert problem in err[0]
+    assert (tmp_path / "r/report.html").read_text() == "a comparison"
+
+
+def test_two_benches_of_one_folder_do_not_mix_their_files(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr("smft_lab.cli.bench._measured", lambda *_: ("what", '{"rows": []}'))
+    assert smft("bench", "--out", "b")[0] == 0
+    assert {file.name for file in (tmp_path / "b").iterdir()} == {"bench.csv", "bench.json"}
+    monkeypatch.setattr("smft_lab.cli.bench._measured", never)
+    with alone(tmp_path / "b"):
+        code, _, err = smft("bench", "--out", "b", "--force")
+    assert (code, len(err)) == (2, 1)
+    assert "another process is writing to b" in err[0]
+
+
+@pytest.mark.parametrize("how", [[], ["--steps", "2", "--window", "16"]])
+def test_attach_leaves_files_that_were_there_alone(smft, tokenizer, tmp_path, how):
+    from test_attach import small
+
+    small("llama").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "words.txt").write_text(" ".join(TEXT), encoding="utf-8")
+    about = tmp_path / "lab" / ("memory_training.json" if how else "addresses.json")
+    diary = tmp_path / "lab" / "unfinished" / "diary.txt"
+    diary.parent.mkdir(parents=True)
+    for file in (about, diary):
+        file.write_text("mine")
+    asked = [] if how else ["--known", facts_file(tmp_path, 8), "--questions", facts_file(tmp_path, 8)]
+    args = ("attach", "model", "--slots", 256, "--text", "words.txt", "--layers", 1, *asked, *how, "--out", "lab")
+    code, _, err = smft(*args)
+    assert (code, about.read_text()) == (2, "mine")
+    assert f"lab holds a file {about.name} of another model" in err[-1]
+    about.unlink()
+    code, _, err = smft(*args)
+    assert code == 0, err
+    assert [file.read_text() for file in diary.parent.iterdir()] == ["mine"]
 
 
 # Ctrl-C -----------------------------------------------------------------------------------------------

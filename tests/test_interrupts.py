@@ -16,15 +16,21 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from test_attach import MEMORY, small
 
 import smft_lab as smft
 from smft_lab import finetune
 from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.world.world import new_facts
+from smft_lab.finetuning.engine.products import fast_product
 from smft_lab.finetuning.methods import METHODS, Sparse
+from smft_lab.model.attach import AttachedMemory, add_memory, feed_forwards
+from smft_lab.model.fitting import memory_inputs
+from smft_lab.model.hooks import HOOKS, Block, drop_ended
 from smft_lab.model.memory import ProductKeys, ValueTable
 from smft_lab.model.tokenizer import encode
-from smft_lab.model.wiring import HOOKS
+from smft_lab.slots.addresses import measure_addresses, measure_loudness, observe_loudness
+from smft_lab.slots.anchor import background_reads
 from smft_lab.slots.reading import core_set
 from smft_lab.training.memory_training import new_model
 from smft_lab.widgets import Compare, Teach, TopT, Train
@@ -52,6 +58,8 @@ def assembly(model) -> dict:
             if isinstance(module, ValueTable | ProductKeys)
         ],
         "adapted": hasattr(model, "peft_config"),
+        "memory on": [module.on for module in model.modules() if isinstance(module, AttachedMemory)],
+        "generation": id(model.generation_config),
     }
 
 
@@ -123,7 +131,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     assert total > 200
     lines = range(1, total, stepping(STRIDE.get(method, 499)))
     record_property("tried", len(lines))
-    check_interrupted(lab, method, lines, before, base)
+    check_interrupted(lab, partial(run, method=method), lines, before, base)
     run(lab, method)
     learned = state(lab.model)
     fresh = tiny_lab()
@@ -133,14 +141,14 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     assert assembly(lab.model) == before
 
 
-def check_interrupted(lab, method: str, lines, before: dict, base: dict) -> None:
-    """Interrupt a run before each of these lines in turn, and see that `reset` brings back what was before."""
+def check_interrupted(lab, work, lines, before: dict, base: dict) -> None:
+    """Interrupt some work before each of these lines in turn, and see that `reset` brings back what was before."""
     for line in lines:
         with suppress(KeyboardInterrupt):
-            lines_of(lambda: run(lab, method), line)
+            lines_of(partial(work, lab), line)
         lab.reset()
-        assert assembly(lab.model) == before, f"line {line} of {lines.stop}"
-        assert bitwise_equal(state(lab.model), base), f"line {line} of {lines.stop}"
+        assert assembly(lab.model) == before, f"line {line} of {lines[-1]}"
+        assert bitwise_equal(state(lab.model), base), f"line {line} of {lines[-1]}"
 
 
 @pytest.mark.skipif(OFTEN < 2, reason="takes minutes; SMFT_LAB_INTERRUPTS=10 asks for it")
@@ -151,7 +159,70 @@ def test_an_interrupt_at_any_line_leaves_nothing_in_the_shipped_lab(lab, method,
     lab.reset()
     lines = range(1, total, total // (7 * OFTEN))
     record_property("tried", len(lines))
-    check_interrupted(lab, method, lines, before, base)
+    check_interrupted(lab, partial(run, method=method), lines, before, base)
+
+
+def within(block) -> None:
+    with block:
+        pass
+
+
+READING = {
+    "observed reads": lambda lab: within(smft.observe_reads(lab.model)),
+    "observed loudness": lambda lab: within(observe_loudness(lab.model)),
+    "memory left out": lambda lab: within(smft.without_memory(lab.model)),
+    "a question": lambda lab: lab.answer([FACTS[0].question], max_new_tokens=1),
+    "scores": lambda lab: smft.slot_scores(lab, FACTS[0]),
+    "usage": lambda lab: smft.measure_usage(lab.model, [lab.encode(["A boat."])]),
+    "inputs of the memory": lambda lab: memory_inputs(lab.model, [lab.encode(["A boat."])]),
+    "addresses": lambda lab: measure_addresses(lab, FACTS),
+    "loudness": lambda lab: measure_loudness(lab, FACTS[:1]),
+    "background": lambda lab: background_reads(lab.model, lab.tokenizer, [[5, 6, 7]]),
+    "feed-forwards": lambda lab: feed_forwards(lab.model),
+}
+
+
+@pytest.mark.parametrize("name", READING)
+def test_an_interrupt_of_what_reads_the_model_leaves_nothing_that_reset_does_not_bring_back(
+    tokenizer, name, record_property
+):
+    model = add_memory(small("llama"), 1, **MEMORY)
+    usage = smft.Usage(20, torch.ones(1, 256, dtype=torch.int32), torch.ones(1, 256))
+    lab = smft.Lab(model, tokenizer, usage, form=smft.PromptForm.PLAIN)
+    before, base = assembly(lab.model), state(lab.model)
+    total = lines_of(lambda: READING[name](lab))
+    lines = sorted({*range(1, total, max(1, total // (40 * OFTEN))), *range(max(1, total - 11), total)})
+    record_property("tried", len(lines))
+    check_interrupted(lab, READING[name], lines, before, base)
+    READING[name](lab)
+    assert assembly(lab.model) == before
+
+
+def test_a_hook_does_nothing_once_its_block_is_gone_though_it_was_never_ended():
+    layer, calls = torch.nn.Linear(1, 1), []
+    block = Block()
+    block.hook(layer, lambda *_: calls.append(1))
+    layer(torch.ones(1))
+    del block
+    layer(torch.ones(1))
+    assert calls == [1]
+    drop_ended(layer)
+    assert not layer._forward_hooks
+
+
+def test_an_interrupt_within_a_product_leaves_no_setting_of_the_process_that_reset_does_not_bring_back(
+    lab, monkeypatch
+):
+    setting = getattr(torch.backends.mkldnn, "matmul", None)
+    if setting is None:
+        pytest.skip("this torch has no such setting")
+    monkeypatch.setattr("smft_lab.finetuning.engine.products.onednn_is_faster", lambda: True)
+    before, factor = setting.fp32_precision, torch.ones(2, 2)
+    for line in range(1, lines_of(lambda: fast_product(factor, factor)) + 1):
+        with suppress(KeyboardInterrupt):
+            lines_of(lambda: fast_product(factor, factor), line)
+        lab.reset()
+        assert setting.fp32_precision == before
 
 
 def stepping(stride: int) -> int:

@@ -87,3 +87,32 @@ def test_the_start_is_of_the_seed_and_draws_no_other_random_numbers():
 def test_an_architecture_that_transformers_does_not_have_is_told():
     with pytest.raises(ValueError, match="no causal language model of the type 'gpt_neo_y'"):
         new_plain_model(TEXT, "gpt_neo_y")
+
+
+def test_a_file_that_is_there_is_not_replaced_and_a_folder_of_somebody_else_s_not_deleted(tmp_path, monkeypatch):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "diary.txt").write_text("mine")
+    (tmp_path / "tokenizer.json").write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(plain_model, "pretrain_memory", lambda *_: pytest.fail("it trained"))
+        with pytest.raises(ValueError, match=r"holds a file tokenizer\.json of another model"):
+            list(train_plain_model(TEXT, "gpt_neox", tmp_path))
+        with pytest.raises(OSError, match="can't be written"):
+            list(train_plain_model(TEXT, "gpt_neox", "/proc/nowhere/model"))
+    (tmp_path / "tokenizer.json").unlink()
+    list(train_plain_model(TEXT, "gpt_neox", tmp_path))
+    assert (tmp_path / "unfinished" / "diary.txt").read_text() == "mine"
+    assert [file.name for file in (tmp_path / "unfinished").iterdir()] == ["diary.txt"]
+
+
+def test_a_model_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GPTNeoXForCausalLM, "save_pretrained", full)
+        with pytest.raises(OSError, match=r"can't be written \(No space left on device: .* needed, .* free\)"):
+            list(train_plain_model(TEXT, "gpt_neox", tmp_path))
+    assert {file.name for file in tmp_path.iterdir()} <= {"unfinished", ".unfinished.lock"}
+    assert [step for step, _ in train_plain_model(TEXT, "gpt_neox", tmp_path)] == [3, 4]  # from the last checkpoint
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path), GPTNeoXForCausalLM)

@@ -217,3 +217,25 @@ def test_a_chunk_holds_every_text_short_enough_once(tokenizer):
     missing = Counter(every) - got
     assert missing
     assert min(len(tokenizer(text)["input_ids"]) for text in missing) > 30  # only near the limit can splitting pass it
+
+
+@pytest.mark.parametrize("damage", [b"", b"abc", None])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, damage):
+    stop_after(tmp_path, 2)
+    state = tmp_path / "unfinished" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100] if damage is None else damage)
+    with pytest.raises(ValueError, match=r"state\.safetensors is damaged .*; delete it, and the run begins anew"):
+        next(pretrain(tmp_path, TINY))
+
+
+def test_files_of_somebody_else_are_neither_replaced_nor_deleted(tmp_path):
+    metrics, diary = tmp_path / "pretraining.csv", tmp_path / "unfinished" / "diary.txt"
+    metrics.write_text("mine")
+    with pytest.raises(ValueError, match=r"holds a file pretraining\.csv of another model"):
+        next(pretrain(tmp_path, TINY))
+    assert metrics.read_text() == "mine"
+    metrics.unlink()
+    diary.parent.mkdir()
+    diary.write_text("mine")
+    list(pretrain(tmp_path, TINY))
+    assert [file.read_text() for file in diary.parent.iterdir()] == ["mine"]

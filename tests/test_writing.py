@@ -4,12 +4,13 @@ import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from smft_lab.writing import LEFT_BEHIND, PARTIAL, whole, write_whole
+from smft_lab.writing import LEFT_BEHIND, PARTIAL, check_replaceable, whole, write_whole
 
 
 def test_a_file_is_written_whole_by_several_at_once(tmp_path):
@@ -59,3 +60,19 @@ def test_a_file_has_the_mode_of_a_new_one_or_of_the_one_it_replaces(earlier, exp
     finally:
         os.umask(before)
     assert stat.S_IMODE(file.stat().st_mode) == expected
+
+
+@pytest.mark.parametrize("content", ["mine", "[]", '{"settings": 1}'])
+def test_results_replace_those_of_an_earlier_run_alone(tmp_path, content):
+    names, keys = ("claims.json", "report.html"), ("settings", "claims")
+    check_replaceable(tmp_path / "new", names, "claims.json", keys)
+    (tmp_path / "report.html").write_text("of a comparison")
+    with pytest.raises(ValueError, match=r"report\.html is of something else, and would be replaced"):
+        check_replaceable(tmp_path, names, "claims.json", keys)
+    (tmp_path / "claims.json").write_text(content)
+    with pytest.raises(ValueError, match=r"claims\.json is of something else"):
+        check_replaceable(tmp_path, names, "claims.json", keys)
+    (tmp_path / "claims.json").write_text('{"settings": {}, "claims": {}}')
+    check_replaceable(tmp_path, names, "claims.json", keys)
+    with pytest.raises(OSError, match=r"nowhere.* can't be written"):
+        check_replaceable(Path("/proc/nowhere"), names, "claims.json", keys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +16,7 @@ from smft_lab.cli.pretrain import follow_training
 from smft_lab.recipe import RECIPES
 from smft_lab.terminal import console, progress_bar
 
+ADDRESSES = "addresses.json"  # written beside the lab
 HELLASWAG = 100  # choices of a probe, at most
 
 
@@ -64,7 +64,7 @@ def attach(
     check_kind(kind, facts)
     if questions_kind is not None and questions is None and known is None:
         raise ValueError("--questions-kind says what the files of --questions and --known are; give one of them too")
-    check_lab_place(out)
+    check_lab_place(out, besides=[ADDRESSES])
     chosen = replace(RECIPES[recipe.value], **({} if slots is None else {"slots": slots}))
     if steps:
         if text is None:
@@ -84,14 +84,14 @@ def attach(
 
 
 def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, base, chat, seed) -> None:
-    from smft_lab.experiments.retrofit import Retrofit, follow
+    from smft_lab.experiments.retrofit import STAGES, Retrofit, follow
     from smft_lab.facts.files import read_facts
     from smft_lab.facts.public.datasets import read_dataset
     from smft_lab.model.opening import described, open_model
     from smft_lab.probes.choices import ChoiceProbe
     from smft_lab.probes.prompts import PromptForm
     from smft_lab.training.memory_training import read_text
-    from smft_lab.writing import write_whole
+    from smft_lab.writing import clear_unfinished, write_whole
 
     words = None if text is None else read_text(text)
     taught = [] if facts is None else read_facts(facts, kind)
@@ -120,8 +120,8 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
         follow(work, bar)
     assert work.lab is not None
     work.lab.save(out, base=base)
-    write_whole(out / "addresses.json", json.dumps(work.report(), indent=1) + "\n")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    write_whole(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
+    clear_unfinished(unfinished, [f"{stage}.json" for stage in STAGES])
     for line in work.told():
         console.print(line, markup=False, soft_wrap=True)
     command = ["smft-lab", "compare", "--lab", str(out), "--facts", str(facts or "mine.jsonl")]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smft_lab.cli.options import ForceOption, LabOption
 from smft_lab.terminal import console, progress_bar
+
+if TYPE_CHECKING:
+    from smft_lab.lab import Lab
+
+NAMES = ("bench.csv", "bench.json")
 
 
 def bench(
@@ -18,6 +23,25 @@ def bench(
     force: ForceOption = False,
 ) -> None:
     """Time a sparse step beside the other ways to take it; ratios are what counts."""
+    from smft_lab.lab import load
+    from smft_lab.writing import check_new, whole_folder, write_whole
+
+    for name in NAMES:
+        check_new(out / name, force)
+    opened = load(lab)
+    with whole_folder(out, NAMES[-1], NAMES.__contains__) as folder:  # before any computing
+        texts = _measured(opened, quick, None if lab is None else str(lab))
+        for name, text in zip(NAMES, texts, strict=True):
+            write_whole(folder / name, text)
+    print(out / NAMES[-1])
+
+
+def _measured(opened: Lab, quick: bool, lab: str | None) -> tuple[str, str]:
+    """The table that is printed, as CSV and, with what it was measured on, as JSON.
+
+    Args:
+        lab: Where the lab was opened; None for the shipped one.
+    """
     from dataclasses import asdict
 
     import pandas as pd
@@ -25,17 +49,13 @@ def bench(
 
     from smft_lab.experiments.bench import bench as rows_of
     from smft_lab.experiments.bench import machine, ratios
-    from smft_lab.lab import load
-    from smft_lab.writing import check_new, json_text, write_whole
+    from smft_lab.writing import json_text
 
-    for name in ("bench.csv", "bench.json"):
-        check_new(out / name, force)
-    opened = load(lab)
     about, rows = machine(), []
     console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
     with progress_bar() as bar:
         task = bar.add_task("bench", total=None)
-        for row in rows_of(opened, quick, None if lab is None else str(lab)):
+        for row in rows_of(opened, quick, lab):
             rows.append(row)
             bar.update(task, description=f"{row.part}: {row.what}"[:60])
     frame = pd.DataFrame([{**asdict(row), "ratio": ratio} for row, ratio in zip(rows, ratios(rows), strict=True)])
@@ -51,6 +71,4 @@ def bench(
             table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)
         console.print(table)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    write_whole(out / "bench.csv", frame.to_csv(index=False))
-    write_whole(out / "bench.json", json_text({"machine": about, "rows": records}, indent=2))
-    print(out / "bench.json")
+    return frame.to_csv(index=False), json_text({"machine": about, "rows": records, "files": NAMES}, indent=2)

@@ -78,11 +78,11 @@ def _train_plain(
     out: Path, text: Path, questions: Path | None, architecture: str, steps: int | None, seed: int
 ) -> None:
     """Train a model without a memory on a text, with questions in it, into a folder that `attach` takes."""
+    from smft_lab.storage import check_lab_place
     from smft_lab.training import plain_model
     from smft_lab.training.memory_training import read_text
 
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} already holds a model; name another folder, or delete it")
+    check_lab_place(out, plain_model.MARK)
     words = read_text(text)
     if questions is not None:
         words = plain_model.text_with_questions(words, questions_in(questions), seed=seed)

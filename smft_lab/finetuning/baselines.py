@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.lab import Lab
+from smft_lab.ranges import check_positive
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Anchor:
     importance: dict[str, Tensor] | None = None
 
     def __post_init__(self):
-        if self.strength <= 0:
-            raise ValueError(f"strength must be positive, not {self.strength}")
+        check_positive(strength=self.strength)
 
     @torch.no_grad()
     def add_gradient(self, lab: Lab) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smft_lab.lab import Lab
 from smft_lab.model.memory import value_tables
+from smft_lab.ranges import check_positive
 
 
 class RowSGD:
@@ -162,8 +163,7 @@ class RowOptimizer(torch.optim.Optimizer):
     def __init__(self, lab: Lab, *, lr: float, optimizer: str = "adam"):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
-        if lr <= 0:
-            raise ValueError(f"lr must be positive, not {lr}")
+        check_positive(lr=lr)
         weights = [table.weight for table in value_tables(lab.model)]
         super().__init__(weights, {"lr": lr})
         self._rows = [OPTIMIZERS[optimizer](weight, lr) for weight in weights]

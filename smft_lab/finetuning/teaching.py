@@ -15,6 +15,7 @@ from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
+from smft_lab.ranges import check_counts
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 from smft_lab.slots.group import reads_of
 
@@ -236,8 +237,7 @@ class Teaching:
 
 def check_training(passes: int, order: str, loss_on: str) -> None:
     """Raise ValueError unless `finetune` would take these."""
-    if passes < 1:
-        raise ValueError(f"passes must be at least 1, not {passes}")
+    check_counts(passes=passes)
     if order not in ORDERS:
         raise ValueError(f"no order {order!r}; there are {', '.join(ORDERS)}")
     if loss_on not in LOSSES:

@@ -8,7 +8,7 @@ matrix, activation, matrix one after the other (OPT), those three are made into 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_trainable, keep_when_saved
+from smft_lab.model.hooks import Block
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
@@ -32,7 +33,7 @@ class AttachedMemory(nn.Module):
         memory: The `MemoryLayer`.
         feed_forward: What stood here, in mode `add`; None in mode `replace`.
         residual, outputs: See `FeedForward`.
-        on: Whether the memory takes part; see `without_memory`.
+        left_out: While there is one, tells whether the memory takes no part; see `without_memory`.
     """
 
     def __init__(self, memory: MemoryLayer, feed_forward: nn.Module | None, residual: bool = False, outputs: int = 0):
@@ -40,7 +41,12 @@ class AttachedMemory(nn.Module):
         self.feed_forward = feed_forward
         self.memory = memory
         self.residual, self.outputs = residual, outputs
-        self.on = True
+        self.left_out: Callable[[], bool] | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether the memory takes part."""
+        return self.left_out is None or not self.left_out()
 
     def forward(self, *args, **kwargs):
         """Hidden states x (..., D), and what else the feed-forward takes -> (..., D), or what it gives with that first.
@@ -199,13 +205,15 @@ def without_memory(model) -> Iterator[None]:
     attached = [module for module in model.modules() if isinstance(module, AttachedMemory)]
     if len(attached) != len(memory_layers(model)) or any(memory.feed_forward is None for memory in attached):
         raise ValueError("the feed-forward that a memory layer replaced is gone; only added memory can be left out")
-    try:
-        for memory in attached:
-            memory.on = False
-        yield
-    finally:
-        for memory in attached:
-            memory.on = True
+    before = [memory.left_out for memory in attached]
+    with Block() as block:
+        try:
+            for memory in attached:
+                memory.left_out = block.lasts
+            yield
+        finally:
+            for memory, left_out in zip(attached, before, strict=True):
+                memory.left_out = left_out
 
 
 def middle_block(model) -> int:
@@ -236,16 +244,15 @@ def feed_forwards(model) -> list[FeedForward | None]:
 
     training = model.training
     model.eval()
-    handles = [module.register_forward_hook(record, with_kwargs=True) for block in blocks for module in block.modules()]
     try:
         ids = torch.arange(TOKENS, device=model.get_input_embeddings().weight.device).unsqueeze(0) + 1
-        model(input_ids=ids, use_cache=False)
-        for handle in handles:
-            handle.remove()
+        with Block() as watched:
+            for block in blocks:
+                for module in block.modules():
+                    watched.hook(module, record, with_kwargs=True)
+            model(input_ids=ids, use_cache=False)
         places = [_feed_forward(block, calls) for block in blocks]
     finally:
-        for handle in handles:
-            handle.remove()
         model.train(training)
     if any(places):
         return places

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from smft_lab.model.hooks import Block
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
@@ -32,17 +33,15 @@ def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tens
     def keep(into: list[Tensor], module, args) -> None:
         into.append(args[0].cpu())
 
-    handles = [layer.register_forward_pre_hook(partial(keep, inputs[position])) for position, layer in layers.items()]
-    try:
+    with Block() as block:
+        for position, layer in layers.items():
+            block.pre_hook(layer, partial(keep, inputs[position]))
         for batch in batches:
             with stopping_at(last.keys):
                 model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             mask = batch["attention_mask"].bool().cpu().flatten()
             for states in inputs.values():
                 states[-1] = states[-1].flatten(0, -2)[mask]
-    finally:
-        for handle in handles:
-            handle.remove()
     return {position: torch.cat(states) for position, states in inputs.items()}
 
 

@@ -23,13 +23,15 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from smft_lab.model.hooks import Block
 
 CHUNK = 8192  # rows that are compared together
 
@@ -408,14 +410,10 @@ def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
 
         return record
 
-    handles = []
-    try:
+    with Block() as block:
         for position, layer in memory_layers(model).items():
-            handles.append(layer.keys.register_forward_hook(recorder(reads[position])))
+            block.hook(layer.keys, recorder(reads[position]))
         yield reads
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Reached(Exception):
@@ -432,10 +430,6 @@ def stopping_at(module: nn.Module) -> Iterator[None]:
     def stop(module, args, output):
         raise _Reached
 
-    handle = module.register_forward_hook(stop)
-    try:
+    with Block() as block, suppress(_Reached):
+        block.hook(module, stop)
         yield
-    except _Reached:
-        pass
-    finally:
-        handle.remove()

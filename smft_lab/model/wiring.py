@@ -6,17 +6,9 @@ import itertools
 
 from torch import nn
 
+from smft_lab.model.hooks import HOOKS
 from smft_lab.model.memory import ProductKeys, ValueTable
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 MODES = {ProductKeys: "known", ValueTable: "_hits"}
 
 

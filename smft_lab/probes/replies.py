@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
@@ -24,6 +25,8 @@ from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
 
 BATCH = 32  # prompts per forward pass
+# Generation configs of models that generate now, without them.
+_SET_ASIDE: WeakKeyDictionary[nn.Module, GenerationConfig | None] = WeakKeyDictionary()
 
 
 @exclusive
@@ -111,12 +114,19 @@ def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]],
 def plain_generation(model) -> Iterator[None]:
     """Let `generate` do as it is told alone, until the block ends: no setting of the model's generation config adds a
     least length, bans words or samples."""
-    before = model.generation_config
+    _SET_ASIDE.setdefault(model, model.generation_config)
     try:
         model.generation_config = GenerationConfig()
         yield
     finally:
-        model.generation_config = before
+        restore_generation(model)
+
+
+def restore_generation(model) -> None:
+    """Put back the generation config of a model, where an interrupt left a plain one."""
+    if model in _SET_ASIDE:
+        model.generation_config = _SET_ASIDE[model]
+        del _SET_ASIDE[model]
 
 
 def by_length(rows: Sequence[Sequence], size: int) -> Iterator[list[int]]:
@@ -215,7 +225,7 @@ def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Tenso
 
 def _ends(model, tokenizer) -> set[int]:
     """The tokens that end a text: the tokenizer's, and those that the model was made to end a turn with."""
-    given = getattr(model.generation_config, "eos_token_id", None)
+    given = getattr(_SET_ASIDE.get(model, model.generation_config), "eos_token_id", None)
     given = given if isinstance(given, list) else [given]
     return {end for end in (tokenizer.eos_token_id, *given) if end is not None}
 

@@ -16,8 +16,9 @@ from smft_lab.reproduce.page import write_claims, write_page
 from smft_lab.reproduce.scale import OWN, model_folder, pretrained
 from smft_lab.reproduce.sweep import read_result, sweep, table_of
 from smft_lab.storage import LAB_FILE
-from smft_lab.writing import json_text, write_whole
+from smft_lab.writing import check_replaceable, json_text, write_whole
 
+CLAIMS, CLAIMS_TEXT, REPORT = "claims.json", "claims.md", "report.html"
 WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 4200}
 QUICK = {"facts": 3, "passes": 8, "evaluations": 2, "pretraining": 20}
 Part = tuple[Experiment, pd.DataFrame, dict, list[Claim]]
@@ -32,12 +33,14 @@ class Plan:
         out: Folder of the results and pages.
 
     Raises:
-        ValueError: no such experiment, or one that this lab isn't for.
+        OSError: `out` can't be written.
+        ValueError: no such experiment, or one that this lab isn't for; or files at `out` are of something else.
     """
 
     def __init__(self, names: Sequence[str], seeds: int, quick: bool, lab: Path | None, out: Path, device: str = "cpu"):
         if strangers := [name for name in names if name not in EXPERIMENTS]:
             raise ValueError(f"no experiment {strangers[0]!r}; there are {', '.join(EXPERIMENTS)} and all")
+        check_replaceable(out, (CLAIMS, CLAIMS_TEXT, REPORT), CLAIMS, ("settings", "claims"))
         self.names, self.seeds, self.out, self.device = list(names or EXPERIMENTS), seeds, out, device
         self.size = QUICK if quick else WHOLE
         folder = "" if lab is None else str(lab.resolve())
@@ -82,9 +85,9 @@ class Plan:
         parts = [read(name, self.jobs[name], self.results) for name in self.names]
         record = {experiment.name: [asdict(claim) for claim in claims] for experiment, *_, claims in parts}
         about = self._about()
-        write_whole(self.out / "claims.json", json_text({"settings": about, "claims": record}, indent=2))
-        write_claims(self.out / "claims.md", about, parts)
-        write_page(self.out / "report.html", about, parts)
+        write_whole(self.out / CLAIMS, json_text({"settings": about, "claims": record}, indent=2))
+        write_claims(self.out / CLAIMS_TEXT, about, parts)
+        write_page(self.out / REPORT, about, parts)
         return parts
 
     def _about(self) -> dict:

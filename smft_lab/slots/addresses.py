@@ -25,6 +25,7 @@ from torch import Tensor
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
+from smft_lab.model.hooks import Block
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import ProductKeys, block_of, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
@@ -262,15 +263,11 @@ def measure_blocks(
 def inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     """What each module gets in the forward pass inside the block, which ends as soon as the last has run."""
     got: list[Tensor] = []
-    handles = []
-    try:
+    with Block() as block:
         for module in modules:
-            handles.append(module.register_forward_pre_hook(lambda module, args: got.append(args[0])))
+            block.pre_hook(module, lambda module, args: got.append(args[0]))
         with stopping_at(modules[-1]):
             yield got
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -324,14 +321,10 @@ def observe_loudness(model) -> Iterator[Loudness]:
         heard = norm > 0
         loudness.ratios.append((norm[heard] / before[heard].clamp(min=1e-6)).cpu())
 
-    handles = []
-    try:
-        handles.append(layer.register_forward_hook(keep_added))
-        handles.append(block.register_forward_hook(compare))
+    with Block() as watched:
+        watched.hook(layer, keep_added)
+        watched.hook(block, compare)
         yield loudness
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @exclusive

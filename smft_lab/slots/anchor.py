@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from smft_lab.model.hooks import Block
 from smft_lab.model.memory import block_of, memory_layers, value_tables
 from smft_lab.model.tokenizer import document_batches
 from smft_lab.slots.reading import reads_by_table
@@ -170,8 +171,6 @@ def _entering(block: torch.nn.Module) -> Iterator[list[Tensor]]:
     def keep(module, args, kwargs) -> None:
         got.append(args[0] if args else kwargs["hidden_states"])
 
-    handle = block.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with Block() as watched:
+        watched.pre_hook(block, keep, with_kwargs=True)
         yield got
-    finally:
-        handle.remove()

@@ -11,6 +11,7 @@ where the paper has no "+ 1" outside the logarithm.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -108,8 +109,8 @@ def check_rule(rule: str) -> None:
 
 
 def check_top_t(top_t: int, slots: int) -> None:
-    """Raise ValueError unless 1 <= top_t <= slots."""
-    if not 1 <= top_t <= slots:
+    """Raise ValueError unless top_t is a whole number, and 1 <= top_t <= slots."""
+    if not isinstance(top_t, Integral) or not 1 <= top_t <= slots:
         raise ValueError(f"top-t must be between 1 and the {slots} slots of the table, not {top_t}")
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from smft_lab.model.hooks import Block
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
+from smft_lab.ranges import check_not_negative
 from smft_lab.slots.scores import WHOLE_TABLE, check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage, table_reads
 
@@ -41,8 +43,7 @@ class Selection:
             ValueError: no such rule, `top_t` is below 1 or above the slots of a table, or `protect` is below 0.
         """
         check_top_t(top_t, usage.df.shape[1])
-        if protect < 0:
-            raise ValueError(f"protect must be at least 0, not {protect}")
+        check_not_negative(protect=protect)
         check_rule(rule)
         self.model, self.usage, self.rule = model, usage, rule
         self.top_t = None if rule == "all" else top_t
@@ -71,8 +72,7 @@ class Selection:
         """
         with ExitStack() as stack:
             self._reads = stack.enter_context(observe_reads(self.model))
-            handle = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.enter_context(Block()).pre_hook(self.model, self._begin, with_kwargs=True)
             for i, table in enumerate(self.tables):
                 stack.enter_context(table.train_rows(partial(self._hits, i)))
             yield self

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -28,9 +27,11 @@ from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
 from smft_lab.model.tokenizer import end_ids, pad, text_ids, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
+from smft_lab.ranges import check_counts, check_positive
 from smft_lab.slots.usage import Usage, measure_usage
 from smft_lab.storage import check_lab_place
 from smft_lab.training.pretrain import (
+    STATE,
     PretrainSettings,
     check_finite,
     make_optimizer,
@@ -39,8 +40,9 @@ from smft_lab.training.pretrain import (
     schedule,
 )
 from smft_lab.training.processes import Processes
-from smft_lab.writing import alone, write_whole
+from smft_lab.writing import alone, clear_unfinished, write_whole
 
+ABOUT_FILE = "memory_training.json"  # beside the lab
 HELD_OUT = 0.05  # the last of the text: the probe `prose`
 PROBE_TEXTS = 120
 SKEWED = 0.35  # of all reads on the top 1% of slots; from there on, public retrofits report, small t cannot learn
@@ -77,9 +79,9 @@ class MemoryTraining:
 
     def check(self) -> None:
         """Raise ValueError if an option is out of range."""
-        for name in ("steps", "batch_size", "background_batches", "background_batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        counts = ("steps", "batch_size", "background_batches", "background_batch_size", "checkpoint_every")
+        check_counts(**{name: getattr(self, name) for name in counts})
+        check_positive(lr=self.lr, value_lr=self.value_lr)
         if self.window < 2:
             raise ValueError(f"window must be at least 2 tokens, not {self.window}")
         if not 0 <= self.distill <= 1:
@@ -286,7 +288,7 @@ class LabTraining:
             ValueError: `out` is no place for a lab; and see `pretrain_memory`.
         """
         if Processes().main:
-            check_lab_place(self.out)
+            check_lab_place(self.out, besides=[ABOUT_FILE])
         for done, loss in pretrain_memory(self.model, self.text, self.settings, self._unfinished, self.teacher):
             self._recent = [*self._recent[-49:], loss]
             yield done, self._loss
@@ -296,9 +298,8 @@ class LabTraining:
         self.model.cpu()
         lab = text_lab(self.model, self.tokenizer, self.text, self.settings)
         lab.save(self.out)
-        write_whole(self.out / "memory_training.json", _about(self.settings, lab.usage, self._loss))
-        shutil.rmtree(self._unfinished)
-        (self.out / ".unfinished.lock").unlink(missing_ok=True)
+        write_whole(self.out / ABOUT_FILE, _about(self.settings, lab.usage, self._loss))
+        clear_unfinished(self._unfinished, [STATE])
         return lab
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,10 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import Question
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes.prompts import PLAIN, PromptForm
+from smft_lab.storage import check_lab_place, is_lab_file
 from smft_lab.training.memory_training import MemoryTraining, TextWindows, _parts, pretrain_memory
+from smft_lab.training.pretrain import STATE
+from smft_lab.writing import clear_unfinished, json_text, naming, whole_folder
 
 SHAPE = {
     "hidden_size": 192,
@@ -24,6 +26,7 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 VOCABULARY = 4096
+MARK = "plain_model.json"  # lists the files of a saved one
 TRAINING = MemoryTraining(steps=2000, window=128, lr=2e-3, warmup=100, everything=True)
 SHARE = 0.4  # of the characters of a text with questions
 TOGETHER = 8  # questions that stand one after another
@@ -99,14 +102,22 @@ def train_plain_model(
         (steps done, loss in nats per token).
 
     Raises:
-        ValueError: see `new_plain_model`, or the text is too short.
+        OSError: `out` can't be written.
+        ValueError: see `new_plain_model`; the text is too short; or there is another model, or a lab, at `out`.
     """
     out = Path(out)
+    check_lab_place(out, MARK)
     settings = replace(TRAINING, steps=steps or TRAINING.steps, seed=seed)
     model, tokenizer = new_plain_model(text, architecture, seed)
     unfinished = out / "unfinished"
     yield from pretrain_memory(model, TextWindows(text, tokenizer, settings.window), settings, unfinished)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    shutil.rmtree(unfinished)
-    (out / ".unfinished.lock").unlink(missing_ok=True)
+    with whole_folder(out, MARK, is_lab_file) as folder, naming(out, lambda: _size(model)):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        files = sorted([MARK, *(file.name for file in folder.iterdir())])
+        (folder / MARK).write_text(json_text({"architecture": architecture, "files": files}, 1), encoding="utf-8")
+    clear_unfinished(unfinished, [STATE])
+
+
+def _size(model) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from smft_lab.facts.world.corpus import MIX, UNFAMILIAR, Corpus
@@ -27,11 +26,14 @@ from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
+from smft_lab.ranges import check_counts, check_positive
 from smft_lab.slots.usage import measure_usage
 from smft_lab.storage import WEIGHTS_FILE, check_lab_place
 from smft_lab.training.processes import Processes
-from smft_lab.writing import alone, whole, write_whole
+from smft_lab.writing import alone, clear_unfinished, whole, write_whole
 
+METRICS_FILE, ABOUT_FILE = "pretraining.csv", "pretraining.json"  # beside the lab
+STATE = "state.safetensors"  # in the folder of an unfinished run
 CHUNK = 32  # batches drawn together, so that texts of a like length share a batch
 DRAWING = 4  # at most so many processes draw batches while a GPU trains: one alone would keep it waiting
 
@@ -73,6 +75,10 @@ class PretrainSettings:
     evaluate_every: int = 500
     world_scale: float = 1.0
     kinds: tuple[str, ...] = tuple(MIX)
+
+    def __post_init__(self):
+        check_counts(steps=self.steps, batch_size=self.batch_size, evaluate_every=self.evaluate_every)
+        check_positive(lr=self.lr, value_lr=self.value_lr, world_scale=self.world_scale)
 
     def model_config(self, tokenizer) -> MemoryLlamaConfig:
         return MemoryLlamaConfig(
@@ -154,13 +160,12 @@ def pretrain(out: str | Path, settings: PretrainSettings = PretrainSettings()) -
     on_gpu = torch.cuda.is_available()
     processes = Processes(torch.device("cuda") if on_gpu else None)
     if processes.main:
-        check_lab_place(out)
+        besides = () if (out / "unfinished" / STATE).exists() else (METRICS_FILE, ABOUT_FILE)
+        check_lab_place(out, besides=besides)  # an unfinished run may have written them
     unfinished = out / "unfinished"
     unfinished.mkdir(parents=True, exist_ok=True)
     with alone(unfinished) if processes.main else nullcontext(), _tf32() if on_gpu else nullcontext():
         yield from _pretrain(out, unfinished, settings, processes)
-    if processes.main:
-        (out / ".unfinished.lock").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -202,12 +207,12 @@ def _pretrain(
     model.cpu()
     seconds = round(earlier + time.perf_counter() - began, 1)
     rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
-    _write_metrics(out / "pretraining.csv", rows)
-    write_whole(out / "pretraining.json", json.dumps(asdict(settings), indent=2) + "\n")
+    _write_metrics(out / METRICS_FILE, rows)
+    write_whole(out / ABOUT_FILE, json.dumps(asdict(settings), indent=2) + "\n")
     lab = Lab(model, tokenizer, usage, probes, None, settings.seed, settings.world_scale)
     lab.save(out)
     store_in_half(out / WEIGHTS_FILE)
-    shutil.rmtree(unfinished)
+    clear_unfinished(unfinished, [STATE])
     yield PretrainRecord(settings.steps, rows[-1]["loss"], metrics)
 
 
@@ -361,7 +366,7 @@ def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: 
     about = {"step": str(step), "settings": json.dumps(settings), "rows": json.dumps(list(rows))}
     size = sum(tensor.nbytes for tensor in tensors.values())
     # Nobody else writes it, and it may be as large as the disk has room for.
-    with whole(folder / "state.safetensors", left_behind=0, size=size) as partial:
+    with whole(folder / STATE, left_behind=0, size=size) as partial:
         save_file(tensors, partial, metadata=about)
 
 
@@ -369,16 +374,21 @@ def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, l
     """Steps done and rows of an unfinished run in `folder`, put back into model and optimizer; 0 where there is none.
 
     Raises:
-        ValueError: the run there had other settings.
+        ValueError: the run there had other settings, or its file is damaged.
     """
-    file = folder / "state.safetensors"
+    file = folder / STATE
     if not file.exists():
         return 0, []
-    with safe_open(file, "pt") as opened:
-        about = opened.metadata()
-    if json.loads(about["settings"]) != json.loads(json.dumps(settings)):
+    try:
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+        earlier, step, rows = json.loads(about["settings"]), int(about["step"]), json.loads(about["rows"])
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise ValueError(f"{file} is damaged ({reason}); delete it, and the run begins anew") from None
+    if earlier != json.loads(json.dumps(settings)):
         raise ValueError(f"{folder} holds an unfinished run with other settings; finish it with those, or delete it")
-    tensors = load_file(file)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -386,7 +396,7 @@ def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, l
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         names, place = ("step", "exp_avg", "exp_avg_sq"), parameter.device
         optimizer.state[parameter] = {name: tensors[f"optimizer.{i}.{name}"].to(place, copy=True) for name in names}
-    return int(about["step"]), json.loads(about["rows"])
+    return step, rows
 
 
 def _write_metrics(path: Path, rows: list[dict]) -> None:

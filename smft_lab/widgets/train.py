@@ -91,8 +91,6 @@ class Train(TrainingPanel):
         if unknown:
             raise ValueError(f"no setting {', '.join(sorted(unknown))}; see smft_lab.training.pretrain")
         self._settings = replace(SMALL, **settings)
-        if self._settings.steps < 1 or self._settings.batch_size < 1:
-            raise ValueError("steps and batch_size must be at least 1")
         self._begin_anew()
         super().__init__(self._world, runner, theme)
         self.lab: Lab | None = None

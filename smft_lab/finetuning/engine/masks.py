@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smft_lab.finetuning.engine.packing import Form
 from smft_lab.model.attach import max_positions, text_blocks
+from smft_lab.model.hooks import Block
 from smft_lab.model.memory import value_tables
 
 STEP = 128  # tokens; a model is asked about lengths of that, and of multiples
@@ -101,15 +102,11 @@ def _recorded(blocks: Sequence[nn.Module], passed: dict[nn.Module, tuple[Tensor,
         if module in leaves and y.shape == leaves[module].shape:
             passed[module] = leaves[module], y
 
-    handles = []
-    try:
+    with Block() as watched:
         for block in blocks:
-            handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(block.register_forward_hook(leave))
+            watched.pre_hook(block, enter, with_kwargs=True)
+            watched.hook(block, leave)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

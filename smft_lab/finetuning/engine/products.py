@@ -10,17 +10,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
-from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
 from smft_lab.finetuning.engine.packing import Targets
+from smft_lab.model.precision import product_by_onednn
 
 CHUNK = 1024  # positions whose logits are in memory together
 ROUND = 32  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it
 ROUNDED_FROM = 2**25  # weights; a smaller model's are in the processor's caches, and rounding them would save little
-_SETTING = Lock()  # of the process, so of all threads
 
 
 @cache
@@ -74,21 +73,8 @@ class RoundedWeights:
 
 
 def fast_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, in float32 by oneDNN where that is faster; the name of the setting is of what it does with AMX."""
-    if a.dtype != torch.float32 or not onednn_is_faster():
-        return a @ b
-    with _SETTING:
-        return _by_onednn(a, b)
-
-
-def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
-    products = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    before = products.fp32_precision
-    try:
-        products.fp32_precision = "bf16"
-        return a @ b
-    finally:
-        products.fp32_precision = before
+    """a @ b, in float32 by oneDNN where that is faster."""
+    return product_by_onednn(a, b) if a.dtype == torch.float32 and onednn_is_faster() else a @ b
 
 
 def as_factor(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -28,6 +28,7 @@ from smft_lab.finetuning.engine.packing import LEAST_SAVED, Form, Targets, as_ro
 from smft_lab.finetuning.engine.products import HeadLoss, RoundedWeights, StandIn, fast_linears
 from smft_lab.finetuning.engine.regrouping import KnownTexts
 from smft_lab.model.attach import AttachedMemory
+from smft_lab.model.hooks import Block
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
 
@@ -337,17 +338,13 @@ class Prefix:
 
         keys = self.layer.keys
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
-        handles = []
-        try:
+        with Block() as block:
             for module in (*wanted, keys):
-                handles.append(module.register_forward_hook(keep))
+                block.hook(module, keep)
             for module in filter(None, (self.layer, self._attached)):
-                handles.append(module.register_forward_pre_hook(take, with_kwargs=True))
+                block.pre_hook(module, take, with_kwargs=True)
             with stopping_at(keys), replaced(self._exact):
                 self._run(form)
-        finally:
-            for handle in handles:
-                handle.remove()
         (x,), _ = outputs[self.layer]
         attached, (given, named) = self._attached, outputs.get(self._attached, ((), {}))
         frozen = Frozen(

@@ -13,6 +13,7 @@ from torch import Tensor
 from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
+from smft_lab.ranges import check_positive
 from smft_lab.recipe import Recipe
 
 Mix = Callable[[Random], Sequence[str]]
@@ -154,8 +155,8 @@ class Method:
                     setattr(cls, name, cls.key)
 
     def __post_init__(self):
-        if self.lr is not None and self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.lr is not None:
+            check_positive(lr=self.lr)
         if self.optimizer is not None and self.optimizer not in self.optimizers:
             raise ValueError(f"no optimizer {self.optimizer!r} for {self.key}; there are {', '.join(self.optimizers)}")
 

@@ -11,6 +11,7 @@ from smft_lab.facts.world.corpus import Corpus
 from smft_lab.finetuning.methods.base import Mix, register
 from smft_lab.finetuning.methods.full import Full
 from smft_lab.lab import Lab
+from smft_lab.ranges import check_counts
 
 ASKED = 150  # general questions that a model from elsewhere answers itself
 
@@ -46,8 +47,7 @@ class Replay(Full):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1, not {self.count}")
+        check_counts(count=self.count)
         if self.mix is not None:
             raise ValueError("replay mixes its own texts; give them as texts, or mix to full finetuning")
         if self.texts and len(self.texts) < self.count:

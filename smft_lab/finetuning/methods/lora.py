@@ -9,6 +9,7 @@ from smft_lab.finetuning.adapters import AdapterTraining
 from smft_lab.finetuning.dense import empty_memories
 from smft_lab.finetuning.methods.base import Method, register
 from smft_lab.lab import Lab
+from smft_lab.ranges import check_counts
 from smft_lab.recipe import Recipe
 
 
@@ -46,8 +47,7 @@ class Lora(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, not {self.rank}")
+        check_counts(rank=self.rank)
 
     def of_recipe(self, recipe: Recipe) -> dict[str, Any]:
         return {"lr": recipe.lora_lr}

@@ -21,6 +21,7 @@ from smft_lab.finetuning.teaching import TaughtText, Teaching, counted_reads
 from smft_lab.lab import Lab
 from smft_lab.model.attach import without_memory
 from smft_lab.model.memory import value_tables
+from smft_lab.ranges import check_not_negative
 from smft_lab.recipe import Recipe
 from smft_lab.slots.anchor import Anchor, added
 from smft_lab.slots.group import choose_slots
@@ -71,8 +72,7 @@ class Sparse(Method):
     def __post_init__(self):
         super().__post_init__()
         check_rule(self.rule)
-        if self.protect < 0:
-            raise ValueError(f"protect must be at least 0, not {self.protect}")
+        check_not_negative(protect=self.protect)
 
     @classmethod
     def variant(cls, name: str, **settings) -> Self:

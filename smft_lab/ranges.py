@@ -1,0 +1,36 @@
+"""What numbers a setting may be: checks that no NaN slips through, as it does through a plain comparison."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+
+def check_positive(**settings: object) -> None:
+    """Raise ValueError unless each setting is a finite number above 0."""
+    for name, value in settings.items():
+        if not _finite(name, value) > 0:
+            raise ValueError(f"{name} must be positive, not {value}")
+
+
+def check_not_negative(**settings: object) -> None:
+    """Raise ValueError unless each setting is a finite number of at least 0."""
+    for name, value in settings.items():
+        if not _finite(name, value) >= 0:
+            raise ValueError(f"{name} must be at least 0, not {value}")
+
+
+def check_counts(**settings: object) -> None:
+    """Raise ValueError unless each setting is a whole number of at least 1."""
+    for name, value in settings.items():
+        number = _finite(name, value)
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+        if not number.is_integer():
+            raise ValueError(f"{name} must be a whole number, not {value}")
+
+
+def _finite(name: str, value: object) -> float:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {str(value)[:40]!r}")
+    return float(value)
