@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 HERE = Path(__file__).parent
 ATTACKS = {  # and the tests that carry it out
     "Ctrl-C while training": ("test_interrupts.py", "an_interrupt_at_any_line"),
+    "Ctrl-C while the model is read": ("test_interrupts.py", "an_interrupt_of_what_reads"),
     "A call in another thread while training": ("test_interrupts.py", "a_reading_call"),
     "Ctrl-C twice, the second in the teardown": ("test_interrupts.py", "two_interrupts"),
     "A process killed while it writes": ("test_kills.py", ""),
