@@ -625,6 +625,8 @@ def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, 
         (["--distill", "0.5"], "needs the memory to be trained"),
         (["--mode", "replace"], "needs the memory to be trained"),
         (["--layers", "two"], "takes whole numbers"),
+        (["--questions-kind", "alpaca"], "give one of them too"),
+        (["--known", "text.txt", "--questions-kind", "alpaca"], "alpaca"),
     ],
 )
 def test_bad_input_to_attach_is_one_line_and_exit_code_2(smft, tokenizer, tmp_path, arguments, message):
@@ -633,7 +635,8 @@ def test_bad_input_to_attach_is_one_line_and_exit_code_2(smft, tokenizer, tmp_pa
     small("llama").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "text.txt").write_text("One two three four. " * 500)
-    given = ["--text", str(tmp_path / "text.txt"), *arguments]
+    there = [str(tmp_path / text) if text == "text.txt" else text for text in arguments]
+    given = ["--text", str(tmp_path / "text.txt"), *there]
     code, _, err = smft("attach", str(tmp_path / "model"), *given, "--out", str(tmp_path / "lab"))
     assert code == 2
     assert message in " ".join(err)

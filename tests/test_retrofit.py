@@ -1,5 +1,6 @@
 """A finished model gets a memory by forward passes alone, facts are taught by its recipe, and a stop loses nothing."""
 
+import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
@@ -102,6 +103,15 @@ def test_a_stopped_retrofit_goes_on_with_what_it_had(work, tmp_path, tokenizer):
     assert torch.equal(second.lab.usage.df, whole.lab.usage.df)
     third = work(folder=tmp_path / "kept", text=None, questions=[], seed=1)  # another seed, another background
     assert not any(at.note.startswith("kept") for at in third)
+
+
+@pytest.mark.parametrize("left", ["[]", '{"asked": "ASKED"}', "{"])
+def test_a_stage_that_is_not_kept_whole_is_done_again(work, tmp_path, left):
+    given = work(folder=tmp_path)
+    (tmp_path / "known.json").write_text(left.replace("ASKED", given._fingerprint()))
+    stage = given._kept("known", iter(()))
+    assert list(stage) == []
+    assert json.loads((tmp_path / "known.json").read_text()) == {"asked": given._fingerprint(), "result": None}
 
 
 def test_as_many_known_questions_are_looked_for_as_wanted(work):

@@ -155,6 +155,8 @@ def test_a_source_that_is_not_the_usual_one_has_results_of_its_own(tmp_path):
     many = many_jobs(DRAFT, 2, {"full": 3e-5, "lora": 3e-4})
     assert not set(keys) & {job.key for mine in many.values() for job in mine}
     assert many["sparse"][0].facts == own["200 questions, sparse"][0].facts == 200
+    told = own_jobs(DRAFT, {"full": 3e-5, "lora": 3e-4}, handbook, "facts")["handbook, sparse"][0]
+    assert (told.kind, told.key == own["handbook, sparse"][0].key) == ("facts", False)
     before = own["handbook, sparse"][0].key
     handbook.write_text(handbook.read_text().replace("7", "8"))
     assert own["handbook, sparse"][0].key != before

@@ -36,6 +36,7 @@ def study(
         list[str] | None, typer.Option(help="A rate that the sweep tries, as full=1e-4; several for each.")
     ] = None,
     handbook: Annotated[Path, typer.Option(help="Facts file of the part own.")] = Path("docs/facts/handbook.jsonl"),
+    kind: Annotated[str | None, typer.Option(help="What the handbook is, if it can't be told: alpaca, ...")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results and the page.")] = Path("docs/retrofit"),
     workers: Annotated[int, typer.Option(min=1, help="Local processes, of one thread each.")] = 2,
     read: Annotated[bool, typer.Option("--read", help="Run nothing; make the page of what is there.")] = False,
@@ -58,7 +59,7 @@ def study(
     if not read and Part.own in (parts or Part) and not handbook.is_file():
         raise ValueError(f"{handbook} is no file; the part own teaches its facts: name it with --handbook")
     draft = RetrofitJob(model=model, block=block, facts=facts, known=known, data=str(data.resolve()))
-    work = Study(draft, seeds, rates_of(rate or ()), choices, handbook, out / "runs")
+    work = Study(draft, seeds, rates_of(rate or ()), choices, handbook, out / "runs", kind or "")
     with resumable(f"what there is in {out}"):
         for part in [] if read else parts or Part:
             jobs = [job for of_setting in work.jobs(part).values() for job in of_setting]

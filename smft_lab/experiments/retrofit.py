@@ -234,7 +234,7 @@ class Retrofit:
                 kept = json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
                 kept = {}
-            if kept.get("asked") == asked:
+            if isinstance(kept, dict) and kept.get("asked") == asked and "result" in kept:
                 yield Progress(stage, 1, 1, "kept from the last try")
                 return kept["result"]
         result = yield from work

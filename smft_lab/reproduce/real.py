@@ -80,6 +80,7 @@ class RetrofitJob:
         data: Folder of the text and questions.
         source: What is taught: `people`, who are invented; `questions`, those of the data that the base answers wrong,
             by statements made by rule; or a file of facts, of which as many are taught as it has.
+        kind: What that file is (see `read_facts`), where it can't be told.
     """
 
     model: str = "smollm2"
@@ -97,6 +98,7 @@ class RetrofitJob:
     known: int = KNOWN
     data: str = ""
     source: str = "people"
+    kind: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -108,6 +110,8 @@ class RetrofitJob:
         identity = {name: value for name, value in asdict(self).items() if name != "data"}
         if self.known == KNOWN:
             del identity["known"]
+        if not self.kind:
+            del identity["kind"]
         if self.source == "people":
             del identity["source"]
         elif self.source != "questions":  # a file is what is in it
@@ -265,7 +269,7 @@ def _facts(lab: Lab, job: RetrofitJob) -> list[Fact]:
     if job.source == "people":
         return new_facts(job.facts, seed=job.seed)
     if job.source != "questions":
-        return read_facts(job.source)
+        return read_facts(job.source, job.kind or None)
     known = lab.probes["known"]
     assert isinstance(known, QuestionProbe)
     facts = [

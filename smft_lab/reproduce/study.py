@@ -89,6 +89,7 @@ class Study:
         choices: Rows of the choices that are asked before and after a comparison.
         handbook: The facts file of the part `own`.
         results: Folder of the results.
+        kind: What the handbook is, where it can't be told.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Study:
         choices: int,
         handbook: Path,
         results: Path,
+        kind: str = "",
     ):
         self.results = results
         sweep = sweep_jobs(draft, rates)
@@ -112,7 +114,7 @@ class Study:
             "sweep": lambda: sweep,
             "comparison": lambda: comparison_jobs(draft, seeds, best(), choices),
             "many": lambda: many_jobs(draft, seeds, best()),
-            "own": lambda: own_jobs(draft, best(), handbook.resolve()),
+            "own": lambda: own_jobs(draft, best(), handbook.resolve(), kind),
         }
 
     def jobs(self, part: str) -> dict[str, list[RetrofitJob]]:
@@ -243,7 +245,7 @@ def _of_sparse(jobs: list[RetrofitJob]) -> dict[str, list[RetrofitJob]]:
     return {name: [_switched(job, values) for job in jobs] for name, values in settings.items()}
 
 
-def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[str, list[RetrofitJob]]:
+def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path, kind: str = "") -> dict[str, list[RetrofitJob]]:
     """Facts as people have them: questions of the data that the base answers wrong, and a file of facts.
 
     Raises:
@@ -251,9 +253,9 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path) -> dict[st
     """
     _check_rates(rates)
     jobs = {}
-    sources = (("200 questions", "questions", MANY), ("handbook", str(file), len(read_facts(file))))
-    for about, source, facts in sources:
-        job = replace(draft, facts=facts, seed=0, source=source)
+    written = replace(draft, facts=len(read_facts(file, kind or None)), seed=0, source=str(file), kind=kind)
+    wrong = replace(draft, facts=MANY, seed=0, source="questions")
+    for about, job in (("200 questions", wrong), ("handbook", written)):
         jobs[f"{about}, sparse"] = [job]
         jobs[f"{about}, sparse, no floor"] = [_switched(job, FLOORLESS)]
         for name, method in BASELINES.items():
