@@ -77,6 +77,8 @@ def write_lab(lab: Lab, path: Path, reference: bool) -> None:
     Args:
         reference: Whether the base is named instead of copied.
     """
+    if not _is_defaults(lab.defaults):  # else it could be saved, and not loaded
+        raise ValueError(f"lab.defaults is {str(lab.defaults)[:60]!r}, not {ABOUT['defaults'][1]} with rates above 0")
     if reference:
         _check_reference(lab)
     else:

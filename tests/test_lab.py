@@ -187,13 +187,13 @@ def with_own_files(folder) -> None:
 def test_saving_again_leaves_every_file_that_no_lab_wrote(listed, tiny_lab, tmp_path):
     lab, path = tiny_lab(), tmp_path / "lab"
     with_own_files(path)
-    for base in range(3):
+    for turn in range(1, 4):
         lab.save(path)
         if not listed:  # as labs were before they listed their files
             about = json.loads((path / LAB_FILE).read_text())
             del about["files"]
             (path / LAB_FILE).write_text(json.dumps(about))
-        lab.defaults = {"sparse": {"lr": base}}
+        lab.defaults = {"sparse": {"lr": turn}}
     assert all((path / name).read_text() == "mine" for name in OWN)
     assert os.readlink(path / "link") == "nowhere"
     assert entries(tmp_path) == {"lab"}
@@ -242,13 +242,23 @@ def test_a_lab_at_a_link_is_saved_where_it_points_any_number_of_times(tiny_lab, 
     lab, link = tiny_lab(), tmp_path / "links" / "lab"
     link.parent.mkdir()
     link.symlink_to(tmp_path / "disk" / "real")  # nothing is there yet
-    for turn in range(3):
+    for turn in range(1, 4):
         lab.defaults = {"sparse": {"lr": turn}}
         lab.save(link)
         assert link.is_symlink()
         assert load(link).defaults == load(tmp_path / "disk" / "real").defaults == lab.defaults
     assert entries(link.parent) == {"lab"}
     assert entries(tmp_path / "disk") == {"real"}
+
+
+def test_defaults_that_could_not_be_loaded_are_not_saved(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    lab.defaults = {"sparse": {"lr": 0}}
+    with pytest.raises(
+        ValueError, match=r"lab\.defaults is .* not an object of settings per method with rates above 0"
+    ):
+        lab.save(tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
 
 
 def test_the_folder_one_is_in_takes_a_first_lab_and_says_why_it_takes_no_second(tiny_lab, tmp_path, monkeypatch):
