@@ -64,7 +64,7 @@ def with_statements(fact: Fact, how_many: int = 16) -> Fact:
     """
     if not fact.own or len(fact.statements) >= ENOUGH:
         return fact
-    sentence = next((text for text in fact.statements if answer_places(text, fact.answers)), fact.statements[0])
+    sentence = _with_its_answer(fact)
     if fact.question.startswith(COMPLETE):
         made = _framed(sentence)
     else:
@@ -81,10 +81,15 @@ def with_wordings(fact: Fact, how_many: int) -> Fact:
     """
     if not fact.own or len(fact.questions) >= how_many or fact.question.startswith(COMPLETE):
         return fact
-    sentence = next((text for text in fact.statements if answer_places(text, fact.answers)), fact.statements[0])
+    sentence = _with_its_answer(fact)
     asked = _same(fact.question)
     made = [text for text in other_wordings(sentence, fact.question, fact.answer) if asked not in _same(text)]
     return replace(fact, questions=tuple(unique([*fact.questions, *made])[:how_many]))
+
+
+def _with_its_answer(fact: Fact) -> str:
+    """The first statement of the fact that holds its answer; its first where none does."""
+    return next((text for text in fact.statements if answer_places(text, fact.answers)), fact.statements[0])
 
 
 def in_more_words(facts: Iterable[Fact], recipe: Recipe | None = None) -> list[Fact]:

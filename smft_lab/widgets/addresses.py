@@ -89,12 +89,6 @@ class Addresses(Panel):
         self.measure()
         self.note = ""
 
-    def close(self) -> None:
-        """Stop following the lab, and take the panel off the screen."""
-        if isinstance(lab := getattr(self, "lab", None), Lab):
-            lab.watchers.discard(self)
-        super().close()
-
     # What goes to somebody else
 
     def as_code(self) -> str:

@@ -280,6 +280,9 @@ class Panel(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Stop training, give the lab up, and take the panel off the screen."""
+        lab = getattr(self, "lab", None)  # none where it was refused its arguments
+        if isinstance(lab, Lab):
+            lab.watchers.discard(self)
         self._runner.stop()
         if hasattr(self, "_claim"):
             self._claim.panels.discard(self)

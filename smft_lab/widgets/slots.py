@@ -223,12 +223,6 @@ class Slots(Panel):
         self._show()
         self.note = ""
 
-    def close(self) -> None:
-        """Stop following the lab, and take the panel off the screen."""
-        if isinstance(lab := getattr(self, "lab", None), Lab):
-            lab.watchers.discard(self)
-        super().close()
-
     def _taken(self, patch: Patch) -> None:
         self.settings = {**self.settings, "view": "change"}
         self._show()

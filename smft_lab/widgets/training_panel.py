@@ -85,10 +85,3 @@ class TrainingPanel(Panel):
         if self._items is not None:
             self._items.close()
             self._items = None
-
-    def close(self) -> None:
-        """Stop training, give the lab up, and take the panel off the screen."""
-        lab = getattr(self, "lab", None)  # none where it was refused its arguments
-        if isinstance(lab, Lab):
-            lab.watchers.discard(self)
-        super().close()
