@@ -10,7 +10,7 @@ from smft_lab.cli.app import app
 from smft_lab.recipe import PAPER
 from smft_lab.reproduce.real import LATER, RetrofitJob
 from smft_lab.reproduce.study import (
-    NARROW,
+    CENTRES,
     RATES,
     ablation_jobs,
     best_rates,
@@ -68,12 +68,20 @@ def test_results_with_other_known_questions_have_names_of_their_own():
 
 
 def test_every_switch_of_the_ablation_differs_from_the_recipe():
-    jobs = ablation_jobs(DRAFT, 1)
-    keys = [job.key for mine in jobs.values() for job in mine]
-    assert len(set(keys)) == len(keys)
-    assert jobs["half of t"][0].recipe.top_t == round(DRAFT.recipe.top_t / 2)
-    assert jobs["twice the rate"][0].recipe.lr == pytest.approx(2 * NARROW["lr"])
-    assert jobs["with a gate and projection, untrained"][0].recipe.gate
+    for centre in CENTRES.values():
+        jobs = ablation_jobs(DRAFT, 1, centre)
+        keys = [job.key for mine in jobs.values() for job in mine]
+        assert len(set(keys)) == len(keys)
+        around = jobs["as it is"][0].recipe
+        assert around == replace(DRAFT, switches=tuple(centre.items())).recipe
+        assert jobs["half of t"][0].recipe.top_t == round(around.top_t / 2)
+        assert jobs["twice the rate"][0].recipe.lr == pytest.approx(2 * around.lr)
+        assert jobs["with a gate and projection, untrained"][0].recipe.gate
+    assert jobs.keys() ^ ablation_jobs(DRAFT, 1, {}).keys() == {
+        "all tokens counted",
+        "only shared tokens counted",
+        "no floor",
+    }
 
 
 def test_other_rates_are_tried_where_they_are_named():
@@ -108,7 +116,7 @@ def test_a_baseline_is_compared_at_the_rate_that_learns_and_keeps_most(tmp_path)
 
 
 def test_what_is_lost_is_read_where_enough_was_learned(tmp_path):
-    (job,) = block_jobs(DRAFT)["block 2"]
+    (job,) = block_jobs(DRAFT, {})["block 2"]
     keep(tmp_path, job, (0.96, 1.0), (0.8, 0.6), text=0.1)
     at_the_end = readings({"one": [job]}, tmp_path).iloc[0]
     assert at_the_end["learned"] == 100
@@ -122,10 +130,10 @@ def test_what_is_lost_is_read_where_enough_was_learned(tmp_path):
 
 
 def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the_meter(tmp_path):
-    blocks = block_jobs(DRAFT)
+    blocks = block_jobs(DRAFT, {})
     for i, (job,) in enumerate(blocks.values()):
         keep(tmp_path, job, (0.1, 1 - i / 10), (1.0, 1.0), found={"addresses": {"same": 0.5 - i / 100, "different": 0}})
-    ablation = {name: mine for name, mine in ablation_jobs(DRAFT, 2).items() if name in ("SGD", "k = 4")}
+    ablation = {name: mine for name, mine in ablation_jobs(DRAFT, 2, {}).items() if name in ("SGD", "k = 4")}
     for i, job in enumerate(ablation["SGD"]):
         keep(tmp_path, job, (0.0, i / 2), (1.0, 1.0))
     text = page({"blocks": blocks, "ablation": ablation}, tmp_path, ["About."])
@@ -139,7 +147,7 @@ def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the
 
 
 def test_a_table_without_a_column_is_drawn_without_it(tmp_path):
-    (job,) = block_jobs(DRAFT)["block 0"]
+    (job,) = block_jobs(DRAFT, {})["block 0"]
     keep(tmp_path, job, (0.0, 1.0), (1.0, 1.0))
     table = markdown(readings({"one": [job]}, tmp_path), {"learned": 0, "HellaSwag lost": 1})
     assert table.splitlines()[0] == "| setting | runs | learned |"

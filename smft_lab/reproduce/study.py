@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ FLOORLESS = {"floor": 0.0, "lr": 0.2}
 """The recipe without its floor, at the rate that suits it then."""
 WITH_SHARED = "sparse, shared tokens counted, no floor"
 NARROW = {**FLOORLESS, "counted": "shared"}
-"""Around this, switches and blocks were tried. The recipe counts all tokens, and has a floor."""
+"""The recipe that today's was chosen from. Switches and blocks were tried around it, too."""
+CENTRES: dict[str, dict] = {"": {}, " of an earlier recipe": NARROW}
+"""What switches are turned away from, by what a part's name says of it: today's recipe, and that one."""
 
 
 class Times(float):
@@ -35,7 +38,7 @@ class Times(float):
 
 
 SWITCHES: dict[str, dict] = {
-    "only shared tokens counted": {},
+    "as it is": {},
     "with a gate and projection, untrained": {"gate": True, "project": True},
     "with a projection, untrained": {"project": True},
     "queries at random, whitened": {"keys": "random"},
@@ -45,13 +48,15 @@ SWITCHES: dict[str, dict] = {
     "65,536 slots": {"slots": 65_536},
     "8 heads": {"heads": 8},
     "k = 4": {"k": 4},
-    "all tokens counted, as today": {"counted": "all"},
+    "all tokens counted": {"counted": "all"},
+    "only shared tokens counted": {"counted": "shared"},
     "only where the answer is predicted": {"counted": "answer"},
     "half of t": {"top_t": Times(0.5)},
     "twice t": {"top_t": Times(2)},
     "slots chosen batch by batch": {"choice": "batch"},
     "no momentum": {"momentum": 0.0},
-    "a floor of 1": {"floor": 1.0},
+    "no floor": {"floor": 0.0},
+    "no floor, two thirds of the rate": {"floor": 0.0, "lr": Times(2 / 3)},
     "SGD": {"optimizer": "sgd", "lr": 30.0},
     "half of the rate": {"lr": Times(0.5)},
     "twice the rate": {"lr": Times(2)},
@@ -109,8 +114,8 @@ class Study:
             return best_rates(sweep, results)
 
         self._parts: dict[str, Callable[[], dict[str, list[RetrofitJob]]]] = {
-            "blocks": lambda: block_jobs(draft),
-            "ablation": lambda: ablation_jobs(draft, seeds),
+            **{f"blocks{of}": partial(block_jobs, draft, centre) for of, centre in CENTRES.items()},
+            **{f"ablation{of}": partial(ablation_jobs, draft, seeds, centre) for of, centre in CENTRES.items()},
             "sweep": lambda: sweep,
             "comparison": lambda: comparison_jobs(draft, seeds, best(), choices),
             "many": lambda: many_jobs(draft, seeds, best()),
@@ -136,26 +141,28 @@ class Study:
         return page(parts, self.results, [f"`{command}`; a file per run in `runs`.", "", ABOUT])
 
 
-def block_jobs(draft: RetrofitJob) -> dict[str, list[RetrofitJob]]:
-    """The same facts taught beside each block."""
-    draft = _switched(replace(draft, facts=16, evaluations=1), NARROW)
+def block_jobs(draft: RetrofitJob, centre: dict) -> dict[str, list[RetrofitJob]]:
+    """The same facts taught beside each block, by the recipe with the switches of one of `CENTRES`."""
+    draft = _switched(replace(draft, facts=16, evaluations=1), centre)
     return {f"block {block}": [replace(draft, block=block)] for block in BLOCKS}
 
 
-def ablation_jobs(draft: RetrofitJob, seeds: int) -> dict[str, list[RetrofitJob]]:
-    """Each switch alone, turned away from the centre of the ablation (`NARROW`)."""
-    jobs, draft = {}, replace(draft, facts=16, evaluations=1)
-    centre = _switched(draft, NARROW)
+def ablation_jobs(draft: RetrofitJob, seeds: int, centre: dict) -> dict[str, list[RetrofitJob]]:
+    """Each switch alone, turned away from one of `CENTRES`; without those that stand so there."""
+    draft = _switched(replace(draft, facts=16, evaluations=1), centre)
+    jobs: dict[str, list[RetrofitJob]] = {}
     for name, changed in SWITCHES.items():
-        values = {key: _value(centre, key, value) for key, value in changed.items()}
-        jobs[name] = [replace(_switched(centre, values), seed=seed) for seed in range(seeds)]
+        values = {key: _value(draft, key, value) for key, value in changed.items()}
+        job = _switched(draft, values)
+        if not changed or job.recipe != draft.recipe:
+            jobs[name] = [replace(job, seed=seed) for seed in range(seeds)]
     paper = {
         field: value
         for field, value in PAPER.to_dict().items()
         if value != getattr(RETROFIT, field) and field != "name"
     }
-    jobs["the paper's design, untrained"] = [replace(_switched(draft, {**paper, "passes": 5}), seed=0)]
-    jobs["random slots"] = [replace(centre, seed=seed, rule="random") for seed in range(seeds)]
+    jobs["the paper's design, untrained"] = [_switched(replace(draft, switches=()), {**paper, "passes": 5})]
+    jobs["random slots"] = [replace(draft, seed=seed, rule="random") for seed in range(seeds)]
     return jobs
 
 
@@ -394,7 +401,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
             continue
         read = f"where {TARGET:.0%} were learned first, or at the end" if equal else "at the end"
         lines += [f"## {name.capitalize()}", "", f"Read {read}; mean and 95% interval over seeds.", ""]
-        if name == "blocks":
+        if name.startswith("blocks"):
             table["same"] = [measured["same"] for measured in table["addresses"]]
             table["different"] = [measured["different"] for measured in table["addresses"]]
         lines += [markdown(table, {**usual, "same": 2, "different": 2}), ""]
@@ -406,7 +413,7 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
                 markdown(readings(whole, folder), usual),
                 "",
             ]
-        if name == "blocks" and len(table) > 5:
+        if name.startswith("blocks") and len(table) > 5:
             agreement = {form: address_agreement(table, form) for form in LEARNED if table[form].nunique() > 1}
             correlations = ", ".join(f"{form} {rho:.2f} (p = {p:.2g})" for form, (rho, p) in agreement.items())
             lines += [
