@@ -146,6 +146,14 @@ def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the
     assert "| block 0 | 1 | 100 |" in text
 
 
+def test_the_page_has_the_control_of_a_memory_in_which_nothing_is_written(tmp_path):
+    jobs = {"sparse": [replace(DRAFT, seed=seed) for seed in range(2)]}
+    for job in jobs["sparse"]:
+        keep(tmp_path, job, (0.9, 1.0), (0.8, 0.7))
+    text = page({"comparison": jobs}, tmp_path, ["About."])
+    assert "| a memory, nothing taught | 2 | 0 [0, 0] | 0 [0, 0] | 100 [100, 100] | 0.0 [0.0, 0.0] |" in text
+
+
 def test_a_table_without_a_column_is_drawn_without_it(tmp_path):
     (job,) = block_jobs(DRAFT, {})["block 0"]
     keep(tmp_path, job, (0.0, 1.0), (1.0, 1.0))

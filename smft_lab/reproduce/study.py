@@ -33,6 +33,9 @@ CENTRES: dict[str, dict] = {"": {}, " of an earlier recipe": NARROW}
 """What switches are turned away from, by what a part's name says of it: today's recipe, and that one."""
 
 
+UNTAUGHT = "a memory, nothing taught"
+
+
 class Times(float):
     """So many times what the recipe has."""
 
@@ -340,6 +343,23 @@ def readings(jobs: dict[str, list[RetrofitJob]], folder: Path, equal: bool = Fal
     return pd.DataFrame(rows)
 
 
+def untaught(jobs: Sequence[RetrofitJob], folder: Path) -> pd.DataFrame:
+    """The control: what is answered with a memory in which nothing is written; one row per seed.
+
+    Known questions were found by asking the model before it got the memory, so what it loses by that is *known lost*.
+    """
+    rows = []
+    for job in jobs:
+        result = read_result(folder, job)
+        if result is None:
+            continue
+        empty = read_steps(result)[0].loc[0]
+        row = {probe: 100 * empty.get((probe, "em"), float("nan")) for probe in LEARNED}
+        row["known lost"] = 100 * (1 - empty["known", "em"])
+        rows.append({"setting": UNTAUGHT, "seed": job.seed, **row})
+    return pd.DataFrame(rows)
+
+
 def written(value: pd.Series, digits: int, share: bool = False) -> str:
     """Mean and 95% interval over seeds; of a share in percent, that of it which can be."""
     if value.empty:
@@ -399,6 +419,8 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
         table = readings(jobs, folder, equal)
         if table.empty:
             continue
+        if "sparse" in jobs:
+            table = pd.concat([untaught(jobs["sparse"], folder), table])
         read = f"where {TARGET:.0%} were learned first, or at the end" if equal else "at the end"
         lines += [f"## {name.capitalize()}", "", f"Read {read}; mean and 95% interval over seeds.", ""]
         if name.startswith("blocks"):
