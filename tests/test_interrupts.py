@@ -26,7 +26,7 @@ from smft_lab.finetuning.engine.products import fast_product
 from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.model.attach import AttachedMemory, add_memory, feed_forwards
 from smft_lab.model.fitting import memory_inputs
-from smft_lab.model.hooks import HOOKS, Block, drop_ended
+from smft_lab.model.hooks import HOOKS, HookScope, drop_ended
 from smft_lab.model.memory import ProductKeys, ValueTable
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.addresses import measure_addresses, measure_loudness, observe_loudness
@@ -198,12 +198,12 @@ def test_an_interrupt_of_what_reads_the_model_leaves_nothing_that_reset_does_not
     assert assembly(lab.model) == before
 
 
-def test_a_hook_does_nothing_once_its_block_is_gone_though_it_was_never_ended():
+def test_a_hook_does_nothing_once_its_scope_is_gone_though_it_was_never_ended():
     layer, calls = torch.nn.Linear(1, 1), []
-    block = Block()
-    block.hook(layer, lambda *_: calls.append(1))
+    scope = HookScope()
+    scope.hook(layer, lambda *_: calls.append(1))
     layer(torch.ones(1))
-    del block
+    del scope
     layer(torch.ones(1))
     assert calls == [1]
     drop_ended(layer)

@@ -6,9 +6,9 @@ from test_attach import MEMORY, lab_of, small
 
 import smft_lab as smft
 from smft_lab.finetuning.engine import products
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packed_loss import PackedLoss
 from smft_lab.finetuning.engine.products import TrainedLinear
-from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.model.attach import add_memory
 from smft_lab.model.tokenizer import encode
 

@@ -13,7 +13,7 @@ import smft_lab as smft
 import smft_lab.experiments.retrofit as retrofit_module
 from smft_lab.experiments.retrofit import Retrofit, count_documents
 from smft_lab.facts.public.datasets import Question
-from smft_lab.finetuning.engine.replay import Batch
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.finetuning.methods.sparse import SparseTraining

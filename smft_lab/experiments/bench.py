@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smft_lab.charts.style import kept_of
-from smft_lab.finetuning.engine.replay import Batch
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.finetune import Step, finetune
 from smft_lab.finetuning.methods import Full, Lora, Method, Sparse
 from smft_lab.finetuning.rows import RowSGD

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packed_loss import PackedLoss
-from smft_lab.finetuning.engine.replay import Batch
 from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given
 from smft_lab.model.attach import AttachedMemory
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_trainable, keep_when_saved
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
@@ -206,10 +206,10 @@ def without_memory(model) -> Iterator[None]:
     if len(attached) != len(memory_layers(model)) or any(memory.feed_forward is None for memory in attached):
         raise ValueError("the feed-forward that a memory layer replaced is gone; only added memory can be left out")
     before = [memory.left_out for memory in attached]
-    with Block() as block:
+    with HookScope() as scope:
         try:
             for memory in attached:
-                memory.left_out = block.lasts
+                memory.left_out = scope.lasts
             yield
         finally:
             for memory, left_out in zip(attached, before, strict=True):
@@ -246,10 +246,10 @@ def feed_forwards(model) -> list[FeedForward | None]:
     model.eval()
     try:
         ids = torch.arange(TOKENS, device=model.get_input_embeddings().weight.device).unsqueeze(0) + 1
-        with Block() as watched:
+        with HookScope() as scope:
             for block in blocks:
                 for module in block.modules():
-                    watched.hook(module, record, with_kwargs=True)
+                    scope.hook(module, record, with_kwargs=True)
             model(input_ids=ids, use_cache=False)
         places = [_feed_forward(block, calls) for block in blocks]
     finally:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
@@ -33,9 +33,9 @@ def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tens
     def keep(into: list[Tensor], module, args) -> None:
         into.append(args[0].cpu())
 
-    with Block() as block:
+    with HookScope() as scope:
         for position, layer in layers.items():
-            block.pre_hook(layer, partial(keep, inputs[position]))
+            scope.pre_hook(layer, partial(keep, inputs[position]))
         for batch in batches:
             with stopping_at(last.keys):
                 model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])

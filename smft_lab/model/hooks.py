@@ -1,4 +1,4 @@
-"""Hooks and modes that last as long as their block, also where an interrupt keeps the block from taking them down."""
+"""Hooks and modes that last as long as a `with` block, also where an interrupt keeps it from taking them down."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ HOOKS = (
 )
 
 
-class Block:
+class HookScope:
     """A `with` block in which modules do something else besides.
 
-    What it puts there asks, each time, whether the block is still on, so that a leftover does nothing; `drop_ended`
+    What it puts there asks, each time, whether the scope is still open, so that a leftover does nothing; `drop_ended`
     takes leftovers away.
     """
 
     def __init__(self):
-        self._on = True
+        self._open = True
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Block:
+    def __enter__(self) -> HookScope:
         return self
 
     def __exit__(self, *_) -> None:
-        self._on = False
+        self._open = False
         for handle in self._handles:
             handle.remove()
 
     @property
     def lasts(self) -> Callable[[], bool]:
-        """Tells whether the block is still on; doesn't keep it."""
+        """Tells whether the scope is still open; doesn't keep it."""
         return partial(_lasts, weakref.ref(self))
 
     def hook(self, module: nn.Module, function: Callable, with_kwargs: bool = False) -> None:
@@ -61,13 +61,13 @@ class _Hook:
         return self.function(*args) if self.lasts() else None
 
 
-def _lasts(block: weakref.ref[Block]) -> bool:
-    there = block()
-    return there is not None and there._on
+def _lasts(scope: weakref.ref[HookScope]) -> bool:
+    there = scope()
+    return there is not None and there._open
 
 
 def drop_ended(model: nn.Module) -> None:
-    """Take away the hooks of blocks that have ended."""
+    """Take away the hooks of scopes that have ended."""
     for module in model.modules():
         hooks = [kind for name in HOOKS if (kind := vars(module)[name])]
         ended = {key for kind in hooks for key, hook in kind.items() if isinstance(hook, _Hook) and not hook.lasts()}

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 
 CHUNK = 8192  # rows that are compared together
 
@@ -410,9 +410,9 @@ def observe_reads(model: nn.Module) -> Iterator[dict[int, Reads]]:
 
         return record
 
-    with Block() as block:
+    with HookScope() as scope:
         for position, layer in memory_layers(model).items():
-            block.hook(layer.keys, recorder(reads[position]))
+            scope.hook(layer.keys, recorder(reads[position]))
         yield reads
 
 
@@ -430,6 +430,6 @@ def stopping_at(module: nn.Module) -> Iterator[None]:
     def stop(module, args, output):
         raise _Reached
 
-    with Block() as block, suppress(_Reached):
-        block.hook(module, stop)
+    with HookScope() as scope, suppress(_Reached):
+        scope.hook(module, stop)
         yield

@@ -25,7 +25,7 @@ from torch import Tensor
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import ProductKeys, block_of, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
@@ -263,9 +263,9 @@ def measure_blocks(
 def inputs_of(modules: Sequence[torch.nn.Module]) -> Iterator[list[Tensor]]:
     """What each module gets in the forward pass inside the block, which ends as soon as the last has run."""
     got: list[Tensor] = []
-    with Block() as block:
+    with HookScope() as scope:
         for module in modules:
-            block.pre_hook(module, lambda module, args: got.append(args[0]))
+            scope.pre_hook(module, lambda module, args: got.append(args[0]))
         with stopping_at(modules[-1]):
             yield got
 
@@ -321,9 +321,9 @@ def observe_loudness(model) -> Iterator[Loudness]:
         heard = norm > 0
         loudness.ratios.append((norm[heard] / before[heard].clamp(min=1e-6)).cpu())
 
-    with Block() as watched:
-        watched.hook(layer, keep_added)
-        watched.hook(block, compare)
+    with HookScope() as scope:
+        scope.hook(layer, keep_added)
+        scope.hook(block, compare)
         yield loudness
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import block_of, memory_layers, value_tables
 from smft_lab.model.tokenizer import document_batches
 from smft_lab.slots.reading import reads_by_table
@@ -171,6 +171,6 @@ def _entering(block: torch.nn.Module) -> Iterator[list[Tensor]]:
     def keep(module, args, kwargs) -> None:
         got.append(args[0] if args else kwargs["hidden_states"])
 
-    with Block() as watched:
-        watched.pre_hook(block, keep, with_kwargs=True)
+    with HookScope() as scope:
+        scope.pre_hook(block, keep, with_kwargs=True)
         yield got

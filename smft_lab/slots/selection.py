@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
 from smft_lab.ranges import check_not_negative
 from smft_lab.slots.scores import WHOLE_TABLE, check_rule, check_top_t, score, top_slots
@@ -72,7 +72,7 @@ class Selection:
         """
         with ExitStack() as stack:
             self._reads = stack.enter_context(observe_reads(self.model))
-            stack.enter_context(Block()).pre_hook(self.model, self._begin, with_kwargs=True)
+            stack.enter_context(HookScope()).pre_hook(self.model, self._begin, with_kwargs=True)
             for i, table in enumerate(self.tables):
                 stack.enter_context(table.train_rows(partial(self._hits, i)))
             yield self

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from smft_lab.finetuning.engine.packing import Form
 from smft_lab.model.attach import max_positions, text_blocks
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import value_tables
 
 STEP = 128  # tokens; a model is asked about lengths of that, and of multiples
@@ -102,10 +102,10 @@ def _recorded(blocks: Sequence[nn.Module], passed: dict[nn.Module, tuple[Tensor,
         if module in leaves and y.shape == leaves[module].shape:
             passed[module] = leaves[module], y
 
-    with Block() as watched:
+    with HookScope() as scope:
         for block in blocks:
-            watched.pre_hook(block, enter, with_kwargs=True)
-            watched.hook(block, leave)
+            scope.pre_hook(block, enter, with_kwargs=True)
+            scope.hook(block, leave)
         yield
 
 

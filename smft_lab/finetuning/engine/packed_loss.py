@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from smft_lab.finetuning.engine.frozen_layers import Batch, Head, check_alike, few_texts, form_of, replaced
 from smft_lab.finetuning.engine.masks import takes_trees
 from smft_lab.finetuning.engine.packing import Form, as_rows
 from smft_lab.finetuning.engine.products import fast_linears, trained_linears
-from smft_lab.finetuning.engine.replay import Batch, Head, check_alike, few_texts, form_of, replaced
 
 
 class PackedLoss:

@@ -18,7 +18,7 @@ from smft_lab.finetuning.engine.live import Live, joined
 from smft_lab.finetuning.engine.packing import Form, token_rows
 
 if TYPE_CHECKING:
-    from smft_lab.finetuning.engine.replay import Batch, Frozen
+    from smft_lab.finetuning.engine.frozen_layers import Batch, Frozen
 
 
 class KnownTexts:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
-from smft_lab.finetuning.engine.replay import Batch
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.ranges import check_positive

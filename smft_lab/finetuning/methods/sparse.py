@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from smft_lab.facts.fact import Fact
+from smft_lab.finetuning.engine.frozen_layers import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.engine.packing import as_rows
 from smft_lab.finetuning.engine.products import RoundedWeights
-from smft_lab.finetuning.engine.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given, register
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, Teaching, counted_reads
@@ -161,7 +161,7 @@ class SparseTraining(Training):
 
     def update(self, batch: Batch) -> Update:
         self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
-        loss, nats = self._replayed(batch) if self.fast else (None, None)
+        loss, nats = self._loss_from_cache(batch) if self.fast else (None, None)
         drift = 0.0
         if loss is None or nats is None:
             before = self._before(batch) if self.kl_anchor else None  # first: the selection counts the last reads
@@ -192,7 +192,7 @@ class SparseTraining(Training):
         with without_memory(self.lab.model):
             return self.lab.model(**inputs).logits[_unlabelled(batch)].float().log_softmax(-1)
 
-    def _replayed(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    def _loss_from_cache(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
         form = form_of(self.lab.model, batch, self.selection.chosen is not None, self.rounded)
         kind = form.packed, form.branches

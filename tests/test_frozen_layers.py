@@ -6,10 +6,10 @@ from transformers import AutoModelForCausalLM
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning.engine import products, replay
+from smft_lab.finetuning.engine import frozen_layers, products
+from smft_lab.finetuning.engine.frozen_layers import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.engine.live import PastKeys, before_last_label
 from smft_lab.finetuning.engine.products import FastLinear, RoundedWeights
-from smft_lab.finetuning.engine.replay import Batch, Prefix, form_of, prefix_of
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
@@ -80,7 +80,7 @@ def test_a_random_selection_is_drawn_anew_every_time_the_batch_comes(lab):
 
 def test_a_full_cache_changes_nothing_but_the_time(lab, monkeypatch):
     kept = train(lab, fast=True)
-    monkeypatch.setattr(replay, "CACHE_BYTES", 0)
+    monkeypatch.setattr(frozen_layers, "CACHE_BYTES", 0)
     anew = train(lab, fast=True)
     assert kept[0] == anew[0]
     assert all(torch.equal(one, other) for one, other in zip(kept[2], anew[2], strict=True))
@@ -92,7 +92,7 @@ def test_the_cache_stays_within_its_limit(lab, monkeypatch):
     prefix = Prefix(lab.model)
     size = prefix._freeze(batches[0], form_of(lab.model, batches[0])).size()
     assert size > batches[0].inputs["input_ids"].numel() * 3 * 32 * 4  # block, attention and gate of every token
-    monkeypatch.setattr(replay, "CACHE_BYTES", 2 * size + size // 2)
+    monkeypatch.setattr(frozen_layers, "CACHE_BYTES", 2 * size + size // 2)
     prefix = Prefix(lab.model)
     for batch in batches:
         batch.frozen = None
@@ -160,12 +160,12 @@ def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "failure"])
-def test_a_model_that_cannot_be_replayed_is_trained_the_plain_way_and_says_so(lab, monkeypatch, what):
+def test_a_model_without_a_cache_of_frozen_layers_is_trained_the_plain_way_and_says_so(lab, monkeypatch, what):
     loss = Prefix.loss
 
     def wrong(self, batch, form):
         if what == "failure":
-            raise TypeError("a block that takes no Replay")
+            raise TypeError("a block that takes no KnownOutput")
         right = loss(self, batch, form)
         return right * 1.01 if what == "loss" else right + 0.01 * (right - right.detach())
 
@@ -223,7 +223,7 @@ def with_memory(family: str, slots: int = 64):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hugging_face_families_are_replayed_too(family, tokenizer):
+def test_hugging_face_families_keep_their_frozen_layers_too(family, tokenizer):
     model, blocks = with_memory(family), FAMILIES[family][0]
     (table,) = value_tables(model)
     batch = batch_of(tokenizer, FACTS[0])
@@ -420,7 +420,7 @@ def test_small_models_and_other_processors_are_computed_as_they_are(lab, monkeyp
 
 def test_a_gradient_of_another_direction_or_length_is_not_taken_for_rounding():
     exact = [torch.tensor(2.0), torch.randn(5, 8, generator=torch.Generator().manual_seed(0))]
-    replay.check_alike_if_rounded(exact, [exact[0] * 1.01, exact[1].bfloat16().float()])
+    frozen_layers.check_alike_if_rounded(exact, [exact[0] * 1.01, exact[1].bfloat16().float()])
     turned = exact[1].clone()
     turned[0] *= -1
     for other in (
@@ -430,7 +430,7 @@ def test_a_gradient_of_another_direction_or_length_is_not_taken_for_rounding():
         [exact[0], exact[1][:4]],
     ):
         with pytest.raises(ValueError, match="rounded"):
-            replay.check_alike_if_rounded(exact, other)
+            frozen_layers.check_alike_if_rounded(exact, other)
 
 
 def test_a_few_rows_that_rounding_lets_another_slot_take_are_no_other_gradient():
@@ -441,13 +441,13 @@ def test_a_few_rows_that_rounding_lets_another_slot_take_are_no_other_gradient()
     whole = [torch.tensor(2.0), gradient(rows, values)]
     moved = rows.clone()
     moved[7] = 900
-    replay.check_alike(whole, [whole[0], gradient(moved, values)])
-    replay.check_alike_if_rounded(whole, [whole[0], gradient(moved, values)])
+    frozen_layers.check_alike(whole, [whole[0], gradient(moved, values)])
+    frozen_layers.check_alike_if_rounded(whole, [whole[0], gradient(moved, values)])
     wrong = values.clone()
     wrong[9] += 1
     for other in (gradient(rows[:190], values[:190]), gradient(moved, wrong)):
         with pytest.raises(ValueError, match="gradient"):
-            replay.check_alike(whole, [whole[0], other])
+            frozen_layers.check_alike(whole, [whole[0], other])
 
 
 def test_a_model_that_rounding_would_change_is_computed_exactly(tiny_lab, monkeypatch):
@@ -462,8 +462,8 @@ def test_a_model_that_rounding_would_change_is_computed_exactly(tiny_lab, monkey
 def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_another_way(tiny_lab, monkeypatch):
     lab = tiny_lab()
     compared = []
-    plain = replay._loss_and_gradients
-    monkeypatch.setattr(replay, "_loss_and_gradients", lambda *args: compared.append(1) or plain(*args))
+    plain = frozen_layers._loss_and_gradients
+    monkeypatch.setattr(frozen_layers, "_loss_and_gradients", lambda *args: compared.append(1) or plain(*args))
 
     def run():
         compared.clear()

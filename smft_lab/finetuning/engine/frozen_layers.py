@@ -1,9 +1,9 @@
-"""What cannot change while only values train is computed once per batch, and then replayed.
+"""A cache of frozen layers: what cannot change while only values train is computed once per batch, and then kept.
 
 Below the first memory layer nothing depends on the values, nor do that layer's reads, weights and gate, nor the
 attention beside it. A step of sparse finetuning therefore runs only from the first memory lookup up, and computes what
 the statements of a batch have in common once (see `packing`). This works on any `transformers` model, through hooks and
-by putting `Replay` modules in the place of those already known; a model for which it gives another loss or another
+by putting `KnownOutput` modules in the place of those already known; a model for which it gives another loss or another
 gradient is found out on the first batch, and trained the plain way.
 """
 
@@ -28,7 +28,7 @@ from smft_lab.finetuning.engine.packing import LEAST_SAVED, Form, Targets, as_ro
 from smft_lab.finetuning.engine.products import HeadLoss, RoundedWeights, StandIn, fast_linears
 from smft_lab.finetuning.engine.regrouping import KnownTexts
 from smft_lab.model.attach import AttachedMemory
-from smft_lab.model.hooks import Block
+from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
 
@@ -99,7 +99,7 @@ class Frozen:
         return sum(tensor.nbytes for tensor in _tensors(self))
 
 
-class Replay(StandIn):
+class KnownOutput(StandIn):
     """Stands in for a module whose output is known."""
 
     def __init__(self, module: nn.Module, output):
@@ -209,13 +209,13 @@ class Prefix:
             self._kept.add(batch)
             self._texts.add(batch)
         if batch.live is not None:
-            return self._replay(batch.live, batch.live.memo, PastKeys(batch.live.past))
+            return self._run_above(batch.live, batch.live.memo, PastKeys(batch.live.past))
         frozen = frozen or self._freeze(batch, form if self.trees else as_rows(batch.inputs, batch.counted))
         if self.live is False or batch.frozen is None or not frozen.form.packed:
-            return self._replay(frozen, batch.memo)
+            return self._run_above(frozen, batch.memo)
         try:
             cache = KeptKeys()
-            loss, nats = self._replay(frozen, batch.memo, cache)
+            loss, nats = self._run_above(frozen, batch.memo, cache)
             self._keep_live(batch, loss, cache)
             return loss, nats
         except Exception as problem:  # whatever a foreign architecture does with a cache, training goes on without
@@ -224,22 +224,22 @@ class Prefix:
             self.live, batch.live = False, None
             name = type(self.model).__name__
             warnings.warn(f"{name} computes all positions at every step, more slowly: {problem}", stacklevel=3)
-            return self._replay(frozen, batch.memo)
+            return self._run_above(frozen, batch.memo)
 
-    def _replay(self, frozen: Frozen, memo: dict, cache=None) -> tuple[Tensor, Tensor]:
+    def _run_above(self, frozen: Frozen, memo: dict, cache=None) -> tuple[Tensor, Tensor]:
         """The mean loss over the labels, and that of each of the targets' pairs."""
         if self.selection is not None:
             self.selection.memo = memo
         targets = frozen.form.targets
         places: list[tuple[nn.Module, str, nn.Module]] = [*self._linear]
-        places += [(self._blocks, name, Replay(block, frozen.below)) for name, block in self._below]
+        places += [(self._blocks, name, KnownOutput(block, frozen.below)) for name, block in self._below]
         beside = frozen.beside.items()
-        places += [(self._block, name, Replay(getattr(self._block, name), output)) for name, output in beside]
+        places += [(self._block, name, KnownOutput(getattr(self._block, name), output)) for name, output in beside]
         if frozen.gate is not None and self.layer.gate is not None:
-            places.append((self.layer, "gate", Replay(self.layer.gate, frozen.gate)))
+            places.append((self.layer, "gate", KnownOutput(self.layer.gate, frozen.gate)))
         attached = self._attached
         if frozen.feed_forward is not None and attached is not None and attached.feed_forward is not None:
-            places.append((attached, "feed_forward", Replay(attached.feed_forward, frozen.feed_forward)))
+            places.append((attached, "feed_forward", KnownOutput(attached.feed_forward, frozen.feed_forward)))
 
         parent, name, head = self._head
         stand_in = Head(head, targets, self.fused, self.rounded)
@@ -284,9 +284,9 @@ class Prefix:
         kept = self._cut(frozen, part, part.past_of(cache.kept))
         if self.live is None:
             whole = _loss_and_gradients(self.model, loss, retain_graph=True)
-            replayed, _ = self._replay(kept, kept.memo, PastKeys(kept.past))
+            above, _ = self._run_above(kept, kept.memo, PastKeys(kept.past))
             check = check_alike if self.rounded is None else check_alike_if_rounded
-            check(whole, _loss_and_gradients(self.model, replayed))
+            check(whole, _loss_and_gradients(self.model, above))
             self.live = True
             selection.memo = batch.memo
         batch.live = kept
@@ -327,7 +327,7 @@ class Prefix:
 
     @torch.no_grad()
     def _freeze(self, batch: Batch, form: Form) -> Frozen:
-        """Run the model up to its first memory layer, and keep what `loss` replays; in the batch, if there is room."""
+        """Run the model up to its first memory layer; what `loss` starts from stays in the batch, if there is room."""
         outputs: dict[nn.Module | None, Any] = {}
 
         def keep(module, args, output):
@@ -338,11 +338,11 @@ class Prefix:
 
         keys = self.layer.keys
         wanted = [module for _, module in (*self._below[-1:], *self._candidates)]
-        with Block() as block:
+        with HookScope() as scope:
             for module in (*wanted, keys):
-                block.hook(module, keep)
+                scope.hook(module, keep)
             for module in filter(None, (self.layer, self._attached)):
-                block.pre_hook(module, take, with_kwargs=True)
+                scope.pre_hook(module, take, with_kwargs=True)
             with stopping_at(keys), replaced(self._exact):
                 self._run(form)
         (x,), _ = outputs[self.layer]
@@ -472,14 +472,14 @@ def _made(module: nn.Module) -> tuple:
     return type(module), module.training, hooks, module.__dict__.get("forward"), settings
 
 
-def check_alike(plain: list[Tensor], replayed: list[Tensor]) -> None:
+def check_alike(plain: list[Tensor], cached: list[Tensor]) -> None:
     """Raise ValueError unless a loss and gradients agree, up to rounding; what only the second has is left out."""
-    for exact, other in map(_of_common_rows, plain, replayed):
+    for exact, other in map(_of_common_rows, plain, cached):
         alike = exact.shape == other.shape and (
             not exact.numel() or torch.allclose(exact, other, rtol=TOLERANCE, atol=TOLERANCE * exact.abs().max().item())
         )
         if not alike:
-            raise ValueError("the replayed part gives another loss or gradient")
+            raise ValueError("the part above the frozen layers gives another loss or gradient")
 
 
 def check_alike_if_rounded(exact: list[Tensor], rounded: list[Tensor]) -> None:
@@ -509,7 +509,7 @@ def _of_common_rows(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     rows, others = first.indices()[0], other.indices()[0]
     also, too = torch.isin(rows, others), torch.isin(others, rows)
     if (~also).sum() + (~too).sum() > TIES * max(len(rows), len(others)):
-        raise ValueError("the replayed part gives another row a gradient")
+        raise ValueError("the part above the frozen layers gives another row a gradient")
     return first.values()[also], other.values()[too]
 
 
