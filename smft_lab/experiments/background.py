@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import LONGEST_ANSWER, Question
+from smft_lab.model.growing_cache import let_grow
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import _ends
 from smft_lab.probes.text import normalise
@@ -411,6 +412,7 @@ def _sample(
         past = out.past_key_values
         if past is not None and all(isinstance(layer, DynamicLayer) for layer in getattr(past, "layers", [None])):
             past.batch_repeat_interleave(len(rows))
+            let_grow(past)
             logits = out.logits[:, -1].expand(len(rows), -1)
         else:  # a past that can't be given to many rows; then the whole is read for each token
             past = None

@@ -20,6 +20,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteria, Stopp
 from transformers.cache_utils import DynamicLayer
 
 from smft_lab.model.attach import max_positions
+from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
@@ -164,6 +165,7 @@ class _Start:
         past = cast(DynamicCache, copy.deepcopy(self.cache))
         if self.length:
             past.batch_repeat_interleave(rows)
+        let_grow(past)
         return past
 
     def talk(self, model, tokenizer, prompts: list[list[int]], most: int, form: PromptForm) -> list[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -25,14 +26,21 @@ _STRICT = tuple(
         (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2"),  # thousands
         (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2\3"),  # millions
         (r"(?<=\d)\s+(?=[%‰°€£¥$])|(?<=[$€£¥])\s+(?=\d)", ""),
+        (r"(?<=\d)\s+-\s+(?=\d)", "-"),  # from one to another
         # Of hyphens and dashes those that are no signs, as in Spider-Man and F-16.
         (r"(?<=\w)-(?=\p{L})|(?<=(?<!\d)\p{L})-(?=\d)|(?<!\S)-(?!\S)|(?<=\s)[—―](?=\s)", ""),
         (r"—|―", " "),
-        (r"\.(?!\d)|(?<=[^\W\d])\.|[,:/'](?!\d)|(?<!\d)[,:/']", ""),  # of a number only where digits follow
+        (r"(?<!\w)/|/(?!\w)|[,:'](?!\d)|(?<!\d)[,:']", ""),  # what stays is within a number, or in n/a
+        (r"\.(?!\d|(?<=\w\.)\p{Ll}{2})|(?<=[^\W\d])\.(?!\p{Ll}{2})", ""),  # what stays is in 3.5, or in x.py
         (r'[!?;()\[\]{}"\\|_`]|(?![-+#%&@*./:,\'])\p{P}', ""),
         (f"([{UNSPACED}])", r" \1 "),
     )
 )
+_THOUSANDS = regex.compile(r"(?<![\d.,]|\d\s)[1-9]\d{0,2}(?:[ \u00a0\u2009\u202f]\d{3})+(?![\d]|\s\d)")
+_FRACTION_SIGNS = "".join(
+    sign for sign in map(chr, range(0x2190)) if unicodedata.decomposition(sign).startswith("<fraction>")
+)
+_AFTER_NUMBER = re.compile(f"(?<=\\d)[{_FRACTION_SIGNS}]")  # 2½ is 2 1/2
 _ARTICLES, _FIRST = re.compile(r"\b(?:a|[Aa]n|AN|[Tt]he|THE)\b(?=\s+\w)"), re.compile(r"^\s*A\b(?=\s+\w)")
 
 
@@ -86,14 +94,18 @@ def strict_words(text: str, articles: bool = True) -> list[str]:
     """The words of an answer with what counts: letters whatever their case, numbers with their signs (-3.5, 50%), and
     signs at a word (C++, A-).
 
-    Sentence punctuation, quotes and emphasis don't count, in any script, nor the separators of thousands, nor hyphens
-    between letters. Each character of a script without spaces is a word.
+    Sentence punctuation, quotes and emphasis don't count, in any script, nor what parts thousands, nor hyphens
+    between letters. A fraction counts as it is read: ½ is 1/2. Each character of a script without spaces is a word.
 
     Args:
         articles: Whether "the", "an" and a small "a" count where a word follows.
     """
-    text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))", "", text)  # blanks that part thousands
+    text = _THOUSANDS.sub(lambda number: re.sub(r"\s", "", number[0]), text)
+    text = _AFTER_NUMBER.sub(r" \g<0>", text)
     text = "".join(unified(text if articles else _ARTICLES.sub(" ", text)))
+    text = "".join(
+        unicodedata.normalize("NFKC", sign).replace("⁄", "/") if sign in _FRACTION_SIGNS else sign for sign in text
+    )
     for pattern, new in _STRICT:
         text = pattern.sub(new, text)
     return text.casefold().split()
