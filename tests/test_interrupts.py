@@ -38,7 +38,7 @@ from smft_lab.widgets import Compare, Teach, TopT, Train
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
 OFTEN = int(os.environ.get("SMFT_LAB_INTERRUPTS", "1"))
-STRIDE = {"sparse": 397, "full": 83, "lora": 499, "replay": 97, "osf": 499}  # lines from one interrupt to the next
+STRIDE = {"sparse": 797, "full": 331, "lora": 1999, "replay": 487, "osf": 1499}  # lines from one interrupt to the next
 TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
 TINY |= {"tokenizer_texts": 200, "hidden_size": 32, "intermediate_size": 32, "world_scale": 0.02}
 RAISED: list[str] = []  # the lines before which there was an interrupt
@@ -129,7 +129,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     total = lines_of(lambda: run(lab, method))
     lab.reset()
     assert total > 200
-    lines = range(1, total, stepping(STRIDE.get(method, 499)))
+    lines = range(1, total, stepping(STRIDE.get(method, 1499)))
     record_property("tried", len(lines))
     check_interrupted(lab, partial(run, method=method), lines, before, base)
     run(lab, method)

@@ -20,7 +20,7 @@ from smft_lab.storage import LAB_FILE
 from smft_lab.training.memory_training import MemoryTraining, TextWindows, pretrain_memory
 from smft_lab.training.pretrain import PretrainSettings, pretrain
 
-KILLS = int(os.environ.get("SMFT_KILLS", "3"))
+KILLS = int(os.environ.get("SMFT_KILLS", "1"))
 
 SAVING = """
 import sys, torch

@@ -1,15 +1,25 @@
-"""The notebooks: they run, their text says no number of its own, and their files are clean."""
+"""The notebooks: they run, their text says no number of its own, and their files are clean.
 
+`SMFT_LAB_NOTEBOOKS=all` runs every one, which takes minutes each; a few are always run, and of all it is looked whether
+what they call is there and takes what it is given.
+"""
+
+import ast
+import inspect
 import json
+import os
 import re
 import resource
 import subprocess
 import sys
 import tomllib
+from operator import attrgetter
 
 import nbformat
 import pytest
 from notebook_runs import FOLDER, execute
+
+import smft_lab as smft
 
 NAMES = [
     "01_memory_layers",
@@ -28,6 +38,7 @@ FOLDED = {
     "jupyter": {"outputs_hidden": True, "source_hidden": True},
     "tags": ["hide-cell"],
 }
+RUN = NAMES if os.environ.get("SMFT_LAB_NOTEBOOKS") == "all" else [NAMES[0], NAMES[1], NAMES[5]]
 BINDER = 2 * 2**30  # bytes of memory that Binder gives
 
 
@@ -39,11 +50,29 @@ def text_of(notebook, kind):
     return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_a_notebook_runs_on_one_core_in_the_memory_of_binder(name):
     notebook, _ = execute(FOLDER / f"{name}.ipynb", memory=BINDER)
     pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert len(pictures) >= 2  # the result, and the panel at rest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_notebook_calls_of_the_package_takes_what_it_is_given(name):
+    checked = 0
+    for cell in read(name).cells:
+        if cell.cell_type != "code":
+            continue
+        for call in ast.walk(ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", cell.source))):  # magics are no Python
+            called = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+            if not re.fullmatch(r"smft(\.\w+)+", called):
+                continue
+            asked = attrgetter(called.removeprefix("smft."))(smft)
+            if any(isinstance(given, ast.Starred) for given in call.args) or None in [w.arg for w in call.keywords]:
+                continue
+            inspect.signature(asked).bind(*call.args, **{word.arg: word.value for word in call.keywords})
+            checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize("name", NAMES)
