@@ -100,7 +100,7 @@ function render({ model, el }) {
           {
             class: "name",
             x: Math.min(R, x(last.step)),
-            y: Math.max(T + 12, y(last[name]) - 8),
+            y: y(last[name]) + (y(last[name]) < T + 20 ? 18 : -8), // below the line where there is no room above
             "text-anchor": last.step > total / 2 ? "end" : "start",
             style: `fill:${palette[kind]}`,
           },
