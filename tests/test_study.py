@@ -146,6 +146,14 @@ def test_the_page_has_a_line_per_setting_with_intervals_and_the_agreement_of_the
     assert "| block 0 | 1 | 100 |" in text
 
 
+def test_switches_are_shown_once_there_is_what_they_are_turned_away_from(tmp_path):
+    jobs = ablation_jobs(DRAFT, 1, {})
+    keep(tmp_path, jobs["SGD"][0], (0.0, 0.5), (1.0, 1.0))
+    assert "SGD" not in page({"ablation": jobs}, tmp_path, ["About."])
+    keep(tmp_path, jobs["as it is"][0], (0.0, 1.0), (1.0, 1.0))
+    assert "SGD" in page({"ablation": jobs}, tmp_path, ["About."])
+
+
 def test_the_page_has_the_control_of_a_memory_in_which_nothing_is_written(tmp_path):
     jobs = {"sparse": [replace(DRAFT, seed=seed) for seed in range(2)]}
     for job in jobs["sparse"]:

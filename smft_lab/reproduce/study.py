@@ -29,6 +29,7 @@ FLOORLESS = {"floor": 0.0, "lr": 0.2}
 WITH_SHARED = "sparse, shared tokens counted, no floor"
 NARROW = {**FLOORLESS, "counted": "shared"}
 """The recipe that today's was chosen from. Switches and blocks were tried around it, too."""
+CENTRE = "as it is"
 CENTRES: dict[str, dict] = {"": {}, " of an earlier recipe": NARROW}
 """What switches are turned away from, by what a part's name says of it: today's recipe, and that one."""
 
@@ -41,7 +42,7 @@ class Times(float):
 
 
 SWITCHES: dict[str, dict] = {
-    "as it is": {},
+    CENTRE: {},
     "with a gate and projection, untrained": {"gate": True, "project": True},
     "with a projection, untrained": {"project": True},
     "queries at random, whitened": {"keys": "random"},
@@ -417,8 +418,8 @@ def page(parts: dict[str, dict[str, list[RetrofitJob]]], folder: Path, about: Se
     for name, jobs in parts.items():
         equal = name in ("sweep", "comparison", "many", "own")
         table = readings(jobs, folder, equal)
-        if table.empty:
-            continue
+        if table.empty or (CENTRE in jobs and CENTRE not in set(table["setting"])):
+            continue  # switches say something only beside what they are turned away from
         if "sparse" in jobs:
             table = pd.concat([untaught(jobs["sparse"], folder), table])
         read = f"where {TARGET:.0%} were learned first, or at the end" if equal else "at the end"
