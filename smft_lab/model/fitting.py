@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,19 +13,22 @@ from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
+
 SAMPLE = 20_000  # hidden states that key centres and directions are fitted to; more change them little
 NOISE = 1e-4  # of the strongest direction's spread: what is weaker is rounding, as the sum behind a layer norm is
 
 
 @torch.inference_mode()
-def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tensor]:
+def memory_inputs(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> dict[int, Float[Tensor, "tokens D"]]:
     """The hidden states that each memory layer gets, padding left out.
 
     Args:
         batches: Encoded batches with `input_ids` and `attention_mask`.
 
     Returns:
-        Per memory layer (0, 1, ...), (tokens, D) on the CPU.
+        Per memory layer (0, 1, ...), on the CPU.
     """
     layers = memory_layers(model)
     *_, last = layers.values()
@@ -46,7 +50,7 @@ def memory_inputs(model, batches: Iterable[dict[str, Tensor]]) -> dict[int, Tens
 
 
 @torch.no_grad()
-def fit_keys(model, inputs: dict[int, Tensor], keys: str = "random", seed: int = 0) -> None:
+def fit_keys(model, inputs: dict[int, Float[Tensor, "tokens D"]], keys: str = "random", seed: int = 0) -> None:
     """Fit the addressing of every memory layer; see `fit_addressing`.
 
     Args:
@@ -57,11 +61,12 @@ def fit_keys(model, inputs: dict[int, Tensor], keys: str = "random", seed: int =
 
 
 @torch.no_grad()
-def fit_addressing(addressing: ProductKeys, states: Tensor, keys: str = "random", seed: int = 0) -> None:
+def fit_addressing(
+    addressing: ProductKeys, states: Float[Tensor, "tokens D"], keys: str = "random", seed: int = 0
+) -> None:
     """Set the whitening, and the keys or queries, from hidden states of ordinary text.
 
     Args:
-        states: (tokens, D).
         keys: `random` leaves keys and queries as they are; `kmeans` puts each half-codebook on the centres of the
             queries' halves; `pca` queries by the principal directions of the hidden states, dealt to the heads in turn.
         seed: Of the sample, and of the centres' start.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 ROOM = 64  # tokens that a layer makes room for at once
 
@@ -18,11 +23,17 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self):
         super().__init__()
-        self._shown: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._shown: tuple[Tensor | None, ...] = (None, None)
         self._room: tuple[Tensor, ...] = ()
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, heads, T, width), and return all there are."""
+    def update(
+        self,
+        key_states: Float[Tensor, "B heads T _width"],
+        value_states: Float[Tensor, "B heads T _width"],
+        *args,
+        **kwargs,
+    ) -> tuple[Float[Tensor, "B heads all _width"], Float[Tensor, "B heads all _width"]]:
+        """Add keys and values, and return all there are."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before, added = self.get_seq_length(), (key_states, value_states)
@@ -44,5 +55,6 @@ def let_grow(cache: DynamicCache) -> None:
     """Let the plain layers of a cache grow in place; what they hold, they keep."""
     for number, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[number] = GrowingLayer()
-            cache.layers[number].__dict__.update(layer.__dict__)
+            growing = GrowingLayer()
+            vars(growing).update(vars(layer))
+            cache.layers[number] = growing

@@ -25,6 +25,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smft_lab.model.hooks import HookScope
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int64
 
 CHUNK = 8192  # rows that are compared together
 
@@ -76,8 +80,8 @@ class ProductKeys(Wide):
         ValueError: an option is out of range.
     """
 
-    mean: Tensor | None  # (D,), as `deviation`: buffers, or None without `whiten`
-    deviation: Tensor | None
+    mean: Float[Tensor, " D"] | None  # as `deviation` a buffer; None without `whiten`
+    deviation: Float[Tensor, " D"] | None
 
     def __init__(
         self, hidden_size: int, slots: int, heads: int, k: int, key_dim: int, qk_norm: bool, whiten: bool = False
@@ -99,7 +103,8 @@ class ProductKeys(Wide):
         self.temperature = nn.Parameter(torch.empty(heads)) if qk_norm else None
         self.register_buffer("mean", torch.zeros(hidden_size) if whiten else None)
         self.register_buffer("deviation", torch.ones(hidden_size) if whiten else None)
-        self.known: tuple[Tensor, Tensor] | None = None  # the answer of `forward`, where it was computed before
+        # The answer of `forward`, where it was computed before.
+        self.known: tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]] | None = None
         self.widen()
         self.reset_parameters()
 
@@ -110,23 +115,23 @@ class ProductKeys(Wide):
         if self.temperature is not None:
             nn.init.constant_(self.temperature, 8.0)
 
-    def queries(self, x: Tensor) -> Tensor:
-        """x (..., D) -> queries of all heads (..., H * Kd), not yet normalised."""
+    def queries(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch {self.heads*self.key_dim}"]:
+        """Queries of all heads, not yet normalised."""
         x = x.to(self.keys.dtype)
         return self.query(self.whitened(x))
 
-    def whitened(self, x: Tensor) -> Tensor:
-        """x (..., D), less the mean and over the deviation, where these were measured."""
+    def whitened(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """x less the mean and over the deviation, where these were measured."""
         return x if self.mean is None or self.deviation is None else (x - self.mean) / self.deviation
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, D) -> slots (B, T, H, k) int64, weights (B, T, H, k); weights of a head sum to 1."""
+    def forward(self, x: Float[Tensor, "B T D"]) -> tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]]:
+        """The slots that each token reads, and their weights; the weights of a head sum to 1."""
         if self.known is not None:
             return self.known
         with torch.autocast(x.device.type, enabled=False):
             return self._search(x)
 
-    def _search(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(self, x: Float[Tensor, "B T D"]) -> tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]]:
         B, T, _ = x.shape
         query = self.queries(x).view(B * T, self.heads, 2, self.key_dim // 2)
         keys = self.keys
@@ -149,19 +154,21 @@ class RowHits:
     """Where the chosen rows of a table were read in one lookup of M tokens, sorted by row.
 
     Attributes:
-        rows: (t,) the chosen rows, ascending.
-        tokens, weights: (hits,) the reading tokens and their weights, all of the first row, then of the second, ...
-        offsets: (t,) where the hits of each row begin.
+        rows: The chosen rows, ascending.
+        tokens, weights: The reading tokens and their weights, all of the first row, then of the second, ...
+        offsets: Where the hits of each row begin.
     """
 
-    rows: Tensor
-    tokens: Tensor
-    weights: Tensor
-    offsets: Tensor
+    rows: Int64[Tensor, " t"]
+    tokens: Int64[Tensor, " hits"]
+    weights: Float[Tensor, " hits"]
+    offsets: Int64[Tensor, " t"]
 
     @classmethod
-    def find(cls, rows: Tensor, slots: Tensor, weights: Tensor) -> RowHits:
-        """The hits of `rows` (t,), ascending, among slots and weights (M, reads): one sort of the hits alone."""
+    def find(
+        cls, rows: Int64[Tensor, " t"], slots: Int64[Tensor, "M reads"], weights: Float[Tensor, "M reads"]
+    ) -> RowHits:
+        """The hits of `rows`, ascending, among slots and weights: one sort of the hits alone."""
         flat = slots.flatten()
         if len(rows):
             place = torch.searchsorted(rows, flat).clamp_(max=len(rows) - 1)
@@ -173,8 +180,8 @@ class RowHits:
         offsets = torch.searchsorted(place, torch.arange(len(rows), device=rows.device))
         return cls(rows, hits // slots.shape[1], weights.flatten()[hits], offsets)
 
-    def gradients(self, grad: Tensor) -> Tensor:
-        """Gradient of the lookups (M, Vd) -> of each chosen row (t, Vd): the sum of weight * grad over its hits."""
+    def gradients(self, grad: Float[Tensor, "M Vd"]) -> Float[Tensor, "t Vd"]:
+        """Gradient of the lookups -> of each chosen row: the sum of weight * grad over its hits."""
         if not len(self.rows):
             return grad.new_zeros(0, grad.shape[1])
         return F.embedding_bag(self.tokens, grad, self.offsets, per_sample_weights=self.weights, mode="sum")
@@ -188,13 +195,19 @@ class RowLookup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, slots: Tensor, weights: Tensor, hits: Callable[[Tensor, Tensor], RowHits]):
+    def forward(
+        ctx,
+        table: Float[Tensor, "N Vd"],
+        slots: Int64[Tensor, "M reads"],
+        weights: Float[Tensor, "M reads"],
+        hits: Callable[[Tensor, Tensor], RowHits],
+    ) -> Float[Tensor, "M Vd"]:
         ctx.save_for_backward(table, slots, weights)
         ctx.hits = hits
         return F.embedding_bag(slots, table, per_sample_weights=weights, mode="sum")
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Float[Tensor, "M Vd"]):
         table, slots, weights = ctx.saved_tensors
         hits = ctx.hits(slots, weights)
         of_table = torch.sparse_coo_tensor(
@@ -224,15 +237,15 @@ class ValueTable(Wide):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
-    def forward(self, slots: Tensor, weights: Tensor) -> Tensor:
-        """slots, weights (M, reads) -> weighted sums (M, Vd), in the table's dtype."""
+    def forward(self, slots: Int64[Tensor, "M reads"], weights: Float[Tensor, "M reads"]) -> Float[Tensor, "M Vd"]:
+        """The weighted sum of each token's reads, in the table's dtype."""
         weights = weights.to(self.weight.dtype)
         if self._hits is None:
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
         return RowLookup.apply(self.weight, slots, weights, self._hits)
 
-    def take_gradient(self) -> Tensor:
-        """What the backward passes since the last call left in `weight.grad`, (N, Vd) sparse and coalesced.
+    def take_gradient(self) -> Float[Tensor, "N Vd"]:
+        """What the backward passes since the last call left in `weight.grad`, sparse and coalesced.
 
         Raises:
             ValueError: there was none.
@@ -263,16 +276,16 @@ class ValueTable(Wide):
                 self._hits = None
 
 
-def empty_table(slots: int, value_dim: int) -> Tensor:
-    """(N, Vd) float32 zeros that take no memory until they are written to."""
+def empty_table(slots: int, value_dim: int) -> Float32[Tensor, "{slots} {value_dim}"]:
+    """Zeros that take no memory until they are written to."""
     # torch.zeros writes its zeros at once, and so does numpy where it gets memory that was used before.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     pages = mmap.mmap(-1, 4 * slots * value_dim, **private)
     return torch.from_numpy(np.frombuffer(pages, dtype=np.float32).reshape(slots, value_dim))
 
 
-def differing_rows(tensor: Tensor, other: Tensor) -> Tensor:
-    """Which rows of two tables (N, Vd) of one type differ in a bit: (rows,) int64, ascending, on the CPU.
+def differing_rows(tensor: Float[Tensor, "N Vd"], other: Float[Tensor, "N Vd"]) -> Int64[Tensor, " rows"]:
+    """Which rows of two tables of one type differ in a bit: ascending, on the CPU.
 
     Goes through the tables part by part, so that nothing of their size is made.
     """
@@ -331,8 +344,8 @@ class MemoryLayer(nn.Module):
         self.gate = nn.Linear(hidden_size, value_dim, bias=False) if gate else None  # W1
         self.out = nn.Linear(value_dim, hidden_size, bias=False) if project else None  # W2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) -> (B, T, D), of the dtype of x."""
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """What each token reads, of the dtype of x."""
         B, T, _ = x.shape
         slots, weights = self.keys(x)
         y = self.values(slots.reshape(B * T, -1), weights.reshape(B * T, -1))  # heads are summed with their reads
@@ -347,12 +360,12 @@ class Reads:
     """What one memory layer read during `observe_reads`, one entry per forward pass.
 
     Attributes:
-        slots: Tensors (B, T, H, k) int64.
-        weights: Tensors (B, T, H, k).
+        slots: Which slots each token read.
+        weights: How much of each; they sum to 1 per head.
     """
 
-    slots: list[Tensor] = field(default_factory=list)
-    weights: list[Tensor] = field(default_factory=list)
+    slots: list[Int64[Tensor, "_B _T H k"]] = field(default_factory=list)
+    weights: list[Float[Tensor, "_B _T H k"]] = field(default_factory=list)
 
 
 def memory_layers(model: nn.Module) -> dict[int, MemoryLayer]:

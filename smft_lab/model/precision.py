@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 _SETTING = Lock()  # of the process, so of all threads
 _BEFORE: list[str] = []  # what the setting was, as long as it is another
 
 
-def product_by_onednn(a: Tensor, b: Tensor) -> Tensor:
+def product_by_onednn(a: Float32[Tensor, "M D"], b: Float32[Tensor, "D N"]) -> Float32[Tensor, "M N"]:
     """a @ b in float32, by oneDNN; the name of the setting is of what it does with AMX."""
     with _SETTING:
         try:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -13,6 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from smft_lab.facts.answers import answer_places
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 DOCUMENTS = 32  # in a batch
@@ -72,14 +76,14 @@ class Splitter:
         return [smaller for piece in self.pieces[token] for smaller in self._split(piece, rng)]
 
 
-def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> dict[str, Tensor]:
+def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> dict[str, Int64[Tensor, "B T"]]:
     """A right-padded training batch of whole texts, each ended by the end-of-text token.
 
     Args:
         device: Where the model is that reads it; the CPU by default.
 
     Returns:
-        input_ids, attention_mask and labels, each (B, T); labels are -100 at padding.
+        `input_ids`, `attention_mask` and `labels`, which are -100 at padding.
 
     Raises:
         ValueError: there are no texts.
@@ -90,7 +94,7 @@ def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> d
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Int64[Tensor, "B T"]]:
     """The batch of `encode` from token ids, without their end-of-text tokens; a tokenizer may have none."""
     end = end_ids(tokenizer)
     rows = [[*ids, *end] for ids in rows]
@@ -116,7 +120,9 @@ def end_ids(tokenizer) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def document_batches(tokenizer, documents: Sequence[Sequence[int]], device) -> Iterator[dict[str, Tensor]]:
+def document_batches(
+    tokenizer, documents: Sequence[Sequence[int]], device
+) -> Iterator[dict[str, Int64[Tensor, "_B _T"]]]:
     """Batches of documents in their order, `input_ids` and `attention_mask`, without the end that `pad` gives each.
 
     Args:
@@ -191,7 +197,9 @@ def offsets_of(tokenizer, text: str) -> list[tuple[int, int]]:
 BLANKS = " \t\u00a0\u3000"
 
 
-def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Tensor]) -> Tensor:
+def only_answers(
+    tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Int64[Tensor, "B T"]]
+) -> Int64[Tensor, "B T"]:
     """Narrow an encoded batch's labels, in place, to the answer in each text and the token after it.
 
     Blanks before an answer are of it where they are tokens of their own, as many tokenizers have them before a number.
@@ -204,7 +212,7 @@ def only_answers(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str
         answers: The accepted answers of each text.
 
     Returns:
-        (B, T) mask of the positions that predict a label, whose reads are what learning can use.
+        Mask of the positions that predict a label, whose reads are what learning can use.
     """
     for row, (text, accepted) in enumerate(zip(texts, answers, strict=True)):
         places = answer_places(text, tuple(accepted))
