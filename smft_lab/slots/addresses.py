@@ -34,6 +34,8 @@ from smft_lab.slots.scores import inverse_document_frequency
 from smft_lab.slots.usage import Usage
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Int64
+
     from smft_lab.lab import Lab
 
 PAIRS = 400  # of different facts that are compared
@@ -74,23 +76,23 @@ def weighted_jaccard(address: dict[int, float], other: dict[int, float]) -> floa
     return smaller / whole if (whole := sum(address.values()) + sum(other.values()) - smaller) else 0.0
 
 
-def address(slots: Tensor, idf: Tensor) -> dict[int, float]:
-    """Reads (n,) of one text -> weight per slot: how often it is read, times its idf (N,)."""
+def address(slots: Int64[Tensor, " n"], idf: Float[Tensor, " N"]) -> dict[int, float]:
+    """Reads of one text -> weight per slot: how often it is read, times its idf."""
     read, count = slots.unique(return_counts=True)
     weights = count.double() * idf[read].clamp(min=0)
     return {slot: weight for slot, weight in zip(read.tolist(), weights.tolist(), strict=True) if weight > 0}
 
 
 def compare_addresses(
-    reads: Sequence[Tensor], owners: Sequence[int], df: Tensor, batches: int, seed: int = 0
+    reads: Sequence[Int64[Tensor, " _n"]], owners: Sequence[int], df: Int[Tensor, " N"], batches: int, seed: int = 0
 ) -> Addresses:
     """How alike the addresses of texts are, of one fact against two.
 
     Args:
-        reads: Per text, (n,) int64 slots it reads. The first text of each fact is its question, the others are the
-            wordings that would be taught.
+        reads: Per text, the slots it reads. The first text of each fact is its question, the others are the wordings
+            that would be taught.
         owners: The fact of each text, from 0, in ascending order.
-        df, batches: Of the background, (N,) and |B|.
+        df, batches: Of the background.
         seed: Of which pairs of facts are compared.
     """
     facts = range(max(owners) + 1)
@@ -201,8 +203,8 @@ def measure_blocks(
             torch.manual_seed(seed)
             keys[block] = ProductKeys(width, recipe.slots, recipe.heads, recipe.k, recipe.key_dim, True, recipe.whiten)
 
-    def states(rows: list[Sequence[int]]) -> Iterator[tuple[int, int, Tensor]]:
-        """(row, block, (tokens, D)) of every row, which `pad` ends by a token that isn't given."""
+    def states(rows: list[Sequence[int]]) -> Iterator[tuple[int, int, Float[Tensor, "_tokens D"]]]:
+        """Row, block and hidden states of every row, which `pad` ends by a token that isn't given."""
         for start in range(0, len(rows), BATCH):
             batch = pad(tokenizer, rows[start : start + BATCH])
             with inputs_of([places[block].entry for block in keys]) as got:
@@ -275,10 +277,10 @@ class Loudness:
     """What the memory adds against the residual stream, position by position where it adds anything.
 
     Attributes:
-        ratios: Per forward pass, (positions,) norm of what is added over the norm it is added to.
+        ratios: Per forward pass, the norm of what is added over the norm it is added to.
     """
 
-    ratios: list[Tensor]
+    ratios: list[Float[Tensor, " _positions"]]
 
     @property
     def median(self) -> float:

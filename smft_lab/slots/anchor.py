@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ from smft_lab.model.memory import block_of, memory_layers, value_tables
 from smft_lab.model.tokenizer import document_batches
 from smft_lab.slots.reading import reads_by_table
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int32, Int64
+
 SAMPLE = 2048  # background tokens per step
 
 
@@ -38,14 +42,12 @@ class BackgroundReads:
     """What every background token reads in one value table.
 
     Attributes:
-        slots: (M, R) int32.
-        weights: (M, R) float32.
         level: The mean square of what a token's reads add at the base; where that is nothing, as in an empty table, the
             median over tokens of the squared norm of the hidden state that it is added to.
     """
 
-    slots: Tensor
-    weights: Tensor
+    slots: Int32[Tensor, "M R"]
+    weights: Float32[Tensor, "M R"]
     level: float
 
 
@@ -86,13 +88,13 @@ class Anchor:
     """The anchor of one value table, for rows that may change.
 
     Args:
-        rows: (S,) int64, ascending: the chosen rows.
-        table: (N, Vd); how it is now is what the anchor keeps to.
+        rows: The chosen rows, ascending.
+        table: How it is now is what the anchor keeps to.
         reads: What the background reads.
         seed: Of the samples.
     """
 
-    def __init__(self, rows: Tensor, table: Tensor, reads: BackgroundReads, seed: int = 0):
+    def __init__(self, rows: Int64[Tensor, " S"], table: Float[Tensor, "N Vd"], reads: BackgroundReads, seed: int = 0):
         self.table, self._rows, self._before = table, rows.to(table.device), table.detach()[rows].clone()
         place = torch.full((len(table),), -1)
         place[rows.cpu()] = torch.arange(len(rows))
@@ -118,11 +120,11 @@ class Anchor:
         return change.square().sum().item() / self._unit
 
     @torch.no_grad()
-    def gradients(self) -> tuple[Tensor, Tensor]:
+    def gradients(self) -> tuple[Int64[Tensor, " t"], Float[Tensor, "t Vd"]]:
         """The anchor's gradient, of a random sample of `SAMPLE` tokens where there are more; on average it is exact.
 
         Returns:
-            The rows that they read, (t,) int64 ascending, and the gradient of each, (t, Vd).
+            The rows that they read, ascending, and the gradient of each.
         """
         count, device = self.tokens, self.table.device
         sample = torch.arange(count)
@@ -134,9 +136,11 @@ class Anchor:
         gradients.index_add_(0, place, weights.unsqueeze(1) * change[owner])
         return self._rows[distinct], gradients * (2 * count / max(1, len(sample)) / self._unit)
 
-    def _change(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What training has changed in what some tokens read, (tokens, Vd); and of each read: which of the tokens makes
-        it, its place in the chosen rows, and its weight."""
+    def _change(
+        self, tokens: Int64[Tensor, " m"]
+    ) -> tuple[Float[Tensor, "m Vd"], Int64[Tensor, " reads"], Int64[Tensor, " reads"], Float[Tensor, " reads"]]:
+        """What training has changed in what some tokens read; and of each read: which of the tokens makes it, its place
+        in the chosen rows, and its weight."""
         first, count = self._starts[tokens], self._starts[tokens + 1] - self._starts[tokens]
         owner = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.device), count)
         index = torch.arange(len(owner), device=tokens.device) + (first - (count.cumsum(0) - count))[owner]
@@ -147,14 +151,19 @@ class Anchor:
 
 
 @torch.no_grad()
-def added(rows: Tensor, gradients: Tensor, others: Tensor, their: Tensor) -> tuple[Tensor, Tensor]:
-    """Two sets of rows, (t,), with their gradients, (t, Vd), as one; what both have is added."""
+def added(
+    rows: Int64[Tensor, " t"],
+    gradients: Float[Tensor, "t Vd"],
+    others: Int64[Tensor, " u"],
+    their: Float[Tensor, "u Vd"],
+) -> tuple[Int64[Tensor, " both"], Float[Tensor, "both Vd"]]:
+    """Two sets of rows with their gradients as one; what both have is added."""
     union, place = torch.cat([rows, others]).unique(return_inverse=True)
     total = gradients.new_zeros(len(union), gradients.shape[1])
     return union, total.index_add_(0, place, torch.cat([gradients, their]))
 
 
-def _lookup_square(table: Tensor, slots: Tensor, weights: Tensor) -> float:
+def _lookup_square(table: Float[Tensor, "N Vd"], slots: Int32[Tensor, "M R"], weights: Float32[Tensor, "M R"]) -> float:
     """The mean over tokens of the squared norm of their lookups."""
     total = 0.0
     for part, weight in zip(slots.split(4096), weights.split(4096), strict=True):

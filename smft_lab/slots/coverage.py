@@ -15,13 +15,13 @@ from smft_lab.slots.scores import check_rule, score, top_slots
 from smft_lab.slots.usage import batch_counts
 
 if TYPE_CHECKING:
+    from jaxtyping import Float64, Int, Int32, Int64
+
     from smft_lab.lab import Lab
 
-Counts = list[list[Tensor]]
 
-
-def fact_counts(lab: Lab, facts: Sequence[Fact]) -> Counts:
-    """Reads per slot of each fact's statements, per fact and value table: (N,) int32 each.
+def fact_counts(lab: Lab, facts: Sequence[Fact]) -> list[list[Int32[Tensor, " N"]]]:
+    """Reads per slot of each fact's statements, per fact and value table.
 
     Examples:
         >>> counts = smft.fact_counts(lab, smft.new_facts(2))
@@ -36,18 +36,18 @@ class Coverage:
     """The choice of slots for every t at once, fact by fact.
 
     Attributes:
-        slots: (U,) int64 slots that any fact reads, table after table (table x N + slot), best rank first.
-        ranks: (U,) int64, the best rank that a slot has for any fact; top-t chooses those with rank <= t.
-        of_facts: (R,) share of a fact's reads that its top 1, 2, ... R slots carry, mean over the facts.
-        of_background: (R,) share of all background reads that go to the slots so chosen over all facts.
-        chosen: (R,) how many slots are chosen over all facts.
+        slots: Slots that any fact reads, table after table (table x N + slot), best rank first.
+        ranks: The best rank that a slot has for any fact; top-t chooses those with rank <= t.
+        of_facts: Share of a fact's reads that its top 1, 2, ... R slots carry, mean over the facts.
+        of_background: Share of all background reads that go to the slots so chosen over all facts.
+        chosen: How many slots are chosen over all facts.
     """
 
-    slots: Tensor
-    ranks: Tensor
-    of_facts: Tensor
-    of_background: Tensor
-    chosen: Tensor
+    slots: Int64[Tensor, " U"]
+    ranks: Int64[Tensor, " U"]
+    of_facts: Float64[Tensor, " R"]
+    of_background: Float64[Tensor, " R"]
+    chosen: Int64[Tensor, " R"]
 
     @property
     def most(self) -> int:
@@ -61,7 +61,7 @@ class Coverage:
         return {"chosen": int(self.chosen[i]), **shares}
 
 
-def coverage(lab: Lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Coverage:
+def coverage(lab: Lab, counts: list[list[Int32[Tensor, " N"]]], rule: str = "tfidf", seed: int = 0) -> Coverage:
     """The slots that `rule` would choose for each fact, for every t.
 
     Args:
@@ -93,7 +93,11 @@ def coverage(lab: Lab, counts: Counts, rule: str = "tfidf", seed: int = 0) -> Co
 
 
 def group_coverage(
-    lab: Lab, owners: Sequence[int], reads: Sequence[Sequence[Tensor]], rule: str = "tfidf", seed: int = 0
+    lab: Lab,
+    owners: Sequence[int],
+    reads: Sequence[Sequence[Int64[Tensor, " _reads"]]],
+    rule: str = "tfidf",
+    seed: int = 0,
 ) -> Coverage:
     """The same for facts whose slots are chosen together, by the lab's recipe, before any is taught.
 
@@ -110,7 +114,9 @@ def group_coverage(
     return _covered(lab, list(zip(*by_table, strict=True)), rule)
 
 
-def _covered(lab: Lab, ranked: Sequence[Sequence[tuple[Tensor, Tensor]]], rule: str) -> Coverage:
+def _covered(
+    lab: Lab, ranked: Sequence[Sequence[tuple[Int64[Tensor, " _n"], Int[Tensor, " _n"]]]], rule: str
+) -> Coverage:
     """Per fact and value table the slots, best first, and how often each is read."""
     tables, n = lab.usage.df.shape
     best = torch.full((tables, n), n + 1, dtype=torch.int64)

@@ -14,6 +14,8 @@ from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage
 
 if TYPE_CHECKING:
+    from jaxtyping import Int64
+
     from smft_lab.lab import Lab
 
 BATCH = 32  # texts per forward pass
@@ -21,14 +23,16 @@ BATCH = 32  # texts per forward pass
 
 @exclusive
 @torch.inference_mode()
-def reads_of(lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None) -> list[list[Tensor]]:
+def reads_of(
+    lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None
+) -> list[list[Int64[Tensor, " _reads"]]]:
     """What each text reads, from forward passes that go no further than the last memory layer's addressing.
 
     Args:
         positions: Which tokens of each text count; by default all.
 
     Returns:
-        Per text, per value table: (reads,) int64 slots, as often as they are read. On the CPU.
+        Per text, per value table: slots, as often as they are read. On the CPU.
     """
     layers, tables = memory_layers(lab.model), value_tables(lab.model)
     *_, last = layers.values()
@@ -57,20 +61,20 @@ def reads_of(lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] 
 def rank_slots(
     usage: Usage,
     owners: Sequence[int],
-    reads: Sequence[Sequence[Tensor]],
+    reads: Sequence[Sequence[Int64[Tensor, " _reads"]]],
     *,
     rule: str = "tfidf",
     protect: float = 0.0,
     max_df: float = 1.0,
     seed: int = 0,
-) -> list[list[tuple[Tensor, Tensor]]]:
+) -> list[list[tuple[Int64[Tensor, " _n"], Int64[Tensor, " _n"]]]]:
     """The slots of each fact of a group, best first; see `choose_slots` for the arguments.
 
     The idf of a slot is log((B + p (F - 1) + 1) / (df + p (r - 1) + 1)): B background documents, p = `protect`, F facts
     in the group, r of them reading the slot.
 
     Returns:
-        Per value table, per fact in ascending order: (n,) int64 slots, and how often the fact's texts read each.
+        Per value table, per fact in ascending order: slots, and how often the fact's texts read each.
 
     Raises:
         ValueError: no such rule, or there are no texts.
@@ -112,14 +116,14 @@ def rank_slots(
 def choose_slots(
     usage: Usage,
     owners: Sequence[int],
-    reads: Sequence[Sequence[Tensor]],
+    reads: Sequence[Sequence[Int64[Tensor, " _reads"]]],
     top_t: int,
     *,
     rule: str = "tfidf",
     protect: float = 0.0,
     max_df: float = 1.0,
     seed: int = 0,
-) -> tuple[Tensor, ...]:
+) -> tuple[Int64[Tensor, " _rows"], ...]:
     """The slots that a group of facts may change: of each fact its `top_t` best-scored, together.
 
     Args:
@@ -132,7 +136,7 @@ def choose_slots(
         seed: Of the rule `random`.
 
     Returns:
-        Per value table, (rows,) int64 slots, ascending.
+        Per value table, slots, ascending.
 
     Raises:
         ValueError: no such rule, `top_t` is out of range, or there are no texts.

@@ -24,6 +24,8 @@ from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tab
 from smft_lab.writing import json_text, whole
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+
     from smft_lab.lab import Lab
 
 FORMAT = "1"
@@ -37,8 +39,8 @@ class Patch:
     """Rows and their new values, per value table.
 
     Attributes:
-        slots: Per table, (rows,) int64 ascending.
-        values: Per table, (rows, Vd), bitwise what the finetuned table holds.
+        slots: Per table, ascending.
+        values: Per table, bitwise what the finetuned table holds.
         base: Fingerprint of the base it belongs to.
         about: How it was made (method, rule, top_t, facts, layers, date), any JSON values.
         name: What messages call it: its file, if it came from one.
@@ -51,8 +53,8 @@ class Patch:
         >>> lab.reset()
     """
 
-    slots: list[Tensor]
-    values: list[Tensor]
+    slots: list[Int64[Tensor, " _rows"]]
+    values: list[Float[Tensor, "_rows Vd"]]
     base: str
     about: dict = field(default_factory=dict)
     name: str = field(default="the patch", compare=False)
@@ -275,8 +277,8 @@ def _digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def as_bytes(tensor: Tensor) -> Tensor:
-    """(..., bytes of the last dimension) uint8: compares bitwise, so that 0.0 and -0.0 differ."""
+def as_bytes(tensor: Shaped[Tensor, "*rows width"]) -> UInt8[Tensor, "*rows bytes"]:
+    """The bytes of the last dimension: they compare bitwise, so that 0.0 and -0.0 differ."""
     return tensor.contiguous().view(torch.uint8)
 
 
@@ -298,8 +300,8 @@ def fingerprint(lab: Lab) -> str:
 
 @exclusive
 @torch.no_grad()
-def row_changes(lab: Lab) -> list[Tensor]:
-    """How far every row is from the base: per value table, (N,) norms; 0 exactly where nothing has changed.
+def row_changes(lab: Lab) -> list[Float32[Tensor, " N"]]:
+    """How far every row is from the base: norms, per value table; 0 exactly where nothing has changed.
 
     Examples:
         >>> [int((norms > 0).sum()) for norms in smft.row_changes(lab)]

@@ -15,6 +15,8 @@ from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, val
 from smft_lab.model.tokenizer import offsets_of, pad, text_ids
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
     from smft_lab.lab import Lab
 
 PART = "…"
@@ -25,16 +27,16 @@ class TokenReads:
     """The reads of one text.
 
     Attributes:
-        tokens: The T pieces of the text as they are written, "" for a token that writes nothing, such as the one that
+        tokens: The pieces of the text as they are written, "" for a token that writes nothing, such as the one that
             begins every text; then the end-of-text token as "". Where several tokens write one character together,
             the first has it and the others are PART.
-        slots: Per value table, (T + 1, R) int64; R = layers of the table x heads x k.
-        weights: Per value table, (T + 1, R), how much of each slot's row a token takes; they sum to 1 per head.
+        slots: Per value table, what each token reads; R = layers of the table x heads x k.
+        weights: Per value table, how much of each slot's row a token takes; they sum to 1 per head.
     """
 
     tokens: list[str]
-    slots: list[Tensor]
-    weights: list[Tensor]
+    slots: list[Int64[Tensor, "tokens _R"]]
+    weights: list[Float[Tensor, "tokens _R"]]
 
 
 @exclusive
@@ -72,13 +74,13 @@ def _pieces(tokenizer, text: str) -> list[str]:
 
 
 @exclusive
-def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
+def core_set(lab: Lab, fact: Fact) -> list[Int64[Tensor, " _C"]]:
     """Slots that every statement of the fact reads and that answering its question reads too (paper section 4.3).
 
     The question is put as the lab's form puts it.
 
     Returns:
-        Per value table, (C,) int64 slots, ascending; read at a token or the end of the text, padding excluded.
+        Per value table, slots, ascending; read at a token or the end of the text, padding excluded.
 
     Examples:
         >>> (slots,) = smft.core_set(lab, smft.new_facts(1)[0])
@@ -99,8 +101,10 @@ def core_set(lab: Lab, fact: Fact) -> list[Tensor]:
     return cores
 
 
-def reads_by_table(model, batch: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Slots and weights per value table, (B, T, R) each; the pass ends at the last memory layer's addressing."""
+def reads_by_table(
+    model, batch: dict[str, Int64[Tensor, "B T"]]
+) -> tuple[list[Int64[Tensor, "B T _R"]], list[Float[Tensor, "B T _R"]]]:
+    """Slots and weights per value table; the pass ends at the last memory layer's addressing."""
     layers, tables = memory_layers(model), value_tables(model)
     with observe_reads(model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):
         model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])

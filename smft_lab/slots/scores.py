@@ -23,24 +23,26 @@ from smft_lab.model.locking import exclusive
 from smft_lab.slots.usage import batch_counts
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Float64, Int, Int64, Real
+
     from smft_lab.lab import Lab
 
 RULES = ("tfidf", "tf", "idf", "kl", "random", "all")
 WHOLE_TABLE = ("kl", "random")  # rules by which a slot's score depends on slots that are not read
 
 
-def term_frequency(count: Tensor) -> Tensor:
-    """Share of the batch's reads per slot, (N,) -> (N,); zeros where nothing is read."""
+def term_frequency(count: Int[Tensor, " N"]) -> Float64[Tensor, " N"]:
+    """Share of the batch's reads per slot; zeros where nothing is read."""
     return count.double() / max(1, int(count.sum()))
 
 
-def inverse_document_frequency(df: Tensor, batches: float) -> Tensor:
-    """log((|B| + 1) / (df + 1)) per slot, in nats, (N,) -> (N,)."""
+def inverse_document_frequency(df: Real[Tensor, "*slots"], batches: float) -> Float64[Tensor, "*slots"]:
+    """log((|B| + 1) / (df + 1)) per slot, in nats."""
     return torch.log((batches + 1) / (df.double() + 1))
 
 
-def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
-    """Each slot's term of KL(reads of the batch || background reads), in nats, (N,) -> (N,).
+def kl_divergence(count: Int[Tensor, " N"], background: Int[Tensor, " N"]) -> Float64[Tensor, " N"]:
+    """Each slot's term of KL(reads of the batch || background reads), in nats.
 
     As in "Improving Sparse Memory Finetuning" (Goyal et al. 2026); every slot counts as read once more in the
     background than it was, so that one never read there has a finite score.
@@ -52,22 +54,22 @@ def kl_divergence(count: Tensor, background: Tensor) -> Tensor:
 
 def score(
     rule: str,
-    count: Tensor,
-    df: Tensor,
+    count: Int[Tensor, " N"],
+    df: Real[Tensor, " N"],
     batches: float,
     generator: torch.Generator | None = None,
-    background: Tensor | None = None,
-) -> Tensor:
-    """Score of every slot under `rule`, (N,); the higher, the sooner it is trained.
+    background: Int[Tensor, " N"] | None = None,
+) -> Float64[Tensor, " N"]:
+    """Score of every slot under `rule`; the higher, the sooner it is trained.
 
     Args:
         rule: `tfidf` as in the paper; `tf`, `idf` its halves; `kl` of a follow-up (see `kl_divergence`); `random` and
             `all` the controls that ignore usage.
-        count: (N,) reads in this batch.
-        df: (N,) background batches that read the slot.
+        count: Reads in this batch.
+        df: Background batches that read the slot.
         batches: |B|.
         generator: Source of `random`.
-        background: (N,) background reads, for `kl`.
+        background: Background reads, for `kl`.
 
     Raises:
         ValueError: no such rule, or `kl` without background reads.
@@ -88,14 +90,11 @@ def score(
     return torch.ones(count.shape, dtype=torch.double)  # all
 
 
-def top_slots(scores: Tensor, count: Tensor, t: int | None) -> Tensor:
+def top_slots(scores: Float[Tensor, " N"], count: Int[Tensor, " N"], t: int | None) -> Int64[Tensor, " best"]:
     """The `t` best-scored slots among those the batch reads, best first; ties go to the lower slot.
 
     Fewer than t where fewer are read; all of them where t is None. A slot that is not read gets no gradient, so it is
     never selected.
-
-    Returns:
-        (<= t,) int64 slot ids.
     """
     read = count.nonzero().squeeze(1)
     order = scores[read].sort(descending=True, stable=True).indices

@@ -17,6 +17,8 @@ from smft_lab.slots.scores import WHOLE_TABLE, check_rule, check_top_t, score, t
 from smft_lab.slots.usage import Usage, table_reads
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int32, Int64, Shaped
+
     from smft_lab.lab import Lab
 
 
@@ -24,7 +26,7 @@ class Selection:
     """Chooses, batch by batch, the slots of each value table that a step may change (paper section 3.2).
 
     Attributes:
-        counted: (B, T) mask of the positions whose reads count in the next batches; by default the attention mask.
+        counted: Mask of the positions whose reads count in the next batches; by default the attention mask.
         memo: Where given, the choices of the present batch are kept there for the next time it comes, for tables
             whose reads cannot have changed meanwhile: those of the first memory layer alone.
         owner: What the next batches are about; see `protect`.
@@ -50,20 +52,21 @@ class Selection:
         self.tables = value_tables(model)
         self.protect = protect
         self.owner: object = None
-        self._written_by: dict[object, list[Tensor]] = {}  # owner -> (N,) bool per table
+        self._written_by: dict[object, list[Bool[Tensor, " N"]]] = {}  # by owner, per table
         self._writers = [torch.zeros(len(table.weight), dtype=torch.int32) for table in self.tables]
-        self.counted: Tensor | None = None
-        self.chosen: tuple[Tensor, ...] | None = None
-        self.memo: dict[int, tuple[Tensor, RowHits]] | None = None  # per table: slots, best first, and their hits
+        self.counted: Shaped[Tensor, "B T"] | None = None
+        self.chosen: tuple[Int64[Tensor, " _rows"], ...] | None = None
+        # Per table: slots, best first, and their hits.
+        self.memo: dict[int, tuple[Int64[Tensor, " _best"], RowHits]] | None = None
         self._generator = torch.Generator().manual_seed(seed)
         layers = list(memory_layers(model).values())
         first = self.tables.index(layers[0].values)
         alone = sum(layer.values is layers[0].values for layer in layers) == 1
         self._constant = {first} if alone and rule != "random" and not protect else set()
 
-        self._slots: tuple[Tensor, ...] | None = None
+        self._slots: tuple[Int64[Tensor, " _best"], ...] | None = None
 
-    _mask: Tensor  # of the present batch
+    _mask: Shaped[Tensor, "B T"]  # of the present batch
 
     @contextmanager
     def active(self) -> Iterator[Selection]:
@@ -78,7 +81,7 @@ class Selection:
             yield self
 
     @property
-    def slots(self) -> tuple[Tensor, ...]:
+    def slots(self) -> tuple[Int64[Tensor, " _best"], ...]:
         """The slots selected for the last batch, per value table, best first."""
         if self._slots is None and self.memo is not None and len(self.memo) == len(self.tables):
             self._slots = tuple(self.memo[table][0] for table in range(len(self.tables)))
@@ -97,8 +100,8 @@ class Selection:
         self._mask = torch.ones_like(ids) if mask is None else mask
         self._slots = None
 
-    def _choose(self, table: int, read: Tensor, count: Tensor) -> Tensor:
-        """The slots to train, best first, of those that are read, (R,) ascending, so many times, (R,)."""
+    def _choose(self, table: int, read: Int64[Tensor, " R"], count: Int32[Tensor, " R"]) -> Int64[Tensor, " best"]:
+        """The slots to train, best first, of those that are read, ascending, so many times."""
         if self.chosen is not None:
             chosen = self.chosen[table]
             return chosen[torch.isin(chosen, read)]
@@ -125,7 +128,7 @@ class Selection:
             writers[slots] += (~written[slots]).int()
             written[slots] = True
 
-    def _hits(self, table: int, slots: Tensor, weights: Tensor) -> RowHits:
+    def _hits(self, table: int, slots: Int64[Tensor, "M reads"], weights: Float[Tensor, "M reads"]) -> RowHits:
         memo = self.memo if table in self._constant else None
         if memo is not None and table in memo:
             return memo[table][1]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from smft_lab.slots.group import choose_slots
 from smft_lab.slots.usage import Usage
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,11 @@ class Settled:
 
 
 def settling(
-    usages: Sequence[Usage], owners: Sequence[int], reads: Sequence[Sequence[Tensor]], top_t: int, **options
+    usages: Sequence[Usage],
+    owners: Sequence[int],
+    reads: Sequence[Sequence[Int64[Tensor, " _reads"]]],
+    top_t: int,
+    **options,
 ) -> list[Settled]:
     """How much of the choice of slots for a group of facts stands with each smaller background.
 

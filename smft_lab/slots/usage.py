@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,25 +17,30 @@ from torch import Tensor
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_at, value_tables
 
+if TYPE_CHECKING:
+    from jaxtyping import Int32, Int64, Shaped
+
 SPARSE_FROM = 16  # slots of a table per read; below, an array of all slots is faster than sorting the reads
 
 
-def count_reads(slots: Tensor, mask: Tensor, total: int) -> Tensor:
+def count_reads(slots: Int64[Tensor, "B T H k"], mask: Shaped[Tensor, "B T"], total: int) -> Int32[Tensor, " {total}"]:
     """How often each slot is read at positions that are not padding.
 
     Args:
-        slots: (B, T, H, k) int64, what each token read.
-        mask: (B, T), 0 at padding; the paper masks padding out of the counts (section 3.2). A position that stands for
-            several counts as often.
+        slots: What each token read.
+        mask: 0 at padding; the paper masks padding out of the counts (section 3.2). A position that stands for several
+            counts as often.
         total: N.
 
     Returns:
-        (N,) int32 counts; they sum to unpadded tokens x H x k.
+        Counts of all slots; they sum to unpadded tokens x H x k.
     """
     return torch.bincount(_unpadded(slots, mask), minlength=total).int()
 
 
-def read_slots(slots: Tensor, mask: Tensor, total: int) -> tuple[Tensor, Tensor]:
+def read_slots(
+    slots: Int64[Tensor, "B T H k"], mask: Shaped[Tensor, "B T"], total: int
+) -> tuple[Int64[Tensor, " R"], Int32[Tensor, " R"]]:
     """Which slots are read at positions that are not padding, and how often; nothing of the size of a table is made
     where the table is much larger than the reads are many.
 
@@ -42,7 +48,7 @@ def read_slots(slots: Tensor, mask: Tensor, total: int) -> tuple[Tensor, Tensor]
         slots, mask, total: As for `count_reads`.
 
     Returns:
-        (R,) int64 slots, ascending, and (R,) int32 counts, each at least 1.
+        Slots, ascending, and how often each is read, at least once.
     """
     if total > SPARSE_FROM * int(mask.sum()) * slots.shape[-2:].numel():
         read, count = _unpadded(slots, mask).unique(return_counts=True)
@@ -52,8 +58,8 @@ def read_slots(slots: Tensor, mask: Tensor, total: int) -> tuple[Tensor, Tensor]
     return read, count[read]
 
 
-def _unpadded(slots: Tensor, mask: Tensor) -> Tensor:
-    """The reads (B, T, H, k) of positions that count, each as often as it does; (M,)."""
+def _unpadded(slots: Int64[Tensor, "B T H k"], mask: Shaped[Tensor, "B T"]) -> Int64[Tensor, " M"]:
+    """The reads of positions that count, each as often as it does."""
     return slots.flatten(0, 1).repeat_interleave(mask.flatten().long(), 0).flatten()
 
 
@@ -63,8 +69,8 @@ class Usage:
 
     Attributes:
         batches: `|B|`, the number of background batches.
-        df: (tables, N) int32, the number of batches in which a slot was read at least once.
-        count: (tables, N) int32, the number of reads.
+        df: The number of batches in which a slot was read at least once.
+        count: The number of reads.
 
     Examples:
         >>> lab.usage.batches, tuple(lab.usage.df.shape)
@@ -74,8 +80,8 @@ class Usage:
     """
 
     batches: int
-    df: Tensor
-    count: Tensor
+    df: Int32[Tensor, "tables N"]
+    count: Int32[Tensor, "tables N"]
 
     def share_read(self) -> float:
         """Share of slots that were ever read, in [0, 1]."""
@@ -113,7 +119,7 @@ class Usage:
 
 @exclusive
 @torch.inference_mode()
-def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
+def measure_usage(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> Usage:
     """Background usage of `model` over `batches` (paper section 3.2: 1,000 of pretraining text).
 
     Args:
@@ -145,8 +151,8 @@ def measure_usage(model, batches: Iterable[dict[str, Tensor]]) -> Usage:
 
 
 @exclusive
-def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
-    """Reads per slot of one batch, one (N,) tensor per value table, padding excluded.
+def batch_counts(model, batch: dict[str, Shaped[Tensor, "B T"]]) -> list[Int32[Tensor, " N"]]:
+    """Reads per slot of one batch, per value table, padding excluded.
 
     The forward pass goes no further than the last memory layer's addressing.
     """
@@ -156,8 +162,8 @@ def batch_counts(model, batch: dict[str, Tensor]) -> list[Tensor]:
     return table_counts(model, reads, batch["attention_mask"])
 
 
-def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
-    """Reads per slot of the last observed forward pass, one (N,) tensor per value table, padding excluded."""
+def table_counts(model, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]) -> list[Int32[Tensor, " N"]]:
+    """Reads per slot of the last observed forward pass, per value table, padding excluded."""
     tables = value_tables(model)
     counts = [torch.zeros(len(table.weight), dtype=torch.int32) for table in tables]
     for total, (slots, count) in zip(counts, table_reads(model, reads, mask), strict=True):
@@ -165,7 +171,9 @@ def table_counts(model, reads: dict[int, Reads], mask: Tensor) -> list[Tensor]:
     return counts
 
 
-def table_reads(model, reads: dict[int, Reads], mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+def table_reads(
+    model, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]
+) -> list[tuple[Int64[Tensor, " _R"], Int32[Tensor, " _R"]]]:
     """The slots that the last observed forward pass read, per value table, padding excluded: as of `read_slots`."""
     layers = memory_layers(model)
     counts = []
