@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from smft_lab.model.attach import max_positions
 from smft_lab.model.tokenizer import typed_special
 from smft_lab.probes.probes import probes_of
 from smft_lab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Step:
     facts: tuple[int, ...]
     loss: float | None
     trainable: int
-    slots: tuple[Tensor, ...] = field(default=(), repr=False)
+    slots: tuple[Int64[Tensor, " _rows"], ...] = field(default=(), repr=False)
     probes: dict[str, dict[str, float]] | None = None
     seconds: float = 0.0
     last: bool = False

@@ -7,6 +7,7 @@ float32 whatever the model is in (see `smft_lab.model.memory.Wide`), and so is a
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,16 +16,19 @@ from smft_lab.lab import Lab
 from smft_lab.model.memory import value_tables
 from smft_lab.ranges import check_positive
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
 
 class RowSGD:
     """V[i] -= lr * g[i]; no momentum, no weight decay (paper section 3.3)."""
 
-    def __init__(self, table: Tensor, lr: float):
+    def __init__(self, table: Float[Tensor, "N Vd"], lr: float):
         self.table, self.lr = table, lr
 
     @torch.no_grad()
-    def step(self, rows: Tensor, grads: Tensor) -> None:
-        """Update `rows` (t,) by their gradients (t, Vd)."""
+    def step(self, rows: Int64[Tensor, " t"], grads: Float[Tensor, "t Vd"]) -> None:
+        """Update `rows` by their gradients."""
         self.table[rows] -= self.lr * grads
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -49,7 +53,7 @@ class RowAdam:
 
     def __init__(
         self,
-        table: Tensor,
+        table: Float[Tensor, "N Vd"],
         lr: float,
         beta2: float = 0.999,
         eps: float = 1e-8,
@@ -71,7 +75,7 @@ class RowAdam:
     def rows_with_state(self) -> int:
         return self._used
 
-    def _places(self, rows: Tensor) -> Tensor:
+    def _places(self, rows: Int64[Tensor, " t"]) -> Int64[Tensor, " t"]:
         new = rows[self._place[rows] < 0]
         if len(new):
             end = self._used + len(new)
@@ -87,8 +91,8 @@ class RowAdam:
         return self._place[rows].long()
 
     @torch.no_grad()
-    def step(self, rows: Tensor, grads: Tensor) -> None:
-        """Update distinct `rows` (t,) by their gradients (t, Vd)."""
+    def step(self, rows: Int64[Tensor, " t"], grads: Float[Tensor, "t Vd"]) -> None:
+        """Update distinct `rows` by their gradients."""
         at = self._places(rows)
         steps = self._steps[at] + 1
         eps = self.eps

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from random import Random
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.ranges import check_counts
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 from smft_lab.slots.group import reads_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 PASSES = 12  # where no recipe says how many: with so many the learning rates were tuned
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
@@ -92,7 +96,7 @@ def taught_texts(
 
 def counted_reads(
     lab: Lab, facts: Sequence[Fact], texts: Sequence[TaughtText], counted: str = "all"
-) -> tuple[list[int], list[list[Tensor]]]:
+) -> tuple[list[int], list[list[Int64[Tensor, " _reads"]]]]:
     """The reads by which slots are chosen for facts that are taught together: of the texts without a context.
 
     Args:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -32,6 +32,9 @@ from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import memory_layers, stopping_at, value_tables
 from smft_lab.slots.selection import Selection
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int, Int64
+
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 LIVE_BYTES = 256 * 2**20  # batches past this are run whole
 _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
@@ -46,8 +49,8 @@ class Batch:
     """An encoded batch, and what is known about it from the last time it came. It is equal to itself alone.
 
     Attributes:
-        inputs: `input_ids`, `attention_mask`, `labels`, each (B, T).
-        counted: (B, T), the positions whose reads count in the choice of slots.
+        inputs: `input_ids`, `attention_mask` and `labels`.
+        counted: The positions whose reads count in the choice of slots.
         owner: The facts it is about.
         memo: See `Selection`.
         frozen: What `Prefix` computed.
@@ -55,8 +58,8 @@ class Batch:
         once: Whether it will not come again, so that nothing of it is to be kept.
     """
 
-    inputs: dict[str, Tensor]
-    counted: Tensor
+    inputs: dict[str, Int64[Tensor, "B T"]]
+    counted: Int[Tensor, "B T"]
     owner: tuple[int, ...] = ()
     memo: dict = field(default_factory=dict)
     frozen: Frozen | None = None
@@ -76,22 +79,24 @@ class Frozen:
         form: The batch as it is run.
         below: Output of the block below the first memory layer's; None where that is the first block.
         beside: Outputs, by name, of the parts of its own block that come before the memory layer: the attention.
-        gate: silu's argument, (B, T, Vd), of the first memory layer; None where it has no gate.
+        gate: silu's argument of the first memory layer; None where it has no gate.
         feed_forward: All that the feed-forward beside the first memory layer gives; None where there is none.
-        reads: Slots and weights, each (B, T, H, k), of the first memory layer.
+        reads: Slots and weights of the first memory layer.
         past: By layer, keys and values of positions that are not run at all (see `Live`).
-        still: (G, C) where in the whole form those are, as of `Live`; of live positions alone.
+        still: Where in the whole form those are, as of `Live`; None where all positions are run.
         memo: Where these are live positions, what takes the place of the batch's `memo`, which is of all positions.
     """
 
     form: Form
     below: object
     beside: dict[str, object]
-    gate: Tensor | None
+    gate: Float[Tensor, "G U Vd"] | None
     feed_forward: object
-    reads: tuple[Tensor, Tensor]
-    past: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    still: Tensor = field(default_factory=lambda: torch.empty(0))
+    reads: tuple[Int64[Tensor, "G U H k"], Float[Tensor, "G U H k"]]
+    past: dict[int, tuple[Float[Tensor, "G _heads C _width"], Float[Tensor, "G _heads C _width"]]] = field(
+        default_factory=dict
+    )
+    still: Int64[Tensor, "G C"] | None = None
     memo: dict = field(default_factory=dict)
 
     def size(self) -> int:
@@ -113,15 +118,15 @@ class Head(StandIn):
     """Stands in for the output layer: only at the positions that predict a label, and with the loss for its logits.
 
     Attributes:
-        nats: (L,) the loss of each of the targets' pairs, once it was called.
+        nats: The loss of each of the targets' pairs, once it was called.
     """
 
-    nats: Tensor
+    nats: Float32[Tensor, " L"]
 
     def __init__(self, head: nn.Module, targets: Targets, fused: bool, rounded: RoundedWeights | None):
         super().__init__(head, targets=targets, fused=fused, rounded=rounded, nats=None)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Float[Tensor, "*batch D"]) -> Float[Tensor, "_ _"]:
         known = self.__dict__
         head, targets, rounded = known["replaced"], known["targets"], known["rounded"]
         hidden = hidden.flatten(0, -2)
@@ -143,7 +148,7 @@ class Prefix:
         rounded: What products above the memory are made with, if not with the model's own weights.
 
     Attributes:
-        nats: (B,) of the batch that `loss` was last of, the loss of the least likely label of each text.
+        nats: Of the batch that `loss` was last of, the loss of the least likely label of each text.
         live: Whether packed batches are run at their live positions alone (see `engine/live.py`): where slots
             were chosen beforehand, and the model gives the same loss and gradients so; None until that was tried.
 
@@ -160,7 +165,7 @@ class Prefix:
         rounded: RoundedWeights | None = None,
     ):
         self.model, self.selection, self.fused, self.trees, self.rounded = model, selection, fused, trees, rounded
-        self.nats: Tensor | None = None
+        self.nats: Float32[Tensor, " B"] | None = None
         grouped = selection is not None and selection.chosen is not None
         self.live = None if trees and grouped and len(memory_layers(model)) == 1 else False
         names = {module: name for name, module in model.named_modules()}
@@ -191,7 +196,7 @@ class Prefix:
         self._kept: WeakSet[Batch] = WeakSet()
         self._texts = KnownTexts()
 
-    def loss(self, batch: Batch, form: Form) -> Tensor:
+    def loss(self, batch: Batch, form: Form) -> Float[Tensor, ""]:
         """Mean loss in nats over the labels, as `model(**batch).loss`, with a graph back to the values.
 
         Args:
@@ -201,7 +206,7 @@ class Prefix:
         self.nats = form.targets.worst_of_text(nats, len(batch.inputs["input_ids"]))
         return loss
 
-    def _run_batch(self, batch: Batch, form: Form) -> tuple[Tensor, Tensor]:
+    def _run_batch(self, batch: Batch, form: Form) -> tuple[Float[Tensor, ""], Float32[Tensor, " L"]]:
         frozen = batch.frozen
         if frozen is None:
             frozen = self._regrouped(batch, form)
@@ -226,7 +231,7 @@ class Prefix:
             warnings.warn(f"{name} computes all positions at every step, more slowly: {problem}", stacklevel=3)
             return self._run_above(frozen, batch.memo)
 
-    def _run_above(self, frozen: Frozen, memo: dict, cache=None) -> tuple[Tensor, Tensor]:
+    def _run_above(self, frozen: Frozen, memo: dict, cache=None) -> tuple[Float[Tensor, ""], Float32[Tensor, " L"]]:
         """The mean loss over the labels, and that of each of the targets' pairs."""
         if self.selection is not None:
             self.selection.memo = memo
@@ -261,7 +266,7 @@ class Prefix:
             self.selection.counted = form.counted
         return self.model(**form.inputs, use_cache=False, past_key_values=cache)
 
-    def _keep_live(self, batch: Batch, loss: Tensor, cache: KeptKeys) -> None:
+    def _keep_live(self, batch: Batch, loss: Float[Tensor, ""], cache: KeptKeys) -> None:
         """Leave the live positions in the batch, for the next time it comes, if they are fewer and there is room.
 
         Args:
@@ -312,7 +317,12 @@ class Prefix:
         live, still = live_positions(frozen.form, frozen.reads[0], self.selection.chosen[0])
         return None if int(live.sum(1).max()) == live.shape[1] else live_part(frozen.form, live, still)
 
-    def _cut(self, frozen: Frozen, part: Live, past: dict[int, tuple[Tensor, Tensor]]) -> Frozen:
+    def _cut(
+        self,
+        frozen: Frozen,
+        part: Live,
+        past: dict[int, tuple[Float[Tensor, "G _heads C _width"], Float[Tensor, "G _heads C _width"]]],
+    ) -> Frozen:
         """What is kept of a batch, of its live positions alone."""
         return Frozen(
             form=part.form,

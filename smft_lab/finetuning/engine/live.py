@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from transformers import DynamicCache
 
 from smft_lab.finetuning.engine.packing import Form
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64, Shaped
+
 
 @dataclass(frozen=True)
 class Live:
@@ -26,14 +29,14 @@ class Live:
 
     Attributes:
         form: The live positions alone; its attention mask is (G, 1, L, C + L).
-        places: (G, L) where in their tree they were; rows with fewer of them are filled up with other places.
-        still: (G, C) where in their tree those are that are not live; -1 in rows with fewer.
+        places: Where in their tree they were; rows with fewer of them are filled up with other places.
+        still: Where in their tree those are that are not live; -1 in rows with fewer.
         positions: U.
     """
 
     form: Form
-    places: Tensor
-    still: Tensor
+    places: Int64[Tensor, "G L"]
+    still: Int64[Tensor, "G C"]
     positions: int
 
     def of(self, nested) -> Any:
@@ -49,11 +52,13 @@ class Live:
         index = self.places + self.positions * torch.arange(len(self.places), device=self.places.device).unsqueeze(1)
         return joined([nested], [(len(self.places), self.positions)], index)
 
-    def past_of(self, keys: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
-        """By layer of the model, keys and values (G, heads, C, width) of what is needed and not live.
+    def past_of(
+        self, keys: Mapping[int, tuple[Float[Tensor, "G _heads U _width"], Float[Tensor, "G _heads U _width"]]]
+    ) -> dict[int, tuple[Float[Tensor, "G _heads C _width"], Float[Tensor, "G _heads C _width"]]]:
+        """By layer of the model, keys and values of what is needed and not live.
 
         Args:
-            keys: By layer, those of all positions, (G, heads, U, width).
+            keys: By layer, those of all positions.
         """
         if not self.still.shape[1]:
             return {}
@@ -65,7 +70,7 @@ class Live:
         return {layer: (taken(k), taken(v)) for layer, (k, v) in keys.items()}
 
 
-def joined(parts: Sequence, shapes: Sequence[tuple[int, int]], index: Tensor) -> Any:
+def joined(parts: Sequence, shapes: Sequence[tuple[int, int]], index: Int64[Tensor, "G L"]) -> Any:
     """What some forms have of each of their positions, at other places.
 
     Args:
@@ -89,15 +94,17 @@ def joined(parts: Sequence, shapes: Sequence[tuple[int, int]], index: Tensor) ->
     return torch.cat([x.flatten(0, 1) for x in parts])[index]
 
 
-def live_positions(form: Form, reads: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def live_positions(
+    form: Form, reads: Int64[Tensor, "G U H k"], chosen: Int64[Tensor, " rows"]
+) -> tuple[Bool[Tensor, "G U"], Bool[Tensor, "G U"]]:
     """Which positions of a packed form the loss depends on, and of these, which ones training can change.
 
     Args:
-        reads: (G, U, H, k) slots that each position reads.
-        chosen: (rows,) the slots that may change, ascending.
+        reads: Slots that each position reads.
+        chosen: The slots that may change, ascending.
 
     Returns:
-        Those that training can change and those that it can't, each (G, U) bool.
+        Those that training can change and those that it can't.
     """
     G, U = form.inputs["input_ids"].shape
     sees = form.inputs["attention_mask"][:, 0] == 0  # (G, U, U): a token sees its ancestors and itself
@@ -109,13 +116,13 @@ def live_positions(form: Form, reads: Tensor, chosen: Tensor) -> tuple[Tensor, T
     return needed & live, needed & ~live
 
 
-def before_last_label(labels: Tensor) -> Tensor:
-    """(B, T) bool: what stands before a text's last label, of labels (B, T); the loss depends on nothing else."""
+def before_last_label(labels: Int64[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """What stands before a text's last label; the loss depends on nothing else."""
     left = (labels != -100).flip(1).cumsum(1).flip(1)  # labels there or later
     return functional.pad(left[:, 1:], (0, 1)) > 0
 
 
-def live_part(form: Form, live: Tensor, still: Tensor) -> Live:
+def live_part(form: Form, live: Bool[Tensor, "G U"], still: Bool[Tensor, "G U"]) -> Live:
     """The live part of a form.
 
     Args:
@@ -175,19 +182,17 @@ class PastKeys(DynamicCache):
         return next((keys.shape[2] for keys, _ in self.past.values()), 0)
 
 
-def _gathered(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """(G, U) bool -> the places of each row that are chosen, in order, filled up to as many as the fullest row has, and
-    which of them are no filling; both (G, most)."""
+def _gathered(chosen: Bool[Tensor, "G U"]) -> tuple[Int64[Tensor, "G most"], Bool[Tensor, "G most"]]:
+    """The places of each row that are chosen, in order, filled up to as many as the fullest row has, and which of them
+    are no filling."""
     most = int(chosen.sum(1).max())
     places = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return places, chosen.gather(1, places)
 
 
-def _taken(x: Tensor, places: Tensor) -> Tensor:
-    """x (G, U, ...), places (G, L) -> (G, L, ...)."""
+def _taken(x: Shaped[Tensor, "G U *rest"], places: Int64[Tensor, "G L"]) -> Shaped[Tensor, "G L *rest"]:
     return x[torch.arange(len(x), device=x.device).unsqueeze(1), places]
 
 
-def _columns(rows: Tensor, places: Tensor) -> Tensor:
-    """rows (G, L, U), places (G, M) -> (G, L, M)."""
+def _columns(rows: Float[Tensor, "G L U"], places: Int64[Tensor, "G M"]) -> Float[Tensor, "G L M"]:
     return rows.gather(2, places.unsqueeze(1).expand(-1, rows.shape[1], -1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +19,9 @@ from smft_lab.finetuning.engine.packing import Form
 from smft_lab.model.attach import max_positions, text_blocks
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import value_tables
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 STEP = 128  # tokens; a model is asked about lengths of that, and of multiples
 _CAUSAL: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()  # of a model and how it is made: lengths, see below
@@ -55,8 +59,8 @@ def takes_trees(model, form: Form) -> bool:
     return _sees(model, form.inputs, wanted)
 
 
-def _sees(model, inputs: dict[str, Tensor], wanted: dict[tuple[int, int], Tensor]) -> bool:
-    """Whether what comes out of each block at (row, place) depends on the wanted places of the row, (T,), and no other.
+def _sees(model, inputs: dict[str, Tensor], wanted: dict[tuple[int, int], Bool[Tensor, " T"]]) -> bool:
+    """Whether what comes out of each block at (row, place) depends on the wanted places of the row, and no other.
 
     A block without attention may also see its own place alone.
     """
@@ -86,8 +90,10 @@ def _sees(model, inputs: dict[str, Tensor], wanted: dict[tuple[int, int], Tensor
 
 
 @contextmanager
-def _recorded(blocks: Sequence[nn.Module], passed: dict[nn.Module, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Keep what goes into each block, as a leaf, and what comes out of it, (B, T, D) both."""
+def _recorded(
+    blocks: Sequence[nn.Module], passed: dict[nn.Module, tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"]]]
+) -> Iterator[None]:
+    """Keep what goes into each block, as a leaf, and what comes out of it."""
     leaves: dict[nn.Module, Tensor] = {}
 
     def enter(module, args, kwargs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import product
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +19,9 @@ from smft_lab.finetuning.engine.frozen_layers import Batch, Head, check_alike, f
 from smft_lab.finetuning.engine.masks import takes_trees
 from smft_lab.finetuning.engine.packing import Form, as_rows
 from smft_lab.finetuning.engine.products import fast_linears, trained_linears
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32
 
 
 class PackedLoss:
@@ -39,7 +43,7 @@ class PackedLoss:
             None,
         )
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Mean loss in nats over the labels, as `model(**batch.inputs).loss`, with a graph back to the weights."""
         if self._head is None or self.model.dtype != torch.float32 or torch.is_autocast_enabled(self.model.device.type):
             return self.model(**batch.inputs).loss
@@ -62,7 +66,7 @@ class PackedLoss:
             self._forms[batch] = form
         return self._forms[batch]
 
-    def _run(self, form: Form, fused: bool) -> Tensor:
+    def _run(self, form: Form, fused: bool) -> Float32[Tensor, ""]:
         assert self._head is not None
         parent, name = self._head
         stand_in = Head(getattr(parent, name), form.targets, fused, None)

@@ -11,10 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int, Int64
 
 ROW = 192  # tokens of a tree at which it is split in two: attention costs the square of them
 LEAST_SAVED = 0.2  # of a batch's positions, padding included; below that its rows are as good
@@ -25,27 +29,29 @@ LARGEST = 2**22  # entries of an attention mask; long documents pass it, and sta
 class Targets:
     """What each predicting position has to predict, and how often.
 
+    P positions, L pairs of a position and a label, and M labels in the batch.
+
     Attributes:
-        predicting: (P,) flat positions that predict a label.
-        place: (L,) for each pair of a position and a label, the position's place in `predicting`.
-        label: (L,) the label.
-        weight: (L,) how many times the batch holds the pair.
-        total: (P,) the weights of each position, summed.
-        pair: (M,) which pair each of the batch's labels is.
-        text: (M,) which of its texts each is in.
+        predicting: Flat positions that predict a label.
+        place: For each pair, the position's place in `predicting`.
+        label: The label.
+        weight: How many times the batch holds the pair.
+        total: The weights of each position, summed.
+        pair: Which pair each of the batch's labels is.
+        text: Which of its texts each is in.
     """
 
-    predicting: Tensor
-    place: Tensor
-    label: Tensor
-    weight: Tensor
-    total: Tensor
-    pair: Tensor
-    text: Tensor
+    predicting: Int64[Tensor, " P"]
+    place: Int64[Tensor, " L"]
+    label: Int64[Tensor, " L"]
+    weight: Float32[Tensor, " L"]
+    total: Float32[Tensor, " P"]
+    pair: Int64[Tensor, " M"]
+    text: Int64[Tensor, " M"]
 
     @classmethod
-    def of(cls, positions: Tensor, labels: Tensor, texts: Tensor) -> Targets:
-        """The targets of flat positions, labels, and the texts they are in, each (M,), in any order."""
+    def of(cls, positions: Int64[Tensor, " M"], labels: Int64[Tensor, " M"], texts: Int64[Tensor, " M"]) -> Targets:
+        """The targets of flat positions, labels, and the texts they are in, in any order."""
         words = int(labels.max()) + 1 if len(labels) else 1
         pairs, pair, weight = (positions * words + labels).unique(return_inverse=True, return_counts=True)
         predicting, place = (pairs // words).unique(return_inverse=True)
@@ -53,35 +59,35 @@ class Targets:
         total = weight.new_zeros(len(predicting)).index_add_(0, place, weight)
         return cls(predicting, place, pairs % words, weight, total, pair, texts)
 
-    def nats(self, logits: Tensor) -> Tensor:
-        """Cross-entropy of each pair, (L,); logits (P, V)."""
+    def nats(self, logits: Float[Tensor, "P V"]) -> Float32[Tensor, " L"]:
+        """Cross-entropy of each pair."""
         return -logits.float().log_softmax(-1)[self.place, self.label]
 
-    def mean(self, nats: Tensor) -> Tensor:
-        """Mean over all labels of what each pair, (L,), has."""
+    def mean(self, nats: Float32[Tensor, " L"]) -> Float32[Tensor, ""]:
+        """Mean over all labels of what each pair has."""
         return (nats * self.weight).sum() / self.weight.sum()
 
-    def worst_of_text(self, nats: Tensor, texts: int) -> Tensor:
-        """Of each of so many texts, the largest that one of its own labels has, (texts,); 0 where it has none."""
+    def worst_of_text(self, nats: Float32[Tensor, " L"], texts: int) -> Float32[Tensor, " {texts}"]:
+        """Of each of so many texts, the largest that one of its own labels has; 0 where it has none."""
         worst = nats.new_zeros(texts)
         return worst.scatter_reduce_(0, self.text, nats.detach()[self.pair], "amax")
 
 
 @dataclass(frozen=True)
 class Form:
-    """A batch in the shape in which it is run: its rows as they are, or trees.
+    """A batch in the shape in which it is run: its rows as they are, or trees; G of them, of U tokens.
 
     Attributes:
         inputs: What the model is called with: `input_ids`, `attention_mask`, and `position_ids` for trees.
-        counted: Shaped like the input ids: how many of the batch's counted positions each position stands for.
+        counted: How many of the batch's counted positions each position stands for.
         targets: What is predicted where.
-        places: (B, T) where each position of the batch is in the flattened input ids; -1 for padding.
+        places: Where each position of the batch is in the flattened input ids; -1 for padding.
     """
 
     inputs: dict[str, Tensor]
-    counted: Tensor
+    counted: Int[Tensor, "G U"]
     targets: Targets
-    places: Tensor
+    places: Int64[Tensor, "B T"]
 
     @property
     def packed(self) -> bool:
@@ -98,12 +104,12 @@ class Form:
         return bool((sees.tril().logical_not() & torch.ones_like(sees).tril() & real).any())
 
 
-def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
+def as_rows(inputs: dict[str, Int64[Tensor, "B T"]], counted: Int[Tensor, "B T"]) -> Form:
     """The batch as it is.
 
     Args:
-        inputs: `input_ids`, `attention_mask`, `labels`, each (B, T).
-        counted: (B, T), the positions whose reads count.
+        inputs: `input_ids`, `attention_mask` and `labels`.
+        counted: The positions whose reads count.
     """
     following = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100).flatten()
     predicting = (following != -100).nonzero().squeeze(1)
@@ -115,8 +121,8 @@ def as_rows(inputs: dict[str, Tensor], counted: Tensor) -> Form:
 
 
 def as_trees(
-    inputs: dict[str, Tensor],
-    counted: Tensor,
+    inputs: dict[str, Int64[Tensor, "B T"]],
+    counted: Int[Tensor, "B T"],
     dtype: torch.dtype = torch.float32,
     least: int = 1,
     least_saved: float = LEAST_SAVED,
@@ -169,7 +175,7 @@ def as_trees(
     )
 
 
-def token_rows(inputs: dict[str, Tensor]) -> list[list[int]]:
+def token_rows(inputs: dict[str, Int64[Tensor, "B T"]]) -> list[list[int]]:
     """The tokens of each text of a batch with padding on the right, without it."""
     lengths = inputs["attention_mask"].sum(1).tolist()
     return [row[:length] for row, length in zip(inputs["input_ids"].tolist(), lengths, strict=True)]

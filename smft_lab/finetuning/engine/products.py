@@ -10,12 +10,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from smft_lab.finetuning.engine.packing import Targets
 from smft_lab.model.precision import product_by_onednn
+
+if TYPE_CHECKING:
+    from jaxtyping import BFloat16, Float, Float32
 
 CHUNK = 1024  # positions whose logits are in memory together
 ROUND = 32  # rows that a product is filled up to: oneDNN compiles one for each new shape, and keeps 1 MB for it
@@ -55,14 +59,14 @@ class RoundedWeights:
         exact = all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
         return rounding_is_faster() and exact and sum(map(torch.numel, weights)) >= ROUNDED_FROM
 
-    def of(self, layer: nn.Linear) -> Tensor:
+    def of(self, layer: nn.Linear) -> BFloat16[Tensor, "N D"]:
         """A layer's weight, rounded."""
         if layer not in self._weights:
             self._weights[layer] = layer.weight.detach().bfloat16()
         return self._weights[layer]
 
-    def factor(self, x: Tensor) -> Tensor:
-        """x (..., D) as a product's first factor, see `as_factor`; made once where the next layer has the same."""
+    def factor(self, x: Float[Tensor, "*batch D"]) -> BFloat16[Tensor, "M D"]:
+        """x as a product's first factor, see `as_factor`; made once where the next layer has the same."""
         if self._factored is not None:
             known, version, factor = self._factored
             if known() is x and version == x._version:
@@ -72,13 +76,13 @@ class RoundedWeights:
         return factor
 
 
-def fast_product(a: Tensor, b: Tensor) -> Tensor:
+def fast_product(a: Float[Tensor, "M D"], b: Float[Tensor, "D N"]) -> Float[Tensor, "M N"]:
     """a @ b, in float32 by oneDNN where that is faster."""
     return product_by_onednn(a, b) if a.dtype == torch.float32 and onednn_is_faster() else a @ b
 
 
-def as_factor(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(..., D) -> (M, D) of that dtype, with rows of zeros at the end for M to be a multiple of ROUND."""
+def as_factor(x: Float[Tensor, "*batch D"], dtype: torch.dtype) -> Float[Tensor, "M D"]:
+    """x of that dtype, with rows of zeros at the end for M to be a multiple of ROUND."""
     x = x.flatten(0, -2)
     M = len(x)
     if x.dtype == dtype and not M % ROUND:
@@ -89,8 +93,10 @@ def as_factor(x: Tensor, dtype: torch.dtype) -> Tensor:
     return filled
 
 
-def _product(x: Tensor, weight: Tensor, factor: Tensor | None = None) -> Tensor:
-    """x (..., D) @ weight (D, N) -> (..., N), in the precision of x.
+def _product(
+    x: Float[Tensor, "*batch D"], weight: Float[Tensor, "D N"], factor: Float[Tensor, "M D"] | None = None
+) -> Float[Tensor, "*batch N"]:
+    """x @ weight, in the precision of x.
 
     Args:
         factor: x as of `as_factor`, if it is known.
@@ -110,14 +116,20 @@ class Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, factor: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., D), its factor (see `as_factor`), weight (N, D) -> (..., N)."""
+    def forward(
+        ctx,
+        x: Float[Tensor, "*batch D"],
+        factor: Float[Tensor, "M D"],
+        weight: Float[Tensor, "N D"],
+        bias: Float[Tensor, " N"] | None,
+    ) -> Float[Tensor, "*batch N"]:
+        """x @ weight.T + bias; `factor` is that of x (see `as_factor`)."""
         ctx.weight = weight
         y = _product(x, weight.t(), factor)
         return y if bias is None else y + bias
 
     @staticmethod
-    def backward(ctx, of_output: Tensor):
+    def backward(ctx, of_output: Float[Tensor, "*batch N"]):
         return _product(of_output, ctx.weight), None, None, None
 
 
@@ -145,7 +157,7 @@ class FastLinear(StandIn):
         frozen = layer.weight.detach() if rounded is None else rounded.of(layer)
         super().__init__(layer, rounded=rounded, frozen=frozen)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch N"]:
         known = self.__dict__
         rounded, frozen = known["rounded"], known["frozen"]
         factor = as_factor(x.detach(), frozen.dtype) if rounded is None else rounded.factor(x)
@@ -177,8 +189,10 @@ class TrainedProduct(torch.autograd.Function):
     """A linear layer of which the weight trains, too, forward and backward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., D), weight (N, D) -> (..., N)."""
+    def forward(
+        ctx, x: Float[Tensor, "*batch D"], weight: Float[Tensor, "N D"], bias: Float[Tensor, " N"] | None
+    ) -> Float[Tensor, "*batch N"]:
+        """x @ weight.T + bias."""
         factor = as_factor(x, weight.dtype)
         ctx.save_for_backward(factor, weight)
         ctx.biased = bias is not None
@@ -186,7 +200,7 @@ class TrainedProduct(torch.autograd.Function):
         return y if bias is None else y + bias
 
     @staticmethod
-    def backward(ctx, of_output: Tensor):
+    def backward(ctx, of_output: Float[Tensor, "*batch N"]):
         factor, weight = ctx.saved_tensors
         above = as_factor(of_output, weight.dtype)
         of_x = _product(of_output, weight, above) if ctx.needs_input_grad[0] else None
@@ -197,7 +211,7 @@ class TrainedProduct(torch.autograd.Function):
 class TrainedLinear(StandIn):
     """Stands in for a linear layer that trains, and does the same by `TrainedProduct`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch N"]:
         layer = self.__dict__["replaced"]
         return TrainedProduct.apply(x, layer.weight, layer.bias)
 
@@ -217,12 +231,13 @@ class HeadLoss(torch.autograd.Function):
     """Cross-entropy of a frozen output layer, forward and backward at once: no logits are kept."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: nn.Linear, targets: Targets, frozen: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, hidden: Float[Tensor, "M D"], head: nn.Linear, targets: Targets, frozen: Float[Tensor, "V D"]
+    ) -> tuple[Float32[Tensor, ""], Float32[Tensor, " L"]]:
         """The mean over the labels, and each pair's own, in nats.
 
         Args:
-            hidden: (M, D).
-            frozen: The head's weight, (V, D), as its products are made.
+            frozen: The head's weight, as its products are made.
         """
         every, hidden = hidden, hidden[targets.predicting]
         nats = torch.empty(len(targets.label), dtype=torch.float32, device=hidden.device)
@@ -248,5 +263,5 @@ class HeadLoss(torch.autograd.Function):
         return targets.mean(nats), nats
 
     @staticmethod
-    def backward(ctx, of_loss: Tensor, of_nats: Tensor):
+    def backward(ctx, of_loss: Float32[Tensor, ""], of_nats: Float32[Tensor, " L"]):
         return ctx.saved_tensors[0] * of_loss, None, None, None

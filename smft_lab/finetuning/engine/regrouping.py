@@ -18,6 +18,8 @@ from smft_lab.finetuning.engine.live import Live, joined
 from smft_lab.finetuning.engine.packing import Form, token_rows
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
     from smft_lab.finetuning.engine.frozen_layers import Batch, Frozen
 
 
@@ -52,9 +54,9 @@ class KnownTexts:
 
 
 class Sources:
-    """Batches, and (G, U) where the tokens of another are in their flattened forms, one after another."""
+    """Batches, and where the tokens of another are in their flattened forms, one after another."""
 
-    def __init__(self, batches: Sequence[Batch], index: Tensor):
+    def __init__(self, batches: Sequence[Batch], index: Int64[Tensor, "G U"]):
         self.batches, self.index = batches, index
         self._frozen = [batch.frozen for batch in batches if batch.frozen is not None]
         ids = [frozen.form.inputs["input_ids"] for frozen in self._frozen]
@@ -74,18 +76,20 @@ class Sources:
         parts = {of: taken(of) for of in ("below", "gate", "feed_forward", "reads")}
         return replace(known[0], form=form, beside=beside, **parts)
 
-    def past(self, part: Live) -> dict[int, tuple[Tensor, Tensor]] | None:
+    def past(
+        self, part: Live
+    ) -> dict[int, tuple[Float[Tensor, "G _heads C _width"], Float[Tensor, "G _heads C _width"]]] | None:
         """Keys and values of what is needed and not live, as of `Live.past_of`; None where some were not kept."""
         if not part.still.shape[1]:
             return {}
-        lives = [batch.live for batch in self.batches if batch.live is not None]
+        known = (batch.live for batch in self.batches)
+        lives = [(live.still, live.past) for live in known if live is not None and live.still is not None]
         if len(lives) < len(self.batches):
             return None
         width = self.index.shape[1]
         at = torch.full((sum(G * U for G, U in self._shapes),), -1, device=self.index.device)
         begins, kept = 0, 0
-        for live, (G, U) in zip(lives, self._shapes, strict=True):
-            still = live.still
+        for (still, _), (G, U) in zip(lives, self._shapes, strict=True):
             flat = still + U * torch.arange(G, device=at.device).unsqueeze(1)
             at[begins + flat[still >= 0]] = kept + torch.arange(still.numel(), device=at.device).view(G, -1)[still >= 0]
             begins, kept = begins + G * U, kept + still.numel()
@@ -93,12 +97,14 @@ class Sources:
         wanted = at[self.index.flatten()[part.still.clamp(min=0) + width * trees]]
         if (wanted[part.still >= 0] < 0).any():
             return None
-        pasts = [live.past for live in lives if live.past]
+        pasts = [past for _, past in lives if past]
         keys = {layer: _taken([past[layer][0] for past in pasts], wanted) for layer in pasts[0]}
         return {layer: (keys[layer], _taken([past[layer][1] for past in pasts], wanted)) for layer in keys}
 
 
-def _taken(pasts: Sequence[Tensor], wanted: Tensor) -> Tensor:
-    """Keys or values (G, heads, C, width) of several forms -> (G, heads, C, width) of the wanted ones, (G, C)."""
+def _taken(
+    pasts: Sequence[Float[Tensor, "_G heads _C width"]], wanted: Int64[Tensor, "G C"]
+) -> Float[Tensor, "G heads C width"]:
+    """Keys or values of several forms -> those of the wanted ones."""
     every = torch.cat([past.transpose(1, 2).flatten(0, 1) for past in pasts])
     return every[wanted.clamp(min=0)].transpose(1, 2).contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from random import Random
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.ranges import check_positive
 from smft_lab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 Mix = Callable[[Random], Sequence[str]]
 
@@ -32,7 +35,7 @@ class Update:
 
     loss: float
     trainable: int
-    slots: tuple[Tensor, ...] = ()
+    slots: tuple[Int64[Tensor, " _rows"], ...] = ()
     nats: tuple[float, ...] = ()
 
 
@@ -47,7 +50,7 @@ class NotFinite(ValueError):
         super().__init__(f"{what}, so nothing more is learned; {advice}, and start again from lab.reset()")
 
 
-def check_finite(model, loss: Tensor, grads: Iterable[Tensor] = ()) -> None:
+def check_finite(model, loss: Float[Tensor, ""], grads: Iterable[Tensor] = ()) -> None:
     """Raise NotFinite unless a loss is finite, and with it the gradients, if given."""
     if not loss.isfinite():
         raise NotFinite(model, f"the loss is {loss.item()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from smft_lab.slots.anchor import Anchor, added
 from smft_lab.slots.group import choose_slots
 from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.slots.selection import Selection, freeze_all_but_values
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32
 
 TOP_T = 100  # where a lab has none tuned
 TRIED = (200, 500, 1000, 2000)  # t that a sweep tries, each with every rate
@@ -186,13 +189,13 @@ class SparseTraining(Training):
         return Update(loss.item(), sum(map(len, slots)) * width, slots, tuple(nats.tolist()))
 
     @torch.no_grad()
-    def _before(self, batch: Batch) -> Tensor:
-        """Log-probabilities of the model without its memory where nothing taught is predicted, (positions, V)."""
+    def _before(self, batch: Batch) -> Float32[Tensor, "positions V"]:
+        """Log-probabilities of the model without its memory where nothing taught is predicted."""
         inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
         with without_memory(self.lab.model):
             return self.lab.model(**inputs).logits[_unlabelled(batch)].float().log_softmax(-1)
 
-    def _loss_from_cache(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    def _loss_from_cache(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float32[Tensor, " B"] | None]:
         """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
         form = form_of(self.lab.model, batch, self.selection.chosen is not None, self.rounded)
         kind = form.packed, form.branches
@@ -209,14 +212,14 @@ class SparseTraining(Training):
 
 
 @torch.no_grad()
-def _worst_of_text(batch: Batch, logits: Tensor) -> Tensor:
-    """(B,) loss of the least likely label of each text, from the logits (B, T, V) of all."""
+def _worst_of_text(batch: Batch, logits: Float[Tensor, "B T V"]) -> Float32[Tensor, " B"]:
+    """The loss of the least likely label of each text, from the logits of all."""
     targets = as_rows(batch.inputs, batch.counted).targets
     predicting = logits.flatten(0, 1)[targets.predicting]
     return targets.worst_of_text(targets.nats(predicting), len(logits))
 
 
-def _unlabelled(batch: Batch) -> Tensor:
-    """(B, T) bool: positions of texts that predict no label."""
+def _unlabelled(batch: Batch) -> Bool[Tensor, "B T"]:
+    """Positions of texts that predict no label."""
     following = functional.pad(batch.inputs["labels"][:, 1:], (0, 1), value=-100)
     return (following == -100) & batch.inputs["attention_mask"].bool()
