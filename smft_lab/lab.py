@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import Tensor
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world.corpus import Corpus
@@ -31,6 +32,9 @@ from smft_lab.recipe import Recipe
 from smft_lab.slots.anchor import BackgroundReads, background_reads
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import BASES, cloned, distinct, few_rows, read_lab, write_lab
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64
 
 WORLD_TEXTS = 4000  # of the built-in world, as a background
 
@@ -150,8 +154,8 @@ class Lab:
         form = form or self.form
         return answer(self.model, self.tokenizer, questions, max_new_tokens=max_new_tokens, form=form)
 
-    def recalled(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
-        """Whether the model would now give exactly these answers and end there: (len(questions),) bool.
+    def recalled(self, questions: Sequence[str], answers: Sequence[str]) -> Bool[Tensor, " questions"]:
+        """Whether the model would now give exactly these answers and end there.
 
         One forward pass tells, so it is faster than `answer`; it takes one answer to each question, word for word.
 
@@ -162,8 +166,8 @@ class Lab:
         """
         return recalled(self.model, self.tokenizer, questions, answers, form=self.form)
 
-    def encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """A batch of texts for the model, each with its end: `input_ids`, `attention_mask` and `labels`, each (B, T).
+    def encode(self, texts: Sequence[str]) -> dict[str, Int64[Tensor, "B T"]]:
+        """A batch of texts for the model, each with its end: `input_ids`, `attention_mask` and `labels`.
 
         Examples:
             >>> sorted(lab.encode(["A boat.", "Two boats are here."]))
@@ -334,7 +338,7 @@ class Lab:
                     for tensor, rows, values in changed:
                         tensor[rows] = values
 
-    def base(self, name: str) -> torch.Tensor:
+    def base(self, name: str) -> Tensor:
         """The base value of one entry of the model's state dict; not to be changed."""
         return self._base[name]
 

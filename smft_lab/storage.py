@@ -50,6 +50,8 @@ from smft_lab.slots.usage import Usage
 from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder, write_whole
 
 if TYPE_CHECKING:
+    from jaxtyping import Int64
+
     from smft_lab.lab import Lab
 
 BACKGROUND_FILE = "background.safetensors"
@@ -221,7 +223,7 @@ def distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: entries[name] for name in first.values()}
 
 
-def cloned(entries: dict[str, torch.Tensor], rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def cloned(entries: dict[str, torch.Tensor], rows: dict[str, Int64[torch.Tensor, " _rows"]]) -> dict[str, torch.Tensor]:
     """A copy of a state dict in which what was shared is shared again.
 
     Args:
@@ -245,7 +247,7 @@ def _copy_of_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return copy
 
 
-def few_rows(model) -> dict[str, torch.Tensor]:
+def few_rows(model) -> dict[str, Int64[torch.Tensor, " _rows"]]:
     """Of the value tables of which most rows are zero, state-dict names and the rows that are not."""
     rows = {
         name: differing_rows(table.weight, _zeros_like(table.weight))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import _ends
 from smft_lab.probes.text import normalise
 from smft_lab.training.memory_training import _parts, _plain_ids
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
 
 BATCH = 96  # texts that are written side by side
 TOP_P = 0.95  # the likeliest tokens that together have this probability; the unlikely rest makes texts wander off
@@ -115,7 +119,7 @@ class _Writing:
     def _kept(self) -> int:
         raise NotImplementedError
 
-    def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Tensor | None]:
+    def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Bool[Tensor, " V"] | None]:
         """The prompt of the next batch, the most tokens after it, what ends a row, and which tokens may be first."""
         raise NotImplementedError
 
@@ -181,7 +185,7 @@ class OwnTexts(_Writing):
     def _kept(self) -> int:
         return len(self._good)
 
-    def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Tensor | None]:
+    def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Bool[Tensor, " V"] | None]:
         starts = [self.tokenizer.bos_token_id, self.model.config.get_text_config().bos_token_id]
         start = next((start_id for start_id in starts if start_id is not None), self.tokenizer.eos_token_id)
         most = self.window - len(self._first)
@@ -268,7 +272,7 @@ class OwnQuestions(_Writing):
     def _kept(self) -> int:
         return len(self._found)
 
-    def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Tensor | None]:
+    def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Bool[Tensor, " V"] | None]:
         rng = Random(f"{self.seed}/{tried}/examples")
         shots = rng.sample(self._examples, min(EXAMPLES, len(self._examples)))
         before = self._split(shots)[0].rstrip(" ")  # the blank belongs to the word that is written
@@ -361,21 +365,18 @@ class _Draw:
     On the CPU, so that the same seed draws alike wherever the model is.
     """
 
-    def __init__(self, generator: torch.Generator, top_p: float, first: Tensor | None = None):
+    def __init__(self, generator: torch.Generator, top_p: float, first: Bool[Tensor, " V"] | None = None):
         """
         Args:
-            first: (V,) bool, the tokens that may be drawn first; all by default.
+            first: The tokens that may be drawn first; all by default.
         """
         self.generator, self.top_p, self._first = generator, top_p, first
 
-    def __call__(self, logits: Tensor, step: int) -> Tensor:
-        """
-        Args:
-            logits: (B, V).
-            step: From 1.
+    def __call__(self, logits: Float[Tensor, "B V"], step: int) -> Int64[Tensor, " B"]:
+        """Token ids, on the CPU.
 
-        Returns:
-            (B,) token ids, on the CPU.
+        Args:
+            step: From 1.
         """
         logits = logits.float()
         if step == 1 and self._first is not None:
@@ -444,8 +445,8 @@ def _first(tokenizer) -> list[int]:
     return ids if ids and ids[0] != tokenizer.eos_token_id else []
 
 
-def _letters(model, tokenizer) -> Tensor | None:
-    """(V,) bool, the tokens that begin with a letter, after a blank perhaps; None where there are none."""
+def _letters(model, tokenizer) -> Bool[Tensor, " V"] | None:
+    """The tokens that begin with a letter, after a blank perhaps; None where there are none."""
     special = set(tokenizer.all_special_ids)
     size = model.get_output_embeddings().weight.shape[0]
     words = tokenizer.batch_decode([[token] for token in range(min(size, len(tokenizer)))])

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -34,6 +35,9 @@ from smft_lab.slots.usage import Usage
 from smft_lab.terminal import progress_bar
 from smft_lab.training.memory_training import check_window, skew
 from smft_lab.writing import write_whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
@@ -312,7 +316,7 @@ class Retrofit:
 
 
 @torch.no_grad()
-def count_documents(model, inputs: dict[int, Tensor], lengths: Sequence[int]) -> tuple[Usage, Usage]:
+def count_documents(model, inputs: dict[int, Float[Tensor, "tokens D"]], lengths: Sequence[int]) -> tuple[Usage, Usage]:
     """Background usage by every second document, and by all of them.
 
     Args:

@@ -27,6 +27,8 @@ from smft_lab.probes.same import Changes
 from smft_lab.probes.text import MATCHES
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64
+
     from smft_lab.lab import Lab
 
 BATCH = 256  # questions or texts per forward pass
@@ -197,7 +199,7 @@ class TextProbe:
             tokens += int((labels[:, 1:] != -100).sum())
         return {"nll": total / tokens}
 
-    def _encoded(self, tokenizer, which: slice, device) -> dict[str, Tensor]:
+    def _encoded(self, tokenizer, which: slice, device) -> dict[str, Int64[Tensor, "B T"]]:
         if not self.tokens:
             return encode(tokenizer, list(self.texts[which]), device)
         return {name: tensor.to(device) for name, tensor in pad(tokenizer, self.tokens[which]).items()}
@@ -433,8 +435,10 @@ def answer(
 
 @exclusive
 @torch.inference_mode()
-def recalled(model, tokenizer, questions: Sequence[str], answers: Sequence[str], form: PromptForm = BUILT_IN) -> Tensor:
-    """Whether greedy generation would give exactly these answers and end there, (len(questions),) bool.
+def recalled(
+    model, tokenizer, questions: Sequence[str], answers: Sequence[str], form: PromptForm = BUILT_IN
+) -> Bool[Tensor, " questions"]:
+    """Whether greedy generation would give exactly these answers and end there.
 
     It says a text if and only if each of its tokens is the likeliest after those before it, which one forward pass
     tells. For charts that move while a model trains. Exact match of `answer` is a little kinder: it takes any accepted

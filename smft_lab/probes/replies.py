@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,9 @@ from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.locking import exclusive
 from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
 
 BATCH = 32  # prompts per forward pass
 # Generation configs of models that generate now, without them.
@@ -59,8 +62,8 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
 @torch.inference_mode()
 def would_say(
     model, tokenizer, questions: Sequence[str], texts: Sequence[str], max_new_tokens: int | None, form: PromptForm
-) -> Tensor:
-    """Whether `replies` would give exactly these, (len(questions),) bool, by one forward pass and without generation.
+) -> Bool[Tensor, " questions"]:
+    """Whether `replies` would give exactly these, by one forward pass and without generation.
 
     A reply comes back if and only if each of its tokens is the likeliest after those before it, and so is its end. One
     that the model would spell in other tokens than the tokenizer does is not recognised.
@@ -198,8 +201,8 @@ class _Start:
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         return spoken
 
-    def read(self, model, tokenizer, rows: list[list[int]]) -> Tensor:
-        """Hidden states at every token of the rows, (B, T, D); zeros where all prompts are alike but at its end."""
+    def read(self, model, tokenizer, rows: list[list[int]]) -> Float[Tensor, "B T D"]:
+        """Hidden states at every token of the rows; zeros where all prompts are alike but at its end."""
         if self.cache is None:
             ids, mask = _padded(tokenizer, rows, model.device, left=False)
             return model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -215,7 +218,7 @@ class _Start:
         return torch.nn.functional.pad(hidden, (0, 0, self.length, 0))
 
 
-def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Tensor, Tensor]:
+def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad_id(tokenizer))
     mask = torch.zeros_like(ids)

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,9 @@ from smft_lab.training.pretrain import (
 )
 from smft_lab.training.processes import Processes
 from smft_lab.writing import alone, clear_unfinished, write_whole
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 ABOUT_FILE = "memory_training.json"  # beside the lab
 HELD_OUT = 0.05  # the last of the text: the probe `prose`
@@ -121,7 +124,7 @@ class TextWindows:
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._first = text_ids(tokenizer, "")[:1]  # the beginning-of-text token, where there is one
 
-    def batch(self, rng: Random, size: int) -> dict[str, Tensor]:
+    def batch(self, rng: Random, size: int) -> dict[str, Int64[Tensor, "size window"]]:
         """`size` windows from anywhere, as `encode` gives them."""
         width = self.window - len(self._first) - len(end_ids(self.tokenizer))  # `pad` ends each
         starts = [rng.randrange(len(self.ids) - width) for _ in range(size)]
