@@ -188,13 +188,22 @@ def on_missing(app, env, node, content):
 
 def on_signature(app, kind, name, thing, options, signature, returns):
     """A panel's own arguments, and a config's own fields: the classes that they derive from take anything."""
-    if kind != "class" or not issubclass(thing, HasTraits | PreTrainedConfig):
-        return None
-    seen = signature_of(thing.__init__, bound_method=True)
-    if issubclass(thing, PreTrainedConfig):
-        own = [seen.parameters[field] for field in inspect.get_annotations(thing) if field in seen.parameters]
-        seen = seen.replace(parameters=[*own, inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
-    return stringify_signature(seen, unqualified_typehints=True), returns
+    if kind == "class" and issubclass(thing, HasTraits | PreTrainedConfig):
+        seen = signature_of(thing.__init__, bound_method=True)
+        if issubclass(thing, PreTrainedConfig):
+            own = [seen.parameters[field] for field in inspect.get_annotations(thing) if field in seen.parameters]
+            seen = seen.replace(parameters=[*own, inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
+        signature = stringify_signature(seen, unqualified_typehints=True)
+    return shapes_of(signature), shapes_of(returns)
+
+
+def on_docstring(app, kind, name, thing, options, lines: list[str]) -> None:
+    lines[:] = [shapes_of(line) for line in lines]
+
+
+def shapes_of(text: str | None) -> str | None:
+    """The text without the blank that a shape of one name begins with, for the linter alone."""
+    return text and re.sub(r"(Tensor, ['\"]) ", r"\1", text)
 
 
 def visit_math(self, node) -> None:
@@ -215,6 +224,7 @@ def setup(app) -> None:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("source-read", on_reading)
     app.connect("autodoc-process-signature", on_signature)
+    app.connect("autodoc-process-docstring", on_docstring)  # napoleon has put the types of fields in
     app.connect("doctree-read", on_read)
     app.connect("missing-reference", on_missing)
     app.connect("build-finished", on_finished)
