@@ -19,7 +19,7 @@ ANNOTATIONS = (
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = ("torch", "transformers", "plotly", "pandas", "ipywidgets", "anywidget")
+    heavy = ("torch", "transformers", "plotly", "pandas", "ipywidgets", "anywidget", "jaxtyping")
     code = f"import sys, smft_lab; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
