@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from smft_lab.cli.app import app
 from smft_lab.recipe import PAPER
-from smft_lab.reproduce.real import LATER, RetrofitJob
+from smft_lab.reproduce.real import LATER_FIELDS, LATER_SWITCHES, RetrofitJob
 from smft_lab.reproduce.study import (
     CENTRES,
     RATES,
@@ -56,15 +56,18 @@ def test_a_result_is_named_by_the_whole_recipe_and_not_by_where_the_data_lie():
 
 
 def test_a_switch_that_came_later_leaves_the_names_of_earlier_results():
-    without = replace(DRAFT, switches=tuple(LATER.items()))
+    without = replace(DRAFT, switches=tuple(LATER_SWITCHES.items()))
     assert without.key == replace(DRAFT, switches=(("floor", 0.0),)).key != DRAFT.key
     recipe = DRAFT.recipe.to_dict()
-    assert all(PAPER.to_dict()[name] == off for name, off in LATER.items())
-    assert LATER.keys() < recipe.keys()
+    assert all(PAPER.to_dict()[name] == off for name, off in LATER_SWITCHES.items())
+    assert LATER_SWITCHES.keys() < recipe.keys()
 
 
-def test_results_with_other_known_questions_have_names_of_their_own():
-    assert DRAFT.key == replace(DRAFT, known=60).key != replace(DRAFT, known=200).key
+def test_a_field_that_came_later_leaves_the_names_of_earlier_results():
+    assert asdict(RetrofitJob()).items() > LATER_FIELDS.items()
+    assert DRAFT.key == replace(DRAFT, **LATER_FIELDS).key
+    for name, other in {"known": 200, "kind": "facts", "source": "questions"}.items():
+        assert replace(DRAFT, **{name: other}).key != DRAFT.key
 
 
 def test_every_switch_of_the_ablation_differs_from_the_recipe():

@@ -55,8 +55,10 @@ TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}
 """What it says that is nothing to sparse finetuning."""
-LATER = {"floor": 0.0, "anchor": 0.0}
-"""Switches that results without them were measured as if they were so."""
+LATER_FIELDS = {"known": KNOWN, "kind": "", "source": "people"}
+LATER_SWITCHES = {"floor": 0.0, "anchor": 0.0}
+"""What a job, and a recipe, got after the first results, with what those were measured with: at that value it is no
+part of a result's name, so that they keep theirs."""
 ADDRESS_FACTS = 16
 
 
@@ -107,20 +109,13 @@ class RetrofitJob:
     @property
     def key(self) -> str:
         """Name of its result: a hash of all it says but for where the data lie, and of what the recipe says of it."""
-        identity = {name: value for name, value in asdict(self).items() if name != "data"}
-        if self.known == KNOWN:
-            del identity["known"]
-        if not self.kind:
-            del identity["kind"]
-        if self.source == "people":
-            del identity["source"]
-        elif self.source != "questions":  # a file is what is in it
-            identity["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
-        del identity["switches"]  # they are in the recipe
         recipe = self.recipe.to_dict()
         names = set(recipe) - OTHERS if METHODS[self.method].sparse else TAUGHT
-        names -= {name for name, off in LATER.items() if recipe[name] == off}
-        identity["recipe"] = {name: recipe[name] for name in names}
+        identity = _named(asdict(self), LATER_FIELDS)
+        del identity["data"], identity["switches"]  # the switches are in the recipe
+        if self.source not in ("people", "questions"):  # a file is what is in it
+            identity["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
+        identity["recipe"] = _named({name: recipe[name] for name in names}, LATER_SWITCHES)
         return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -142,6 +137,11 @@ class RetrofitJob:
         source = Path(self.source).name  # not where it lies on this machine
         config = {**asdict(self), "data": "", "source": source, "recipe": self.recipe.to_dict()}
         return {"config": config, "rows": rows, "found": details, "seconds": time.perf_counter() - began}
+
+
+def _named(values: dict, later: dict) -> dict:
+    """The values that are part of a result's name: all but those that came later and are as they were before."""
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 @lru_cache(1)
