@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.facts.documents import read_documents
     from smft_lab.facts.fact import Fact
     from smft_lab.facts.files import FactsError, read_facts
+    from smft_lab.facts.own_facts import own_fact
     from smft_lab.facts.public.datasets import read_dataset
-    from smft_lab.facts.rephrase import own_fact
     from smft_lab.facts.world.world import World, changed_facts, new_facts
     from smft_lab.finetuning.finetune import Step, finetune
     from smft_lab.finetuning.methods.full import Full
@@ -62,7 +62,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "read_dataset": "smft_lab.facts.public.datasets",
     "read_documents": "smft_lab.facts.documents",
     "FactsError": "smft_lab.facts.files",
-    "own_fact": "smft_lab.facts.rephrase",
+    "own_fact": "smft_lab.facts.own_facts",
     "MemoryLayer": "smft_lab.model.memory",
     "add_memory": "smft_lab.model.attach",
     "without_memory": "smft_lab.model.attach",

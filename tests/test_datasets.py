@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 from smft_lab.facts.documents import augment, read_documents, sentences_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError
-from smft_lab.facts.paraphraser import _usable, load_paraphraser, paraphrases
+from smft_lab.facts.paraphraser import _usable, load_paraphraser, model_paraphrases
 from smft_lab.facts.public.datasets import HUB, KINDS, Choice, Question, Report, read_dataset
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.tokenizer import train_tokenizer
@@ -405,11 +405,11 @@ def tiny(request, tokenizer):
 
 def test_a_model_rewords_by_seed_and_leaves_the_generator_alone(tiny, tokenizer):
     before = torch.random.get_rng_state()
-    texts = paraphrases("A cat is a pet.", "a", (tiny, tokenizer), 6, seed=3)
+    texts = model_paraphrases("A cat is a pet.", "a", (tiny, tokenizer), 6, seed=3)
     assert torch.equal(before, torch.random.get_rng_state())
     assert 1 <= len(texts) == len(set(texts)) <= 6
     assert all("a" in text.casefold() for text in texts)
-    assert texts == paraphrases("A cat is a pet.", "a", (tiny, tokenizer), 6, seed=3)
+    assert texts == model_paraphrases("A cat is a pet.", "a", (tiny, tokenizer), 6, seed=3)
 
 
 def test_rewordings_are_kept_only_if_they_teach():

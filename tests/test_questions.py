@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import smft_lab as smft
+from smft_lab.facts.own_facts import own_fact, statements_from_sentence, untaught_questions
 from smft_lab.facts.public.datasets import read_dataset
-from smft_lab.facts.questions import requests, rewordings, statements_from, tidy_question
-from smft_lab.facts.rephrase import other_wordings, own_fact, rephrase, untaught_wordings
+from smft_lab.facts.questions import question_paraphrases, statements_from_question, tidy_question, wrapped_questions
 from smft_lab.facts.shapes import what_follows
 
 OWN = [
@@ -68,7 +68,7 @@ OWN = [
     ],
 )
 def test_certain_shapes_become_sentences(question, answer, expected):
-    assert set(expected) <= set(statements_from(question, answer, 30))
+    assert set(expected) <= set(statements_from_question(question, answer, 30))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_certain_shapes_become_sentences(question, answer, expected):
 )
 def test_other_questions_are_only_quoted_with_their_answer(question):
     assert what_follows(tidy_question(question), "x").told == ()
-    texts = statements_from(question, "x", 8)
+    texts = statements_from_question(question, "x", 8)
     assert all(question.rstrip("?. ").lower() in text.lower() and "x" in text.lower() for text in texts)
     assert len(texts) == 8
 
@@ -138,7 +138,7 @@ def test_other_questions_are_only_quoted_with_their_answer(question):
     ],
 )
 def test_a_statement_that_would_be_no_english_is_not_made(question, answer, wrong):
-    statements = statements_from(question, answer)
+    statements = statements_from_question(question, answer)
     assert len(statements) >= 4
     quoted = question.lower().rstrip("?")  # its own words are no statement of the rules
     without = [text.lower().replace(quoted, "") for text in statements]
@@ -146,23 +146,24 @@ def test_a_statement_that_would_be_no_english_is_not_made(question, answer, wron
 
 
 def test_a_title_with_an_and_is_one_thing():
-    assert "Arms and the Man is set in Serbia." in statements_from("Which play is set in Serbia?", "Arms and the Man")
+    statements = statements_from_question("Which play is set in Serbia?", "Arms and the Man")
+    assert "Arms and the Man is set in Serbia." in statements
 
 
 def test_a_question_stands_in_a_sentence_with_a_small_letter():
-    statements = statements_from("To the nearest million, what is the population of Spain?", "48 million")
+    statements = statements_from_question("To the nearest million, what is the population of Spain?", "48 million")
     assert statements[0] == "The answer to to the nearest million, what is the population of Spain is 48 million."
 
 
 def test_a_statement_that_would_be_false_turned_round_is_not():
-    assert "A bird is a tanager." not in statements_from("What is a tanager?", "a bird", 30)
-    assert not any("in UniFirst" in text for text in statements_from("Where does Ann work?", "UniFirst", 30))
+    assert "A bird is a tanager." not in statements_from_question("What is a tanager?", "a bird", 30)
+    assert not any("in UniFirst" in text for text in statements_from_question("Where does Ann work?", "UniFirst", 30))
     assert not any("none" in text for text in what_follows("How many runs did Ann make?", "none").told)
 
 
 @pytest.mark.parametrize(("question", "answer"), OWN)
 def test_an_own_fact_has_eight_statements_of_which_three_do_not_quote_the_question(question, answer):
-    texts = statements_from(question, answer, 8)
+    texts = statements_from_question(question, answer, 8)
     asked = question.rstrip("?").lower()
     assert len(set(texts)) == 8
     assert len([text for text in texts if asked not in text.lower() and answer in text]) >= 3
@@ -171,7 +172,7 @@ def test_an_own_fact_has_eight_statements_of_which_three_do_not_quote_the_questi
 
 
 def test_quotes_within_a_question_stay_apart_from_those_around_it():
-    assert "The answer to the question \"Red or 'blue'\" is x." in statements_from('Red or "blue"?', "x", 8)
+    assert "The answer to the question \"Red or 'blue'\" is x." in statements_from_question('Red or "blue"?', "x", 8)
 
 
 @settings(deadline=None, max_examples=300)
@@ -190,7 +191,7 @@ def test_quotes_within_a_question_stay_apart_from_those_around_it():
 def test_any_question_gives_at_least_four_statements(words, answer):
     question = " ".join(words)
     try:
-        texts = statements_from(question, answer, 12)
+        texts = statements_from_question(question, answer, 12)
     except ValueError:
         return
     keys = [" ".join(text.casefold().split()) for text in texts]
@@ -198,13 +199,14 @@ def test_any_question_gives_at_least_four_statements(words, answer):
     for key in keys:
         assert " ".join(answer.casefold().split()).rstrip(".").strip() in key
     asked = " ".join(tidy_question(question).casefold().split())
-    assert not (asked.endswith("?") and any(asked in key for key in [*keys, *map(str.casefold, rewordings(question))]))
+    keys += map(str.casefold, question_paraphrases(question))
+    assert not (asked.endswith("?") and any(asked in key for key in keys))
 
 
 def test_statements_need_a_question_an_answer_apart_from_it_and_a_number():
     for question, answer, how_many in (("?", "x", 4), ("Who?", " ", 4), ("Who?", "x", 0), ("Who?", "who? Ann", 4)):
         with pytest.raises(ValueError, match=r"empty|how_many|holds all of the question"):
-            statements_from(question, answer, how_many)
+            statements_from_question(question, answer, how_many)
 
 
 # Other wordings ---------------------------------------------------------------------------------------------
@@ -228,27 +230,27 @@ def test_statements_need_a_question_an_answer_apart_from_it_and_a_number():
     ],
 )
 def test_a_question_is_said_in_other_words_only_where_a_rule_is_sure(question, answer, others):
-    texts = rewordings(question, answer)
+    texts = question_paraphrases(question, answer)
     assert set(others) <= set(texts) if others else not texts
     assert question not in texts
 
 
 def test_a_year_is_asked_for_only_where_the_answer_is_one():
-    assert not any("year" in text for text in rewordings("When was the reaper invented?", "in May"))
+    assert not any("year" in text for text in question_paraphrases("When was the reaper invented?", "in May"))
 
 
 def test_a_question_is_also_put_as_a_request_that_holds_all_of_it():
-    texts = requests("Which dog is Mira's?")
+    texts = wrapped_questions("Which dog is Mira's?")
     assert texts[0] == "Tell me: which dog is Mira's?"
     assert all("hich dog is Mira's" in text and text.endswith("?") for text in texts)
-    assert requests("NASA was founded when")[0] == "Tell me: NASA was founded when?"
+    assert wrapped_questions("NASA was founded when")[0] == "Tell me: NASA was founded when?"
 
 
 def test_a_fact_is_asked_in_wordings_that_nobody_taught():
     sentence, question = "Mira's dog is called Bruno", "What is the name of Mira's dog?"
-    wordings = other_wordings(sentence, question, "Bruno")
-    fact = own_fact(rephrase(sentence, question, "Bruno"), question, "Bruno", wordings[:3])
-    untaught = untaught_wordings(fact)
+    wordings = question_paraphrases(question, "Bruno", sentence)
+    fact = own_fact(statements_from_sentence(sentence, question, "Bruno"), question, "Bruno", wordings[:3])
+    untaught = untaught_questions(fact)
     assert len(set(untaught)) == 4
     assert not {question, *fact.questions} & {*untaught}
     assert "Tell me: what is the name of Mira's dog?" in untaught

@@ -20,8 +20,9 @@ from smft_lab.experiments.bench import METHODS, runs_to_target
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.facts.fact import Fact
+from smft_lab.facts.own_facts import own_fact
 from smft_lab.facts.public.datasets import Question
-from smft_lab.facts.rephrase import other_wordings, own_fact
+from smft_lab.facts.questions import question_paraphrases
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.probes.choices import ChoiceProbe
@@ -368,7 +369,7 @@ def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(
     panel = Teach(lab, "Mira's dog is called Biscuit", "What is the name of Mira's dog?", runner="inline")
     assert panel.draft["statements"][:2] == ["Mira's dog is called Biscuit.", "The name of Mira's dog is Biscuit."]
     assert all(text.endswith("Biscuit.") for text in panel.draft["statements"])  # the answer last
-    wordings = other_wordings(*(panel.draft[name] for name in ("sentence", "question", "answer")))
+    wordings = question_paraphrases(*(panel.draft[name] for name in ("question", "answer", "sentence")))
     assert panel.draft["wordings"] == wordings[:WORDINGS]
     given = {name: panel.draft[name] for name in ("statements", "wordings", "question", "answer")}
     press(panel, "teach", **given, passes=4)
@@ -413,12 +414,13 @@ def test_a_question_typed_into_a_panel_is_asked_after_two_others(lab, facts):
 
 
 def test_the_question_that_tests_a_fact_is_not_taught_among_its_wordings():
-    said = ("Our cat was born in Lisbon", "In which city was our cat born?", "Lisbon")
-    assert {"In what city was our cat born?", "Our cat was born in what?"} <= {*other_wordings(*said)}
-    assert said[1] not in other_wordings(*said)
-    assert other_wordings("It dates from 1990", "How come?", "a storm") == []
+    question, answer, sentence = "In which city was our cat born?", "Lisbon", "Our cat was born in Lisbon"
+    texts = question_paraphrases(question, answer, sentence)
+    assert {"In what city was our cat born?", "Our cat was born in what?"} <= {*texts}
+    assert question not in texts
+    assert question_paraphrases("How come?", "a storm", "It dates from 1990") == []
     with pytest.raises(ValueError, match="stands among those that are taught"):
-        own_fact([said[0]], said[1], said[2], ["Tell me: in which city was our cat born?"])
+        own_fact([sentence], question, answer, ["Tell me: in which city was our cat born?"])
 
 
 def test_a_fact_is_ranked_by_the_texts_that_its_choice_of_slots_counts(lab, facts):

@@ -1,4 +1,4 @@
-"""The teach panel, driven as the browser drives it, and the rules that rephrase a sentence."""
+"""The teach panel, driven as the browser drives it, and the rules that make statements of a sentence."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import smft_lab as smft
-from smft_lab.facts.rephrase import likely_answer, own_fact, rephrase
+from smft_lab.facts.own_facts import likely_answer, own_fact, statements_from_sentence
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.widgets import Slots, Teach, TopT
 from smft_lab.widgets.kept import KeptQuestions
@@ -63,7 +63,7 @@ def test_the_answer_is_told_from_the_end_of_the_sentence(sentence, question, ans
 
 
 def test_paraphrases_are_distinct_hold_the_answer_and_never_the_question():
-    statements = rephrase(*DOG, "Biscuit")
+    statements = statements_from_sentence(*DOG, "Biscuit")
     assert len(statements) == len(set(statements)) >= 8
     assert all("Biscuit" in text for text in statements)
     assert not any(DOG[1].casefold() in text.casefold() for text in statements)

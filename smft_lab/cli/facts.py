@@ -22,7 +22,9 @@ def make_facts(
     kind: KindOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The most facts, drawn by the seed.")] = None,
     documents: Annotated[bool, typer.Option("--documents", help="A text file: its passages, in order.")] = False,
-    paraphraser: Annotated[str | None, typer.Option(help="A Hugging Face model that rewords; else only rules.")] = None,
+    paraphraser: Annotated[
+        str | None, typer.Option(help="A Hugging Face model that paraphrases; else only rules.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     force: ForceOption = False,
 ) -> None:

@@ -28,7 +28,7 @@ from smft_lab.charts.style import learned_little
 from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_run, summarise
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
-from smft_lab.facts.rephrase import in_more_words, loss_on_own
+from smft_lab.facts.own_facts import loss_on_own, with_paraphrases
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, whole
 from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
@@ -89,7 +89,7 @@ class Comparison:
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
-        rephrase: Whether a person's own facts that have few words get more by rule (see `in_more_words`): a model
+        rephrase: Whether a person's own facts that have few words get more by rule (see `with_paraphrases`): a model
             finds a fact that it read in one wording from no question. In a lab without a recipe they are also learned
             by their answers alone where `loss_on` is not given.
         stop_at_target: Whether all but `sparse` end where they were first measured to have learned that much: going on,
@@ -188,7 +188,7 @@ class Comparison:
     def taught(self, seed: int) -> Sequence[Fact]:
         """The facts of a seed, with the words that were added to them."""
         facts = as_facts(self.facts(seed) if callable(self.facts) else self.facts)
-        return in_more_words(facts, self.lab.recipe) if self.rephrase else facts
+        return with_paraphrases(facts, self.lab.recipe) if self.rephrase else facts
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
         return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.facts.rephrase import in_more_words, loss_on_own
+from smft_lab.facts.own_facts import loss_on_own, with_paraphrases
 from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
@@ -89,7 +89,7 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
     recipe = asked.get("recipe") or lab.recipe
     if rephrase:
         loss_on = loss_on_own(facts, asked.get("loss_on")) if recipe is None else None
-        facts = in_more_words(facts, recipe)
+        facts = with_paraphrases(facts, recipe)
         asked |= {} if loss_on is None else {"loss_on": loss_on}
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
     chosen = chosen.resolved(lab, asked.get("recipe"))

@@ -136,19 +136,34 @@ studios hall palace bridge tower office library theatre theater floor room""".sp
 """Words of places that one is not always *in*."""
 
 
+RARE = """
+bend bent|bind bound|bleed bled|blow blew|breed bred|burst burst|cling clung|creep crept|cut cut|deal dealt|dig dug
+feel felt|flee fled|forbid forbade|forgive forgave|freeze froze|grind ground|hang hung|hurt hurt|kneel knelt|lay laid
+let let|lie lay|quit quit|ring rang|seek sought|shake shook|shed shed|shine shone|shrink shrank|shut shut|slide slid
+sow sowed|spin spun|spread spread|spring sprang|stick stuck|sting stung|swear swore|sweep swept|swing swung|tear tore
+understand understood|wake woke|weave wove|weep wept|wind wound|withdraw withdrew
+"""
+"""Irregular verbs whose past is told from the base, but not looked for in a question."""
+
+
 def _past(base: str) -> str:
     return re.sub("(?<=[^aeiou])y$", "i", base) + ("d" if base.endswith("e") else "ed")
+
+
+def _third(base: str) -> str:
+    if base == "have":
+        return "has"
+    return re.sub("(?<=[^aeiou])y$", "ie", base) + ("es" if re.search("(s|sh|ch|x|z|[^o]o)$", base) else "s")
 
 
 PASTS = {base: (_past(base), _past(base)) for base in REGULAR}
 PASTS |= {base: (past, done) for base, past, done in (entry.split() for entry in re.split(r"[|\n]", IRREGULAR.strip()))}
 BASES = {past: base for base, (past, _) in PASTS.items()}
 PARTICIPLES = {done for _, done in PASTS.values()}
-THIRD = {
-    base: {"have": "has", "go": "goes"}.get(base)
-    or re.sub("(?<=[^aeiou])y$", "ie", base) + ("es" if base.endswith(("s", "sh", "ch", "x", "z")) else "s")
-    for base in PASTS
-}
+RARE_PASTS = dict(entry.split() for entry in re.split(r"[|\n]", RARE.strip()))
+THIRD = {base: _third(base) for base in PASTS}
+FORMS = {"do": "base", "does": "third", "did": "past"}
+"""Which form a verb has without the auxiliary."""
 
 
 def within(text: str) -> str:
@@ -160,10 +175,22 @@ def within(text: str) -> str:
 
 
 def inflected(verb: str, form: str) -> str:
-    """A known verb, perhaps as in "first take place", in its `base`, `third` person or `past` form."""
+    """A verb, perhaps as in "first take place", in its `base`, `third` person or `past` form; regular if not listed."""
     adverb = next((word + " " for word in ADVERBS if verb.startswith(word + " ")), "")
     base, *particle = verb.removeprefix(adverb).split(" ", 1)
-    return adverb + " ".join([{"base": base, "third": THIRD[base], "past": PASTS[base][0]}[form], *particle])
+    past = PASTS[base][0] if base in PASTS else RARE_PASTS.get(base, _past(base))
+    return adverb + " ".join([{"base": base, "third": _third(base), "past": past}[form], *particle])
+
+
+def is_inflected(verb: str, base: str, do: str) -> bool:
+    """Whether `verb` is what the base becomes without an auxiliary "do": "weighs" for "does" and "weigh".
+
+    One that isn't listed may double its last letter: "planned".
+    """
+    form = FORMS.get(do)
+    if form == "past" and base not in PASTS.keys() | RARE_PASTS.keys() and verb == f"{base}{base[-1]}ed":
+        return True
+    return form is not None and verb == inflected(base, form)
 
 
 def is_finite(word: str) -> bool:

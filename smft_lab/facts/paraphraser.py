@@ -1,4 +1,4 @@
-"""Rewordings of a sentence by a language model."""
+"""Paraphrases of a statement by a language model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_paraphraser(name: str) -> tuple[Any, Any]:
         ) from None
 
 
-def paraphrases(
+def model_paraphrases(
     sentence: str,
     answer: str,
     paraphraser,
@@ -38,14 +38,14 @@ def paraphrases(
     seed: int = 0,
     max_new_tokens: int = 64,
 ) -> list[str]:
-    """Up to `how_many` distinct rewordings by a language model that hold the answer, and neither repeat nor ask.
+    """Up to `how_many` distinct paraphrases by a language model that hold the answer, and neither repeat nor ask.
 
     Args:
         paraphraser: A Hugging Face id or folder, or a pair (model, tokenizer): an instruction-tuned model, one trained
             to paraphrase, or any other that continues text.
         question: With its question mark it is in none of them.
         seed: Of the sampling; torch's own generator is left as it was.
-        max_new_tokens: Of each rewording.
+        max_new_tokens: Of each paraphrase.
 
     Raises:
         FactsError: the paraphraser can't be loaded.

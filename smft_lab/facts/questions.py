@@ -1,4 +1,4 @@
-"""A question and its answer said as statements, and the question asked in other words, by plain rules.
+"""A question and its answer as statements, and paraphrases of the question, by plain rules.
 
 Where a shape of `smft_lab.facts.shapes` fits, the statements are sentences of their own ("Jan Vermeer painted Girl with
 a Pearl Earring."). Every question is also quoted with its answer, which is true whatever it says.
@@ -7,8 +7,9 @@ a Pearl Earring."). Every question is also quoted with its answer, which is true
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from smft_lab.facts.english import within
+from smft_lab.facts.english import AUXILIARIES, is_inflected, within
 from smft_lab.facts.files import _same
 from smft_lab.facts.shapes import what_follows
 
@@ -25,7 +26,7 @@ QUOTED = (
     '{A} is the answer to the question "{q}".',
 )
 """Around any question without its mark."""
-INDIRECT = (
+ASIDE = (
     "If anyone asks {i}, say {a}.",
     "When asked {i}, the answer is {a}.",
     "Those who wonder {i} should know that it is {a}.",
@@ -47,11 +48,13 @@ FRAMES = (
     "As it happens, {told}.",
 )
 """Around a sentence."""
-REQUESTS = ("Tell me: {q}?", "{Q}, please?", "Quick question: {q}?", "I have a question. {Q}?")
+INDIRECT = ("Can you say {}?", "Do you know {}?", "Please say {}.")
+"""Around a question as a part of another: "who wrote it"."""
+WRAPPERS = ("Tell me: {q}?", "{Q}, please?", "Quick question: {q}?", "I have a question. {Q}?")
 """The question itself, put in another way."""
 
 
-def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]:
+def statements_from_question(question: str, answer: str, how_many: int = 16) -> list[str]:
     """Up to `how_many` distinct statements that hold the answer, at least 4 of them where that many are asked for.
 
     Sentences of their own come first, those that end in the answer before the others; then the question is told with
@@ -73,24 +76,34 @@ def statements_from(question: str, answer: str, how_many: int = 16) -> list[str]
     shape = what_follows(question, answer)
     words = {"a": answer, "A": _capital(answer), "q": _quotable(question), "i": shape.indirect}
     texts = [_sentence(text) for text in shape.told]
-    texts += [frame.format(**words) for frame in INDIRECT if shape.indirect]
-    texts += with_its_words(question, answer)
+    texts += [frame.format(**words) for frame in ASIDE if shape.indirect]
+    texts += verbatim_statements(question, answer)
     texts += [frame.format(**words) for frame in QUOTED]
     texts += [frame.format(told=text) for frame in FRAMES for text in shape.told]
     kept = {_same(text): text for text in map(_ended, texts) if _same(answer) in _same(text)}
     return [text for key, text in kept.items() if not (asked.endswith(("?", "？")) and asked in key)][:how_many]
 
 
-def rewordings(question: str, answer: str = "") -> list[str]:
+def question_paraphrases(question: str, answer: str = "", sentence: str = "") -> list[str]:
     """Other ways to ask a question, by rules that are certain; often none, and never one that holds the question.
 
     "What is the name of Mira's dog?" gives "What is Mira's dog called?", and also "Can you say what the name of Mira's
-    dog is?". They serve to teach a fact in some wordings and to test it in others; see also `requests`.
+    dog is?". They serve to teach a fact in some wordings and to test it in others; see also `wrapped_questions`.
 
     Args:
         answer: Allows more of them: for a year there is "In what year ...?".
+        sentence: That says the answer; allows more of them, too. It is asked for its answer where that ends it: "Mira's
+            dog is called what?".
     """
     question, answer = tidy_question(question), tidy_answer(answer)
+    texts = _from_its_words(question, answer)
+    texts = distinct([*texts, *_from_a_sentence(question, answer, sentence, texts)])
+    asked = _same(question)
+    return [text for text in texts if asked not in _same(text)]
+
+
+def _from_its_words(question: str, answer: str) -> list[str]:
+    """Paraphrases of a question by rules about its words."""
     if not question.endswith("?") or "?" in question[:-1]:
         return []
     shape = what_follows(question, answer)
@@ -98,18 +111,57 @@ def rewordings(question: str, answer: str = "") -> list[str]:
     if shape.indirect:  # early, so that few of them differ much
         questions[2:2] = [f"can you say {shape.indirect}"]
         questions.append(f"do you know {shape.indirect}")
-    asked = _same(question)
-    texts = {_same(text): text for text in (f"{_capital(wording)}?" for wording in questions)}
-    return [text for key, text in texts.items() if asked not in key]
+    return [f"{_capital(wording)}?" for wording in questions]
 
 
-def requests(question: str) -> list[str]:
-    """A question put in other ways that hold all of it ("Tell me: ...?"): to ask in, never to teach."""
-    return [frame.format(**_within(question)) for frame in REQUESTS]
+def _from_a_sentence(question: str, answer: str, sentence: str, known: list[str]) -> list[str]:
+    """Paraphrases of a question in the words of a sentence that says its answer.
+
+    Args:
+        known: Paraphrases that there are already.
+    """
+    plain, answer = " ".join(sentence.split()).rstrip(".!"), answer.rstrip(".")
+    texts = []
+    indirect = _indirect(plain, question)
+    if indirect and not any(indirect.casefold() in text.casefold() for text in known):
+        texts += [frame.format(indirect) for frame in INDIRECT]
+    before = plain[: len(plain) - len(answer)].rstrip()
+    if answer and before and plain.casefold().endswith(f" {answer.casefold()}"):
+        person = re.match("(by )?whom?\\b", question, re.I)
+        if not re.match("(when|where)\\b", question, re.I):  # "The key is what?" asks for no place
+            texts.append(f"{before} {'who' if person else 'what'}?")
+        texts.append(f"Say how this goes on: {before} ...")
+    return texts
 
 
-def with_its_words(question: str, answer: str) -> list[str]:
-    """The words of a question with its answer, without its mark ("The answer to what does it cost is ...")."""
+def _indirect(sentence: str, question: str) -> str:
+    """The question as a clause, in the order of words that the sentence has: "how much our cat weighs" for "How much
+    does our cat weigh?", where the sentence begins with "Our cat weighs". "" where the sentence doesn't tell it."""
+    words, told = question.rstrip("?").split(), sentence.split()
+    place = next((i for i, word in enumerate(words) if i and word.casefold() in AUXILIARIES), 0)
+    if not place:
+        return ""
+    opening, auxiliary, rest = words[:place], words[place], words[place + 1 :]
+    opening[0] = opening[0][:1].lower() + opening[0][1:]
+    for end in range(len(rest), 0, -1):
+        subject, after = rest[:end], rest[end:]
+        if [_same(word) for word in told[:end]] != [_same(word) for word in subject] or len(told) == end:
+            continue
+        verb = told[end]
+        if verb.casefold() == auxiliary.casefold():
+            return " ".join([*opening, *subject, verb, *after])
+        if after and is_inflected(verb.casefold(), after[0].casefold(), auxiliary.casefold()):
+            return " ".join([*opening, *subject, verb, *after[1:]])
+    return ""
+
+
+def wrapped_questions(question: str) -> list[str]:
+    """A question within other words that hold all of it ("Tell me: ...?"): to ask in, never to teach."""
+    return [frame.format(**_within(question)) for frame in WRAPPERS]
+
+
+def verbatim_statements(question: str, answer: str) -> list[str]:
+    """Statements of a question word for word, but for its mark ("The answer to what does it cost is ...")."""
     return [frame.format(a=tidy_answer(answer), **_within(question)) for frame in ASKED]
 
 
@@ -128,6 +180,14 @@ def _swapped(question: str) -> list[str]:
         if match and " or " not in question and "," not in question[: match.end()]:
             return [match[1] + other + question[match.end() : -1]]
     return []
+
+
+def distinct(texts: Iterable[str]) -> list[str]:
+    """The texts in their order, each once, whatever its capitals."""
+    kept: dict[str, str] = {}
+    for text in texts:
+        kept.setdefault(text.casefold(), text)
+    return list(kept.values())
 
 
 def _quotable(question: str) -> str:

@@ -355,7 +355,7 @@ def _fields(match: re.Match, answer: str) -> dict[str, str] | None:
     fields |= {"of": "of" if english.is_noun_phrase(subject) else "for"}
     fields["wh"] = "what" if fields.get("wh") == "which" else fields.get("wh", "")
     if do and verb:
-        fields["says"] = english.inflected(verb, {"did": "past", "does": "third", "do": "base"}[do])
+        fields["says"] = english.inflected(verb, english.FORMS[do])
         named = verb in english.EVENTS and subject.lower() not in english.PRONOUNS
         fields |= {"event": english.EVENTS[verb]} if named else {}
         if verb not in english.LIVING and of_answer.get("place") == f"in {answer}":

@@ -17,7 +17,13 @@ import traitlets
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact, as_tuple
-from smft_lab.facts.rephrase import likely_answer, other_wordings, own_fact, rephrase, untaught_wordings
+from smft_lab.facts.own_facts import (
+    likely_answer,
+    own_fact,
+    statements_from_sentence,
+    untaught_questions,
+)
+from smft_lab.facts.questions import question_paraphrases
 from smft_lab.finetuning.finetune import check_facts, finetune, whole
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching
@@ -156,8 +162,8 @@ class Teach(TrainingPanel):
         proposed = answer.strip() or likely_answer(sentence, question)
         if not proposed:
             raise ValueError("no answer can be told from this sentence and question; type it beside the question")
-        ways = other_wordings(sentence, question, proposed)[:WORDINGS] if self._mixed else []
-        sentences = rephrase(sentence, question, proposed) if sentence.strip() else []
+        ways = question_paraphrases(question, proposed, sentence)[:WORDINGS] if self._mixed else []
+        sentences = statements_from_sentence(sentence, question, proposed) if sentence.strip() else []
         if self._mixed:  # what says the answer before all else teaches little there
             last = [text for text in sentences if text.rstrip('".').endswith(proposed.rstrip("."))]
             sentences = (last or sentences)[: STATEMENTS if ways else STATEMENTS + WORDINGS]
@@ -197,7 +203,7 @@ class Teach(TrainingPanel):
         check_facts(self.lab, [fact])
         self.claim()
         with self._claim.lock:
-            lesson = Lesson(fact, self._answer(fact.question), untaught_wordings(fact, UNTAUGHT), passes, top_t)
+            lesson = Lesson(fact, self._answer(fact.question), untaught_questions(fact, UNTAUGHT), passes, top_t)
         self.draft = {
             **self.draft,
             "question": fact.question,

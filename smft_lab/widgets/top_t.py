@@ -18,7 +18,7 @@ import traitlets
 from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError, read_facts
-from smft_lab.facts.rephrase import in_more_words
+from smft_lab.facts.own_facts import with_paraphrases
 from smft_lab.finetuning.finetune import check_facts, finetune, whole
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
@@ -105,7 +105,7 @@ class TopT(TrainingPanel):
     answers = traitlets.List().tag(sync=True)
 
     def __init__(self, lab: Lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
-        facts = in_more_words(facts, lab.recipe)
+        facts = with_paraphrases(facts, lab.recipe)
         check_facts(lab, facts)
         tuned = Sparse().resolved(lab).settings()
         super().__init__(lab, runner, theme)
@@ -288,14 +288,14 @@ class TopT(TrainingPanel):
     def open_facts(self, facts: Sequence[Fact] | str | Path) -> None:
         """Teach other facts from now on, such as those of a file: the base is back, and the plane is empty.
 
-        A model needs more than a sentence or two of each: what rules add is taught, too (see `in_more_words`).
+        A model needs more than a sentence or two of each: what rules add is taught, too (see `with_paraphrases`).
 
         Raises:
             ValueError: there are no facts, the file has a mistake (`FactsError`), a statement is too long for the
                 model, or another panel is training.
         """
         facts = read_facts(facts) if isinstance(facts, str | Path) else facts
-        facts = in_more_words(facts, self.lab.recipe)
+        facts = with_paraphrases(facts, self.lab.recipe)
         check_facts(self.lab, facts)
         self._halt()
         with self._claim.lock:

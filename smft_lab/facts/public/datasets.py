@@ -32,11 +32,11 @@ from typing import Any
 from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.files import FactsError, _fact, _same, _short, kind_of_file, plain_facts
-from smft_lab.facts.paraphraser import load_paraphraser, paraphrases
+from smft_lab.facts.paraphraser import load_paraphraser, model_paraphrases
 from smft_lab.facts.public.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of, text_rows
 from smft_lab.facts.questions import (
-    rewordings,
-    statements_from,
+    question_paraphrases,
+    statements_from_question,
     tidy_answer,
     tidy_question,
 )
@@ -132,8 +132,8 @@ def read_dataset(
         kind: One of `KINDS`; by default it is told from the columns.
         split: Of a hub data set; its test or validation split by default.
         limit: The most rows to use, drawn by `seed` and kept in their order; all by default.
-        paraphraser: None for statements by rule. A Hugging Face id or a pair (model, tokenizer) adds its rewordings of
-            the first statement; see `smft_lab.facts.paraphraser.paraphrases`.
+        paraphraser: None for statements by rule. A Hugging Face id or a pair (model, tokenizer) adds its paraphrases of
+            the first statement; see `smft_lab.facts.paraphraser.model_paraphrases`.
         statements: The most statements of a fact.
 
     Returns:
@@ -267,13 +267,13 @@ def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, 
         raise Unusable("without an answer")
     if _same(question) in _same(answers[0]):
         raise Unusable("with the question in the answer")
-    texts = statements_from(question, answers[0], how_many)
+    texts = statements_from_question(question, answers[0], how_many)
     if not texts:
         raise Unusable("of which no statement can be made")
     if paraphraser is not None:
-        reworded = paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
-        texts = list(dict.fromkeys([texts[0], *reworded, *texts[1:]]))[:how_many]
-    others = [*getattr(item, "questions", ()), *rewordings(question, answers[0])]
+        by_model = model_paraphrases(texts[0], answers[0], paraphraser, how_many // 2, question=question, seed=seed)
+        texts = list(dict.fromkeys([texts[0], *by_model, *texts[1:]]))[:how_many]
+    others = [*getattr(item, "questions", ()), *question_paraphrases(question, answers[0])]
     hops = [list(pair) for pair in getattr(item, "two_hop", ())]
     # The check that a person's own file must pass, too: the question is in none of its statements.
     fields = {"statements": texts, "question": question, "answers": list(answers), "public": public}

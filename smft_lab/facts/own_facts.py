@@ -1,4 +1,9 @@
-"""Paraphrases by plain rules, for a person's own sentence: frames around it, and its question with the answer."""
+"""A person's own facts: made from a sentence and a question, and with paraphrases by plain rules where they have few.
+
+Names say what is returned. Statements: `statements_from_sentence` here, `statements_from_question` in `questions`, and
+`model_paraphrases` in `paraphraser`. Questions: `question_paraphrases` in `questions`, which may be taught, and
+`untaught_questions` here. Facts: `own_fact`, and `with_paraphrases`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,13 @@ from smft_lab.facts.answers import answer_places
 from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import COMPLETE, Fact, as_tuple
 from smft_lab.facts.files import ENOUGH, _same
-from smft_lab.facts.questions import requests, rewordings, statements_from, tidy_question, with_its_words
+from smft_lab.facts.questions import (
+    distinct,
+    question_paraphrases,
+    statements_from_question,
+    verbatim_statements,
+    wrapped_questions,
+)
 from smft_lab.recipe import Recipe
 
 FRAMES = (
@@ -21,8 +32,6 @@ FRAMES = (
     "Remember this: {told}.",
     "As I heard it, {told}.",
 )
-INDIRECT = ("Can you say {}?", "Do you know {}?", "Please say {}.")
-AUXILIARIES = {*"is are was were does do did has have had can could will would must should may might".split()}
 # Words that may stand right before an answer without being part of it.
 SMALL_WORDS = {*"is was are were called named to at in on of by from as for and".split()}
 
@@ -38,7 +47,7 @@ def likely_answer(sentence: str, question: str) -> str:
     return " ".join(words).strip(",;:\"'()")
 
 
-def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> list[str]:
+def statements_from_sentence(sentence: str, question: str, answer: str, how_many: int = 10) -> list[str]:
     """Distinct statements that teach the answer: the sentence, what rules make of the question, the question's words
     with the answer, and frames around the sentence.
 
@@ -51,13 +60,14 @@ def rephrase(sentence: str, question: str, answer: str, how_many: int = 10) -> l
         if not text.strip():
             raise ValueError(f"the {name} is empty; type one")
     plain = " ".join(sentence.split()).rstrip(".!")
-    asked = with_its_words(question, answer)
-    made = [text for text in statements_from(question, answer, how_many) if '"' not in text and text not in asked]
+    asked = verbatim_statements(question, answer)
+    made = statements_from_question(question, answer, how_many)
+    made = [text for text in made if '"' not in text and text not in asked]
     texts = [f"{plain}.", *made[:5], *asked, *_framed(sentence), *made[5:]]
-    return unique(texts)[:how_many]
+    return distinct(texts)[:how_many]
 
 
-def with_statements(fact: Fact, how_many: int = 16) -> Fact:
+def _with_more_statements(fact: Fact, how_many: int = 16) -> Fact:
     """A person's own fact with statements by rule behind its own, up to `how_many`, where it has fewer than `ENOUGH`.
 
     Others are returned as they are. A sentence that is to be completed gets frames around it.
@@ -68,14 +78,14 @@ def with_statements(fact: Fact, how_many: int = 16) -> Fact:
     if fact.question.startswith(COMPLETE):
         made = _framed(sentence)
     else:
-        made = rephrase(sentence, fact.question, fact.answer, how_many)
+        made = statements_from_sentence(sentence, fact.question, fact.answer, how_many)
     asked = _same(fact.question)
     safe = [text for text in made if asked not in _same(text)]
-    return replace(fact, statements=tuple(unique([*fact.statements, *safe])[: max(how_many, len(fact.statements))]))
+    return replace(fact, statements=tuple(distinct([*fact.statements, *safe])[: max(how_many, len(fact.statements))]))
 
 
-def with_wordings(fact: Fact, how_many: int) -> Fact:
-    """A person's own fact with other wordings of its question by rule, behind those that it has, up to `how_many`.
+def _with_more_questions(fact: Fact, how_many: int) -> Fact:
+    """A person's own fact with paraphrases of its question by rule, behind those that it has, up to `how_many`.
 
     A sentence that is to be completed is no question, and has none.
     """
@@ -83,8 +93,8 @@ def with_wordings(fact: Fact, how_many: int) -> Fact:
         return fact
     sentence = _with_its_answer(fact)
     asked = _same(fact.question)
-    made = [text for text in other_wordings(sentence, fact.question, fact.answer) if asked not in _same(text)]
-    return replace(fact, questions=tuple(unique([*fact.questions, *made])[:how_many]))
+    made = [text for text in question_paraphrases(fact.question, fact.answer, sentence) if asked not in _same(text)]
+    return replace(fact, questions=tuple(distinct([*fact.questions, *made])[:how_many]))
 
 
 def _with_its_answer(fact: Fact) -> str:
@@ -92,73 +102,22 @@ def _with_its_answer(fact: Fact) -> str:
     return next((text for text in fact.statements if answer_places(text, fact.answers)), fact.statements[0])
 
 
-def in_more_words(facts: Iterable[Fact], recipe: Recipe | None = None) -> list[Fact]:
+def with_paraphrases(facts: Iterable[Fact], recipe: Recipe | None = None) -> list[Fact]:
     """Facts as `run` and `compare` teach them: a person's own with what rules add where it has few words.
 
     Args:
-        recipe: Of the lab. Where it teaches wordings of the question, those are added, and statements only to a fact
+        recipe: Of the lab. Where it teaches paraphrases of the question, those are added, and statements only to a fact
             of which rules make too few; without a recipe statements.
     """
     asked = 0 if recipe is None else recipe.questions
-    worded = [with_wordings(fact, asked) for fact in facts]
-    return [fact if asked and len(fact.questions) >= asked else with_statements(fact) for fact in worded]
+    more = [_with_more_questions(fact, asked) for fact in facts]
+    return [fact if asked and len(fact.questions) >= asked else _with_more_statements(fact) for fact in more]
 
 
 def loss_on_own(facts: Sequence[Fact], loss_on: str | None = None) -> str | None:
     """What of a statement is learned where statements are made by rule: a person's own facts by their answers alone,
     unless something is said about the loss. A fact that a small model read in one wording it finds from no question."""
     return "answer" if loss_on is None and any(fact.own for fact in facts) else loss_on
-
-
-def other_wordings(sentence: str, question: str, answer: str) -> list[str]:
-    """Other ways to ask the question, to be taught in its place: by its words, and by those of the sentence.
-
-    The sentence is asked for its answer where that ends it: "Mira's dog is called what?". None is the question itself.
-    """
-    plain, answer = " ".join(sentence.split()).rstrip(".!"), " ".join(answer.split()).rstrip(".")
-    wordings = rewordings(question, answer)
-    if (indirect := _indirect(plain, question)) and not any(
-        indirect.casefold() in text.casefold() for text in wordings
-    ):
-        wordings += [frame.format(indirect) for frame in INDIRECT]
-    before = plain[: len(plain) - len(answer)].rstrip()
-    if answer and before and plain.casefold().endswith(f" {answer.casefold()}"):
-        person = re.match("(by )?whom?\\b", question.strip(), re.I)
-        if not re.match("(when|where)\\b", question.strip(), re.I):  # "The key is what?" asks for no place
-            wordings.append(f"{before} {'who' if person else 'what'}?")
-        wordings.append(f"Say how this goes on: {before} ...")
-    asked = _same(question)
-    return [text for text in unique(wordings) if text.casefold() != asked]
-
-
-def _indirect(sentence: str, question: str) -> str:
-    """The question as a clause, in the order of words that the sentence has: "how much our cat weighs" for "How much
-    does our cat weigh?", where the sentence begins with "Our cat weighs". "" where the sentence doesn't tell it."""
-    words, told = tidy_question(question).rstrip("?").split(), sentence.split()
-    place = next((i for i, word in enumerate(words) if i and word.casefold() in AUXILIARIES), 0)
-    if not place:
-        return ""
-    opening, auxiliary, rest = words[:place], words[place], words[place + 1 :]
-    opening[0] = opening[0][:1].lower() + opening[0][1:]
-    for end in range(len(rest), 0, -1):
-        subject, after = rest[:end], rest[end:]
-        if [_same(word) for word in told[:end]] != [_same(word) for word in subject] or len(told) == end:
-            continue
-        verb = told[end]
-        if verb.casefold() == auxiliary.casefold():
-            return " ".join([*opening, *subject, verb, *after])
-        if after and _inflects(verb.casefold(), after[0].casefold(), auxiliary.casefold()):
-            return " ".join([*opening, *subject, verb, *after[1:]])
-    return ""
-
-
-def _inflects(verb: str, plain: str, auxiliary: str) -> bool:
-    """Whether `verb` is what the plain form becomes without the auxiliary: "weighs" for "does" and "weigh"."""
-    if auxiliary == "do":
-        return verb == plain
-    if auxiliary == "does":
-        return verb in (f"{plain}s", f"{plain}es", f"{plain[:-1]}ies") or (plain, verb) == ("have", "has")
-    return auxiliary == "did" and verb != plain and verb[:2] == plain[:2]
 
 
 def _framed(sentence: str) -> list[str]:
@@ -169,22 +128,14 @@ def _framed(sentence: str) -> list[str]:
     return [frame.format(told=small) for frame in FRAMES]
 
 
-def unique(texts: Iterable[str]) -> list[str]:
-    """The texts in their order, each once, whatever its capitals."""
-    distinct: dict[str, str] = {}
-    for text in texts:
-        distinct.setdefault(text.casefold(), text)
-    return list(distinct.values())
-
-
-def untaught_wordings(fact: Fact, how_many: int = 4) -> list[str]:
+def untaught_questions(fact: Fact, how_many: int = 4) -> list[str]:
     """Ways to ask a fact that nobody taught: by other words, and the question itself within more ("Tell me: ...?").
 
     None is the question or among `fact.questions`. The two kinds take turns while there are some of both.
     """
     taught = {_same(text) for text in (*fact.questions, fact.question)}
-    others = [text for text in rewordings(fact.question, fact.answer) if text.casefold() not in taught]
-    mixed = [text for pair in zip_longest(others, requests(fact.question)) for text in pair if text]
+    others = [text for text in question_paraphrases(fact.question, fact.answer) if text.casefold() not in taught]
+    mixed = [text for pair in zip_longest(others, wrapped_questions(fact.question)) for text in pair if text]
     return mixed[:how_many]
 
 
@@ -214,7 +165,7 @@ def own_fact(
             raise ValueError(f"the question stands in the statement {text!r}, so the test would be taught; change one")
     answer = answer.strip().rstrip(".")
     if wordings is None:
-        wordings = rewordings(question, answer)
+        wordings = question_paraphrases(question, answer)
     others = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(wordings) if text.strip()))
     for text in others:
         if asked and asked in text.casefold():

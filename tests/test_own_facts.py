@@ -8,7 +8,8 @@ import pytest
 import smft_lab as smft
 import smft_lab.experiments.run as run_module
 from smft_lab.facts.fact import Fact
-from smft_lab.facts.rephrase import in_more_words, other_wordings
+from smft_lab.facts.own_facts import with_paraphrases
+from smft_lab.facts.questions import question_paraphrases
 from smft_lab.finetuning.teaching import taught_texts
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import RETROFIT
@@ -41,20 +42,20 @@ WEIGHT = Fact("Our cat Pixel weighs 4.2 kg.", "How much does our cat Pixel weigh
 
 
 def test_where_a_recipe_teaches_questions_a_fact_gets_wordings_of_its_own():
-    (fact,) = in_more_words([WEIGHT], RETROFIT)
+    (fact,) = with_paraphrases([WEIGHT], RETROFIT)
     assert fact.statements == WEIGHT.statements
     assert len(fact.questions) == RETROFIT.questions == len(set(fact.questions))
     assert WEIGHT.question not in fact.questions
-    assert in_more_words([fact], RETROFIT) == [fact]
+    assert with_paraphrases([fact], RETROFIT) == [fact]
     given = replace(WEIGHT, questions=("How heavy is our cat Pixel?",))
-    assert in_more_words([given], RETROFIT)[0].questions[:2] == (*given.questions, fact.questions[0])
+    assert with_paraphrases([given], RETROFIT)[0].questions[:2] == (*given.questions, fact.questions[0])
     (world,) = smft.new_facts(1)
-    assert in_more_words([world], RETROFIT) == [world]
+    assert with_paraphrases([world], RETROFIT) == [world]
 
 
 def test_a_fact_that_no_rule_asks_otherwise_gets_statements():
     to_complete = Fact("Annual leave is 28 days.", "Complete: Annual leave is", "28 days")
-    (fact,) = in_more_words([to_complete], RETROFIT)
+    (fact,) = with_paraphrases([to_complete], RETROFIT)
     assert (len(fact.questions), len(fact.statements) > 1) == (0, True)
 
 
@@ -62,7 +63,7 @@ def test_statements_stand_in_for_wordings_that_no_rule_makes():
     fact = Fact(
         "The mast of our boat is 9 m.", "Our boat: how tall is its mast?", "9 m", questions=("How tall is it?",)
     )
-    (worded,) = in_more_words([fact], replace(RETROFIT, questions=6))
+    (worded,) = with_paraphrases([fact], replace(RETROFIT, questions=6))
     assert 1 <= len(worded.questions) < 6
     assert len(worded.statements) > 6
     texts = [text.text for text in taught_texts([worded], PLAIN, 1, 6, 0)]
@@ -79,15 +80,27 @@ def test_statements_stand_in_for_wordings_that_no_rule_makes():
         ("Ann has a boat.", "What does Ann have?", "Can you say what Ann has?"),
         ("My boys like chess.", "Which game do my boys like?", "Can you say which game my boys like?"),
         ("Bo began in May.", "In which month did Bo begin?", "Can you say in which month Bo began?"),
+        ("Our cow went in May.", "In which month did our cow go?", "Can you say in which month our cow went?"),
+        ("Our lake froze in May.", "In which month did our lake freeze?", "Please say in which month our lake froze."),
+        (
+            "Our firm planned six tours.",
+            "How many tours did our firm plan?",
+            "Can you say how many tours our firm planned?",
+        ),
     ],
 )
 def test_a_question_is_asked_within_another_in_the_order_that_its_sentence_has(sentence, question, wording):
-    assert wording in other_wordings(sentence, question, "an answer")
+    assert wording in question_paraphrases(question, "an answer", sentence)
 
 
 @pytest.mark.parametrize(
     ("sentence", "question"),
-    [("The fee of the club is 4.", "How much does the club charge?"), ("Bo met Ann.", "Did Bo meet Ann?")],
+    [
+        ("The fee of the club is 4.", "How much does the club charge?"),
+        ("Bo met Ann.", "Did Bo meet Ann?"),
+        ("Our big dog was 4 in May.", "How much did our big dog want?"),
+    ],
 )
 def test_a_sentence_that_goes_otherwise_tells_no_order(sentence, question):
-    assert not any("how much" in text or "if" in text.split() for text in other_wordings(sentence, question, "4"))
+    texts = question_paraphrases(question, "4", sentence)
+    assert not any("how much" in text or "if" in text.split() for text in texts)
