@@ -49,8 +49,9 @@ class Recipe:
             of `batch_size` texts of many facts.
         batch_size: Texts in a mixed batch.
         loss_on: `statement`, every token (paper); or `answer`, only the answer's.
-        kl_anchor: Weight of the KL divergence from the model without its memory, in nats a token, at all positions that
-            predict nothing taught; `sparse` then computes every batch whole, and without the memory besides.
+        kl_anchor: A KL penalty, which is no `anchor`: weight of the KL divergence from the model without its memory, in
+            nats a token, at all positions that predict nothing taught; `sparse` then computes every batch whole, and
+            without the memory besides.
         anchor: With `group`, how strongly the rows are held to what they add to background text: the weight of the
             mean square of its change (see `smft_lab.slots.anchor`). No model is run for it.
         full_lr, lora_lr: Rates of the baselines, where a lab has no tuned ones.

@@ -6,7 +6,7 @@ import pytest
 
 import smft_lab as smft
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning.baselines import Anchor
+from smft_lab.finetuning.baselines import WeightPenalty
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.recipe import Recipe
 from smft_lab.training.pretrain import PretrainSettings
@@ -22,7 +22,7 @@ GIVEN = {
     "protect": (lambda value: smft.Sparse(protect=value), "protect"),
     "rank": (lambda value: smft.Lora(rank=value), "rank"),
     "count": (lambda value: smft.Replay(count=value), "count"),
-    "strength": (lambda value: Anchor(value), "strength"),
+    "strength": (lambda value: WeightPenalty(value), "strength"),
     "lr of a memory": (lambda value: smft.MemoryTraining(lr=value).check(), "lr"),
     "value_lr of a memory": (lambda value: smft.MemoryTraining(value_lr=value).check(), "value_lr"),
     "lr of a model": (lambda value: PretrainSettings(lr=value), "lr"),

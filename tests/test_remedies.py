@@ -1,11 +1,11 @@
-"""Remedies against forgetting: anchors, averaging, texts mixed in, the write log, and the dense methods under SGD."""
+"""Remedies against forgetting: penalties, averaging, texts mixed in, the write log, and the dense methods under SGD."""
 
 import pytest
 import torch
 
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
+from smft_lab.finetuning.baselines import WeightPenalty, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import full_with_replay
 from smft_lab.finetuning.methods.base import Method
@@ -26,24 +26,24 @@ def distance(lab) -> float:
     return sum(float((tensor - lab.base(name)).square().sum()) for name, tensor in state.items()) ** 0.5
 
 
-def test_an_anchors_gradient_is_that_of_its_penalty(lab):
+def test_the_gradient_of_a_weight_penalty_is_that_of_its_formula(lab):
     name, parameter = next(iter(lab.model.named_parameters()))
     with torch.no_grad():
         parameter.add_(0.5)
     importance = {key: torch.full_like(value, 3.0) for key, value in lab.model.named_parameters()}
-    for anchor, expected in ((Anchor(0.1), 0.05), (Anchor(0.1, importance), 0.15)):
+    for penalty, expected in ((WeightPenalty(0.1), 0.05), (WeightPenalty(0.1, importance), 0.15)):
         for one in lab.model.parameters():
             one.grad = torch.zeros_like(one)
-        anchor.add_gradient(lab)
+        penalty.add_gradient(lab)
         torch.testing.assert_close(parameter.grad, torch.full_like(parameter, expected))
         assert all(not other.grad.any() for key, other in lab.model.named_parameters() if key != name)
 
 
-def test_an_anchored_model_stays_nearer_to_the_base(lab):
+def test_a_model_under_a_penalty_stays_nearer_to_the_base(lab):
     train(lab)
     free = distance(lab)
     lab.reset()
-    train(lab, anchor=Anchor(10.0))
+    train(lab, penalty=WeightPenalty(10.0))
     assert 0 < distance(lab) < free
 
 
@@ -213,8 +213,8 @@ def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("lora", {"anchor": Anchor(0.1)}, "lora has no 'anchor'; it has lr, optimizer, mix, fast, rank"),
-        ("full", {"protect": 1.0}, "full has no 'protect'; it has lr, optimizer, mix, fast, anchor"),
+        ("lora", {"penalty": WeightPenalty(0.1)}, "lora has no 'penalty'; it has lr, optimizer, mix, fast, rank"),
+        ("full", {"protect": 1.0}, "full has no 'protect'; it has lr, optimizer, mix, fast, penalty"),
         ("sparse", {"protect": -1.0}, "protect must be at least 0"),
         ("full", {"rank": 8}, "full has no 'rank'"),
         ("lora", {"rank": 0}, "rank must be at least 1"),
@@ -232,7 +232,7 @@ def test_a_remedy_where_it_does_not_belong_is_refused(lab, method, options, mess
 
 def test_impossible_strengths_are_refused(lab):
     with pytest.raises(ValueError, match="strength must be positive, not 0"):
-        Anchor(0)
+        WeightPenalty(0)
     with pytest.raises(ValueError, match="share must be within"):
         average_with_base(lab, 1.5)
     with pytest.raises(ValueError, match="at least one text"):

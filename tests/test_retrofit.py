@@ -198,7 +198,7 @@ def test_the_fast_engine_gives_the_losses_of_the_plain_way(lab):
     assert losses[True][-1] != losses[True][0]
 
 
-def test_an_anchor_keeps_the_predictions_of_what_is_not_taught(lab):
+def test_a_kl_penalty_keeps_the_predictions_of_what_is_not_taught(lab):
     facts = smft.new_facts(4)
     asked = [f"Question: {fact.questions[0]}" for fact in facts]
     batch = encode(lab.tokenizer, asked)
@@ -284,7 +284,7 @@ def test_a_text_without_a_loss_is_not_a_learned_one(lab, monkeypatch):
         assert [step.last for step in steps] == [False] * (len(steps) - 1) + [True]
 
 
-def test_an_anchor_without_the_model_of_before_is_refused_at_once(tiny_lab):
+def test_a_kl_penalty_without_the_model_of_before_is_refused_at_once(tiny_lab):
     recipe = replace(RECIPE, kl_anchor=0.3)
     with pytest.raises(ValueError, match="only added memory can be left out"):
         finetune(tiny_lab(), smft.new_facts(2), recipe=recipe)

@@ -1,4 +1,4 @@
-"""Well-known remedies against forgetting, for full finetuning to be compared with: anchors and weight averaging.
+"""Well-known remedies against forgetting, to be compared with: penalties on weights, and weight averaging.
 
 Replay needs no code of its own: `finetune(..., mix=...)` trains on old texts beside the new ones.
 """
@@ -16,8 +16,8 @@ from smft_lab.ranges import check_positive
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """A penalty of strength / 2 * sum_i importance_i (w_i - base_i)^2 on every weight.
+class WeightPenalty:
+    """Pulls every weight back to the base: strength / 2 * sum_i importance_i (w_i - base_i)^2 is added to the loss.
 
     Attributes:
         strength: Its weight beside the mean loss.

@@ -154,7 +154,7 @@ def finetune(
 
     Raises:
         ValueError: an option is out of range or none of the method's, there are no facts, a statement is longer than
-            the model's context, or the recipe has a KL anchor and a memory layer stands in place of a feed-forward.
+            the model's context, or the recipe has a `kl_anchor` and a memory layer stands in place of a feed-forward.
         UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or adapters stand
             beside not all linear layers and experts.
 

@@ -22,7 +22,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import words
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
-from smft_lab.finetuning.baselines import Anchor, average_with_base, fisher
+from smft_lab.finetuning.baselines import WeightPenalty, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Method, Sparse
 from smft_lab.lab import Lab, load
@@ -56,7 +56,7 @@ class Job:
         protect: See `finetune`.
         remedy: Against forgetting: `replay` (of pretraining text) or `remix` (texts of random words) beside each batch,
             `l2`, `ewc`, or `average` (of the weights, with the base's, at the end); "" is none.
-        strength: Of the remedy: texts per batch, the anchor's strength, or the finetuned weights' share.
+        strength: Of the remedy: texts per batch, the penalty's strength, or the finetuned weights' share.
         evaluations: Measurements in a run.
         slots, k, pretraining: A model of its own with so many slots, reads per head and pretraining steps (see
             `scale`); without `slots`, the lab as it is.
@@ -219,9 +219,10 @@ def _remedy(lab: Lab, job: Job) -> dict:
     if job.remedy == "remix":
         return {"mix": lambda rng: [_random_words(rng) for _ in range(texts)]}
     if job.remedy == "l2":
-        return {"anchor": Anchor(job.strength)}
+        return {"penalty": WeightPenalty(job.strength)}
     if job.remedy == "ewc":
-        return {"anchor": Anchor(job.strength, fisher(lab, corpus.texts(Random(f"{job.seed}/fisher"), FISHER_TEXTS)))}
+        texts = corpus.texts(Random(f"{job.seed}/fisher"), FISHER_TEXTS)
+        return {"penalty": WeightPenalty(job.strength, fisher(lab, texts))}
     return {}
 
 

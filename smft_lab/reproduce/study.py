@@ -66,7 +66,7 @@ SWITCHES: dict[str, dict] = {
     "twice the rate": {"lr": Times(2)},
     "batches of 8, two thirds of the rate": {"batch_size": 8, "lr": Times(2 / 3)},
     "loss on every token": {"loss_on": "statement"},
-    "a KL anchor of 0.3": {"kl_anchor": 0.3},
+    "a KL penalty of 0.3": {"kl_anchor": 0.3},
     "learned texts trained on": {"learned_at": 0.0},
     "texts learned better": {"learned_at": 0.3},
     "no contexts": {"contexts": 0},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from smft_lab.finetuning.baselines import Anchor
+from smft_lab.finetuning.baselines import WeightPenalty
 from smft_lab.finetuning.dense import DenseTraining, empty_memories
 from smft_lab.finetuning.methods.base import Method, register
 from smft_lab.lab import Lab
@@ -18,7 +18,7 @@ class Full(Method):
     """Full finetuning: every parameter, by AdamW (paper) or SGD (its Table 2).
 
     Args:
-        anchor: Pulls the weights back to the base: L2 or EWC (see `smft_lab.finetuning.baselines.Anchor`).
+        penalty: Pulls the weights back to the base: L2 or EWC (see `smft_lab.finetuning.baselines.WeightPenalty`).
         lr: Learning rate; the lab's tuned one by default.
         optimizer: `adamw` or `sgd`.
         mix, fast: See `Method`.
@@ -40,7 +40,7 @@ class Full(Method):
     usual: ClassVar = {"adamw": 1e-4}
     rates: ClassVar = {"adamw": (2e-5, 3e-5, 5e-5, 7e-5, 1e-4, 2e-4)}
 
-    anchor: Anchor | None = None
+    penalty: WeightPenalty | None = None
 
     def of_recipe(self, recipe: Recipe) -> dict[str, Any]:
         return {"lr": recipe.full_lr}
@@ -57,11 +57,11 @@ class FullTraining(DenseTraining):
         for name in empty_memories(lab.model):
             lab.model.get_submodule(name).requires_grad_(False)
         super().__init__(lab.model, settings)
-        self.lab, self.anchor = lab, settings.anchor
+        self.lab, self.penalty = lab, settings.penalty
 
     def pull(self) -> None:
-        if self.anchor is not None:
-            self.anchor.add_gradient(self.lab)
+        if self.penalty is not None:
+            self.penalty.add_gradient(self.lab)
 
     def finish(self) -> None:
         self.optimizer.zero_grad()

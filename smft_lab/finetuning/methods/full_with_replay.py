@@ -25,7 +25,7 @@ class Replay(Full):
         texts: The old texts. By default those that the lab's model was pretrained on, if it knows the built-in world;
             else general questions, none of them a probe's, with what the model answers when the run begins.
         count: How many beside each batch; at least 1.
-        lr, optimizer, fast, anchor: See `Full`; the rate is by default that of full finetuning.
+        lr, optimizer, fast, penalty: See `Full`; the rate is by default that of full finetuning.
 
     Raises:
         ValueError: a setting is out of range, or there are fewer texts than `count`.
