@@ -90,7 +90,7 @@ BELOW = {  # pages that stand below another
     "docs/api/README": [
         f"docs/api/{name}" for name in "labs facts finetuning slots models probes panels charts".split()
     ],
-    "docs/reproduction": ["docs/reproduction/claims"],
+    "docs/reproduction": ["docs/reproduction/claims", "docs/reproduction/runs"],
     "docs/real_model": ["docs/retrofit/README", "docs/retrofit/neox/README"],
 }
 SOURCE = html_theme_options["source_repository"]

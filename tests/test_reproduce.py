@@ -28,7 +28,7 @@ from smft_lab.reproduce.beyond import _known_of_quarters
 from smft_lab.reproduce.claims import Claim
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
-from smft_lab.reproduce.page import FIELDS, write_claims, write_page
+from smft_lab.reproduce.page import FIELDS, write_claims, write_page, write_runs
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
 from smft_lab.reproduce.tables import known_in_stream
 from smft_lab.reproduce.verdicts import (
@@ -277,7 +277,9 @@ def test_no_text_of_a_result_or_a_claim_is_more_than_text_on_the_page(tmp_path):
     claim = Claim(MARKED, MARKED, MARKED, AGREES, why=MARKED)
     table = pd.DataFrame([{**dict.fromkeys(FIELDS, MARKED), "key": MARKED}])
     figure = go.Figure(go.Bar(x=[MARKED], y=[1]))
-    experiment = SimpleNamespace(name=MARKED, title=MARKED, paper=MARKED, draw=[lambda *_: figure], label=None)
+    experiment = SimpleNamespace(
+        name=MARKED, title=MARKED, paper=MARKED, draw=[lambda *_: figure], label=lambda job: MARKED
+    )
     about = {**ABOUT, MARKED: MARKED}
     write_page(tmp_path / "page.html", about, [(experiment, table, {}, [claim])])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -288,8 +290,10 @@ def test_no_text_of_a_result_or_a_claim_is_more_than_text_on_the_page(tmp_path):
     drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text).group(1)
     assert json.loads(drawn)["chart0-0"]["data"][0]["x"] == [MARKED]
     write_claims(tmp_path / "claims.md", about, [(experiment, table, {}, [claim])])
-    lines = (tmp_path / "claims.md").read_text(encoding="utf-8").splitlines()
-    assert not any("<em>" in line or line.startswith("# not") for line in lines)
+    write_runs(tmp_path / "runs.md", [(experiment, table, {}, [claim])], "runs")
+    for name in ("claims.md", "runs.md"):
+        lines = (tmp_path / name).read_text(encoding="utf-8").splitlines()
+        assert not any("<em>" in line or line.startswith("# not") for line in lines)
 
 
 def test_another_table_is_not_taken_for_the_shipped_one(saved, tmp_path, monkeypatch):

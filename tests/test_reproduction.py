@@ -43,7 +43,7 @@ def again(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["claims.json", "claims.md"])
+@pytest.mark.parametrize("name", ["claims.json", "claims.md", "runs.md"])
 def test_the_recorded_claims_are_what_the_result_files_say(name, again):
     assert (again / name).read_text(encoding="utf-8") == (FOLDER / name).read_text(encoding="utf-8")
 
@@ -53,6 +53,22 @@ def test_the_page_names_every_result_file_and_no_other_is_there(again):
     files = [file.name for file in (FOLDER / "runs").iterdir()]
     assert len(files) == RECORD["settings"]["runs"]
     assert all(f"<code>{name}</code>" in page for name in files)
+
+
+def test_every_claim_says_how_many_results_it_is_read_from_and_each_of_them_is_linked():
+    files = {file.stem for file in (FOLDER / "runs").iterdir()}
+    linked = set()
+    for name, claims in RECORD["claims"].items():
+        section = page_of("docs/reproduction/runs.md").split(f"\n## {name}\n")[1].split("\n## ")[0]
+        keys = re.findall(r"\]\(runs/(\w+)\.json\)", section)
+        assert len(keys) == len(set(keys))
+        assert f" from {len(keys)} results." in section
+        lines = page_of("docs/reproduction/claims.md").splitlines()
+        for claim in claims:
+            (line,) = (line for line in lines if line.startswith(f"| {claim['text']} "))
+            assert line.endswith(f"| `{name}`: {len(keys)} |")
+        linked |= {*keys}
+    assert linked == files
 
 
 def test_the_page_of_the_reproduction_tells_every_claim_of_the_paper():

@@ -1,6 +1,6 @@
 """One page for all experiments: the paper's number beside ours, charts that work offline, and every number's file.
 
-And the same claims as Markdown, to be read where no page can be opened.
+And the same claims as Markdown, to be read where no page can be opened, with the result files behind each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
 from smft_lab.writing import write_whole
 
 HERE = Path(__file__).parent
+RUNS_TEXT = "runs.md"
 TITLE = "Sparse memory finetuning, reproduced at lab scale"
 MARKS = {AGREES: "✓", DIFFERS: "✗"}
 LEGEND = (
@@ -29,7 +30,9 @@ LEGEND = (
     "are set beside each other",
     "t: slots that a step trains; all methods start from the same model, which has a memory",
     "lr: learning rate; unless told, as tuned on other facts: sparse with row-wise Adam, the others with AdamW",
+    "runs: the experiment that a claim is read from, and how many result files it has",
 )
+COLUMNS = ("claim", "the paper", "here", "verdict", "runs")
 FIELDS = (
     "method",
     "rule",
@@ -48,9 +51,10 @@ FIELDS = (
     "k",
     "seed",
 )
+Part = tuple[Experiment, pd.DataFrame, dict, list[Claim]]
 
 
-def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
+def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -71,7 +75,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
                 "paper": experiment.paper,
                 "charts": drawn,
                 "claims": own_claims,
-                "sources": table.drop_duplicates("key").to_dict("records"),
+                "sources": _sources(table),
             }
         )
     claims = [claim for *_, of_part in parts for claim in of_part]
@@ -81,7 +85,7 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
         title=TITLE,
         lead=_lead(claims, about),
         legend=LEGEND,
-        claims=claims,
+        columns=COLUMNS,
         parts=shown,
         fields=FIELDS,
         settings=_settings(about),
@@ -95,19 +99,64 @@ def write_page(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.Dat
     write_whole(path, html)
 
 
-def write_claims(path: Path, about: dict, parts: Sequence[tuple[Experiment, pd.DataFrame, dict, list[Claim]]]) -> None:
+def write_claims(path: Path, about: dict, parts: Sequence[Part]) -> None:
     """Write the claims and settings of the page as Markdown tables."""
     lines = [f"# {TITLE}", "", _lead([claim for *_, claims in parts for claim in claims], about), ""]
     lines += [f"- {line}" for line in LEGEND]
-    for experiment, _, _, claims in parts:
+    lines += ["", f"[The result files]({RUNS_TEXT}) of each experiment, by setting."]
+    for experiment, table, _, claims in parts:
+        runs = f"`{experiment.name}`: {len(_sources(table))}"
         rows = [
-            (f"{claim.text} *{claim.why}*" if claim.why else claim.text, claim.paper, claim.ours, claim.said)
+            (f"{claim.text} *{claim.why}*" if claim.why else claim.text, claim.paper, claim.ours, claim.said, runs)
             for claim in claims
         ]
         lines += ["", f"## {_cell(experiment.title)} ({_cell(experiment.paper)}): `{_cell(experiment.name)}`", ""]
-        lines += _markdown(("claim", "the paper", "here", "verdict"), rows)
+        lines += _markdown(COLUMNS, rows)
     lines += ["", "## Settings", "", *_markdown(("setting", "value"), _settings(about))]
     write_whole(path, "\n".join(lines) + "\n")
+
+
+def write_runs(path: Path, parts: Sequence[Part], folder: str) -> None:
+    """Write which result files the claims of each experiment are read from, by setting, as Markdown tables.
+
+    Args:
+        folder: Where the files lie beside the page.
+    """
+    lines = [
+        "# The results behind each claim",
+        "",
+        f"Every result of an experiment is a file in [`{folder}`]({folder}), named by the hash of its settings. A file "
+        "holds `config` (the setting), `rows` (step, probe, metric, value), `found` (what was measured besides) and "
+        "`seconds`. Numbers link to the files of the seeds. A setting that several experiments share is in each.",
+    ]
+    for experiment, table, _, claims in parts:
+        sources = _sources(table)
+        several = len(claims) != 1
+        lines += ["", f"## {_cell(experiment.name)}", ""]
+        lines.append(
+            f"{_cell(experiment.title)} ({_cell(experiment.paper)}): {len(claims)} claim{'s' * several} "
+            f"from {len(sources)} results."
+        )
+        lines += ["", *_runs_table(experiment, sources, folder)]
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def _runs_table(experiment: Experiment, sources: Sequence[dict], folder: str) -> list[str]:
+    """A row for each setting, with the name that claims call it by and what tells it from the experiment's others."""
+    names = [name for name in FIELDS if name != "seed" and len({source[name] for source in sources}) > 1]
+    settings: dict[tuple, list[dict]] = {}
+    for source in sources:
+        settings.setdefault((experiment.label(source), *(source[name] or "" for name in names)), []).append(source)
+    rows = [
+        (*values, " ".join(f"[{source['seed']}]({folder}/{source['key']}.json)" for source in of_setting))
+        for values, of_setting in settings.items()
+    ]
+    return _markdown(("in the claims", *names, "seeds"), rows)
+
+
+def _sources(table: pd.DataFrame) -> list[dict]:
+    """The settings of an experiment's results, each once, with the `key` that its file is named by."""
+    return table.drop_duplicates("key").to_dict("records")
 
 
 def _settings(about: dict) -> list[tuple[str, str]]:

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pandas as pd
-
 from smft_lab.model.memory import memory_layers
-from smft_lab.reproduce.claims import Claim, Experiment
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, opened, with_defaults
-from smft_lab.reproduce.page import write_claims, write_page
+from smft_lab.reproduce.page import RUNS_TEXT, Part, write_claims, write_page, write_runs
 from smft_lab.reproduce.scale import OWN, model_folder, pretrained
 from smft_lab.reproduce.sweep import read_result, sweep, table_of
 from smft_lab.storage import LAB_FILE
@@ -21,7 +18,6 @@ from smft_lab.writing import check_replaceable, json_text, write_whole
 CLAIMS, CLAIMS_TEXT, REPORT = "claims.json", "claims.md", "report.html"
 WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 4200}
 QUICK = {"facts": 3, "passes": 8, "evaluations": 2, "pretraining": 20}
-Part = tuple[Experiment, pd.DataFrame, dict, list[Claim]]
 
 
 class Plan:
@@ -40,7 +36,7 @@ class Plan:
     def __init__(self, names: Sequence[str], seeds: int, quick: bool, lab: Path | None, out: Path, device: str = "cpu"):
         if strangers := [name for name in names if name not in EXPERIMENTS]:
             raise ValueError(f"no experiment {strangers[0]!r}; there are {', '.join(EXPERIMENTS)} and all")
-        check_replaceable(out, (CLAIMS, CLAIMS_TEXT, REPORT), CLAIMS, ("settings", "claims"))
+        check_replaceable(out, (CLAIMS, CLAIMS_TEXT, RUNS_TEXT, REPORT), CLAIMS, ("settings", "claims"))
         self.names, self.seeds, self.out, self.device = list(names or EXPERIMENTS), seeds, out, device
         self.size = QUICK if quick else WHOLE
         folder = "" if lab is None else str(lab.resolve())
@@ -77,7 +73,7 @@ class Plan:
         return sweep(self.all_jobs, self.results, backend, address, workers, self.device)
 
     def write(self) -> list[Part]:
-        """Write `claims.json`, `claims.md` and `report.html`.
+        """Write `claims.json`, `claims.md`, `runs.md` and `report.html`.
 
         Returns:
             Per experiment what `read` gives.
@@ -87,6 +83,7 @@ class Plan:
         about = self._about()
         write_whole(self.out / CLAIMS, json_text({"settings": about, "claims": record}, indent=2))
         write_claims(self.out / CLAIMS_TEXT, about, parts)
+        write_runs(self.out / RUNS_TEXT, parts, self.results.name)
         write_page(self.out / REPORT, about, parts)
         return parts
 
