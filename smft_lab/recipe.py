@@ -8,8 +8,10 @@ was; `RETROFIT` is what makes a model learn that was finished without one.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from smft_lab.ranges import check_counts, check_not_negative, check_positive
 
@@ -18,6 +20,21 @@ CHOICES = ("group", "batch")
 COUNTED = ("all", "shared", "answer")
 ORDERS = ("stream", "shuffled", "mixed")
 LOSSES = ("statement", "answer")
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+SHAPE = (
+    "slots",
+    "heads",
+    "k",
+    "key_dim",
+    "gate",
+    "project",
+    "whiten",
+    "keys",
+    "background_texts",
+    "background_questions",
+    "window",
+)
+"""Fields of a recipe that say how a memory is made; the others say how facts are taught."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,18 @@ class Recipe:
         """Its fields, as JSON values."""
         return asdict(self)
 
+    def told(self, usual: Recipe | None = None) -> str:
+        """Its name, and the switches in which it teaches otherwise than the usual one, as `--recipe` takes them.
+
+        Args:
+            usual: The one of the lab; one of `RECIPES` by default, or where that has another name.
+        """
+        if usual is None or usual.name != self.name:
+            usual = RECIPES.get(self.name, RETROFIT)
+        own, others = self.to_dict(), usual.to_dict()
+        changed = [f"{name}={_text_of(own[name])}" for name in own if own[name] != others[name]]
+        return ", ".join([self.name, *(text for text in changed if text.partition("=")[0] not in ("name", *SHAPE))])
+
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
         """The recipe of such fields; those that are missing are as by default.
@@ -159,15 +188,7 @@ class Recipe:
         Raises:
             ValueError: there is no such field, or a value is of another type or out of range.
         """
-        known = {field.name for field in fields(cls)}
-        if strangers := sorted(set(values) - known):
-            raise ValueError(f"a recipe has no {strangers[0]!r}; it has {', '.join(sorted(known))}")
-        for field in fields(cls):
-            value, kind = values.get(field.name, field.default), type(field.default)
-            if type(value) not in ((int, float) if kind is float else (kind,)) or (
-                kind is float and not math.isfinite(value)
-            ):
-                raise ValueError(f"{field.name} of a recipe is a {kind.__name__}, not {str(value)[:40]!r}")
+        _check_types(values)
         return cls(**values)
 
 
@@ -201,3 +222,94 @@ PAPER = Recipe(
     counted="all",
 )
 RECIPES = {recipe.name: recipe for recipe in (RETROFIT, GATED, PAPER)}
+
+
+def read_switches(texts: Iterable[str]) -> tuple[Recipe | None, dict[str, Any]]:
+    """What `--recipe` was given: a recipe by its name, if there is one, and values of fields, as `floor=0`.
+
+    Raises:
+        ValueError: there is no such recipe or field, two recipes, a field twice, or a value of another type.
+    """
+    named, switches = None, {}
+    for text in texts:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if name in switches:
+            raise ValueError(f"{name} of the recipe is given twice")
+        if sign:
+            switches[name] = _value_of(name, value)
+        elif name not in RECIPES:
+            known = ", ".join(RECIPES)
+            raise ValueError(f"no recipe {name!r}; there are {known}, and switches of one, such as floor=0")
+        elif named is not None:
+            raise ValueError(f"one recipe at a time, not {named.name} and {name}")
+        else:
+            named = RECIPES[name]
+    return named, switches
+
+
+def recipe_to_attach(texts: Iterable[str]) -> Recipe:
+    """The recipe of a new lab from what `--recipe` was given: `RETROFIT` where it names none, with its switches.
+
+    Raises:
+        ValueError: see `read_switches`; or a value is out of range.
+    """
+    named, switches = read_switches(texts)
+    return Recipe.from_dict({**(named or RETROFIT).to_dict(), **switches})
+
+
+def recipe_to_teach(own: Recipe | None, texts: Iterable[str]) -> Recipe | None:
+    """The recipe by which a lab is taught, from what `--recipe` was given; None where that is nothing.
+
+    Args:
+        own: The lab's, where it has one: switches start from it, and its memory stays as it was made.
+
+    Raises:
+        ValueError: see `read_switches`; the lab has no recipe and none is named; a switch is one of how a memory is
+            made; or a value is out of range.
+    """
+    named, switches = read_switches(texts)
+    if named is None and not switches:
+        return None
+    if made := [name for name in switches if name in SHAPE]:
+        raise ValueError(f"{made[0]} says how a memory is made, and this lab has one; attach another: attach --recipe")
+    base = named or own
+    if base is None:
+        raise ValueError(
+            f"this lab has no recipe in which {next(iter(switches))} could be changed; labs that attach makes have "
+            "one, or name one: --recipe retrofit"
+        )
+    shape = {} if own is None else {name: getattr(own, name) for name in SHAPE}
+    return Recipe.from_dict({**base.to_dict(), **shape, **switches})
+
+
+def _value_of(name: str, text: str) -> Any:
+    """The value of a field, which is written as `_text_of` does.
+
+    Raises:
+        ValueError: there is no such field, or its values are of another type.
+    """
+    kind = {field.name: type(field.default) for field in fields(Recipe)}.get(name)
+    value: Any = text
+    if kind is bool:
+        value = {"true": True, "false": False}.get(text.casefold(), text)
+    elif kind in (int, float):
+        with suppress(ValueError):
+            value = kind(text)
+    _check_types({name: value})
+    return value
+
+
+def _text_of(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_types(values: dict) -> None:
+    """Raise ValueError unless all are fields of a recipe, and of their types."""
+    known = {field.name: type(field.default) for field in fields(Recipe)}
+    if strangers := sorted(set(values) - set(known)):
+        raise ValueError(f"a recipe has no {strangers[0]!r}; it has {', '.join(sorted(known))}")
+    for name, value in values.items():
+        kind = known[name]
+        finite = kind is not float or (type(value) in (int, float) and math.isfinite(value))
+        if not finite or type(value) not in ((int, float) if kind is float else (kind,)):
+            raise ValueError(f"{name} of a recipe is {WORDS[kind]}, not {str(value)[:40]!r}")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -25,6 +25,7 @@ from smft_lab.finetuning.methods import sparse as sparse_module
 from smft_lab.finetuning.methods.full import FullTraining
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes import probes as probes_module
+from smft_lab.recipe import RETROFIT
 from smft_lab.storage import LAB_FILE
 from smft_lab.training import memory_training, plain_model
 from smft_lab.training import pretrain as pretrain_module
@@ -94,6 +95,18 @@ def test_compare_writes_its_files_and_prints_the_reports_path_last(tiny, smft, t
     assert "stopped early" not in summary["settings"]
     assert summary["command"].startswith("smft-lab compare --facts")
     assert summary["command"].endswith("--out 'my results/one'")
+
+
+def test_compare_teaches_by_switches_of_the_labs_recipe(tiny, smft, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "recipe", replace(RETROFIT, top_t=5, passes=1, least_steps=1))
+    args = ("--count", 1, "--methods", "sparse", "--seeds", 1, "--recipe", "floor=0", "--recipe", "lr=0.2")
+    code, out, err = smft("compare", *args, "--out", "r")
+    assert (code, out) == (0, ["r/report.html"]), err
+    summary = json.loads((tmp_path / "r/summary.json").read_text())
+    assert summary["settings"]["recipe"] == "retrofit, floor=0, lr=0.2"
+    assert summary["methods"]["sparse"]["lr"] == 0.2
+    assert "--recipe floor=0 --recipe lr=0.2" in summary["command"]
+    assert "retrofit, floor=0, lr=0.2" in (tmp_path / "r/report.html").read_text()
 
 
 def test_compare_teaches_each_seed_built_in_facts_of_its_own(tiny, smft, tmp_path, monkeypatch):
@@ -204,6 +217,12 @@ BAD = {
     "no method": (["--methods", " , "], "--methods is empty"),
     "a method twice": (["--methods", "full,full"], "names one twice"),
     "no facts": (["--count", 0], "--count must be at least 1, not 0"),
+    "a switch without a recipe": (["--recipe", "floor=0"], "no recipe in which floor could be changed"),
+    "no such recipe": (["--recipe", "floor"], "no recipe 'floor'; there are retrofit, gated, paper, and switches"),
+    "no such switch": (["--recipe", "flor=0"], "a recipe has no 'flor'; it has anchor, background_questions,"),
+    "a switch of another type": (["--recipe", "floor=none"], "floor of a recipe is a number, not 'none'"),
+    "a switch of how it is made": (["--recipe", "k=4"], "k says how a memory is made, and this lab has one"),
+    "a switch twice": (["--recipe", "floor=0", "--recipe", "floor=1"], "floor of the recipe is given twice"),
 }
 
 
@@ -601,8 +620,11 @@ def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, 
     small("llama").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     lab, out = tmp_path / "lab", tmp_path / "report"
-    code, printed, err = smft("attach", str(tmp_path / "model"), "--slots", "256", "--out", str(lab))
+    code, printed, err = smft(
+        "attach", str(tmp_path / "model"), "--slots", "256", "--recipe", "floor=0", "--out", str(lab)
+    )
     assert code == 0, " ".join(err)
+    assert json.loads((lab / LAB_FILE).read_text())["recipe"] == {**RETROFIT.to_dict(), "slots": 256, "floor": 0.0}
     told = " ".join(err)
     assert "addresses, same fact / two facts, and stray reads; best block first: " in told
     assert "of the slots are the same with" in told
@@ -626,6 +648,10 @@ def test_a_finished_model_becomes_a_lab_without_training_and_without_data(smft, 
         (["--mode", "replace"], "needs the memory to be trained"),
         (["--layers", "two"], "takes whole numbers"),
         (["--questions-kind", "alpaca"], "give one of them too"),
+        (["--recipe", "plain"], "no recipe 'plain'; there are retrofit"),
+        (["--recipe", "slots=256", "--slots", "1024"], "slots of the recipe is given twice"),
+        (["--recipe", "top_t=0"], "top_t must be"),
+        (["--recipe", "paper", "--steps", "3"], "says how a memory is made without training it"),
         (["--known", "text.txt", "--questions-kind", "alpaca"], "alpaca"),
     ],
 )

@@ -23,7 +23,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.own_facts import own_fact
 from smft_lab.facts.public.datasets import Question
 from smft_lab.facts.questions import question_paraphrases
-from smft_lab.finetuning.methods import Sparse
+from smft_lab.finetuning.methods import Full, Sparse
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import LEARNED, Probes, QuestionProbe
@@ -551,6 +551,21 @@ def test_the_figures_of_the_meters_draw_the_table_they_are_given():
     assert (list(mark.x), list(mark.y)) == ([0.2], ["taught"])  # nothing was written in the base
     assert mark.error_x.array[0] == pytest.approx(0.3)
     assert [(shape.x0, shape.x1) for shape in figure.layout.shapes][1] == (0.05, 1.0)
+
+
+def test_a_comparison_teaches_by_a_recipe_that_is_given_and_says_so(lab, facts):
+    given = replace(lab.recipe, learned_at=1000.0, passes=3, questions=3)
+    made = Comparison(lab, facts, ["sparse"], evaluations=1, seeds=[0], recipe=given)
+    assert made.settings()["recipe"] == "retrofit, questions=3, learned_at=1000, passes=3"
+    *_, last = made.steps()
+    assert last.step == Teaching.of(lab, facts, recipe=given).per_pass  # all is learned at once
+    assert "recipe" not in Comparison(lab, facts, ["sparse"], recipe=lab.recipe).settings()
+
+
+def test_a_recipe_that_says_nothing_else_of_a_method_leaves_it_as_it_was_tuned(lab, monkeypatch):
+    monkeypatch.setattr(lab, "defaults", {"full": {"optimizer": "adamw", "lr": 0.5}})
+    for changed, lr in (({"floor": 0.0}, 0.5), ({"full_lr": 0.25}, 0.25)):
+        assert Full().resolved(lab, replace(lab.recipe, **changed)).lr == lr
 
 
 def test_a_fact_in_one_sentence_is_taught_by_wordings_of_its_question(lab):

@@ -26,7 +26,7 @@ from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.tokenizer import encode, only_answers, pad, shared_positions
 from smft_lab.probes.probes import QuestionProbe
 from smft_lab.probes.prompts import PLAIN
-from smft_lab.recipe import PAPER, RETROFIT, Recipe
+from smft_lab.recipe import GATED, PAPER, RETROFIT, SHAPE, Recipe, recipe_to_attach, recipe_to_teach
 from smft_lab.reproduce import real
 from smft_lab.slots.addresses import compare_addresses, measure_blocks, measure_loudness, weighted_jaccard
 from smft_lab.slots.group import choose_slots
@@ -526,6 +526,21 @@ def test_a_recipe_of_unknown_switches_is_refused():
     assert Recipe.from_dict(PAPER.to_dict()) == PAPER
     with pytest.raises(ValueError, match="has no 'colour'"):
         Recipe.from_dict({"colour": "red"})
+
+
+def test_switches_change_how_a_lab_is_taught_and_not_how_its_memory_was_made():
+    own = replace(RETROFIT, slots=256, top_t=7)
+    assert recipe_to_teach(own, []) is None
+    assert recipe_to_teach(own, ["floor=0", "decay=true"]) == replace(own, floor=0.0, decay=True)
+    assert recipe_to_teach(own, ["lr=1", "paper"]) == replace(
+        PAPER, lr=1.0, **{name: getattr(own, name) for name in SHAPE}
+    )
+    assert recipe_to_teach(None, ["retrofit", "lr=1"]) == replace(RETROFIT, lr=1.0)
+    changed = replace(own, choice="batch", order="stream", decay=True, lr=4e-5)  # which one by one would be refused
+    name, *switches = changed.told(own).split(", ")
+    assert name == "retrofit"
+    assert recipe_to_teach(own, switches) == changed
+    assert recipe_to_attach(["gated", "slots=1024"]) == replace(GATED, slots=1024)
 
 
 def test_a_known_reply_is_scored_as_the_model_wrote_it_behind_the_question(lab, monkeypatch):

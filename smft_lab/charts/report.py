@@ -35,6 +35,7 @@ SETTING_NAMES = {
     "top_t": "Slots trained per step (top-t)",
     "slots": "Slots in the memory",
     "rule": "Slot-choosing rule",
+    "recipe": "Recipe, and what differs in it from the lab's",
     "order": "Order of the statements",
     "seeds": "Seeds",
     "statements_per_step": "Statements per step",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from smft_lab.cli.options import InputOption, KindOption, check_kind, numbers_in, questions_in, resumable
+from smft_lab.cli.options import InputOption, KindOption, RecipeOption, check_kind, numbers_in, questions_in, resumable
 from smft_lab.cli.pretrain import follow_training
-from smft_lab.recipe import RECIPES
+from smft_lab.recipe import recipe_to_attach
 from smft_lab.terminal import console, progress_bar
 
 ADDRESSES = "addresses.json"  # written beside the lab
@@ -30,9 +29,6 @@ class Base(StrEnum):
     copy = "copy"
 
 
-RecipeName = StrEnum("RecipeName", {name: name for name in RECIPES})
-
-
 def attach(
     model: Annotated[str, typer.Argument(help="smollm2, a .gguf file, a model's folder, or its name on the hub.")],
     out: Annotated[Path, typer.Option(help="Folder of the new lab; an unfinished run there goes on.")],
@@ -44,10 +40,7 @@ def attach(
     kind: KindOption = None,
     questions_kind: Annotated[str | None, typer.Option(help="What --questions and --known are, likewise.")] = None,
     layers: Annotated[str, typer.Option(help="auto, or blocks from 0, as in 2,5.")] = "auto",
-    recipe: Annotated[  # its names are made at run time
-        RecipeName,  # pyright: ignore[reportInvalidTypeForm]
-        typer.Option(help="How it is made and facts are taught."),
-    ] = RecipeName.retrofit,  # pyright: ignore[reportAttributeAccessIssue]
+    recipe: RecipeOption = None,
     slots: Annotated[int | None, typer.Option(min=1, help="A perfect square; the recipe's if absent.")] = None,
     base: Annotated[Base, typer.Option(help="Name the model in the lab, or copy it there.")] = Base.reference,
     chat: Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")] = False,
@@ -65,8 +58,10 @@ def attach(
     if questions_kind is not None and questions is None and known is None:
         raise ValueError("--questions-kind says what the files of --questions and --known are; give one of them too")
     check_lab_place(out, besides=[ADDRESSES])
-    chosen = replace(RECIPES[recipe.value], **({} if slots is None else {"slots": slots}))
+    chosen = recipe_to_attach([*(recipe or ()), *(() if slots is None else (f"slots={slots}",))])
     if steps:
+        if recipe:
+            raise ValueError("--recipe says how a memory is made without training it; leave it out, or --steps")
         if text is None:
             raise ValueError("--steps trains the memory on a text: give --text")
         blocks = None if layers == "auto" else numbers_in(layers, "--layers")

@@ -18,11 +18,13 @@ from smft_lab.cli.options import (
     ForceOption,
     KindOption,
     LabOption,
+    RecipeOption,
     SavedLabOption,
     check_kind,
     facts_in,
     names_in,
 )
+from smft_lab.recipe import read_switches, recipe_to_teach
 from smft_lab.terminal import console, progress_bar
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def compare(
     order: Annotated[Order | None, typer.Option(help="A fact a step; or all mixed. The lab's if absent.")] = None,
     loss_on: Annotated[LossOn | None, typer.Option(help="Every token, or the answer's. The lab's if absent.")] = None,
     optimizer: Annotated[Optimizer | None, typer.Option(help="Of sparse; the tuned one if absent.")] = None,
+    recipe: RecipeOption = None,
     tune: Annotated[bool, typer.Option("--tune", help="First sweep all learning rates on these facts.")] = False,
     lab: LabOption = None,
     device: DeviceOption = "cpu",
@@ -71,6 +74,8 @@ def compare(
     names = names_in(methods, "--methods")
     check_kind(kind, facts)
     own = None if facts is None else facts_in(facts, kind)  # before the seconds that torch and a lab take
+    switches = recipe or []
+    read_switches(switches)  # likewise
     from smft_lab.experiments.compare import REPORT, Comparison, results_folder
     from smft_lab.experiments.tune import Tuning, tuned_on
     from smft_lab.lab import load
@@ -78,18 +83,20 @@ def compare(
     chosen = {name: _method(name, top_t, optimizer and optimizer.value) for name in names}
     opened = load(lab, device)
     taught = _built_in(opened, count) if own is None else own
+    taught_by = recipe_to_teach(opened.recipe, switches)
     called = f"{_facts(count)} about people the model has never met"
     if own is not None and facts is not None:
         called = f"{_facts(len(own))} from {facts.name}"
     settings = {"passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
-    comparison = Comparison(opened, taught, chosen, seeds=range(seeds), **settings)
+    comparison = Comparison(opened, taught, chosen, seeds=range(seeds), recipe=taught_by, **settings)
     problem: BaseException | None = None
     with results_folder(out, force) as folder:  # before any computing
         if tune:
             tried = [_method(key, top_t) for key in dict.fromkeys(method.key for method in chosen.values())]
-            under = {**settings, "loss_on": comparison.loss_on}
+            under = {**settings, "loss_on": comparison.loss_on, "recipe": comparison.recipe}
             opened.defaults = _follow_sweep(Tuning(opened, comparison.taught, tried, **under))
+            opened.recipe = comparison.recipe  # what the sweep found goes before it
         about = {"facts": called, **tuned_on(opened)}
         try:
             _follow(comparison)

@@ -43,6 +43,10 @@ KindOption = Annotated[
     str | None, typer.Option("--kind", help="What the file of facts is, if it can't be told: alpaca, ...")
 ]
 LabOption = Annotated[Path | None, SavedLabOption("--lab", help="A saved lab; the shipped one if absent.")]
+RecipeOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", metavar="NAME|FIELD=VALUE", help="A recipe, or a switch of one, as floor=0; several."),
+]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, or cuda for a GPU.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what --out holds already.")]
 

@@ -35,6 +35,7 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
+from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
 from smft_lab.writing import json_text, naming, whole_folder, write_whole
 
@@ -85,7 +86,7 @@ class Comparison:
             run `sparse` under another rule, as a control. They go by their keys, or by the names of a dict,
             `{"t = 50": smft.Sparse(top_t=50), ...}`.
         seeds: Seeds of the facts' order, LoRA's start and random selection.
-        passes, order, loss_on: See `finetune`.
+        passes, order, loss_on, recipe: See `finetune`.
         evaluations: Measurements per run after the base, evenly spread; 12 by default, and one a pass for a lab with a
             recipe, whose probes take long.
         target: Share of new facts that counts as equal learning.
@@ -118,6 +119,7 @@ class Comparison:
     target: float = TARGET
     rephrase: bool = True
     stop_at_target: bool | None = None
+    recipe: Recipe | None = None
 
     def __post_init__(self):
         if not self.methods or not self.seeds:
@@ -128,22 +130,24 @@ class Comparison:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
         self.chosen = _named(self.methods)
         self.names = tuple(self.chosen)
+        own, self.recipe = self.lab.recipe, self.recipe or self.lab.recipe
+        self._recipe_told = "" if self.recipe is None or self.recipe == own else self.recipe.told(own)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is named twice")
         if self.stop_at_target is None:
-            self.stop_at_target = self.lab.recipe is not None
+            self.stop_at_target = self.recipe is not None
         if not callable(self.facts):
             self.facts = as_facts(self.facts)
-            if self.rephrase and self.lab.recipe is None:
+            if self.rephrase and self.recipe is None:
                 self.loss_on = loss_on_own(self.facts, self.loss_on)
         first = self.taught(self.seeds[0])
         check_facts(self.lab, first)
         teaching = self._teaching(self.seeds[0], first)
         self.passes, self.order, self.loss_on = teaching.passes, teaching.order, teaching.loss_on
         if self.evaluations is None:
-            self.evaluations = 12 if self.lab.recipe is None else self.passes
+            self.evaluations = 12 if self.recipe is None else self.passes
         for name in self.chosen:
-            self.method(name).check(self.lab, self.lab.recipe)
+            self.method(name).check(self.lab, self.recipe)
         self.rows: list[dict] = []
         self.samples: list[dict] = []
         self.patch: Patch | None = None
@@ -183,15 +187,15 @@ class Comparison:
 
     def method(self, name: str) -> Method:
         """The method of that name, with all its settings."""
-        return self.chosen[name].resolved(self.lab)
+        return self.chosen[name].resolved(self.lab, self.recipe)
 
     def taught(self, seed: int) -> Sequence[Fact]:
         """The facts of a seed, with the words that were added to them."""
         facts = as_facts(self.facts(seed) if callable(self.facts) else self.facts)
-        return with_paraphrases(facts, self.lab.recipe) if self.rephrase else facts
+        return with_paraphrases(facts, self.recipe) if self.rephrase else facts
 
     def _teaching(self, seed: int, facts: Sequence[Fact]) -> Teaching:
-        return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed)
+        return Teaching.of(self.lab, facts, self.passes, self.order, self.loss_on, seed, self.recipe)
 
     def run_steps(self, seed: int) -> int:
         """Gradient steps of one run with that seed, at most."""
@@ -211,6 +215,7 @@ class Comparison:
             order=self.order,
             loss_on=self.loss_on,
             seed=seed,
+            recipe=self.recipe,
             probe_every=math.ceil(self.run_steps(seed) / self.evaluations),
             base_probes=base_probes,
         )
@@ -346,7 +351,7 @@ class Comparison:
         """The `sparse` that is compared, a control if there is no other; else what it would be."""
         kinds = [method for method in self.chosen.values() if isinstance(method, Sparse)]
         kinds.sort(key=lambda method: method.rule != "tfidf")
-        return [*kinds, Sparse()][0].resolved(self.lab)
+        return [*kinds, Sparse()][0].resolved(self.lab, self.recipe)
 
     def settings(self) -> dict:
         """What all methods have in common, as the report lists it."""
@@ -357,6 +362,7 @@ class Comparison:
         wordings = sum(len(fact.questions) - len(own.questions) for fact, own in pairs)
         return {
             "n_facts": self.n_facts,
+            **({"recipe": self._recipe_told} if self._recipe_told else {}),
             **({"statements_by_rule": statements} if statements else {}),
             **({"wordings_by_rule": wordings} if wordings else {}),
             "passes": self.passes,

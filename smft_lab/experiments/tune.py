@@ -15,6 +15,7 @@ from smft_lab.finetuning.finetune import Step, finetune, whole
 from smft_lab.finetuning.methods import Method
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
+from smft_lab.recipe import Recipe
 
 SEEDS = (1000, 1001, 1002)  # of facts and their order; no comparison uses them by default
 ALIKE = 0.0025  # of old facts: less than one question, which three seeds don't tell from none
@@ -47,13 +48,14 @@ def sweep(
     """
     facts = facts if callable(facts) else as_facts(facts)
     for method in methods:
-        method = method.resolved(lab)
+        method = method.resolved(lab, options.get("recipe"))
         readings, all_reached = [], True
         for seed in seeds:
             taught = as_facts(facts(seed)) if callable(facts) else facts
             lab.reset()
             rows: list[dict] = []
-            teaching = Teaching.of(lab, taught, passes, options.get("order"), options.get("loss_on"), seed)
+            under = {name: options.get(name) for name in ("order", "loss_on", "recipe")}
+            teaching = Teaching.of(lab, taught, passes, seed=seed, **under)
             every = math.ceil(teaching.steps / evaluations)
             run = finetune(lab, taught, method, seed=seed, passes=passes, probe_every=every, **options)
             for step in whole(run):
@@ -134,7 +136,7 @@ class Tuning:
     Args:
         facts: What to teach, or a function from a seed to it.
         methods: Whose rates, and t of `sparse`, are to be found: each is tried as its `candidates`.
-        passes, order, loss_on: As of `finetune`.
+        passes, order, loss_on, recipe: As of `finetune`.
 
     Attributes:
         total: Gradient steps of all runs, if none learned the target before its end.
@@ -148,10 +150,12 @@ class Tuning:
         passes: int | None = None,
         order: str | None = None,
         loss_on: str | None = None,
+        recipe: Recipe | None = None,
     ):
         first = as_facts(facts(SEEDS[0]) if callable(facts) else facts)
         self.lab, self.facts = lab, facts
-        self.teaching = Teaching.of(lab, first, passes, order, loss_on)
+        self.teaching = Teaching.of(lab, first, passes, order, loss_on, recipe=recipe)
+        self.recipe = recipe
         self.candidates = [candidate for method in methods for candidate in method.candidates(lab)]
         self.total = len(self.candidates) * len(SEEDS) * self.teaching.steps
         self._options = {name: getattr(self.teaching, name) for name in ("passes", "order", "loss_on")}
@@ -160,7 +164,7 @@ class Tuning:
     def steps(self) -> Iterator[tuple[Method, int]]:
         """Yields: the method tried, and how many of the `total` steps are behind it."""
         done, of_setting = 0, len(SEEDS) * self.teaching.steps
-        for method, item in sweep(self.lab, self.facts, self.candidates, **self._options):
+        for method, item in sweep(self.lab, self.facts, self.candidates, recipe=self.recipe, **self._options):
             if isinstance(item, Step):
                 done += item.step > 0
             else:

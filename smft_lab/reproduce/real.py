@@ -30,7 +30,7 @@ from smft_lab.model.opening import open_model
 from smft_lab.probes.choices import ChoiceProbe, log_likelihoods
 from smft_lab.probes.probes import Probes, QuestionProbe, probes_of
 from smft_lab.probes.text import begins_with
-from smft_lab.recipe import RETROFIT, Recipe
+from smft_lab.recipe import RETROFIT, SHAPE, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
 from smft_lab.slots.patch import Patch
 
@@ -38,19 +38,6 @@ FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
 ASKED = 1000  # of the questions: the base is asked these, and then the package's own; the others are background
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
-SHAPE = (
-    "slots",
-    "heads",
-    "k",
-    "key_dim",
-    "gate",
-    "project",
-    "whiten",
-    "keys",
-    "background_texts",
-    "background_questions",
-    "window",
-)
 TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on", "passes", "least_steps"}
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}

@@ -200,13 +200,15 @@ class Method:
         """It with every setting: those given, else the lab's tuned ones, else its recipe's, else the usual ones.
 
         Args:
-            recipe: One for this run, which goes before all that the lab has.
+            recipe: One for this run; where it says otherwise of the method than the lab's, it goes before all that the
+                lab has.
         """
-        known = {} if lab.recipe is None else self.of_recipe(lab.recipe)
-        known = {"optimizer": next(iter(self.usual)), "lr_by_optimizer": self.usual, **known}
+        of_lab = {} if lab.recipe is None else self.of_recipe(lab.recipe)
+        of_run = of_lab if recipe is None else self.of_recipe(recipe)
+        known = {"optimizer": next(iter(self.usual)), "lr_by_optimizer": self.usual, **of_lab}
         known |= self.tuned(lab)
-        if recipe is not None and recipe != lab.recipe:
-            known |= self.of_recipe(recipe)
+        if of_run != of_lab:
+            known |= of_run
         rates = known.pop("lr_by_optimizer")
         if self.optimizer in rates:
             known["lr"] = rates[self.optimizer]
