@@ -135,7 +135,7 @@ def test_a_run_takes_over_what_an_earlier_one_kept_and_is_the_same(lab):
     lab.model.get_submodule("model.layers.0").register_forward_hook(lambda *_: ran.append("below"))
     top_t = 10  # another choice of slots than the run before
     updates, values = run(cache)
-    assert len(ran) == 3  # the check of a few texts, and of their mask: these alone are run from the bottom
+    assert len(ran) == 2  # the check of a few texts, which alone are run from the bottom: plainly, and by what is kept
     expected_updates, expected_values = run({})
     assert updates == expected_updates
     assert all(torch.equal(one, other) for one, other in zip(values, expected_values, strict=True))
@@ -352,6 +352,31 @@ def test_a_model_that_makes_no_use_of_known_keys_is_run_whole(tokenizer, monkeyp
         assert prefix.live is False
         assert batch.live is None
         assert prefix.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*computes all positions")
+def test_how_a_model_takes_known_keys_is_tried_on_the_first_batch_that_has_some(tokenizer, monkeypatch):
+    monkeypatch.setattr(PastKeys, "update", lambda self, keys, values, *args: (keys, values))
+    of_form, asked = replay.live_positions, []
+
+    def none_known_at_first(*given):
+        live, still = of_form(*given)
+        asked.append(still)
+        return (live | still, still & False) if len(asked) == 1 else (live, still)
+
+    monkeypatch.setattr(replay, "live_positions", none_known_at_first)
+    model = with_memory("llama", slots=1024)
+    batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
+    usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
+    selection = Selection(model, usage, 8)
+    selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
+    with selection.active():
+        form = form_of(model, batch)
+        prefix = prefix_of(model, batch, form, selection)
+        assert prefix.live
+        for _ in range(2):
+            assert prefix.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
+        assert prefix.live is False
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from smft_lab.finetuning.engine.frozen_layers import Batch
+from smft_lab.finetuning.engine.frozen_layers import Batch, config_of
 from smft_lab.finetuning.engine.live import before_last_label
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
@@ -22,6 +22,7 @@ class Batching:
 
     def __init__(self, lab: Lab, teaching: Teaching, recipe: Recipe | None, cache: dict[tuple, Batch] | None):
         self.lab, self.teaching, self.cache = lab, teaching, cache
+        self._config = config_of(lab.model)  # what is computed of a batch depends on it
         # Slots chosen beforehand change wherever they are read.
         self._everywhere = recipe is not None and (recipe.choice == "group" or recipe.counted != "answer")
         self._grouped = recipe is not None and recipe.chooses_first(teaching.order)
@@ -33,7 +34,7 @@ class Batching:
 
     def batch(self, owners: tuple[int, ...], texts: tuple[str, ...]) -> Batch:
         """The batch of some texts and the facts they are of."""
-        key = (owners, texts, self.teaching.loss_on, self._everywhere)
+        key = (owners, texts, self.teaching.loss_on, self._everywhere, self._config)
         if key not in self._latest:
             self._used.add(key)
             self._latest[key] = self._known(key) or self._new(key, owners, texts)

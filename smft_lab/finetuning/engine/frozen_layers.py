@@ -41,6 +41,7 @@ _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
 ROUNDED_TOLERANCE = 0.02
 TIES = 0.02  # of the rows
+PLAIN = (bool, int, float, str, type(None))
 PROOF = 4  # texts on which a way of running a model is compared with the plain way
 
 
@@ -167,6 +168,7 @@ class Prefix:
         self.model, self.selection, self.fused, self.trees, self.rounded = model, selection, fused, trees, rounded
         self.nats: Float32[Tensor, " B"] | None = None
         grouped = selection is not None and selection.chosen is not None
+        self._tried: set[bool] = set()  # whether there were known keys (see `Live.past_of`) where it was found to agree
         self.live = None if trees and grouped and len(memory_layers(model)) == 1 else False
         names = {module: name for name, module in model.named_modules()}
         head = model.get_output_embeddings()
@@ -274,7 +276,7 @@ class Prefix:
             cache: What the model made for it.
 
         Raises:
-            ValueError: it was not tried before, and gives another loss or gradient.
+            ValueError: it is tried for the first time, and gives another loss or gradient.
         """
         frozen, selection = batch.frozen, self.selection
         if frozen is None or selection is None or selection.chosen is None:
@@ -287,12 +289,14 @@ class Prefix:
         if self._held("live") + past + frozen.size() > LIVE_BYTES:  # asked at each step: nothing is gathered in vain
             return
         kept = self._cut(frozen, part, part.past_of(cache.kept))
-        if self.live is None:
+        if bool(C) not in self._tried:  # without known keys nothing shows of how they are taken
+            self.live = None
             whole = _loss_and_gradients(self.model, loss, retain_graph=True)
             above, _ = self._run_above(kept, kept.memo, PastKeys(kept.past))
             check = check_alike if self.rounded is None else check_alike_if_rounded
             check(whole, _loss_and_gradients(self.model, above))
             self.live = True
+            self._tried.add(bool(C))
             selection.memo = batch.memo
         batch.live = kept
 
@@ -381,7 +385,7 @@ class Prefix:
 
 
 def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights | None = None) -> Form:
-    """How to run a batch: as trees, where that saves something and the model sees all that stands before a token.
+    """How to run a batch: as trees, where that saves something and texts that share a row come out as they do alone.
 
     Args:
         chosen: Whether the slots that may change are chosen already. Trees save something then even where the texts
@@ -396,9 +400,10 @@ def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights |
     if window is None or ids.shape[1] <= window:
         packed = as_trees(batch.inputs, batch.counted, model.dtype, least_saved=-1.0 if chosen else LEAST_SAVED)
     if packed is not None:
-        longest, made = mask.sum(1).argmax(), _made_of(model)
+        row, made, size = mask.sum(1).argmax(), _made_of(model), packed.inputs["input_ids"].shape[1]
+        longest, rounds = ids[row][mask[row].bool()].tolist(), rounded is not None
         with replaced(fast_linears(model, rounded)):
-            if not is_plain_causal(model, ids[longest][mask[longest].bool()].tolist(), made):
+            if not (is_plain_causal(model, longest, made, rounds) and takes_trees(model, longest, size, made, rounds)):
                 packed = None
     return packed or as_rows(batch.inputs, batch.counted)
 
@@ -416,7 +421,7 @@ def prefix_of(
     What was found to agree is not tried again while the model is made in the same way.
     """
     grouped = selection is not None and selection.chosen is not None
-    proven, made = _PROVEN.setdefault(model, {}), (form.packed, form.branches, grouped, *_made_of(model))
+    proven, made = _PROVEN.setdefault(model, {}), (form.packed, form.branches, grouped, _made_of(model))
     if made in proven:
         fused, trees, may_round = proven[made]
         return Prefix(model, selection, fused, trees, rounded if may_round else None)
@@ -428,9 +433,7 @@ def prefix_of(
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
     problem = None
-    with replaced(fast_linears(model, rounded)):
-        packed = form.packed and takes_trees(model, form)
-    for trees, fused in product((True, False) if packed else (False,), (True, False)):
+    for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
         batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
             prefix = Prefix(model, selection, fused, trees)
@@ -470,16 +473,31 @@ def few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
     return few, few_form
 
 
-def _made_of(model) -> tuple:
-    """What a model computes depends on, but for its weights."""
-    return model.dtype, torch.is_autocast_enabled(model.device.type), *map(_made, model.modules())
+def config_of(model) -> int:
+    """The settings of the configs of a model and of its parts, as one number."""
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    return hash(tuple(map(_settings, configs.values())))
+
+
+def _made_of(model) -> int:
+    """What a model computes depends on, but for its weights, as one number."""
+    autocast = torch.is_autocast_enabled(model.device.type)
+    return hash((model.dtype, autocast, config_of(model), *map(_made, model.modules())))
 
 
 def _made(module: nn.Module) -> tuple:
-    """What a module computes depends on, but for its weights."""
-    settings = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    """What a module computes depends on, but for its weights: a window can be set in it after it was made, too."""
     hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
-    return type(module), module.training, hooks, module.__dict__.get("forward"), settings
+    return type(module), hooks, module.__dict__.get("forward"), _settings(module)
+
+
+def _settings(of: object) -> tuple:
+    """The attributes of a config or of a module that are plain values."""
+    return tuple(
+        (name, value if isinstance(value, PLAIN) else repr(value))
+        for name, value in vars(of).items()
+        if isinstance(value, PLAIN) or (isinstance(value, list | tuple | dict) and not isinstance(of, nn.Module))
+    )
 
 
 def check_alike(plain: list[Tensor], cached: list[Tensor]) -> None:

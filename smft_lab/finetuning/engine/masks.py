@@ -1,13 +1,14 @@
-"""What a model's attention lets a position see, found out by gradients: a number that isn't seen has a gradient of 0.
+"""What a model's attention lets a position see, and whether texts that begin alike may share a row in it.
 
-Only where every block sees all that stands before, and nothing else, do texts that begin alike come out the same when
-they share a row (see `packing`). A window, chunks or a prefix that sees ahead show in no loss until a text is long
-enough, so this is asked for every length that is new.
+A block is asked by gradients: a number that isn't seen has a gradient of 0. Only where every block sees all that stands
+before, and nothing else, do texts that begin alike come out the same when they share a row (see `packing`). A window,
+chunks or a prefix that sees ahead show in no loss until a text is long enough, and a bias by distance in a row hardly
+shows until the row is long; so this is asked for every length of a text, and of a row, that is new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,7 +16,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from smft_lab.finetuning.engine.packing import Form
 from smft_lab.model.attach import max_positions, text_blocks
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import value_tables
@@ -24,69 +24,148 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 STEP = 128  # tokens; a model is asked about lengths of that, and of multiples
+BEGINNING = 8  # tokens of a text that must come out the same without the rest
+TOLERANCE = 1e-4  # of the largest number, in float32
 _CAUSAL: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()  # of a model and how it is made: lengths, see below
+_TREES: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 
 
-def is_plain_causal(model, ids: Sequence[int], made: tuple) -> bool:
+def is_plain_causal(model, ids: Sequence[int], made: int, rounded: bool = False) -> bool:
     """Whether each block of a model sees, in a text as long as `ids`, all that stands before and nothing else.
 
     Args:
         made: What its answer depends on, but for weights.
+        rounded: Whether its products are made with rounded weights.
     """
-    lengths = _CAUSAL.setdefault(model, {}).setdefault(made, {})
-    length = len(ids)
-    if any(known >= length for known, plain in lengths.items() if plain):
-        return True
-    if any(known <= length for known, plain in lengths.items() if not plain):
-        return False
-    most = max_positions(model) or length
-    for tried in dict.fromkeys((max(length, min(most, -(-length // STEP) * STEP)), length)):
-        text = (list(ids) * (tried // length + 1))[:tried]
-        inputs = {"input_ids": torch.tensor([text], device=model.device)}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+
+    def plain(tried: int) -> bool:
+        text = (list(ids) * (tried // len(ids) + 1))[:tried]
+        passed, begun = (_passed(model, _row(model, part)) for part in (text, text[:BEGINNING]))
+        if passed is None or begun is None:
+            return False
         middle, every = tried // 2, torch.arange(tried, device=model.device)
-        lengths[tried] = _sees(model, inputs, {(0, tried - 1): every >= 0, (0, middle): every <= middle})
-        if lengths[tried]:
+        wanted = {(0, tried - 1): every >= 0, (0, middle): every <= middle}
+        return _sees(passed, wanted) and _same(passed, begun, every[:BEGINNING], rounded)
+
+    most = max_positions(model) or len(ids)
+    lengths = _CAUSAL.setdefault(model, {}).setdefault(made, {})
+    return _asked(lengths, len(ids), max(len(ids), min(most, _rounded_up(len(ids)))), plain)
+
+
+def takes_trees(model, ids: Sequence[int], size: int, made: int, rounded: bool = False) -> bool:
+    """Whether, of trees of so many tokens, each block of a model lets a token see its ancestors and nothing else.
+
+    A tree is tried in which the text `ids` is the last branch, behind others that begin alike. It must come out as
+    the text does alone: how far away a token is, too, is then counted along its branch.
+
+    Args:
+        made, rounded: See `is_plain_causal`.
+    """
+
+    def fit(tried: int) -> bool:
+        inputs, sees, path = _tree(model, list(ids), half, tried)
+        passed, alone = _passed(model, inputs), _passed(model, _row(model, ids))
+        if passed is None or alone is None:
+            return False
+        wanted = {(0, place): sees[place] for place in path[[half, -1]].tolist()}
+        return _sees(passed, wanted) and _same(passed, alone, path, rounded)
+
+    half = len(ids) // 2
+
+    if not half:
+        return False
+    return _asked(_TREES.setdefault(model, {}).setdefault(made, {}), size, _rounded_up(size), fit)
+
+
+def _asked(known: dict[int, bool], length: int, more: int, ask: Callable[[int], bool]) -> bool:
+    """Whether something holds for a length: where it does for a longer one, it does; where not for a shorter, not."""
+    if any(other >= length for other, holds in known.items() if holds):
+        return True
+    if any(other <= length for other, holds in known.items() if not holds):
+        return False
+    for tried in dict.fromkeys((more, length)):
+        known[tried] = ask(tried)
+        if known[tried]:
             return True
     return False
 
 
-def takes_trees(model, form: Form) -> bool:
-    """Whether, of packed trees, each block of a model lets a token see its ancestors and nothing else."""
-    sees = form.inputs["attention_mask"][:, 0] == 0  # (G, U, U)
-    last = (sees.sum(-1) > 1).float().cumsum(1).argmax(1)  # (G,): of each tree; what follows is padding
-    wanted = {(row, place): sees[row, place] for row, place in enumerate(last.tolist())}
-    return _sees(model, form.inputs, wanted)
+def _rounded_up(length: int) -> int:
+    return -(-length // STEP) * STEP
 
 
-def _sees(model, inputs: dict[str, Tensor], wanted: dict[tuple[int, int], Bool[Tensor, " T"]]) -> bool:
-    """Whether what comes out of each block at (row, place) depends on the wanted places of the row, and no other.
+def _row(model, ids: Sequence[int]) -> dict[str, Tensor]:
+    """A text as a row of its own."""
+    inputs = {"input_ids": torch.tensor([list(ids)], device=model.device)}
+    return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
-    A block without attention may also see its own place alone.
+
+def _tree(model, ids: list[int], half: int, size: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """A packed row of `size` tokens, whose last branch is a text from its token `half` on.
+
+    Returns:
+        What to call the model with; (U, U) what each token is to see; and (T,) where the text's tokens are.
     """
+    root, branch = ids[:half], ids[half:]
+    room = max(0, size - len(ids))
+    others = [branch[::-1][: room - begins] for begins in range(0, room, len(branch))]
+    tokens, depths = list(root), list(range(half))
+    for part in (*others, branch):
+        tokens += part
+        depths += range(half, half + len(part))
+    sees = torch.block_diag(*(torch.ones(len(part), len(part)) for part in (root, *others, branch))).tril() > 0
+    sees[half:, :half] = True
+    mask = torch.zeros(sees.shape, dtype=model.dtype).masked_fill_(~sees, torch.finfo(model.dtype).min)
+    inputs = {"input_ids": torch.tensor([tokens]), "attention_mask": mask[None, None]}
+    inputs["position_ids"] = torch.tensor([depths])
+    path = torch.cat([torch.arange(half), torch.arange(len(tokens) - len(branch), len(tokens))])
+    return {name: x.to(model.device) for name, x in inputs.items()}, sees.to(model.device), path.to(model.device)
+
+
+Passed = Mapping[nn.Module, tuple[Tensor, Tensor]]
+
+
+def _passed(model, inputs: dict[str, Tensor]) -> Passed | None:
+    """What goes into each block, as a leaf, and what comes out of it, (B, T, D) both; None where that can't be told."""
     passed: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-    attends = False
     with _plain_lookups(model), torch.enable_grad():
         try:
             blocks = list(text_blocks(model))
             with _recorded(blocks, passed):
                 model(**inputs, use_cache=False)
         except Exception:  # whatever a foreign architecture does with a length or a mask; it is then run plainly
-            return False
-        for block in blocks:
-            if block not in passed:
-                return False  # it gets its hidden states in a way that is not known
-            x, y = passed.pop(block)
-            generator = torch.Generator().manual_seed(0)
-            probe = torch.randn(y.shape[-1], generator=generator).to(y.device, y.dtype)  # a sum can be constant
-            for (row, place), places in wanted.items():
-                (grad,) = torch.autograd.grad(y[row, place] @ probe, x, retain_graph=True)
-                seen = grad[row].ne(0).any(-1)
-                if torch.equal(seen, places):
-                    attends = True
-                elif _has_attention(block) or seen.sum() != 1 or not seen[place]:
-                    return False
+            return None
+    return passed if all(block in passed for block in blocks) else None
+
+
+def _sees(passed: Passed, wanted: Mapping[tuple[int, int], Tensor]) -> bool:
+    """Whether what comes out of each block at (row, place) depends on the wanted places of the row, (T,), and no other.
+
+    A block without attention may also see its own place alone.
+    """
+    attends = False
+    for block, (x, y) in passed.items():
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(y.shape[-1], generator=generator).to(y.device, y.dtype)  # a sum can be constant
+        for (row, place), places in wanted.items():
+            (grad,) = torch.autograd.grad(y[row, place] @ probe, x, retain_graph=True)
+            seen = grad[row].ne(0).any(-1)
+            if torch.equal(seen, places):
+                attends = True
+            elif _has_attention(block) or seen.sum() != 1 or not seen[place]:
+                return False
     return attends
+
+
+def _same(passed: Passed, alone: Passed, places: Tensor, rounded: bool) -> bool:
+    """Whether the places of one row come out of each block as another row does, up to rounding."""
+    for block, (_, y) in passed.items():
+        found, expected = y[0, places].detach().float(), alone[block][1][0].detach().float()
+        eps = torch.finfo(torch.bfloat16 if rounded else y.dtype).eps
+        largest = expected.abs().max().item()
+        if not torch.allclose(found, expected, rtol=0, atol=max(TOLERANCE, 8 * eps) * largest):
+            return False
+    return True
 
 
 @contextmanager

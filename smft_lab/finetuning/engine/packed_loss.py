@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smft_lab.finetuning.engine.frozen_layers import Batch, Head, check_alike, few_texts, form_of, replaced
-from smft_lab.finetuning.engine.masks import takes_trees
-from smft_lab.finetuning.engine.packing import Form, as_rows
+from smft_lab.finetuning.engine.packing import Form
 from smft_lab.finetuning.engine.products import fast_linears, trained_linears
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ class PackedLoss:
         self.model = model
         self._forms: WeakKeyDictionary[Batch, Form] = WeakKeyDictionary()
         self._fused: dict[tuple[bool, bool], bool | None] = {}  # by what of a form has to be proven of its own
-        self._takes_trees: bool | None = None
         self._linear = [*fast_linears(model, None), *trained_linears(model)]
         head = model.get_output_embeddings()
         self._head = next(
@@ -56,14 +54,7 @@ class PackedLoss:
 
     def _form(self, batch: Batch) -> Form:
         if batch not in self._forms:
-            form = as_rows(batch.inputs, batch.counted) if self._takes_trees is False else form_of(self.model, batch)
-            if form.packed and self._takes_trees is None:
-                _, few = few_texts(self.model, batch, form)
-                with replaced(self._linear):
-                    self._takes_trees = takes_trees(self.model, few)
-                if not self._takes_trees:
-                    form = as_rows(batch.inputs, batch.counted)
-            self._forms[batch] = form
+            self._forms[batch] = form_of(self.model, batch)
         return self._forms[batch]
 
     def _run(self, form: Form, fused: bool) -> Float32[Tensor, ""]:
