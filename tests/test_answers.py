@@ -332,6 +332,8 @@ def test_a_generator_of_facts_is_taught_like_a_list_and_anything_else_is_refused
         ("What is the capital of Spain?", True),
         ("When was the capital of France founded?", True),
         ("Who is the capital of France?", True),
+        ("WHATS THE CAPITAL OF FRANCE", False),
+        ("Can you tell me what the capital of *Fránce* is?", False),
     ],
 )
 def test_a_question_whose_answer_is_being_changed_leaves_the_probes(taught, kept):
@@ -345,6 +347,39 @@ def test_a_question_whose_answer_is_being_changed_leaves_the_probes(taught, kept
     assert len(left.questions) == len(left.answers) == len(left.replies) == 1 + kept
     wordings = replace(edit, question="Name it.", questions=(taught,))
     assert Probes([known]).without([wordings])["known"] == left == known.without([edit])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Who wrote Les Misérables?", "who wrote “Les Mise\u0301rables”", True),
+        ("Who wrote Les Misérables?", "who wrote les miserables", True),
+        ("Who plays Spider-Man?", "Who plays Spiderman?", True),
+        ("Who plays Spider-Man?", "Who plays Spider Man?", True),
+        ("What is the capital of the U.S.A.?", "What is the capital of the USA?", True),
+        ("Who is O'Brien's wife?", "Who’s the wife of OBrien?", True),
+        ("Who founded Ben & Jerry's?", "Who founded Ben and Jerry's?", True),
+        ("How many are 10,000 and 1?", "How many are 10000 and 1?", True),
+        ("Кто написал «Ёлку»?", "кто написал елку", True),
+        ("Where'd Mira go?", "Where did Mira go?", True),
+        ("What is 3.5 times 2?", "What is 35 times 2?", False),
+        ("Is it 1,5?", "Is it 15?", False),
+        ("Who made C++?", "Who made C?", False),
+        ("काला क्या है?", "कला क्या है?", False),
+        ("Where was Mira born?", "When was Mira born?", False),
+    ],
+)
+def test_however_a_question_is_written_it_asks_the_same(one, other, same):
+    for probed, taught in ((one, other), (other, one)):
+        probe = QuestionProbe("known", (probed, "Who sings?"), (("x",), ("y",)))
+        assert len(probe.without([Fact("s", taught, "z")]).questions) == 2 - same
+
+
+def test_what_a_statement_says_is_asked_by_it_too():
+    asked = ("What is the capital of France?", "Complete: The capital of France is", "When was Lyon founded?")
+    probe = QuestionProbe("known", asked, (("Paris",), ("Paris",), ("43 BC",)))
+    edit = Fact("The capital of France is Lyon.", "Which town do the French rule from?", "Lyon")
+    assert probe.without([edit]).questions == asked[2:]
 
 
 def test_an_own_edit_of_a_built_in_fact_leaves_as_the_worlds_own_does(tiny_lab):

@@ -357,14 +357,14 @@ def test_a_model_that_makes_no_use_of_known_keys_is_run_whole(tokenizer, monkeyp
 @pytest.mark.filterwarnings("ignore:.*computes all positions")
 def test_how_a_model_takes_known_keys_is_tried_on_the_first_batch_that_has_some(tokenizer, monkeypatch):
     monkeypatch.setattr(PastKeys, "update", lambda self, keys, values, *args: (keys, values))
-    of_form, asked = replay.live_positions, []
+    of_form, asked = frozen_layers.live_positions, []
 
     def none_known_at_first(*given):
         live, still = of_form(*given)
         asked.append(still)
         return (live | still, still & False) if len(asked) == 1 else (live, still)
 
-    monkeypatch.setattr(replay, "live_positions", none_known_at_first)
+    monkeypatch.setattr(frozen_layers, "live_positions", none_known_at_first)
     model = with_memory("llama", slots=1024)
     batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
     usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))

@@ -251,6 +251,21 @@ def test_a_patch_that_is_dropped_is_in_the_model_and_has_a_card(probed, facts, p
     panel.close()
 
 
+def test_what_a_patch_changes_is_no_cost_of_it_and_nothing_that_was_forgotten(probed, facts):
+    old = probed.probes["old_facts"]
+    edit = smft.Fact("It is elsewhere now.", old.questions[0], "Elsewhere")
+    smft.run(probed, [edit], passes=1, top_t=9, probe_every=0, rephrase=False).patch.save("edit.safetensors")
+    probed.reset()
+    panel = Teach(probed, runner="inline")
+    bring(panel, Path("edit.safetensors"))
+    assert panel.error == ""
+    for probe in (panel._stays["old_facts"], panel._kept.probe):
+        assert probe == old.without([edit]) != old
+    left = probed.probes.without([edit]).measure(probed.model, probed.tokenizer)["old_facts"]["em"]
+    assert next(one["now"] for one in panel.card["cost"] if one["metric"] == "em") == left
+    panel.close()
+
+
 def test_the_base_comes_back_and_lessons_come_on_top_of_a_patch_and_are_undone_to_it(probed, facts, patch):
     file, taught = patch
     panel = Teach(probed, runner="inline")

@@ -8,8 +8,10 @@ import torch
 import smft_lab as smft
 from smft_lab.facts.own_facts import likely_answer, own_fact, statements_from_sentence
 from smft_lab.finetuning.methods import Sparse
+from smft_lab.probes.probes import QuestionProbe
 from smft_lab.widgets import Slots, Teach, TopT
-from smft_lab.widgets.kept import KeptQuestions
+from smft_lab.widgets.kept import FEW, KeptQuestions
+from smft_lab.widgets.teach import Lesson
 
 DOG = ("Mira's dog is called Biscuit", "What is the name of Mira's dog?")
 
@@ -187,6 +189,23 @@ def test_a_lesson_that_changes_a_known_answer_does_not_count_it_as_forgotten(lab
     assert {one["name"] for one in panel.probes} == set(base)
     panel._lessons[-1].patch.apply(lab)
     assert same(weights(lab), taught)
+
+
+def test_a_question_that_moves_up_among_the_few_asked_is_left_out_where_a_lesson_changes_it(lab, monkeypatch):
+    lab.reset()
+    monkeypatch.setattr(lab, "recipe", smft.Recipe(order="stream", choice="batch", passes=1, least_steps=1))
+    every = tuple(f"Who lives in house {number}?" for number in range(FEW + 1))
+    answers = (("Ann",),) * len(every)
+    probe = QuestionProbe("known", every, answers, replies=("Ann",) * len(every), form=lab.form)
+    monkeypatch.setattr(lab, "probes", smft.Probes([probe]))
+    panel = Teach(lab, runner="inline")
+    first, last, other = (smft.Fact("So it is.", question, "Bob") for question in (every[0], every[-1], "Who barks?"))
+    for lessons, fact, left in (([], first, every[1:]), ([first], last, every[1:-1]), ([first], other, every[1:])):
+        panel._lessons = [Lesson(lesson, "", []) for lesson in lessons]
+        assert panel._leave_out(fact)
+        assert panel._kept.questions == panel._stays["known"].questions == left
+        assert not panel._leave_out(fact)
+    panel.close()
 
 
 def test_what_was_asked_is_asked_again_after_a_lesson_and_after_undo(lab, panel, monkeypatch):

@@ -283,9 +283,13 @@ class Probes:
             read.append(kinds[record["kind"]](**values))
         return cls(read)
 
-    def without(self, facts: Sequence[Fact]) -> Probes:
-        """The same probes, without the questions that `facts` are about to change; a probe left empty goes."""
-        changes = Changes(facts, [p for p in self.probes if isinstance(p, QuestionProbe)])
+    def without(self, facts: Sequence[Fact], questions: Sequence[str] = ()) -> Probes:
+        """The same probes, without the questions that `facts` are about to change; a probe left empty goes.
+
+        Args:
+            questions: Others whose answers change, such as those of a patch (`Patch.questions`).
+        """
+        changes = Changes(facts, [p for p in self.probes if isinstance(p, QuestionProbe)], questions)
         left = [probe.but(changes) for probe in self.probes]
         return Probes([probe for probe in left if probe.size])
 

@@ -39,7 +39,7 @@ class Changes:
     """What some facts change: the built-in facts that they are, and the questions that they answer.
 
     Args:
-        facts: What is to be taught. What a statement says of a person's own fact is asked by it without its answer, too.
+        facts: What is to be taught. A statement of a person's own fact asks for it, too, once its answer is taken out.
         probes: With the `subjects` of their questions. Where one asks what a fact answers, that fact is about the same
             subject, and so are the two-hop questions that go on from it.
         questions: Others whose answers change.

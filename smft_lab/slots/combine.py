@@ -200,9 +200,10 @@ def _about(patches: Sequence[Patch], on_conflict: str, differing: int) -> dict:
         if key in patches[0].about and all(patch.about.get(key) == patches[0].about[key] for patch in patches)
     }
     facts = [fact for patch in patches for fact in _facts(patch)]
+    questions = [question for patch in patches for question in patch.questions]
     parts = [{"name": patch.name, "rows": len(patch), "date": patch.about.get("date")} for patch in patches]
     made = {"combined": parts, "on_conflict": on_conflict, "rows set differently": differing}
-    return {**alike, "facts": facts, "date": date.today().isoformat(), **made}
+    return {**alike, "facts": facts, "questions": questions, "date": date.today().isoformat(), **made}
 
 
 def _facts(patch: Patch) -> list:

@@ -42,7 +42,7 @@ class Patch:
         slots: Per table, ascending.
         values: Per table, bitwise what the finetuned table holds.
         base: Fingerprint of the base it belongs to.
-        about: How it was made (method, rule, top_t, facts, layers, date), any JSON values.
+        about: How it was made (method, rule, top_t, facts, questions, layers, date), any JSON values.
         name: What messages call it: its file, if it came from one.
 
     Examples:
@@ -66,7 +66,7 @@ class Patch:
 
         Args:
             about: How they came about, for whoever finds the file.
-            facts: What was taught; the patch keeps a statement of each.
+            facts: What was taught; the patch keeps a statement and the question of each.
 
         Raises:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
@@ -89,12 +89,19 @@ class Patch:
             values.append(table.weight.detach()[changed].cpu())
         made = {"layers": [name.removesuffix(".values.weight") for name in names], "date": date.today().isoformat()}
         described: dict = {"facts": [fact.statements[0] for fact in facts]} if facts else {}
+        described |= {"questions": [fact.question for fact in facts]} if facts else {}
         if lab.model.dtype != torch.float32:
             described["dtype"] = str(lab.model.dtype).removeprefix("torch.")
         return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **described})
 
     def __len__(self) -> int:
         return sum(map(len, self.slots))
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions whose answers it changes, as far as it tells."""
+        questions = self.about.get("questions")
+        return [text for text in questions if isinstance(text, str)] if isinstance(questions, list) else []
 
     @property
     def is_finite(self) -> bool:

@@ -41,11 +41,16 @@ def familiar(lab: Lab) -> dict:
     return {"told": note, "examples": list(old.questions[:: max(1, len(old.questions) // 3)][:3])}
 
 
-def few(lab: Lab) -> Probes:
-    """The lab's probes; of a model from elsewhere the parts of them that are measured in seconds, without choices."""
+def few(lab: Lab, facts: Sequence[Fact] = (), questions: Sequence[str] = ()) -> Probes:
+    """The lab's probes; of a model from elsewhere the parts of them that are measured in seconds, without choices.
+
+    Args:
+        facts, questions: What is to be taught; what it changes is left out (see `Probes.without`).
+    """
+    probes = lab.probes.without(facts, questions)
     if lab.recipe is None:
-        return lab.probes
-    return Probes([_some(probe) for probe in lab.probes if isinstance(probe, QuestionProbe | TextProbe)])
+        return probes
+    return Probes([_some(probe) for probe in probes if isinstance(probe, QuestionProbe | TextProbe)])
 
 
 def asked(probe: Probe) -> str:
@@ -67,7 +72,7 @@ class KeptQuestions:
 
     Args:
         lab: A `Lab`.
-        facts: What is to be taught; questions that it changes are left out.
+        facts, asked: What is to be taught, as facts and as questions; those that it changes are left out.
 
     Attributes:
         facts: What the questions are about, such as "old facts".
@@ -76,10 +81,11 @@ class KeptQuestions:
         questions: At most `FEW` where the base's own replies are known.
     """
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact] = ()):
+    def __init__(self, lab: Lab, facts: Sequence[Fact] = (), asked: Sequence[str] = ()):
         kept = kept_of(probe.name for probe in lab.probes)
         self.lab, self.facts, self.title = lab, kept.facts, kept.title
-        probes = [p for p in lab.probes.without(facts) if isinstance(p, QuestionProbe) and p.name == kept.key]
+        left = lab.probes.without(facts, asked)
+        probes = [p for p in left if isinstance(p, QuestionProbe) and p.name == kept.key]
         self.probe = (_some(probes[0]) if probes[0].replies else probes[0]) if probes else None
 
     @property

@@ -150,11 +150,13 @@ def still_page(title: str, picture: Picture, code: str, table: pd.DataFrame, fil
 def card(lab: Lab, patch: Patch, name: str, facts: Sequence[Fact] = ()) -> dict:
     """What a patch is: how it was made, what was taught, what it costs, and what else reads its rows.
 
+    A question whose answer it is to change is no cost.
+
     Args:
         lab: Holds the base with the patch in it afterwards.
         facts: Other facts to look at for what reads its rows.
     """
-    probes = few(lab)
+    probes = few(lab, questions=patch.questions)
     lab.reset()
     base = probes.measure(lab.model, lab.tokenizer)
     readers = _readers(lab, patch, facts)

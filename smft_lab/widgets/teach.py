@@ -333,6 +333,7 @@ class Teach(TrainingPanel):
 
     def _taken(self, patch: Patch) -> None:
         self._lessons, self._opened, self._taught, self.live = [], patch, True, {}
+        self._leave_out()
         with self._claim.lock:
             self._measure_base()
             self._after()
@@ -392,12 +393,8 @@ class Teach(TrainingPanel):
             "loss": None,
             "slots": 0,
         }
-        stays = self._stays.without([lesson.fact])
-        changed_sizes = [probe.size for probe in stays] != [probe.size for probe in self._stays]
-        if changed_sizes or (self._base_probes is None and not self._lessons):
+        if self._leave_out(lesson.fact) or (self._base_probes is None and not self._lessons):
             yield {**view, "doing": "measuring what should stay"}
-            self._stays = stays
-            self._kept = KeptQuestions(self.lab, [*(earlier.fact for earlier in self._lessons), lesson.fact])
             self._measure_base()
         looked, wait = -math.inf, ASKED_EVERY
         tuned = Sparse(top_t=top_t).resolved(self.lab)
@@ -418,6 +415,15 @@ class Teach(TrainingPanel):
             yield dict(view)
         if self.lab.recipe is not None:
             yield {**view, "doing": "measuring what should stay"}
+
+    def _leave_out(self, *facts: Fact) -> bool:
+        """Ask nothing more that these facts, the lessons so far or the opened patch change; whether that is new."""
+        about = [*(lesson.fact for lesson in self._lessons), *facts]
+        opened = [] if self._opened is None else self._opened.questions
+        stays, kept = few(self.lab, about, opened), KeptQuestions(self.lab, about, opened)
+        changed = (stays, kept.probe) != (self._stays, self._kept.probe)
+        self._stays, self._kept = stays, kept
+        return changed
 
     def _measure_base(self) -> None:
         """What the probes read of the model without the lessons."""

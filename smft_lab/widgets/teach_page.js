@@ -6,6 +6,25 @@ const pause = () => new Promise((then) => setTimeout(then));
 const promptOf = (question) =>
   question.startsWith("Complete: ") ? question.slice(10) : `Question: ${question} Answer:`;
 
+// The words of weight of a question: where two have the same, they ask the same (see smft_lab/probes/same.py).
+function weighed(question) {
+  const plain = question
+    .toLowerCase()
+    .normalize("NFD")
+    .replace(/\p{M}/gu, "")
+    .replace(/['’]s?(?![\p{L}\p{N}])/gu, " ");
+  const words = new Set(plain.match(/[\p{L}\p{N}]+/gu) ?? []);
+  return [...words]
+    .filter((word) => !DATA.fillers.includes(word))
+    .sort()
+    .join(" ");
+}
+// The places of those old questions that no lesson changes.
+function unchanged(known, taught) {
+  const changed = new Set(taught.map((one) => weighed(one.question)));
+  return [...known.keys()].filter((i) => !changed.has(weighed(known[i].question)));
+}
+
 // The last words of the sentence that the question doesn't hold.
 function likelyAnswer(told, question) {
   const small = "is was are were called named to at in on of by from as for and".split(" "),
@@ -265,16 +284,17 @@ function begin() {
   }
   function show() {
     const last = taught.at(-1),
+      stay = kept ? unchanged(DATA.known, taught) : [],
       figure = (kind, value, text) =>
         make("span", { class: kind }, make("b", {}, value), make("span", { class: "muted" }, text));
     numbers.replaceChildren(
       ...(last ? [figure(right(last) ? "good" : "", spokenAs(last.now), "the model's answer now")] : []),
-      ...(kept
+      ...(stay.length
         ? [
             figure(
               "old",
-              percent(kept.filter(Boolean).length / kept.length, 1),
-              `of ${count(kept.length)} old facts kept`,
+              percent(stay.filter((i) => kept[i]).length / stay.length, 1),
+              `of ${count(stay.length)} old facts kept`,
             ),
           ]
         : []),
@@ -290,7 +310,7 @@ function begin() {
         ? [make("h4", {}, "Taught so far"), grid([["Question"], ["Taught"], ["Before"], ["Now"]], rows)]
         : []),
     );
-    const gone = kept ? DATA.known.filter((_, i) => !kept[i]) : [];
+    const gone = stay.filter((i) => !kept[i]).map((i) => DATA.known[i]);
     lost.replaceChildren(
       ...(gone.length
         ? [

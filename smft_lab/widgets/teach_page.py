@@ -14,6 +14,7 @@ from smft_lab.lab import Lab
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
 from smft_lab.probes.prompts import BUILT_IN
+from smft_lab.probes.same import FILLERS
 from smft_lab.widgets.drawn_table import side_of
 from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.page_file import check_path, page_text, write_page
@@ -57,6 +58,7 @@ def _html(lab: Lab, title: str) -> str:
         "weights": weights,
         "tokenizer": _tokenizer(lab),
         "known": known,
+        "fillers": sorted(FILLERS),
         "settings": settings,
         "side": side_of(lab.slots),
         "longest": lab.model.config.max_position_embeddings,
@@ -84,10 +86,20 @@ def _config(lab: Lab) -> dict:
     fits = isinstance(model, MemoryLlamaForCausalLM) and len(layers) == 1 and lab.form == BUILT_IN
     keys = layers[0].keys
     tied = getattr(given, "tie_word_embeddings", False) and given.num_key_value_heads == given.num_attention_heads
-    if not fits or not tied or keys.temperature is None or lab.model.dtype != torch.float32:
+    rope = getattr(given, "rope_parameters", None) or {}
+    plain = (
+        given.hidden_act == "silu"
+        and not (given.attention_bias or given.mlp_bias)
+        and given.head_dim * given.num_attention_heads == given.hidden_size
+        and given.memory_value_dim in (None, given.hidden_size)
+        and rope.get("rope_type", "default") == "default"
+        and _splits_as_shipped(lab.tokenizer)
+    )
+    if not fits or not tied or not plain or keys.temperature is None or lab.model.dtype != torch.float32:
         raise ValueError(
             "a page can hold a model of the shipped architecture only: one memory layer with normalised "
-            "keys, tied embeddings, and questions in the built-in form"
+            "keys, tied embeddings, no biases, silu, plain rotary positions, a tokenizer as the lab trains it, "
+            "and questions in the built-in form"
         )
     memory = {
         "at": given.memory_at[0],
@@ -97,7 +109,6 @@ def _config(lab: Lab) -> dict:
         "keyDim": keys.key_dim,
         "batches": lab.usage.batches,
     }
-    rope = getattr(given, "rope_parameters", None) or {}
     return {
         "hidden": given.hidden_size,
         "heads": given.num_attention_heads,
@@ -161,6 +172,16 @@ def packed(lab: Lab) -> tuple[list[dict], str]:
     put("dfHigh", (df // 2048).astype(np.float16), "float16")
     put("dfLow", (df % 2048).astype(np.float16), "float16")
     return parts, base64.b64encode(bytes(block)).decode()
+
+
+def _splits_as_shipped(tokenizer) -> bool:
+    """Whether a tokenizer parts a text as those of `train_tokenizer` do, which is how the page does it."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = (told["pre_tokenizer"] or {}).get("pretokenizers", [])
+    digits = any(part["type"] == "Digits" and part["individual_digits"] for part in parts)
+    begins = any(part["type"] == "ByteLevel" and part["add_prefix_space"] and part["use_regex"] for part in parts)
+    merges = told["model"]["type"] == "BPE" and not told["model"].get("ignore_merges")
+    return told["normalizer"] is None and len(parts) == 2 and digits and begins and merges
 
 
 def _tokenizer(lab: Lab) -> dict:

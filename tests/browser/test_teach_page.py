@@ -130,6 +130,13 @@ def test_a_sentence_is_taught_shown_and_taken_back(opened):
         opened.screenshot(path=Path(SHOTS) / "teach-page.png", full_page=True)
 
 
+def test_an_old_question_that_a_lesson_changes_is_none_that_was_forgotten(opened):
+    known = ["Where was José set up?", "Who runs Vermo?"]
+    for taught, left in (["where was Jose's set up", [1]], ["Who founded Vermo?", [0, 1]]):
+        ask = "([known, taught]) => unchanged(known.map((one) => ({question: one})), [{question: taught}])"
+        assert opened.evaluate(ask, [known, taught]) == left
+
+
 def test_it_may_run_its_own_script_alone(file):
     assert allowed(Scripts(file.read_text()))
 
@@ -139,4 +146,7 @@ def test_a_model_that_the_page_cannot_hold_is_refused(tiny_lab, lab, tmp_path):
         teach_page(tiny_lab(memory_at=[0, 1]), tmp_path / "page.html")
     with pytest.raises(ValueError, match="shipped architecture only"):
         teach_page(tiny_lab(tie_word_embeddings=False), tmp_path / "page.html")
+    for option in ({"hidden_act": "gelu"}, {"attention_bias": True}, {"memory_value_dim": 16}):
+        with pytest.raises(ValueError, match="shipped architecture only"):
+            teach_page(tiny_lab(**option), tmp_path / "page.html")
     assert len(packed(lab)[0]) == len({part["name"] for part in packed(lab)[0]})
