@@ -138,8 +138,8 @@ def _passed(model, inputs: dict[str, Tensor]) -> Passed | None:
     return passed if all(block in passed for block in blocks) else None
 
 
-def _sees(passed: Passed, wanted: Mapping[tuple[int, int], Tensor]) -> bool:
-    """Whether what comes out of each block at (row, place) depends on the wanted places of the row, (T,), and no other.
+def _sees(passed: Passed, wanted: Mapping[tuple[int, int], Bool[Tensor, " T"]]) -> bool:
+    """Whether what comes out of each block at (row, place) depends on the wanted places of the row, and no other.
 
     A block without attention may also see its own place alone.
     """
