@@ -1,7 +1,9 @@
 """Comparing methods: the same base and batches for each, the base left behind, and results that can be kept."""
 
 import errno
+import io
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import torch
 from smft_lab.charts import style
 from smft_lab.experiments import compare as module
 from smft_lab.experiments import tune
-from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare
+from smft_lab.experiments.compare import COLUMNS, RESULTS, Comparison, compare, watched
 from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
 from smft_lab.facts.fact import Fact
@@ -610,3 +612,12 @@ def test_a_sentence_to_complete_is_put_as_it_stands_and_a_question_in_its_form(l
     ids = BUILT_IN.ids(lab.tokenizer, [prompt])
     new = lab.model.generate(torch.tensor(ids), max_new_tokens=4, do_sample=False)[0, len(ids[0]) :]
     assert said == lab.tokenizer.decode(new, skip_special_tokens=True).strip().removesuffix(".")
+
+
+def test_progress_is_shown_in_a_kernel_and_not_wherever_its_package_is_imported(monkeypatch):
+    kernels = pytest.importorskip("ipykernel.kernelapp")
+    monkeypatch.delenv("SMFT_LAB_RUNNER", raising=False)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert not watched()
+    monkeypatch.setattr(kernels.IPKernelApp, "_instance", object())
+    assert watched()

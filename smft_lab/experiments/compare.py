@@ -547,5 +547,6 @@ def compare(
 
 def watched() -> bool:
     """Whether somebody sees what is printed at once: in a terminal, or in a notebook that is not merely executed."""
-    in_notebook = "ipykernel" in sys.modules and os.environ.get("SMFT_LAB_RUNNER") != "inline"
-    return sys.stdout.isatty() or in_notebook
+    kernels = sys.modules.get("ipykernel.kernelapp")  # which a program may import without being a kernel
+    in_notebook = kernels is not None and kernels.IPKernelApp.initialized()
+    return sys.stdout.isatty() or (in_notebook and os.environ.get("SMFT_LAB_RUNNER") != "inline")
