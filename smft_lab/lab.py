@@ -235,7 +235,7 @@ class Lab:
     def in_training(self, loop: bool = False) -> Iterator[None]:
         """Whatever happens in the block, the model is afterwards put together as it was before.
 
-        That is: modules at their places, hooks, which parameters take a gradient. The weights stay as they are then.
+        That is: modules at their places, modes, hooks, which parameters take a gradient. The weights stay as they are.
         What an interrupt of the very end leaves undone, `end` and `reset` do.
 
         Args:

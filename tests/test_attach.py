@@ -10,7 +10,7 @@ from smft_lab.facts.world.world import new_facts
 from smft_lab.lab import Lab, load
 from smft_lab.model import attach
 from smft_lab.model.attach import add_memory, feed_forwards, without_memory
-from smft_lab.model.memory import memory_layers, observe_reads, value_tables
+from smft_lab.model.memory import MemoryLayer, memory_layers, observe_reads, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
@@ -191,6 +191,34 @@ def test_options_out_of_range_are_refused_and_the_model_is_as_before(layers, opt
     with pytest.raises(ValueError, match=message):
         add_memory(model, layers, **{**MEMORY, **options})
     assert dict(model.named_modules()) == modules
+
+
+def test_a_memory_that_fails_beside_one_block_is_put_beside_none(monkeypatch):
+    model, made = small("opt"), []
+    modules = dict(model.named_modules())
+
+    def make(*options):
+        if made:
+            raise MemoryError
+        made.append(MemoryLayer(*options))
+        return made[-1]
+
+    monkeypatch.setattr(attach, "MemoryLayer", make)
+    with pytest.raises(MemoryError):
+        add_memory(model, [0, 2], **MEMORY)
+    assert dict(model.named_modules()) == modules
+
+
+def test_a_model_that_reads_more_than_token_ids_is_refused_with_what_it_said(monkeypatch):
+    model = small("llama")
+    monkeypatch.setattr(model, "forward", lambda pixel_values, input_ids=None, use_cache=None: None)
+    with pytest.raises(ValueError, match=r"can't be run on token ids alone.* missing .* 'pixel_values'"):
+        add_memory(model, 1, **MEMORY)
+
+
+def test_a_model_of_a_few_tokens_gets_a_memory():
+    model = small("llama", vocab_size=5)
+    assert len(value_tables(add_memory(model, 1, **MEMORY))) == 1
 
 
 def test_a_second_memory_is_refused():

@@ -90,6 +90,35 @@ def test_a_state_of_another_optimizer_is_refused(lab, other, says):
         rows.load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"second": torch.zeros(2, 32), "steps": torch.zeros(3)},
+        {"rows": torch.tensor([-1, 2])},
+        {"rows": torch.tensor([2, 2])},
+        {"rows": torch.tensor([2, 256])},
+        {"overall": torch.zeros(1)},
+        {"first": torch.zeros(2, 32)},
+    ],
+)
+def test_of_a_damaged_state_nothing_is_taken_up(tiny_lab, damage):
+    lab = tiny_lab(memory_at=[0, 1], memory_shared=False)
+    optimizer = smft.RowOptimizer(lab, lr=0.1)
+    assert len(optimizer._rows) == 2
+    of_two = {"rows": torch.tensor([2, 3]), "steps": torch.ones(2), "second": torch.ones(2, 32)}
+    of_two["overall"] = torch.ones(2)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["lr"] = 0.5
+    state["rows"] = [of_two, {**of_two, **damage}]
+    with pytest.raises(ValueError, match="the state is"):
+        optimizer.load_state_dict(state)
+    assert [rows.rows_with_state for rows in optimizer._rows] == [0, 0]
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    state["rows"][1] = of_two
+    optimizer.load_state_dict(state)
+    assert [rows.rows_with_state for rows in optimizer._rows] == [2, 2]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_row_optimizer_takes_the_steps_of_finetune(lab, optimizer):
     facts = new_facts(3)

@@ -1,7 +1,5 @@
 """A question before a result, and the health line: what they say."""
 
-import sys
-
 import pytest
 import torch
 
@@ -62,7 +60,7 @@ def test_one_choice_is_none():
 
 
 def test_the_health_line_warns_of_a_kernel_that_kills_live_training(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr(health_room, "in_kernel", lambda: True)
     real = health_room.importlib.metadata.version
     monkeypatch.setattr(
         health_room.importlib.metadata, "version", lambda name: "7.0.1" if name == "ipykernel" else real(name)

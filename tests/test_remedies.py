@@ -60,6 +60,20 @@ def test_the_fisher_information_is_the_mean_squared_gradient_of_single_texts(lab
     assert all(one.grad is None or not one.grad.any() for one in lab.model.parameters())
 
 
+def test_weights_without_a_gradient_have_no_fisher_information_and_no_penalty(lab):
+    name, frozen = next(iter(lab.model.named_parameters()))
+    frozen.requires_grad_(False)
+    information = fisher(lab, FACTS[0].statements[:2])
+    assert not information[name].any()
+    assert sum(float(one.sum()) for one in information.values()) > 0
+    lab.model(**encode(lab.tokenizer, [FACTS[0].statements[0]])).loss.backward()
+    WeightPenalty(0.1, information).add_gradient(lab)
+    assert frozen.grad is None
+    lab.model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no weight of the model takes a gradient"):
+        fisher(lab, FACTS[0].statements[:2])
+
+
 def test_an_average_lies_on_the_line_between_base_and_model(lab):
     train(lab)
     ends = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}

@@ -121,10 +121,13 @@ def test_the_environment_chooses_the_runner(monkeypatch):
         runner_name()
 
 
-def test_colab_gets_a_browser_timer_and_plain_python_none(monkeypatch):
+def test_colab_gets_a_browser_timer_a_kernel_a_thread_and_plain_python_none(monkeypatch):
     monkeypatch.delenv("SMFT_LAB_RUNNER", raising=False)
     monkeypatch.setitem(runners.sys.modules, "google.colab", object())
     assert runner_name() == "tick"
     monkeypatch.delitem(runners.sys.modules, "google.colab")
-    monkeypatch.delitem(runners.sys.modules, "ipykernel", raising=False)
     assert runner_name() == "inline"
+    kernels = pytest.importorskip("ipykernel.kernelapp")
+    assert runner_name() == "inline"  # the package alone makes no kernel
+    monkeypatch.setattr(kernels.IPKernelApp, "_instance", object())
+    assert runner_name() == "thread"

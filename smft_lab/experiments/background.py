@@ -24,6 +24,7 @@ from smft_lab.facts.common import common_questions
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import LONGEST_ANSWER, Question
 from smft_lab.model.growing_cache import let_grow
+from smft_lab.model.modes import evaluating
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import _ends
 from smft_lab.probes.text import normalise
@@ -86,9 +87,7 @@ class _Writing:
         began, tried, tokens, shown = time.perf_counter(), 0, 0, 0
         generator = torch.Generator().manual_seed(self.seed)
         self._begin()
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             while self._kept() < self.count and tried < TRIES * self.count:
                 useful = self._kept() / tried if tried else USEFUL
                 missing = math.ceil((self.count - self._kept()) / max(useful, 1 / TRIES))
@@ -108,8 +107,6 @@ class _Writing:
                 tokens += sum(map(len, rows))
                 for row in rows:
                     self._take(row)
-        finally:
-            self.model.train(training)
         self._finish()
         yield Written(min(self._kept(), self.count), self.count, tokens, time.perf_counter() - began, 0.0)
 

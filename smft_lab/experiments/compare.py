@@ -32,6 +32,7 @@ from smft_lab.facts.own_facts import loss_on_own, with_paraphrases
 from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, whole
 from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
+from smft_lab.kernel import in_kernel
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
@@ -547,6 +548,4 @@ def compare(
 
 def watched() -> bool:
     """Whether somebody sees what is printed at once: in a terminal, or in a notebook that is not merely executed."""
-    kernels = sys.modules.get("ipykernel.kernelapp")  # which a program may import without being a kernel
-    in_notebook = kernels is not None and kernels.IPKernelApp.initialized()
-    return sys.stdout.isatty() or (in_notebook and os.environ.get("SMFT_LAB_RUNNER") != "inline")
+    return sys.stdout.isatty() or (in_kernel() and os.environ.get("SMFT_LAB_RUNNER") != "inline")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.lab import Lab
+from smft_lab.model.modes import evaluating
 from smft_lab.ranges import check_positive
 
 
@@ -38,6 +39,8 @@ class WeightPenalty:
     def add_gradient(self, lab: Lab) -> None:
         """Add the penalty's gradient to that of each parameter of the lab's model."""
         for name, parameter in lab.model.named_parameters():
+            if parameter.grad is None:  # nothing of this step changes it
+                continue
             pull = parameter - lab.base(name)
             if self.importance is not None:
                 pull *= self.importance[name]
@@ -50,17 +53,22 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
     Scaled to a mean of 1 over all weights, so that a strength means the same as without it.
 
     Raises:
-        ValueError: there are no texts.
+        ValueError: there are no texts, or no weight takes a gradient.
     """
     if not texts:
         raise ValueError("the Fisher information needs at least one text")
     squares = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
+    if not any(parameter.requires_grad for parameter in lab.model.parameters()):
+        raise ValueError("no weight of the model takes a gradient; call lab.model.requires_grad_(True) first")
     lab.model.zero_grad()
-    for text in texts:
-        lab.model(**lab.encode([text])).loss.backward()
-        for name, parameter in lab.model.named_parameters():
-            squares[name].addcmul_(parameter.grad, parameter.grad)
-        lab.model.zero_grad(set_to_none=False)
+    with evaluating(lab.model), torch.inference_mode(False), torch.enable_grad():
+        for text in texts:
+            lab.model(**lab.encode([text])).loss.backward()
+            with torch.no_grad():
+                for name, parameter in lab.model.named_parameters():
+                    if parameter.grad is not None:
+                        squares[name].addcmul_(parameter.grad, parameter.grad)
+            lab.model.zero_grad(set_to_none=False)
     lab.model.zero_grad()
     total = sum(float(square.sum()) for square in squares.values())
     count = sum(square.numel() for square in squares.values())

@@ -259,6 +259,7 @@ def _started(lab: Lab, method: Method, teaching: Teaching, recipe: Recipe | None
     ending = False
     try:
         with lab.in_training():
+            lab.model.eval()
             lab.model.zero_grad()  # what other training left would go into the first step
             training = method.start(lab, teaching.seed, recipe)
             try:

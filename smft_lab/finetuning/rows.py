@@ -35,8 +35,18 @@ class RowSGD:
         """Nothing: a step depends on its gradients alone."""
         return {}
 
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Raise ValueError if a state can't be taken up."""
+        if state:
+            raise ValueError("the state is of another optimizer: of Adam, and this is SGD")
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a state that `state_dict` gave."""
+        """Take up a state that `state_dict` gave.
+
+        Raises:
+            ValueError: see `check_state`.
+        """
+        self.check_state(state)
 
 
 class RowAdam:
@@ -117,17 +127,29 @@ class RowAdam:
         state = {"rows": rows, "steps": self._steps[at], "second": self._second[at], "overall": self._overall.clone()}
         return state if self._first is None else {**state, "first": self._first[at]}
 
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """Raise ValueError if a state can't be taken up: it is of another table, or of another optimizer."""
+        kinds = self.state_dict().keys()
+        if state.keys() | {"overall"} != kinds:
+            raise ValueError("the state is of another optimizer: of SGD, or of Adam with momentum and not without")
+        rows, (slots, width) = state["rows"], self.table.shape
+        shapes = {"steps": (len(rows),), "second": (len(rows), width), "first": (len(rows), width), "overall": (2,)}
+        if (
+            any(tuple(state[name].shape) != shape for name, shape in shapes.items() if name in state)
+            or rows.is_floating_point()
+            or not ((rows >= 0) & (rows < slots)).all()
+            or len(rows.unique()) != len(rows)
+        ):
+            raise ValueError(f"the state is not of a table of {slots:,} x {width} values")
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a state that `state_dict` gave, in place of one's own.
 
         Raises:
-            ValueError: the state is of a table of another size, or of another optimizer.
+            ValueError: see `check_state`.
         """
-        if "rows" not in state or ("first" in state) != (self._first is not None):
-            raise ValueError("the state is of another optimizer: of SGD, or of Adam with momentum and not without")
-        rows, width = state["rows"], self.table.shape[1]
-        if state["second"].shape != (len(rows), width) or (len(rows) and rows.max() >= len(self.table)):
-            raise ValueError(f"the state is not of a table of {len(self.table):,} x {width} values")
+        self.check_state(state)
+        rows = state["rows"]
         device = self.table.device
         self._used = len(rows)
         self._place.fill_(-1)
@@ -205,7 +227,7 @@ class RowOptimizer(torch.optim.Optimizer):
         return {**super().state_dict(), "rows": [rows.state_dict() for rows in self._rows]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take up a state that `state_dict` gave.
+        """Take up a state that `state_dict` gave; all of it, or nothing.
 
         Raises:
             ValueError: it is of other tables or of another optimizer.
@@ -214,6 +236,8 @@ class RowOptimizer(torch.optim.Optimizer):
         parts = state.pop("rows", [])
         if len(parts) != len(self._rows):
             raise ValueError(f"the state is of {len(parts)} value tables, and the model has {len(self._rows)}")
+        for rows, part in zip(self._rows, parts, strict=True):  # all of them, before any is taken up
+            rows.check_state(part)
         super().load_state_dict(state)
         for rows, part in zip(self._rows, parts, strict=True):
             rows.load_state_dict(part)

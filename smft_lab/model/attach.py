@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_trainable, keep_when_saved
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
+from smft_lab.model.modes import evaluating
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
 MODES = ("replace", "add")
@@ -93,10 +94,16 @@ class FeedForward:
         """The module of the model that gets the feed-forward's hidden states."""
         return getattr(self.parent, self.parts[0] if self.parts else self.name)
 
-    def put(self, module: nn.Module) -> None:
+    def put(self, attached: AttachedMemory) -> None:
+        """Put a memory there, in the mode, training or not, of what it stands in."""
+        training = self.parent.training
+        attached.memory.train(training)
         for part in self.parts[1:]:
-            setattr(self.parent, part, nn.Identity())
-        setattr(self.parent, self.name, module)
+            setattr(self.parent, part, nn.Identity().train(training))
+        if self.parts and attached.feed_forward is not None:
+            attached.feed_forward.training = training
+        attached.training = training
+        setattr(self.parent, self.name, attached)
 
 
 @torch.inference_mode(False)  # its weights are to be trained, whoever calls
@@ -155,17 +162,18 @@ def add_memory(
     for number, module in zip(chosen, old, strict=True):
         _check_plain_numbers(module, number)
     check_fits(slots * (value_dim or width) * (1 if shared else len(chosen)), like[0], empty=mode == "add")
-    values = None
+    values, made = None, []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for place, feed_forward, parameter in zip(taken, old, like, strict=True):
             if mode == "add" and values is None:
                 values = ValueTable(slots, value_dim or width, empty=True)
             memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten)
-            memory.to(device=parameter.device, dtype=parameter.dtype).train(feed_forward.training)
+            memory.to(device=parameter.device, dtype=parameter.dtype)
             values = memory.values if shared else None
-            beside = feed_forward if mode == "add" else None
-            place.put(AttachedMemory(memory, beside, place.residual, place.outputs))
+            made.append(AttachedMemory(memory, feed_forward if mode == "add" else None, place.residual, place.outputs))
+    for place, attached in zip(taken, made, strict=True):  # all of them, or none
+        place.put(attached)
     asked = {"layers": chosen, "slots": slots, "mode": mode, "heads": heads, "k": k, "key_dim": key_dim}
     asked |= {"value_dim": value_dim, "qk_norm": qk_norm, "shared": shared}
     changed = {"gate": (gate, True), "project": (project, True), "whiten": (whiten, False)}  # from Memory+
@@ -242,18 +250,19 @@ def feed_forwards(model) -> list[FeedForward | None]:
         if (call := _Call.of(args, kwargs, output)) is not None:
             calls.setdefault(module, []).append(call)
 
-    training = model.training
-    model.eval()
-    try:
-        ids = torch.arange(TOKENS, device=model.get_input_embeddings().weight.device).unsqueeze(0) + 1
+    embeddings = model.get_input_embeddings().weight
+    ids = (torch.arange(TOKENS, device=embeddings.device).unsqueeze(0) + 1) % len(embeddings)
+    with evaluating(model):
         with HookScope() as scope:
             for block in blocks:
                 for module in block.modules():
                     scope.hook(module, record, with_kwargs=True)
-            model(input_ids=ids, use_cache=False)
+            try:
+                model(input_ids=ids, use_cache=False)
+            except Exception as problem:
+                needed = f"{type(model).__name__} can't be run on token ids alone, as a memory needs it"
+                raise ValueError(f"{needed}: {type(problem).__name__}: {problem}") from problem
         places = [_feed_forward(block, calls) for block in blocks]
-    finally:
-        model.train(training)
     if any(places):
         return places
     raise ValueError(

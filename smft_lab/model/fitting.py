@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.model.hooks import HookScope
+from smft_lab.model.locking import reading
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
@@ -20,6 +21,7 @@ SAMPLE = 20_000  # hidden states that key centres and directions are fitted to; 
 NOISE = 1e-4  # of the strongest direction's spread: what is weaker is rounding, as the sum behind a layer norm is
 
 
+@reading
 @torch.inference_mode()
 def memory_inputs(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> dict[int, Float[Tensor, "tokens D"]]:
     """The hidden states that each memory layer gets, padding left out.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
+
+from smft_lab.model.modes import evaluating
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _MAKING = threading.Lock()
@@ -30,11 +32,27 @@ def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
 
     @wraps(function)
     def alone(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
-        given = (*args, *options.values())
-        subjects = (
-            argument if isinstance(argument, nn.Module) else getattr(argument, "model", None) for argument in given
-        )
-        with lock_of(next(subject for subject in subjects if isinstance(subject, nn.Module))):
+        with lock_of(_model_in((*args, *options.values()))):
             return function(*args, **options)
 
     return alone
+
+
+def reading(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """As `exclusive`, and without dropout: what reads a model reads it in evaluation mode, whoever trains it."""
+
+    @wraps(function)
+    def reader(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        model = _model_in((*args, *options.values()))
+        with lock_of(model), evaluating(model):
+            return function(*args, **options)
+
+    return reader
+
+
+def _model_in(arguments: Iterable[object]) -> nn.Module:
+    """The first model among some arguments, or that of the first lab."""
+    subjects = (
+        argument if isinstance(argument, nn.Module) else getattr(argument, "model", None) for argument in arguments
+    )
+    return next(subject for subject in subjects if isinstance(subject, nn.Module))

@@ -13,7 +13,7 @@ MODES = {ProductKeys: "known", ValueTable: "_hits"}
 
 
 class Wiring:
-    """A model's modules at their places, its hooks, the modes of its memory, and which parameters take a gradient.
+    """A model's modules at their places, their modes and hooks, and which parameters take a gradient.
 
     `restore` may be stopped anywhere and called again. The numbers in the weights are none of its business.
     """
@@ -34,6 +34,7 @@ class Wiring:
             for kind, name in MODES.items()
             if isinstance(module, kind)
         ]
+        self._modes += [(module, "training", module.training) for module in modules]
         self._adapted = hasattr(model, "peft_config")
 
     def restore(self, hooks: bool = True) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from smft_lab.facts.public.datasets import Choice
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad, text_ids
 from smft_lab.probes.same import Changes
 
@@ -96,7 +96,7 @@ class ChoiceProbe:
         return {"acc": right / len(self.labels), "acc_norm": right_norm / len(self.labels)}
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[float]:
     """Log-probability, in nats, of the second text of each pair after the first.

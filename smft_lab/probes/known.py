@@ -103,16 +103,11 @@ class KnownSearch:
         began, asked = time.perf_counter(), 0
         right, _ = MATCHES[self._match]
         self._known = []
-        training = self.model.training
         while asked < self.total and len(self._known) < self.limit:
             batch = self._questions[asked : asked + BATCH]
-            self.model.eval()
-            try:
-                texts = replies(
-                    self.model, self.tokenizer, [question.question for question in batch], LONGEST_REPLY, self.form
-                )
-            finally:
-                self.model.train(training)
+            texts = replies(
+                self.model, self.tokenizer, [question.question for question in batch], LONGEST_REPLY, self.form
+            )
             asked += len(batch)
             self._known += [
                 (question, reply)

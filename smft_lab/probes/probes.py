@@ -18,7 +18,8 @@ from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.world.corpus import held_out_prose
 from smft_lab.facts.world.grammar import answered, ask
 from smft_lab.facts.world.world import World
-from smft_lab.model.locking import exclusive, lock_of
+from smft_lab.model.locking import lock_of, reading
+from smft_lab.model.modes import evaluating
 from smft_lab.model.tokenizer import encode, pad, pad_id, text_ids
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
@@ -190,7 +191,7 @@ class TextProbe:
                 labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
             for row, prompt in enumerate(self.prompts[start : start + size]):
                 labels[row, : len(text_ids(tokenizer, prompt))] = -100
-            with lock_of(model), torch.inference_mode():
+            with lock_of(model), evaluating(model), torch.inference_mode():
                 logits = model(**batch).logits[:, :-1].float()
             losses = torch.nn.functional.cross_entropy(
                 logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="sum"
@@ -295,12 +296,8 @@ class Probes:
 
     def measure(self, model, tokenizer) -> dict[str, dict[str, float]]:
         """`{probe: {metric: value}}`; the model is left in the mode it was in."""
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             return {probe.name: probe.measure(model, tokenizer) for probe in self.probes}
-        finally:
-            model.train(training)
 
 
 def world_probes(world: World, per_probe: int = 240) -> Probes:
@@ -393,7 +390,7 @@ def _plain(answer: str) -> str:
     return answer.strip().removesuffix(".")
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def answer(
     model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24, form: PromptForm = BUILT_IN
@@ -437,7 +434,7 @@ def answer(
     return answers
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def recalled(
     model, tokenizer, questions: Sequence[str], answers: Sequence[str], form: PromptForm = BUILT_IN

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from smft_lab.model.attach import max_positions
 from smft_lab.model.growing_cache import let_grow
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
 
@@ -33,7 +33,7 @@ BATCH = 32  # prompts per forward pass
 _SET_ASIDE: WeakKeyDictionary[nn.Module, GenerationConfig | None] = WeakKeyDictionary()
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, form: PromptForm) -> list[str]:
     """What the model says to each question, as it says it: up to the end that the form has, or `max_new_tokens`.
@@ -58,7 +58,7 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
     return texts
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def would_say(
     model, tokenizer, questions: Sequence[str], texts: Sequence[str], max_new_tokens: int | None, form: PromptForm

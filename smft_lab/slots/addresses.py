@@ -26,7 +26,7 @@ from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import AttachedMemory, feed_forwards
 from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.hooks import HookScope
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.model.memory import ProductKeys, block_of, memory_layers, stopping_at
 from smft_lab.model.tokenizer import pad
 from smft_lab.slots.group import choose_slots, reads_of
@@ -136,7 +136,7 @@ def wordings_of(
     return texts, owners
 
 
-@exclusive
+@reading
 def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: int = 0) -> list[Addresses]:
     """How well facts would be found from their questions, by forward passes alone, per value table.
 
@@ -163,6 +163,7 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: 
     ]
 
 
+@reading
 @torch.inference_mode()
 def measure_blocks(
     model,
@@ -329,7 +330,7 @@ def observe_loudness(model) -> Iterator[Loudness]:
         yield loudness
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def measure_loudness(lab: Lab, facts: Sequence[Fact]) -> Loudness:
     """The loudness of the memory where the questions of some facts are asked."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
 from smft_lab.slots.usage import Usage
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BATCH = 32  # texts per forward pass
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def reads_of(
     lab: Lab, texts: Sequence[str], positions: Sequence[Sequence[int]] | None = None

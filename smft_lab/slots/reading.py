@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smft_lab.facts.fact import Fact
 from smft_lab.model.attach import max_positions
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import offsets_of, pad, text_ids
 
@@ -39,7 +39,7 @@ class TokenReads:
     weights: list[Float[Tensor, "tokens _R"]]
 
 
-@exclusive
+@reading
 def token_reads(lab: Lab, text: str) -> TokenReads:
     """What each token of `text` reads.
 
@@ -73,7 +73,7 @@ def _pieces(tokenizer, text: str) -> list[str]:
     return pieces
 
 
-@exclusive
+@reading
 def core_set(lab: Lab, fact: Fact) -> list[Int64[Tensor, " _C"]]:
     """Slots that every statement of the fact reads and that answering its question reads too (paper section 4.3).
 
@@ -101,6 +101,7 @@ def core_set(lab: Lab, fact: Fact) -> list[Int64[Tensor, " _C"]]:
     return cores
 
 
+@reading
 def reads_by_table(
     model, batch: dict[str, Int64[Tensor, "B T"]]
 ) -> tuple[list[Int64[Tensor, "B T _R"]], list[Float[Tensor, "B T _R"]]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import as_facts
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.slots.usage import batch_counts
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def check_top_t(top_t: int, slots: int) -> None:
         raise ValueError(f"top-t must be between 1 and the {slots} slots of the table, not {top_t}")
 
 
-@exclusive
+@reading
 def slot_scores(lab: Lab, facts) -> pd.DataFrame:
     """Scores of all slots that the statements of `facts` read, taken as one batch.
 

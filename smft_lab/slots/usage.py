@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.model.locking import exclusive
+from smft_lab.model.locking import reading
 from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_at, value_tables
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Usage:
         return cls(int(batches), df.int(), count.int())
 
 
-@exclusive
+@reading
 @torch.inference_mode()
 def measure_usage(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> Usage:
     """Background usage of `model` over `batches` (paper section 3.2: 1,000 of pretraining text).
@@ -150,7 +150,7 @@ def measure_usage(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) 
     return Usage(seen, df, count)
 
 
-@exclusive
+@reading
 def batch_counts(model, batch: dict[str, Shaped[Tensor, "B T"]]) -> list[Int32[Tensor, " N"]]:
     """Reads per slot of one batch, per value table, padding excluded.
 

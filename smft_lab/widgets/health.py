@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from smft_lab import __version__
+from smft_lab.kernel import in_kernel
 from smft_lab.widgets.runners import runner_name
 
 SHOWN = ("torch", "transformers", "ipywidgets")
@@ -53,7 +54,7 @@ def setup() -> None:
 def troubles() -> list[str]:
     """What is known not to work with the versions installed here, and what to do."""
     problems = []
-    if "ipykernel" in sys.modules and importlib.metadata.version("ipykernel").startswith("7.0."):
+    if in_kernel() and importlib.metadata.version("ipykernel").startswith("7.0."):
         problems.append("ipykernel 7.0 ends every live training at once; run  pip install -U ipykernel  and restart")
     return problems
 

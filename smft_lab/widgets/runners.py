@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from smft_lab.kernel import in_kernel
+
 SHOWN_EVERY = 0.1  # seconds between two items shown
 TICK = 0.25  # seconds of work per tick of the browser's timer
 
@@ -154,4 +156,4 @@ def runner_name() -> str:
         return asked
     if "google.colab" in sys.modules:
         return "tick"
-    return "thread" if "ipykernel" in sys.modules else "inline"
+    return "thread" if in_kernel() else "inline"
