@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.engine import frozen_layers, products
-from smft_lab.finetuning.engine.frozen_layers import Batch, Prefix, form_of, prefix_of
+from smft_lab.finetuning.engine.frozen_layers import Batch, Engine, engine_of, form_of
 from smft_lab.finetuning.engine.live import PastKeys, before_last_label
 from smft_lab.finetuning.engine.products import FastLinear, RoundedWeights
 from smft_lab.finetuning.finetune import finetune
@@ -89,14 +89,14 @@ def test_a_full_cache_changes_nothing_but_the_time(lab, monkeypatch):
 def test_the_cache_stays_within_its_limit(lab, monkeypatch):
     size = 0
     batches = [batch_of(lab.tokenizer, fact) for fact in FACTS]
-    prefix = Prefix(lab.model)
-    size = prefix._freeze(batches[0], form_of(lab.model, batches[0])).size()
+    engine = Engine(lab.model)
+    size = engine._freeze(batches[0], form_of(lab.model, batches[0])).size()
     assert size > batches[0].inputs["input_ids"].numel() * 3 * 32 * 4  # block, attention and gate of every token
     monkeypatch.setattr(frozen_layers, "CACHE_BYTES", 2 * size + size // 2)
-    prefix = Prefix(lab.model)
+    engine = Engine(lab.model)
     for batch in batches:
         batch.frozen = None
-        prefix._freeze(batch, form_of(lab.model, batch))
+        engine._freeze(batch, form_of(lab.model, batch))
     assert [batch.frozen is not None for batch in batches] == [True, True, False]
 
 
@@ -148,12 +148,12 @@ def hooks_of(model) -> int:
 def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
     modules = dict(lab.model.named_modules())
     hooks = hooks_of(lab.model)
-    prefix = Prefix(lab.model)
+    engine = Engine(lab.model)
     batch = batch_of(lab.tokenizer, FACTS[0])
-    prefix.loss(batch, form_of(lab.model, batch))
+    engine.loss(batch, form_of(lab.model, batch))
     lab.model.model.layers[2].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prefix.loss(batch, form_of(lab.model, batch))
+        engine.loss(batch, form_of(lab.model, batch))
     assert dict(lab.model.named_modules()) == modules
     assert hooks_of(lab.model) == hooks + 1  # the one that failed
     assert modules["model.layers.1.mlp"].keys.known is None
@@ -161,7 +161,7 @@ def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "failure"])
 def test_a_model_without_a_cache_of_frozen_layers_is_trained_the_plain_way_and_says_so(lab, monkeypatch, what):
-    loss = Prefix.loss
+    loss = Engine.loss
 
     def wrong(self, batch, form):
         if what == "failure":
@@ -170,7 +170,7 @@ def test_a_model_without_a_cache_of_frozen_layers_is_trained_the_plain_way_and_s
         return right * 1.01 if what == "loss" else right + 0.01 * (right - right.detach())
 
     plain = train(lab, fast=False)
-    monkeypatch.setattr(Prefix, "loss", wrong)
+    monkeypatch.setattr(Engine, "loss", wrong)
     method = Sparse(lr=500.0, top_t=20, rule="tfidf", optimizer="sgd").start(lab)
     method.begin()
     kept = [batch_of(lab.tokenizer, fact) for fact in FACTS]
@@ -232,12 +232,12 @@ def test_hugging_face_families_keep_their_frozen_layers_too(family, tokenizer):
     model.get_submodule(blocks)[0].register_forward_hook(lambda *_: ran.append("below"))
     with table.train_rows(lambda *read: RowHits.find(rows, *read)), observe_reads(model):
         form = form_of(model, batch)
-        prefix = prefix_of(model, batch, form)  # compares loss and gradient with those of the whole model
-        assert prefix is not None
-        assert prefix.trees
-        whole = prefix.loss(batch, form)
+        engine = engine_of(model, batch, form)  # compares loss and gradient with those of the whole model
+        assert engine is not None
+        assert engine.trees
+        whole = engine.loss(batch, form)
         ran.clear()
-        assert prefix.loss(batch, form) == whole
+        assert engine.loss(batch, form) == whole
     assert not ran
 
 
@@ -264,16 +264,16 @@ def test_positions_that_no_chosen_slot_reaches_are_run_once_in_hugging_face_fami
     last.register_forward_hook(lambda module, args, output: lengths.append(args[0].shape[:2].numel()))
     with selection.active():
         form = form_of(model, batch)
-        prefix = prefix_of(model, batch, form, selection)
-        assert prefix is not None
-        assert prefix.live
+        engine = engine_of(model, batch, form, selection)
+        assert engine is not None
+        assert engine.live
         for _ in range(2):  # the second time the batch comes, it is known what can change
-            prefix.loss(batch, form)
+            engine.loss(batch, form)
         losses = []
         for _ in range(3):  # with what it has learned: the kept keys must not depend on it
             plain = model(**batch.inputs).loss
             lengths.clear()
-            loss = prefix.loss(batch, form)
+            loss = engine.loss(batch, form)
             loss.backward()
             losses.append((plain.item(), loss.item()))
             assert lengths == [batch.live.form.inputs["input_ids"].numel()]
@@ -296,9 +296,9 @@ def test_texts_that_come_back_in_other_company_are_not_run_below_the_memory(fami
     selection.chosen = (read_late(model, whole),)
     halves = [rows_of(whole, [0, 1, 4, 5]), rows_of(whole, [2, 3, 6, 7])]
     with selection.active():
-        prefix = prefix_of(model, halves[0], form_of(model, halves[0], True), selection)
+        engine = engine_of(model, halves[0], form_of(model, halves[0], True), selection)
         for batch in halves:
-            prefix.loss(batch, form_of(model, batch, True))
+            engine.loss(batch, form_of(model, batch, True))
         with torch.no_grad():
             table.weight[selection.chosen[0]] += torch.randn(len(selection.chosen[0]), table.weight.shape[1])
         mixed = rows_of(whole, [7, 0, 2])
@@ -307,7 +307,7 @@ def test_texts_that_come_back_in_other_company_are_not_run_below_the_memory(fami
         form, ran = form_of(model, mixed, True), []
         below = model.get_submodule(FAMILIES[family][0])[0]
         handle = below.register_forward_hook(lambda *args: ran.append(args))
-        found = loss_and_gradient(model, prefix.loss(mixed, form), table)
+        found = loss_and_gradient(model, engine.loss(mixed, form), table)
         handle.remove()
     assert not ran
     assert mixed.live.past or not (mixed.live.still >= 0).any()
@@ -334,8 +334,8 @@ def test_what_stands_behind_the_last_label_is_not_run(tokenizer):
     selection.chosen = (torch.arange(1024),)
     with selection.active():
         form = form_of(model, batch, True)
-        prefix = prefix_of(model, batch, form, selection)
-        prefix.loss(batch, form)
+        engine = engine_of(model, batch, form, selection)
+        engine.loss(batch, form)
     assert batch.live.form.inputs["input_ids"].numel() == int(batch.counted.sum()) < batch.inputs["input_ids"].numel()
 
 
@@ -348,10 +348,10 @@ def test_a_model_that_makes_no_use_of_known_keys_is_run_whole(tokenizer, monkeyp
     selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
     with selection.active():
         form = form_of(model, batch)
-        prefix = prefix_of(model, batch, form, selection)
-        assert prefix.live is False
+        engine = engine_of(model, batch, form, selection)
+        assert engine.live is False
         assert batch.live is None
-        assert prefix.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
+        assert engine.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*computes all positions")
@@ -372,11 +372,11 @@ def test_how_a_model_takes_known_keys_is_tried_on_the_first_batch_that_has_some(
     selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
     with selection.active():
         form = form_of(model, batch)
-        prefix = prefix_of(model, batch, form, selection)
-        assert prefix.live
+        engine = engine_of(model, batch, form, selection)
+        assert engine.live
         for _ in range(2):
-            assert prefix.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
-        assert prefix.live is False
+            assert engine.loss(batch, form).item() == pytest.approx(model(**batch.inputs).loss.item(), rel=1e-4)
+        assert engine.live is False
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -510,7 +510,7 @@ def test_a_model_is_checked_anew_when_batches_first_share_a_beginning(lab, monke
     from smft_lab.finetuning.methods import sparse
 
     checked = []
-    monkeypatch.setattr(sparse, "prefix_of", lambda *args: checked.append(args[2].packed) or prefix_of(*args))
+    monkeypatch.setattr(sparse, "engine_of", lambda *args: checked.append(args[2].packed) or engine_of(*args))
     method = Sparse(lr=1.0, top_t=5, rule="tfidf", optimizer="sgd").start(lab)
     method.begin()
     alone = batch_of(lab.tokenizer, Fact(("Mira keeps a cat.",), "Which animal does Mira keep?", ("cat",)))

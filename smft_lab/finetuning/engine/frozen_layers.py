@@ -54,7 +54,7 @@ class Batch:
         counted: The positions whose reads count in the choice of slots.
         owner: The facts it is about.
         memo: See `Selection`.
-        frozen: What `Prefix` computed.
+        frozen: What `Engine` computed.
         live: The same of the positions alone that this run can change, where that is fewer.
         once: Whether it will not come again, so that nothing of it is to be kept.
     """
@@ -138,7 +138,7 @@ class Head(StandIn):
         return loss.view(1, 1)
 
 
-class Prefix:
+class Engine:
     """Runs a model from its first memory lookup up.
 
     Args:
@@ -408,23 +408,23 @@ def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights |
     return packed or as_rows(batch.inputs, batch.counted)
 
 
-def prefix_of(
+def engine_of(
     model, batch: Batch, form: Form, selection: Selection | None = None, rounded: RoundedWeights | None = None
-) -> Prefix | None:
-    """A `Prefix` of `model`, if it gives the same loss and gradients as the whole model does on texts of `batch`.
+) -> Engine | None:
+    """An `Engine` of `model`, if it gives the same loss and gradients as the whole model does on texts of `batch`.
 
     It is first tried with the model's own weights, and then with `rounded` ones, if given: where these give much the
     same (`check_alike_if_rounded`), they are the ones it uses.
 
     Where every backward pass selects other rows (the rule `random`), only the losses are compared.
-    Where they differ, or no `Prefix` can be made, it warns and returns None: the plain way is then the one to take.
+    Where they differ, or no `Engine` can be made, it warns and returns None: the plain way is then the one to take.
     What was found to agree is not tried again while the model is made in the same way.
     """
     grouped = selection is not None and selection.chosen is not None
     proven, made = _PROVEN.setdefault(model, {}), (form.packed, form.branches, grouped, _made_of(model))
     if made in proven:
         fused, trees, may_round = proven[made]
-        return Prefix(model, selection, fused, trees, rounded if may_round else None)
+        return Engine(model, selection, fused, trees, rounded if may_round else None)
     whole = batch
     batch, form = few_texts(model, whole, form)
     if selection is not None:
@@ -436,13 +436,13 @@ def prefix_of(
     for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
         batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
-            prefix = Prefix(model, selection, fused, trees)
+            engine = Engine(model, selection, fused, trees)
             for _ in range(2):  # twice: a model that changes what it was given in place would show the second time
-                check_alike(plain, _loss_and_gradients(model, prefix.loss(batch, form)))
+                check_alike(plain, _loss_and_gradients(model, engine.loss(batch, form)))
             if rounded is not None:
-                prefix = _rounded(prefix, rounded, batch, form, plain) or prefix
-            proven[made] = fused, trees, prefix.rounded is not None
-            return prefix
+                engine = _rounded(engine, rounded, batch, form, plain) or engine
+            proven[made] = fused, trees, engine.rounded is not None
+            return engine
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
             problem, batch.frozen, batch.live = raised, None, None
     if selection is not None:
@@ -541,10 +541,10 @@ def _of_common_rows(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return first.values()[also], other.values()[too]
 
 
-def _rounded(prefix: Prefix, weights: RoundedWeights, batch: Batch, form: Form, exact: list[Tensor]) -> Prefix | None:
-    """The same prefix with rounded weights, where they give much the same."""
-    model = prefix.model
-    tried = Prefix(model, prefix.selection, prefix.fused, prefix.trees, weights)
+def _rounded(engine: Engine, weights: RoundedWeights, batch: Batch, form: Form, exact: list[Tensor]) -> Engine | None:
+    """The same engine with rounded weights, where they give much the same."""
+    model = engine.model
+    tried = Engine(model, engine.selection, engine.fused, engine.trees, weights)
     try:
         check_alike_if_rounded(exact, _loss_and_gradients(model, tried.loss(batch, form)))
         return tried

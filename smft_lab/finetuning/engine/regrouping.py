@@ -63,7 +63,7 @@ class Sources:
         self._shapes = [(x.shape[0], x.shape[1]) for x in ids]
 
     def frozen(self, form: Form) -> Frozen:
-        """What `Prefix` would compute of the form."""
+        """What `Engine` would compute of the form."""
         known = self._frozen
 
         def taken(of: str):

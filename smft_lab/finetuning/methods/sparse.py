@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.engine.frozen_layers import Batch, Prefix, form_of, prefix_of
+from smft_lab.finetuning.engine.frozen_layers import Batch, Engine, engine_of, form_of
 from smft_lab.finetuning.engine.packing import as_rows
 from smft_lab.finetuning.engine.products import RoundedWeights
 from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given, register
@@ -134,7 +134,7 @@ class SparseTraining(Training):
         self.tables = value_tables(lab.model)
         self.optimizers = [OPTIMIZERS[optimizer](table.weight, lr, **options) for table in self.tables]
         self.selection = Selection(lab.model, lab.usage, top_t, settings.rule, seed, settings.protect)
-        self.prefixes: dict[tuple[bool, bool], Prefix | None] = {}  # by what of a form has to be proven of its own
+        self.engines: dict[tuple[bool, bool], Engine | None] = {}  # by what of a form has to be proven of its own
         self.rounded: RoundedWeights | None = None
         self._recipe, self._stack = recipe, ExitStack()
         self.anchors: list[Anchor] = []  # per table, where the recipe has one
@@ -199,13 +199,13 @@ class SparseTraining(Training):
         """The loss, and each text's, without computing what is known; None for a model that can't be run so."""
         form = form_of(self.lab.model, batch, self.selection.chosen is not None, self.rounded)
         kind = form.packed, form.branches
-        if kind not in self.prefixes:
-            self.prefixes[kind] = prefix_of(self.lab.model, batch, form, self.selection, self.rounded)
-        prefix = self.prefixes[kind]
-        if prefix is None:
+        if kind not in self.engines:
+            self.engines[kind] = engine_of(self.lab.model, batch, form, self.selection, self.rounded)
+        engine = self.engines[kind]
+        if engine is None:
             self.fast = False
             return None, None
-        return prefix.loss(batch, form), prefix.nats
+        return engine.loss(batch, form), engine.nats
 
     def finish(self) -> None:
         self._stack.close()
