@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=1, help="try so many times as often")
     times = parser.parse_args().times
-    settings = {"SMFT_LAB_INTERRUPTS": str(4 * times), "SMFT_KILLS": str(3 * times), "SMFT_LAB_PANELS": str(3 * times)}
+    settings = {"SMFT_LAB_INTERRUPTS": str(8 * times), "SMFT_KILLS": str(3 * times), "SMFT_LAB_PANELS": str(3 * times)}
     if times > 1:
         settings["SMFT_FUZZ"] = str(40 * times)
     rows = {name: attacked(*tests, settings) for name, tests in ATTACKS.items()}

@@ -38,7 +38,7 @@ from smft_lab.widgets import Compare, Teach, TopT, Train
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
 OFTEN = int(os.environ.get("SMFT_LAB_INTERRUPTS", "1"))
-STRIDE = {"sparse": 797, "full": 331, "lora": 1999, "replay": 487, "osf": 1499}  # lines from one interrupt to the next
+STRIDE = {"sparse": 1601, "full": 661, "lora": 3989, "replay": 1499, "osf": 2999}  # lines from one interrupt to the next
 TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
 TINY |= {"tokenizer_texts": 200, "hidden_size": 32, "intermediate_size": 32, "world_scale": 0.02}
 RAISED: list[str] = []  # the lines before which there was an interrupt
@@ -129,7 +129,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_that_reset_does_not_bring_back(
     total = lines_of(lambda: run(lab, method))
     lab.reset()
     assert total > 200
-    lines = range(1, total, stepping(STRIDE.get(method, 1499)))
+    lines = range(1, total, stepping(STRIDE.get(method, 2999)))
     record_property("tried", len(lines))
     check_interrupted(lab, partial(run, method=method), lines, before, base)
     run(lab, method)
@@ -246,14 +246,14 @@ PANELS: list = []  # that the work has made
 DOG = {"statements": ["Mira's dog is called Biscuit."], "question": "What is Mira's dog called?", "answer": "Biscuit"}
 SHORT = partial(Compare, methods=("sparse", "lora"), passes=1, evaluations=1)
 WORK = {  # and lines from one pair of interrupts to the next
-    "sparse": (lambda lab: run(lab, "sparse"), 3001),
-    "full": (lambda lab: run(lab, "full"), 401),
-    "lora": (lambda lab: run(lab, "lora"), 1201),
-    "osf": (lambda lab: run(lab, "osf"), 1201),
-    "compare": (compare, 7001),
-    "panel teach": (lambda lab: in_panel(lab, Teach, "teach", passes=2, **DOG), 2503),
-    "panel top t": (lambda lab: in_panel(lab, TopT, "commit", settings={"passes": 1, "top_t": 5}), 6007),
-    "panel compare": (lambda lab: in_panel(lab, SHORT, "start"), 9001),
+    "sparse": (lambda lab: run(lab, "sparse"), 6007),
+    "full": (lambda lab: run(lab, "full"), 797),
+    "lora": (lambda lab: run(lab, "lora"), 2399),
+    "osf": (lambda lab: run(lab, "osf"), 2399),
+    "compare": (compare, 14009),
+    "panel teach": (lambda lab: in_panel(lab, Teach, "teach", passes=2, **DOG), 5003),
+    "panel top t": (lambda lab: in_panel(lab, TopT, "commit", settings={"passes": 1, "top_t": 5}), 12007),
+    "panel compare": (lambda lab: in_panel(lab, SHORT, "start"), 18013),
 }
 
 
