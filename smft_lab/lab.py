@@ -17,7 +17,8 @@ from torch import Tensor
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
-from smft_lab.model.autoclass import check_no_adapters, check_trainable
+from smft_lab.model.attach import check_embedded
+from smft_lab.model.autoclass import check_no_adapters, check_plain, check_trainable
 from smft_lab.model.hooks import drop_ended
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
@@ -51,7 +52,8 @@ class Lab:
     """A model, its tokenizer, its background usage and its probes.
 
     Args:
-        model: A causal language model with at least one memory layer. Finetuning changes it; `reset()` brings it back.
+        model: A causal language model with at least one memory layer; it is put into evaluation mode. Finetuning
+            changes it; `reset()` brings it back.
         tokenizer: Its tokenizer.
         usage: Background usage of its slots, measured before any finetuning.
         probes: What to measure for forgetting; none by default.
@@ -69,7 +71,8 @@ class Lab:
         watchers: Are told when a finetune under way is ended, and when `reset` has brought the base back.
 
     Raises:
-        ValueError: the model has no memory layer, or adapters on it, or the usage is of another shape.
+        ValueError: the model has no memory layer, or adapters on it, or was compiled, or is in a wrapper, or the usage
+            is of another shape.
 
     Examples:
         >>> lab = smft.load()
@@ -94,6 +97,7 @@ class Lab:
         recipe: Recipe | None = None,
         documents: Sequence[Sequence[int]] = (),
     ):
+        check_plain(model)
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
@@ -169,11 +173,16 @@ class Lab:
     def encode(self, texts: Sequence[str]) -> dict[str, Int64[Tensor, "B T"]]:
         """A batch of texts for the model, each with its end: `input_ids`, `attention_mask` and `labels`.
 
+        Raises:
+            ValueError: there are no texts, or the model has no embedding for one of their tokens.
+
         Examples:
             >>> sorted(lab.encode(["A boat.", "Two boats are here."]))
             ['attention_mask', 'input_ids', 'labels']
         """
-        return encode(self.tokenizer, list(texts), self.model.device)
+        batch = encode(self.tokenizer, list(texts))
+        check_embedded(self.model, batch["input_ids"])
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     def background_reads(self) -> list[BackgroundReads]:
         """What the base reads in its background, per value table; computed once.

@@ -23,11 +23,13 @@ from smft_lab.model.allocator import keep_freed_memory
 from smft_lab.model.attach import add_memory, attached_at
 from smft_lab.model.autoclass import (
     CONFIG_KEY,
+    GENERATION_FILE,
     check_rebuilds,
     narrow,
     narrow_buffers,
     new_model,
     read_config,
+    take_generation_config,
     take_weights,
     write_config,
 )
@@ -108,7 +110,8 @@ def _write(lab: Lab, folder: Path, reference: bool) -> None:
     if hasattr(lab.model.config, CONFIG_KEY):
         write_config(lab.model, folder)
         if lab.model.generation_config is not None:
-            lab.model.generation_config.save_pretrained(folder)
+            # `save_pretrained` refuses what it would not generate with, and opening a model does not.
+            lab.model.generation_config.to_json_file(folder / GENERATION_FILE)
         kept, rows = _tensors(lab, reference)
         save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
         if rows:
@@ -331,6 +334,9 @@ def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[.
         model = _read_model(path, about.get("tables_by_rows", []), usage, base, kind)
         if dtype == "auto":
             narrow(model, about.get("narrow_buffers", []), kind)
+    if GENERATION_FILE in about.get("files", ()):  # and not a person's own of that name
+        with _reading(path, GENERATION_FILE):
+            take_generation_config(model, path)
     model.to(device)
     if tokenizer is None or about.get("own_tokenizer"):
         with _reading(path, "the tokenizer's files"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import smft_lab as smft
 from smft_lab.facts.world.world import new_facts
@@ -270,3 +270,49 @@ def test_a_save_that_fails_leaves_the_lab_that_was_there(tokenizer, corpus, tmp_
     assert torch.equal(logits(load(tmp_path / "lab").model), logits(lab.model))
     assert (tmp_path / "lab" / "notes.txt").read_text() == "mine"
     assert {entry.name for entry in tmp_path.iterdir()} <= {"lab", ".lab.lock"}
+
+
+WRAPPED = {
+    "compiled": (
+        lambda model: torch.compile(model, backend="eager"),
+        r"OptimizedModule.*model\._orig_mod",
+    ),
+    "compiled in place": (lambda model: model.compile(backend="eager") or model, "was compiled"),
+    "a compiled part": (lambda model: model.model.layers[0].compile(backend="eager") or model, "was compiled"),
+    "parallel": (nn.DataParallel, r"DataParallel.*model\.module"),
+}
+
+
+@pytest.mark.parametrize("way", WRAPPED)
+def test_a_model_that_was_compiled_or_is_in_a_wrapper_is_refused(way, tokenizer, corpus):
+    wrap, message = WRAPPED[way]
+    with pytest.raises(ValueError, match=message):
+        add_memory(wrap(small("llama")), 1, **MEMORY)
+    lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
+    with pytest.raises(ValueError, match=message):
+        Lab(wrap(lab.model), tokenizer, lab.usage)
+
+
+def test_a_model_in_which_two_blocks_are_one_is_not_saved_as_its_config_could_not_rebuild_it(
+    tokenizer, corpus, tmp_path
+):
+    model = small("llama")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    lab = lab_of(add_memory(model, 2, **MEMORY), tokenizer, corpus)
+    with pytest.raises(ValueError, match=r"can't be rebuilt from its config: .*mlp.* are one weight in it"):
+        lab.save(tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small("llama").model,
+        lambda: AutoModelForSequenceClassification.from_config(small("llama").config),
+        lambda: nn.Linear(2, 2),
+    ],
+    ids=["no output", "a classifier", "another module"],
+)
+def test_what_is_no_causal_language_model_is_refused(make):
+    with pytest.raises(ValueError, match="is no causal language model of transformers"):
+        add_memory(make(), 1, **MEMORY)

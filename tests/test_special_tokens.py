@@ -7,17 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 from test_attach import MEMORY, lab_of, small
-from tokenizers import processors
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from test_retrofit import KNOWN, RECIPE
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 import smft_lab as smft
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import new_facts
+from smft_lab.finetuning.teaching import taught_texts
 from smft_lab.model.attach import add_memory
+from smft_lab.model.fitting import memory_inputs
 from smft_lab.model.tokenizer import encode, offsets_of, pad_id, text_ids
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PLAIN, PromptForm
 from smft_lab.probes.replies import replies, would_say
+from smft_lab.slots.addresses import measure_loudness
 from smft_lab.training.memory_training import MemoryTraining, text_usage
 
 QUESTION = "Who keeps a cat?"
@@ -206,3 +210,113 @@ def test_ids_are_those_of_the_tokenizer_where_it_has_no_such_habits(tokenizer):
     texts = ["Mira keeps a cat.", "", "1984, twice"]
     assert text_ids(tokenizer, texts) == tokenizer(texts)["input_ids"]
     assert text_ids(tokenizer, texts, split=True) == tokenizer(texts)["input_ids"]
+
+
+def test_a_padding_token_that_others_were_added_behind_is_not_used(tokenizer, lab):
+    padded = other(tokenizer, pad_token="[PAD]")
+    padded.add_tokens(["zork"])
+    questions = [QUESTION, "Who?"]
+    assert answer(lab.model, padded, questions, 3, PLAIN) == answer(lab.model, tokenizer, questions, 3, PLAIN)
+
+
+@pytest.fixture
+def added(tokenizer, lab):
+    """A lab whose tokenizer has a token that its model has no embedding for."""
+    lab.tokenizer = other(tokenizer)
+    lab.tokenizer.add_tokens(["Mira"])
+    return lab
+
+
+TEXT = "Mira keeps a cat."
+USES = {
+    "finetune": lambda lab: smft.finetune(lab, [replace(FACT, statements=("It is a cat.",))]),
+    "answer": lambda lab: lab.answer(["Who is Mira?"]),
+    "answer in plain lines": lambda lab: lab.answer(["Who is Mira?"], form=PLAIN),
+    "recalled": lambda lab: lab.recalled([QUESTION], ["Mira"]),
+    "recalled in plain lines": lambda lab: recalled(lab.model, lab.tokenizer, [QUESTION], ["Mira"], PLAIN),
+    "encode": lambda lab: lab.encode([TEXT]),
+    "text probe": lambda lab: smft.TextProbe("prose", (TEXT,)).measure(lab.model, lab.tokenizer),
+    "choices": lambda lab: smft.ChoiceProbe("c", ("Who",), ((" Mira", " a"),), (0,)).measure(lab.model, lab.tokenizer),
+    "reads": lambda lab: smft.token_reads(lab, TEXT),
+    "core set": lambda lab: smft.core_set(lab, FACT),
+    "scores": lambda lab: smft.slot_scores(lab, FACT),
+    "usage": lambda lab: smft.measure_usage(lab.model, [encode(lab.tokenizer, [TEXT])]),
+    "inputs": lambda lab: memory_inputs(lab.model, [encode(lab.tokenizer, [TEXT])]),
+    "loudness": lambda lab: measure_loudness(lab, [replace(FACT, question="Is Mira here?")]),
+    "memory training": lambda lab: next(
+        smft.pretrain_memory(lab.model, smft.TextWindows(f"{TEXT} " * 99, lab.tokenizer, 16), MemoryTraining(window=16))
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_token_without_an_embedding_is_named(added, use):
+    with pytest.raises(ValueError, match=r"token 400 of the tokenizer has no embedding: the model knows 400 tokens"):
+        USES[use](added)
+    added.answer(["Who?"])
+
+
+def test_an_answer_that_the_tokenizer_has_no_tokens_for_is_refused(lab):
+    words = {"<unk>": 0, "Mira": 1, "keeps": 2, "a": 3, "cat": 4}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    lab.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    smft.finetune(lab, [FACT])
+    with pytest.raises(ValueError, match="fact 2, answer 'Bo': the tokenizer has no tokens for all of it"):
+        smft.finetune(lab, [FACT, replace(FACT, answers=("Mira", "Bo"))])
+
+
+def test_a_blank_that_ends_a_template_is_of_the_answer(tokenizer):
+    form, plain = PromptForm("Q: {question}\nA: ", before=""), PromptForm("Q: {question}\nA:", before=" ")
+    assert form == plain
+    asked, whole = form.ids(tokenizer, [form.prompt(QUESTION), form.answered(QUESTION, "Mira")])
+    assert whole[: len(asked)] == asked
+
+
+@pytest.fixture
+def chatting(tokenizer):
+    """Its template begins with the token that the tokenizer, too, puts before a text."""
+    made = other(tokenizer)
+    made.chat_template = (
+        "<bos>{% for m in messages %}[{{ m.role }}]\n{{ m.content }}<eos>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+    )
+    return made
+
+
+def test_what_is_taught_of_a_chat_begins_as_what_is_asked(chatting, lab):
+    lab.tokenizer, lab.form = chatting, PromptForm.CHAT
+    fact = replace(FACT, questions=("Who has a cat?", "Who owns a cat?"))
+    texts = taught_texts([fact], lab.form, 1, 2, 1, tokenizer=chatting)
+    assert [bool(text.context) for text in texts if text.kind != "statement"] == [False, False, True]
+    for text in texts:
+        ids = lab.encode([text.text])["input_ids"][0].tolist()
+        assert ids.count(1) == 1
+        assert len(offsets_of(chatting, text.text)) == len(ids) - 1
+    asked = lab.form.ids(chatting, lab.form.prompt(fact.questions[0], chatting))
+    (own,) = [text for text in texts if fact.questions[0] in text.text and not text.context]
+    assert lab.encode([own.text])["input_ids"][0].tolist()[: len(asked)] == asked
+
+
+@pytest.mark.parametrize("method", ["sparse", "replay"])
+def test_a_retrofit_that_is_asked_by_a_chat_template_is_taught(chatting, corpus, method):
+    from random import Random
+
+    words = " ".join(corpus.texts(Random(0), 300))
+    given = {"text": words, "questions": KNOWN, "known": KNOWN, "facts": new_facts(2), "form": PromptForm.CHAT}
+    lab = smft.retrofit(small("llama"), chatting, RECIPE, [1], **given)
+    losses = [step.loss for step in smft.finetune(lab, new_facts(2), method, passes=1, probe_every=0)]
+    assert losses[-1] < losses[1]
+
+
+@pytest.mark.parametrize("way", ["a lab", "transformers"])
+def test_what_ends_a_turn_of_the_model_is_saved_and_comes_back(lab, tmp_path, way):
+    lab.form = PLAIN
+    lab.model.generation_config.eos_token_id = [2, 350]
+    if way == "a lab":
+        lab.save(tmp_path / "lab")
+        again = smft.load(tmp_path / "lab").model
+    else:
+        lab.model.save_pretrained(tmp_path / "model")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert again.generation_config.eos_token_id == [2, 350]

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from smft_lab.finetuning.dense import DenseTraining, empty_memories
 from smft_lab.finetuning.methods.base import Method
 from smft_lab.lab import Lab
+from smft_lab.model.drawing import drawn_from
 from smft_lab.model.memory import memory_layers
 
 
@@ -33,9 +34,8 @@ class AdapterTraining(DenseTraining):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         weights = linear_weights(lab.model, empty_memories(lab.model))
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with drawn_from(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
-            torch.manual_seed(seed)
             wrapped = get_peft_model(lab.model, config)
         adapters = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
         adapted = {

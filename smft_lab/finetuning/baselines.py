@@ -60,6 +60,7 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
     squares = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
     if not any(parameter.requires_grad for parameter in lab.model.parameters()):
         raise ValueError("no weight of the model takes a gradient; call lab.model.requires_grad_(True) first")
+    gradients = {parameter: parameter.grad for parameter in lab.model.parameters()}  # a person's own
     lab.model.zero_grad()
     with evaluating(lab.model), torch.inference_mode(False), torch.enable_grad():
         for text in texts:
@@ -69,7 +70,8 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
                     if parameter.grad is not None:
                         squares[name].addcmul_(parameter.grad, parameter.grad)
             lab.model.zero_grad(set_to_none=False)
-    lab.model.zero_grad()
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
     total = sum(float(square.sum()) for square in squares.values())
     count = sum(square.numel() for square in squares.values())
     return {name: square.mul_(count / total) for name, square in squares.items()}

@@ -8,7 +8,7 @@ from smft_lab.finetuning.engine.frozen_layers import Batch, config_of
 from smft_lab.finetuning.engine.live import before_last_label
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
-from smft_lab.model.tokenizer import encode, only_answers
+from smft_lab.model.tokenizer import only_answers
 from smft_lab.recipe import Recipe
 
 
@@ -58,7 +58,7 @@ class Batching:
 
     def _encoded(self, owners: tuple[int, ...], texts: tuple[str, ...], others: list[str] | None = None) -> Batch:
         tokenizer, facts = self.lab.tokenizer, self.teaching.facts
-        inputs = encode(tokenizer, [*texts, *(others or [])], self.lab.model.device)
+        inputs = self.lab.encode([*texts, *(others or [])])
         counted = inputs["attention_mask"].clone()
         if self.teaching.loss_on == "answer":
             predicting = only_answers(tokenizer, texts, [facts[i].answers for i in owners], inputs)

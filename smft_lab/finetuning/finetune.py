@@ -22,7 +22,7 @@ from smft_lab.finetuning.methods.base import NotFinite, Training
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.attach import max_positions
-from smft_lab.model.tokenizer import typed_special
+from smft_lab.model.tokenizer import text_ids, typed_special
 from smft_lab.probes.probes import probes_of
 from smft_lab.recipe import Recipe
 
@@ -89,12 +89,16 @@ def whole(run: Iterable[Step]) -> Generator[Step, None, None]:
 
 
 def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
-    """Raise ValueError if there are no facts, or a text of one is longer than the model's context or has a special
-    token written out in it."""
+    """Raise ValueError if there are no facts, or a text of one is longer than the model's context, has a special token
+    written out in it, or has tokens that the model or, in an answer, the tokenizer doesn't know."""
     if not facts:
         raise ValueError("no facts to teach")
     most = max_positions(lab.model)
     longest = 0 if most is None else most - 1  # and the end-of-text token
+    _check_answers_known(lab.tokenizer, facts)
+    if len(lab.tokenizer) > len(lab.model.get_input_embeddings().weight):
+        for fact in facts:
+            lab.encode([*fact.statements, fact.question, *fact.answers])
     for number, fact in enumerate(facts, start=1):
         texts = [("statement", text) for text in fact.statements]
         texts += [("question", fact.question), *(("answer", text) for text in fact.answers)]
@@ -108,6 +112,20 @@ def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
                     f"fact {number}, {what} {text[:40]!r}...: {tokens} tokens, but the model reads at most "
                     f"{longest}; {advice}"
                 )
+
+
+def _check_answers_known(tokenizer, facts: Sequence[Fact]) -> None:
+    """Raise ValueError if an answer has a token that stands for all that the tokenizer has none for."""
+    if (unknown := tokenizer.unk_token_id) is None:
+        return
+    numbered = [(number, text) for number, fact in enumerate(facts, start=1) for text in fact.answers]
+    rows = text_ids(tokenizer, [text for _, text in numbered], special=False)
+    for (number, text), row in zip(numbered, rows, strict=True):
+        if unknown in row:
+            raise ValueError(
+                f"fact {number}, answer {text[:40]!r}: the tokenizer has no tokens for all of it, so the model can't "
+                "say it; write it otherwise"
+            )
 
 
 def finetune(

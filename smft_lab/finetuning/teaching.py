@@ -56,7 +56,7 @@ class TaughtText:
 
 
 def taught_texts(
-    facts: Sequence[Fact], form, statements: int, questions: int, contexts: int, seed: int = 0
+    facts: Sequence[Fact], form, statements: int, questions: int, contexts: int, seed: int = 0, tokenizer=None
 ) -> list[TaughtText]:
     """The texts that teach some facts in mixed batches.
 
@@ -69,6 +69,7 @@ def taught_texts(
             them.
         contexts: How many of the wordings once more, each behind other questions with answers.
         seed: Of what is drawn.
+        tokenizer: Needed by a chat form.
     """
     texts = []
     for owner, fact in enumerate(facts):
@@ -84,12 +85,13 @@ def taught_texts(
         else:
             sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
-        texts += [TaughtText(owner, form.answered(question, fact.answer), kind="question") for question in asked]
+        wholes = [form.answered(question, fact.answer, tokenizer) for question in asked]
+        texts += [TaughtText(owner, whole, kind="question") for whole in wholes]
         for turn, question in enumerate(asked[:contexts]):
             number = (owner + turn) % len(CONTEXTS)
-            text = form.with_shots((*form.shots, *CONTEXTS[number])).answered(question, fact.answer)
-            own = form.answered(question, fact.answer)
-            context = text[: len(text) - len(own)] if text.endswith(own) else ""
+            text = form.with_shots((*form.shots, *CONTEXTS[number])).answered(question, fact.answer, tokenizer)
+            own = wholes[turn]  # which a chat template may begin with what it writes once
+            context = text[: len(text) - len(own)] if text.endswith(own) else text[: max(0, text.rfind(question))]
             texts.append(TaughtText(owner, text, context, f"context {number}"))
     return texts
 
@@ -173,7 +175,7 @@ class Teaching:
         if order != "mixed":
             return cls(facts, passes, order, loss_on, seed)
         recipe = recipe or RETROFIT
-        texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, recipe.contexts, seed)
+        texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, recipe.contexts, seed, lab.tokenizer)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_trainable, keep_when_saved
+from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_plain, check_trainable, keep_when_saved
+from smft_lab.model.drawing import drawn_from
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 from smft_lab.model.modes import evaluating
@@ -147,6 +148,7 @@ def add_memory(
     """
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    check_plain(model)
     if memory_layers(model):
         raise ValueError("the model has memory layers already")
     check_no_adapters(model)
@@ -163,8 +165,7 @@ def add_memory(
         _check_plain_numbers(module, number)
     check_fits(slots * (value_dim or width) * (1 if shared else len(chosen)), like[0], empty=mode == "add")
     values, made = None, []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         for place, feed_forward, parameter in zip(taken, old, like, strict=True):
             if mode == "add" and values is None:
                 values = ValueTable(slots, value_dim or width, empty=True)
@@ -298,6 +299,19 @@ def max_positions(model) -> int | None:
             if isinstance(most := getattr(config, name, None), int) and most > 0:
                 return most
     return None
+
+
+def check_embedded(model, ids: Tensor | Sequence[int]) -> None:
+    """Raise ValueError if the model has no embedding for one of some token ids: on a GPU, to look it up would end the
+    process."""
+    known = model.get_input_embeddings().weight.shape[0]
+    most = int(ids.max()) if isinstance(ids, Tensor) else max(ids, default=0)
+    if most >= known:
+        raise ValueError(
+            f"token {most} of the tokenizer has no embedding: the model knows {known:,} tokens. Use the tokenizer that "
+            "the model came with; or, for one with tokens of your own, call model.resize_token_embeddings("
+            "len(tokenizer)) before the model is given a memory"
+        )
 
 
 def _text(model):

@@ -7,6 +7,7 @@ model back with its memory, and a program that hasn't imported smft_lab refuses 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Iterable
@@ -18,9 +19,10 @@ import torch
 import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
+GENERATION_FILE = "generation_config.json"
 INDEX = "model.safetensors.index.json"
 
 
@@ -67,13 +69,15 @@ class AttachedForCausalLM(PreTrainedModel):
         known_config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         config, dtype = known_config.of_model(), dtype or torch_dtype
         wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
+            model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
         taken = take_weights(model, _weights(folder), as_saved=wanted is None)
         if strangers := sorted(taken ^ set(model.state_dict())):
             only = f"{strangers[0]} is in one of them only"
             raise ValueError(f"{folder}: config and weights don't belong together: {only}")
         if wanted is None:
             narrow(model, known_config.narrow_buffers or [], known_config.dtype)
+        take_generation_config(model, folder)
         if device_map not in (None, "auto"):
             model.to(device_map[""] if isinstance(device_map, dict) else device_map)
         report = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
@@ -108,15 +112,28 @@ def _save_pretrained(model, save_directory, is_main_process: bool = True, **opti
 
 def write_config(model, folder: str | Path) -> None:
     """Write the `config.json` of a model with an attached memory."""
-    model.config.architectures = [type(model).__name__]
-    model.config.dtype = model.dtype
-    base = json.loads(model.config.to_json_string())
+    own = copy.deepcopy(model.config)
+    own.architectures, own.dtype = [type(model).__name__], model.dtype
     AttachedConfig(
-        base=base,
-        architectures=model.config.architectures,
+        base=json.loads(own.to_json_string()),
+        architectures=own.architectures,
         dtype=model.dtype,
         narrow_buffers=narrow_buffers(model),
     ).save_pretrained(folder)
+
+
+def take_generation_config(model, folder: Path) -> None:
+    """Give a model the generation config in a folder, if there is one: it may say what ends a turn.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = folder / GENERATION_FILE
+    if file.is_file():
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{file} holds no settings")
+        model.generation_config = GenerationConfig.from_dict(values)
 
 
 def narrow_buffers(model) -> list[str]:
@@ -175,13 +192,28 @@ def check_rebuilds(model, memories: Iterable[str] = ()) -> None:
     if known is not type(model):
         raise ValueError(f"{name} can't be rebuilt from its config, which stands for {known.__name__}")
     with torch.device("meta"):
-        rebuilt = {key: tuple(tensor.shape) for key, tensor in known._from_config(config).state_dict().items()}
+        another = known._from_config(config)
+    rebuilt = {key: tuple(tensor.shape) for key, tensor in another.state_dict().items()}
     places = tuple(place.rpartition(".")[0] + "." for place in memories)  # what stood in parts has been joined there
     own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     for key in sorted({*rebuilt, *own}):
         if not key.startswith(places or ("\0",)) and rebuilt.get(key) != own.get(key):
             shapes = f"{own.get(key, 'missing')} in it, and {rebuilt.get(key, 'missing')} by its config"
             raise ValueError(f"{name} can't be rebuilt from its config: {key} is {shapes}")
+    described = _sharing(another)
+    for key, same in _sharing(model).items():
+        apart = sorted(same - described.get(key, same))
+        if apart and not key.startswith(places or ("\0",)) and not apart[0].startswith(places or ("\0",)):
+            raise ValueError(f"{name} can't be rebuilt from its config: {key} and {apart[0]} are one weight in it")
+
+
+def _sharing(model) -> dict[str, set[str]]:
+    """Of each parameter's name, all names that the parameter has."""
+    names: dict[int, set[str]] = {}
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters:
+        names.setdefault(id(parameter), set()).add(name)
+    return {name: names[id(parameter)] for name, parameter in parameters}
 
 
 @torch.no_grad()
@@ -227,6 +259,22 @@ def check_no_adapters(model: nn.Module) -> None:
             "adapters of peft are on the model, which are no part of a lab: merge them into it before it "
             "is given a memory (model.merge_and_unload()), or take them off (model.unload())"
         )
+
+
+def check_plain(model: nn.Module) -> None:
+    """Raise ValueError unless this is a model of `transformers` itself: not one that was compiled, or is in a wrapper.
+
+    What is compiled runs past the hooks by which reads are counted, or is compiled anew for each of them.
+    """
+    within = [name for name in ("_orig_mod", "module") if isinstance(getattr(model, name, None), nn.Module)]
+    kind = type(model).__name__
+    if within and not isinstance(model, PreTrainedModel):
+        advice = f"give the model in it (model.{within[0]})"
+        raise ValueError(f"this is a wrapper ({kind}) around a model; {advice}, and wrap it again afterwards")
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
+        raise ValueError("the model was compiled, by model.compile(); load it anew, and compile it last")
+    if not has_adapters(model) and (not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None):
+        raise ValueError(f"{kind} is no causal language model of transformers; open one by AutoModelForCausalLM")
 
 
 def check_trainable(model: nn.Module) -> None:

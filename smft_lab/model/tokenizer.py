@@ -49,6 +49,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
     )
 
 
+class Templated(str):
+    """A text of a chat template, which writes what begins and ends it: a tokenizer puts nothing there."""
+
+    __slots__ = ()
+
+
 class Splitter:
     """Puts random tokens back into the two pieces they were merged from: BPE dropout (Provilkov et al. 2020), seeded.
 
@@ -107,10 +113,10 @@ def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Int64[Tensor, "B 
 def pad_id(tokenizer) -> int:
     """What fills a batch up, and is masked: the padding token; or the end of text, or 0, where there is none.
 
-    One that was added behind all others may have no embedding, so it is not used either.
+    One that was added to the vocabulary may have no embedding, so it is not used either.
     """
     pad = tokenizer.pad_token_id
-    if pad is None or (pad == len(tokenizer) - 1 and pad >= tokenizer.vocab_size):
+    if pad is None or pad >= tokenizer.vocab_size:
         return tokenizer.eos_token_id or 0
     return pad
 
@@ -140,9 +146,12 @@ def text_ids(tokenizer, texts: str | Sequence[str], special: bool = True, split:
     would end one with, since a prompt goes on.
 
     Args:
-        special: Whether a text begins with the tokenizer's special tokens.
+        special: Whether a text begins with the tokenizer's special tokens; one that a chat template made never does.
         split: Whether a special token that is written in a text is read as the characters that it is written with.
     """
+    if not isinstance(texts, str) and any(isinstance(text, Templated) for text in texts):
+        return [text_ids(tokenizer, text, special, split) for text in texts]
+    special = special and not isinstance(texts, Templated)
     options = {"split_special_tokens": True} if split else {}
     rows = tokenizer(texts, add_special_tokens=special, **options)["input_ids"]
     if not special or not (ends := _appended(tokenizer)):
@@ -180,9 +189,10 @@ def offsets_of(tokenizer, text: str) -> list[tuple[int, int]]:
     Raises:
         ValueError: it doesn't decode them to what the text says.
     """
+    options = {"add_special_tokens": not isinstance(text, Templated)}
     if getattr(tokenizer, "is_fast", False):
-        return tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    ids, special = tokenizer(text)["input_ids"], set(tokenizer.all_special_ids)
+        return tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
+    ids, special = tokenizer(text, **options)["input_ids"], set(tokenizer.all_special_ids)
     spans, reached = [], 0
     for token in ids:
         piece = "" if token in special else tokenizer.decode([token]).strip()

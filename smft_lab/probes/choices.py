@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from smft_lab.facts.public.datasets import Choice
+from smft_lab.model.attach import check_embedded
 from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad, text_ids
 from smft_lab.probes.same import Changes
@@ -106,6 +107,7 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
     moved = [(before.rstrip(), before[len(before.rstrip()) :] + after) for before, after in pairs]
     rows = text_ids(tokenizer, [before + after for before, after in moved])
     starts = [len(ids) for ids in text_ids(tokenizer, [before for before, _ in moved])]
+    check_embedded(model, [token for row in rows for token in row])
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
     few = "logits_to_keep" in inspect.signature(model.forward).parameters
     scores = [0.0] * len(rows)

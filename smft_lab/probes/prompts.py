@@ -12,7 +12,7 @@ from typing import ClassVar, overload
 
 from smft_lab.facts.fact import COMPLETE
 from smft_lab.facts.world.grammar import ask
-from smft_lab.model.tokenizer import text_ids, typed_special
+from smft_lab.model.tokenizer import Templated, text_ids, typed_special
 
 QUESTION = "{question}"  # in a template, where the question stands
 
@@ -22,7 +22,7 @@ class PromptForm:
     r"""The form of a question and of its answer.
 
     Attributes:
-        template: What is asked, with `{question}` in it.
+        template: What is asked, with `{question}` in it; a blank that ends it goes to `before`.
         before: What stands between the template and an answer.
         end: What ends an answer. With a line break in it, an answer is one line and generation stops at the line's
             end; otherwise it is written before the end-of-text token, and that token ends the answer.
@@ -63,6 +63,10 @@ class PromptForm:
         if not isinstance(self.chat, bool):
             raise ValueError(f"chat is true or false, not {self.chat!r}")
         object.__setattr__(self, "shots", _pairs(self.shots))
+        if not self.chat and (shorter := self.template.rstrip(" ")) != self.template:
+            # Tokenizers join a blank with the word behind it, so in a whole text it is the answer's.
+            object.__setattr__(self, "before", self.template[len(shorter) :] + self.before)
+            object.__setattr__(self, "template", shorter)
 
     @property
     def one_line(self) -> bool:
@@ -96,8 +100,8 @@ class PromptForm:
         if self.chat:
             whole = _chat(tokenizer, [*self._turns(question), {"role": "assistant", "content": answer}], False)
             if whole.startswith(prompt + answer):  # some templates write an earlier turn otherwise than they ask for it
-                return whole.removesuffix("\n")
-        return f"{prompt}{self.before}{answer}{self.end}"
+                return Templated(whole.removesuffix("\n"))
+        return type(prompt)(f"{prompt}{self.before}{answer}{self.end}")
 
     def question_in(self, prompt: str) -> str:
         """The question that `prompt` asks: what `prompt()` put into the template, which is not a chat."""
@@ -174,7 +178,7 @@ def _chat(tokenizer, turns: list[dict], ask: bool) -> str:
             "this tokenizer has no chat template; use a form with chat=False, such as PromptForm.PLAIN, or set "
             "tokenizer.chat_template"
         )
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+    return Templated(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask))
 
 
 def _pairs(shots) -> tuple[tuple[str, str], ...]:

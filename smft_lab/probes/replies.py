@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
-from smft_lab.model.attach import max_positions
+from smft_lab.model.attach import check_embedded, max_positions
 from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad_id
@@ -103,9 +103,11 @@ def would_say(
 
 
 def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]], room: int = 0) -> None:
-    """Raise ValueError if the tokens of a question, and as many more as `room`, are more than the model reads."""
+    """Raise ValueError if the tokens of a question, and as many more as `room`, are more than the model reads; or one
+    of them has no embedding."""
     most = max_positions(model)
     for question, row in zip(questions, rows, strict=True):
+        check_embedded(model, row)
         if most is not None and len(row) + room > most:
             more = f" and an answer {room}" if room else ""
             raise ValueError(

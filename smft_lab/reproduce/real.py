@@ -284,5 +284,5 @@ def _replay(lab: Lab, job: RetrofitJob):
     _, others = _questions(job.data)
     asked = [question.question for question in others[:150]]
     replies = lab.answer(asked)
-    texts = [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]
+    texts = [lab.form.answered(question, reply, lab.tokenizer) for question, reply in zip(asked, replies, strict=True)]
     return lambda rng: rng.sample(texts, job.replay)

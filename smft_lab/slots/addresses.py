@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.model.attach import AttachedMemory, feed_forwards
+from smft_lab.model.attach import AttachedMemory, check_embedded, feed_forwards
+from smft_lab.model.drawing import drawn_from
 from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.locking import reading
@@ -199,15 +200,15 @@ def measure_blocks(
         blocks = known[:: -(-len(known) // BLOCKS)]
     width, device = model.config.get_text_config().hidden_size, next(model.parameters()).device
     keys = {}
-    with torch.random.fork_rng(devices=[]):
-        for block in blocks:
-            torch.manual_seed(seed)
+    for block in blocks:
+        with drawn_from(seed):
             keys[block] = ProductKeys(width, recipe.slots, recipe.heads, recipe.k, recipe.key_dim, True, recipe.whiten)
 
     def states(rows: list[Sequence[int]]) -> Iterator[tuple[int, int, Float[Tensor, "_tokens D"]]]:
         """Row, block and hidden states of every row, which `pad` ends by a token that isn't given."""
         for start in range(0, len(rows), BATCH):
             batch = pad(tokenizer, rows[start : start + BATCH])
+            check_embedded(model, batch["input_ids"])
             with inputs_of([places[block].entry for block in keys]) as got:
                 model.base_model(
                     input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
@@ -337,6 +338,7 @@ def measure_loudness(lab: Lab, facts: Sequence[Fact]) -> Loudness:
     with observe_loudness(lab.model) as loudness:
         for fact in as_facts(facts):
             ids = lab.form.ids(lab.tokenizer, lab.form.prompt(fact.question, lab.tokenizer))
+            check_embedded(lab.model, ids)
             batch = pad(lab.tokenizer, [ids])
             lab.model.base_model(**{name: batch[name].to(lab.model.device) for name in ("input_ids", "attention_mask")})
     return loudness

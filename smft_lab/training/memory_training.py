@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smft_lab.lab import Lab
-from smft_lab.model.attach import max_positions, without_memory
+from smft_lab.model.attach import check_embedded, max_positions, without_memory
+from smft_lab.model.drawing import drawn_from
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
 from smft_lab.model.tokenizer import end_ids, pad, text_ids, train_tokenizer
@@ -173,6 +174,7 @@ def pretrain_memory(
     if not memory_layers(model) and not settings.everything:
         raise ValueError("the model has no memory layer; see add_memory")
     check_window(model, settings.window)
+    check_embedded(model, [*text.ids, *end_ids(text.tokenizer)])
     if settings.distill and teacher is None:
         with without_memory(model):
             pass
@@ -180,21 +182,24 @@ def pretrain_memory(
     processes.place(model)
     if teacher is not None:
         processes.place(teacher)
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(settings.everything)
-    for layer in memory_layers(model).values():
-        layer.requires_grad_(True)
-    optimizer = make_optimizer(model, settings)
     described = {**asdict(settings), "text": text.fingerprint}
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    modes = {module: module.training for module in model.modules()}
     start = 0
-    if folder is not None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if processes.main:
-            held.enter_context(alone(folder))
-        start, _ = resume_state(folder, described, model, optimizer)
-    model.train(settings.everything)  # dropout only where all of it learns
     try:
+        if folder is not None:
+            folder = Path(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            if processes.main:
+                held.enter_context(alone(folder))
+        model.requires_grad_(settings.everything)
+        for layer in memory_layers(model).values():
+            layer.requires_grad_(True)
+        optimizer = make_optimizer(model, settings)
+        if folder is not None:
+            start, _ = resume_state(folder, described, model, optimizer)
+        optimizer.zero_grad()  # what other training left would go into the first step
+        model.train(settings.everything)  # dropout only where all of it learns
         for step in range(start, settings.steps):
             batch = processes.share(text.batch(Random(f"{settings.seed}/memory/{step}"), settings.batch_size))
             for group in optimizer.param_groups:
@@ -219,9 +224,10 @@ def pretrain_memory(
             yield done, mean_loss
     finally:
         held.close()
-        model.eval()
-        optimizer.zero_grad()
+        for module, training in modes.items():
+            module.training = training
         for parameter, wanted in before.items():
+            parameter.grad = None if parameter.requires_grad else parameter.grad
             parameter.requires_grad_(wanted)
 
 
@@ -229,8 +235,7 @@ def new_model(text: str, seed: int = 0):
     """An untrained model of the built-in one's shape, with 16,384 slots, and a tokenizer trained on the text."""
     tokenizer = train_tokenizer(_parts(text), vocab_size=2048)
     shape = PretrainSettings(memory_slots=16_384).model_config(tokenizer)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         model = MemoryLlamaForCausalLM(shape)
     return model.eval(), tokenizer
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-import torch
-
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import Question
+from smft_lab.model.drawing import drawn_from
 from smft_lab.model.tokenizer import train_tokenizer
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.storage import check_lab_place, is_lab_file
@@ -77,8 +76,7 @@ def new_plain_model(text: str, architecture: str, seed: int = 0):
     tokenizer = train_tokenizer(_parts(text), VOCABULARY)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     config = AutoConfig.for_model(architecture, vocab_size=len(tokenizer), **special, **SHAPE)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         try:
             model = AutoModelForCausalLM.from_config(config)
         except Exception as problem:  # what each architecture says of sizes that don't suit it

@@ -23,6 +23,7 @@ from smft_lab.facts.world.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.lab import Lab
 from smft_lab.model.allocator import keep_freed_memory
+from smft_lab.model.drawing import drawn_from
 from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausalLM
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
@@ -236,8 +237,7 @@ def store_in_half(file: Path) -> None:
 def beginning(settings: PretrainSettings):
     """The world, its corpus, a tokenizer trained on it, and the untrained model, all from the seed."""
     world, corpus, tokenizer = _texts(settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with drawn_from(settings.seed):
         model = MemoryLlamaForCausalLM(settings.model_config(tokenizer))
     return world, corpus, tokenizer, model.train()
 

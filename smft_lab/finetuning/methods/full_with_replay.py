@@ -69,4 +69,4 @@ def own_answers(lab: Lab, least: int) -> list[str]:
     questions = [question.question for question in common_questions("background")]
     asked = Random("replay").sample(questions, min(max(ASKED, least), len(questions)))
     replies = lab.answer(asked)
-    return [lab.form.answered(question, reply) for question, reply in zip(asked, replies, strict=True)]
+    return [lab.form.answered(question, reply, lab.tokenizer) for question, reply in zip(asked, replies, strict=True)]
