@@ -42,9 +42,9 @@ def table():
         )
         key = (
             "*The plain way*: it works, but what its texts have in common is computed for each, so that teaching takes "
-            "longer. *Blocks ... alone*: only these have a feed-forward. *Not tried*: it can't be built tiny, which says "
-            "nothing of the model itself; try it. Of an encoder-decoder, what works is its decoder, loaded as a causal "
-            "language model."
+            "longer. *Blocks ... alone*: only these have a feed-forward. *Not tried*: it can't be built tiny, which "
+            "says nothing of the model itself; try it. Of an encoder-decoder, what works is its decoder, loaded as a "
+            "causal language model."
         )
         page = f"# Families\n\n{fill(told, 120)}\n\n{fill(key, 120)}\n\n| Family | Result |\n| --- | --- |\n{lines}"
         Path(path).write_text(page, encoding="utf-8")

@@ -38,7 +38,8 @@ from smft_lab.widgets import Compare, Teach, TopT, Train
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
 OFTEN = int(os.environ.get("SMFT_LAB_INTERRUPTS", "1"))
-STRIDE = {"sparse": 1601, "full": 661, "lora": 3989, "replay": 1499, "osf": 2999}  # lines from one interrupt to the next
+# Lines from one interrupt to the next.
+STRIDE = {"sparse": 1601, "full": 661, "lora": 3989, "replay": 1499, "osf": 2999}
 TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
 TINY |= {"tokenizer_texts": 200, "hidden_size": 32, "intermediate_size": 32, "world_scale": 0.02}
 RAISED: list[str] = []  # the lines before which there was an interrupt

@@ -242,7 +242,7 @@ class Panel(anywidget.AnyWidget):
             ValueError: it is no patch, it is of another base, or another panel is training.
         """
         if not self.takes_patches:
-            raise ValueError("this panel shows no model to put a patch into; open it in TopT, Teach, Slots or Addresses")
+            raise ValueError("this panel takes no patches; open it in TopT, Teach, Slots or Addresses")
         patch = patch if isinstance(patch, Patch) else Patch.load(patch)
         patch.check(self.lab)  # before anything is lost
         self._halt()
