@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from smft_lab.model.tokenizer import encode, text_ids
 from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
-from smft_lab.probes.replies import restore_generation
+from smft_lab.probes.replies import can_end, restore_generation
 from smft_lab.recipe import Recipe
 from smft_lab.slots.anchor import BackgroundReads, background_reads
 from smft_lab.slots.usage import Usage
@@ -74,6 +75,9 @@ class Lab:
         ValueError: the model has no memory layer, or adapters on it, or was compiled, or is in a wrapper, or the usage
             is of another shape.
 
+    Warns:
+        UserWarning: nothing that the model can write ends an answer.
+
     Examples:
         >>> lab = smft.load()
         >>> lab.slots
@@ -113,6 +117,13 @@ class Lab:
         self.defaults = defaults or {}
         self.world_seed, self.world_scale = world_seed, world_scale
         self.form, self.recipe = form, recipe
+        if not can_end(model, tokenizer, form):
+            warnings.warn(
+                "nothing ends an answer, so hardly any will count as right: the tokenizer has no end-of-text token"
+                + (", and leaves line breaks out" if form.one_line else "")
+                + "; set tokenizer.eos_token",
+                stacklevel=2,
+            )
         self.documents = tuple(map(tuple, documents))
         self._background_reads: list[BackgroundReads] | None = None
         self.source: Source | None = getattr(model, "smft_source", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -264,6 +265,21 @@ def test_an_answer_that_the_tokenizer_has_no_tokens_for_is_refused(lab):
     smft.finetune(lab, [FACT])
     with pytest.raises(ValueError, match="fact 2, answer 'Bo': the tokenizer has no tokens for all of it"):
         smft.finetune(lab, [FACT, replace(FACT, answers=("Mira", "Bo"))])
+
+
+@pytest.mark.parametrize(("lines", "warned"), [("kept", False), ("left out", True)])
+def test_a_tokenizer_that_can_write_no_end_is_told_of(corpus, lines, warned):
+    words = {"<unk>": 0, "\n": 1, **{word: i for i, word in enumerate("Mira keeps a cat b".split(), start=2)}}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    breaks = pre_tokenizers.Split("\n", "isolated")
+    backend.pre_tokenizer = breaks if lines == "kept" else pre_tokenizers.Whitespace()
+    endless = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    model = add_memory(small("llama", eos_token_id=None, pad_token_id=None), 1, **MEMORY)
+    usage = smft.Usage(2, *(torch.ones(1, MEMORY["slots"], dtype=torch.int32) for _ in range(2)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        smft.Lab(model, endless, usage, form=PLAIN)
+    assert any("nothing ends an answer" in str(warning.message) for warning in told) is warned
 
 
 def test_a_blank_that_ends_a_template_is_of_the_answer(tokenizer):

@@ -237,6 +237,13 @@ def _ends(model, tokenizer) -> set[int]:
     return {end for end in (tokenizer.eos_token_id, *given) if end is not None}
 
 
+def can_end(model, tokenizer, form: PromptForm) -> bool:
+    """Whether anything that the model could write ends an answer: an end-of-text token, or the line's end."""
+    if _ends(model, tokenizer):
+        return True
+    return form.one_line and "\n" in tokenizer.decode(tokenizer("a\nb", add_special_tokens=False)["input_ids"])
+
+
 def _ended(tokenizer, tokens: list[int], form: PromptForm, ends: set[int]) -> bool:
     # A line break may be within a token, such as ".\n" or a pair of breaks.
     return tokens[-1] in ends or (form.one_line and "\n" in tokenizer.decode(tokens))
