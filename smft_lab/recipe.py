@@ -53,6 +53,7 @@ class Recipe:
         window: Tokens of a window.
         statements, questions, contexts: Of each fact, how many statements are taught, how many wordings of its
             question, and how many of these once more behind other questions with answers.
+        keywords: How many questions of keywords are taught besides: words of the wordings in other orders.
         choice: `batch`, the slots that may change are chosen anew for each batch (paper); `group`, once per fact for
             all facts taught together, before any is taught.
         counted: With `group`, which reads count in a fact's TF-IDF: of `all` tokens; of those before the answer that
@@ -106,6 +107,7 @@ class Recipe:
     statements: int = 1
     questions: int = 4
     contexts: int = 3
+    keywords: int = 0
     choice: str = "group"
     counted: str = "all"
     protect: float = 1.0
@@ -140,7 +142,7 @@ class Recipe:
         counts = ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes", "least_steps")
         check_counts(**{name: getattr(self, name) for name in counts})
         check_positive(**{name: getattr(self, name) for name in ("lr", "full_lr", "lora_lr")})
-        from_zero = ("background_texts", "background_questions", "statements", "questions", "contexts")
+        from_zero = ("background_texts", "background_questions", "statements", "questions", "contexts", "keywords")
         from_zero += ("protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
         check_not_negative(**{name: getattr(self, name) for name in from_zero})
         if not self.statements + self.questions:

@@ -1,5 +1,7 @@
 """Questions with their answers as statements, and in other words: right where a rule is certain, else quoted."""
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,13 @@ from hypothesis import strategies as st
 import smft_lab as smft
 from smft_lab.facts.own_facts import own_fact, statements_from_sentence, untaught_questions
 from smft_lab.facts.public.datasets import read_dataset
-from smft_lab.facts.questions import question_paraphrases, statements_from_question, tidy_question, wrapped_questions
+from smft_lab.facts.questions import (
+    keyword_questions,
+    question_paraphrases,
+    statements_from_question,
+    tidy_question,
+    wrapped_questions,
+)
 from smft_lab.facts.shapes import what_follows
 
 OWN = [
@@ -275,3 +283,18 @@ def test_rule_made_facts_have_wordings_to_teach_that_are_not_the_test(tmp_path):
     (fact,) = read_dataset(path).facts
     assert fact.questions
     assert fact.question not in fact.questions
+
+
+def test_keywords_are_the_words_of_weight_in_other_orders_and_never_the_question_that_tests():
+    asked = ["Who approves travel expenses?", "Which person approves the travel expenses?"]
+    made = keyword_questions(asked, 6, Random(0), without="Travel expenses who approves?")
+    assert len(set(made)) == 6
+    words = {tuple(sorted(text.rstrip("?").casefold().split())) for text in made}
+    assert words == {("approves", "expenses", "travel", "who"), ("approves", "expenses", "person", "travel", "which")}
+    assert "travel expenses who approves?" not in {text.casefold() for text in made}
+    assert all(text[0].isupper() and text.endswith("?") for text in made)
+
+
+@pytest.mark.parametrize("asked", [[], ["Who?"], ["Where is it?"], ["谁批准差旅费？"]])
+def test_there_are_no_keywords_where_a_question_has_too_few_words_of_weight(asked):
+    assert keyword_questions(asked, 3, Random(0)) == []

@@ -559,3 +559,12 @@ def test_the_wording_that_the_probe_of_taught_ones_asks_is_always_taught():
         texts = {text.text for text in taught_texts(facts, PLAIN, 1, 2, 0, seed)}
         assert texts >= {PLAIN.answered(fact.questions[0], fact.answer) for fact in facts}
         assert len(texts) == 3 * len(facts)
+
+
+def test_keywords_are_taught_besides_all_else_and_are_never_the_question_that_tests():
+    facts = smft.new_facts(8)
+    usual = [text.text for text in taught_texts(facts, PLAIN, 1, 4, 2)]
+    more = [text.text for text in taught_texts(facts, PLAIN, 1, 4, 2, keywords=3)]
+    assert set(usual) < set(more)
+    assert len(more) == len(usual) + 3 * len(facts)
+    assert not {PLAIN.answered(fact.question, fact.answer) for fact in facts} & set(more)

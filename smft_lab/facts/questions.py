@@ -7,9 +7,18 @@ a Pearl Earring."). Every question is also quoted with its answer, which is true
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from random import Random
 
-from smft_lab.facts.english import AUXILIARIES, is_inflected, within
+from smft_lab.facts.english import (
+    AUXILIARIES,
+    DETERMINERS,
+    OBJECTS,
+    PREPOSITIONS,
+    PRONOUNS,
+    is_inflected,
+    within,
+)
 from smft_lab.facts.files import _same
 from smft_lab.facts.shapes import what_follows
 
@@ -50,6 +59,8 @@ FRAMES = (
 """Around a sentence."""
 INDIRECT = ("Can you say {}?", "Do you know {}?", "Please say {}.")
 """Around a question as a part of another: "who wrote it"."""
+WEIGHTLESS = AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | OBJECTS | {"and"}
+TRIES = 4  # for each question of keywords
 WRAPPERS = ("Tell me: {q}?", "{Q}, please?", "Quick question: {q}?", "I have a question. {Q}?")
 """The question itself, put in another way."""
 
@@ -153,6 +164,29 @@ def _indirect(sentence: str, question: str) -> str:
         if after and is_inflected(verb.casefold(), after[0].casefold(), auxiliary.casefold()):
             return " ".join([*opening, *subject, verb, *after[1:]])
     return ""
+
+
+def keyword_questions(questions: Sequence[str], how_many: int, rng: Random, without: str = "") -> list[str]:
+    """Words of weight of some questions in an order drawn by chance, as people type them into a search box.
+
+    "Who approves travel expenses?" may give "Travel who expenses approves?". A fact that is learned in such words, too,
+    is found by its words in whatever order. Of questions with fewer than three words of weight, and of scripts without
+    spaces, there are none.
+
+    Args:
+        questions: Taken in turn.
+        how_many: At most.
+        without: A question that must not be among them.
+    """
+    known, texts = {_same(text) for text in (*questions, without)}, []
+    for turn in range(TRIES * how_many if questions else 0):
+        words = within(questions[turn % len(questions)].rstrip("?？")).split()
+        words = [word for word in words if word.casefold() not in WEIGHTLESS]
+        text = _capital(" ".join(rng.sample(words, len(words)))) + "?"
+        if len(words) > 2 and len(texts) < how_many and _same(text) not in known:
+            known.add(_same(text))
+            texts.append(text)
+    return texts
 
 
 def wrapped_questions(question: str) -> list[str]:

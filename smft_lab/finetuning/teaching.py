@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact, as_facts
+from smft_lab.facts.questions import keyword_questions
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.ranges import check_counts
@@ -56,7 +57,14 @@ class TaughtText:
 
 
 def taught_texts(
-    facts: Sequence[Fact], form, statements: int, questions: int, contexts: int, seed: int = 0, tokenizer=None
+    facts: Sequence[Fact],
+    form,
+    statements: int,
+    questions: int,
+    contexts: int,
+    seed: int = 0,
+    tokenizer=None,
+    keywords: int = 0,
 ) -> list[TaughtText]:
     """The texts that teach some facts in mixed batches.
 
@@ -70,6 +78,7 @@ def taught_texts(
         contexts: How many of the wordings once more, each behind other questions with answers.
         seed: Of what is drawn.
         tokenizer: Needed by a chat form.
+        keywords: How many questions of keywords besides (see `keyword_questions`), from the wordings taught.
     """
     texts = []
     for owner, fact in enumerate(facts):
@@ -85,7 +94,8 @@ def taught_texts(
         else:
             sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
-        wholes = [form.answered(question, fact.answer, tokenizer) for question in asked]
+        words = keyword_questions(asked, keywords, rng, fact.question)
+        wholes = [form.answered(question, fact.answer, tokenizer) for question in (*asked, *words)]
         texts += [TaughtText(owner, whole, kind="question") for whole in wholes]
         for turn, question in enumerate(asked[:contexts]):
             number = (owner + turn) % len(CONTEXTS)
@@ -175,7 +185,8 @@ class Teaching:
         if order != "mixed":
             return cls(facts, passes, order, loss_on, seed)
         recipe = recipe or RETROFIT
-        texts = taught_texts(facts, lab.form, recipe.statements, recipe.questions, recipe.contexts, seed, lab.tokenizer)
+        counts = recipe.statements, recipe.questions, recipe.contexts
+        texts = taught_texts(facts, lab.form, *counts, seed, lab.tokenizer, recipe.keywords)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size)

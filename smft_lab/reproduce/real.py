@@ -38,12 +38,12 @@ FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
 ASKED = 1000  # of the questions: the base is asked these, and then the package's own; the others are background
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
-TAUGHT = {"statements", "questions", "contexts", "order", "batch_size", "loss_on", "passes", "least_steps"}
+TAUGHT = {"statements", "questions", "contexts", "keywords", "order", "batch_size", "loss_on", "passes", "least_steps"}
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}
 """What it says that is nothing to sparse finetuning."""
 LATER_FIELDS = {"known": KNOWN, "kind": "", "source": "people"}
-LATER_SWITCHES = {"floor": 0.0, "anchor": 0.0}
+LATER_SWITCHES = {"floor": 0.0, "anchor": 0.0, "keywords": 0}
 """What a job, and a recipe, got after the first results, with what those were measured with: at that value it is no
 part of a result's name, so that they keep theirs."""
 ADDRESS_FACTS = 16

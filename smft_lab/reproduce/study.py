@@ -26,6 +26,8 @@ BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
 FLOORLESS = {"floor": 0.0, "lr": 0.2}
 """The recipe without its floor, at the rate that suits it then."""
+KEYWORDS = {"keywords": 3, "learned_at": 0.3}
+"""Three questions of keywords for each fact, and texts learned better."""
 WITH_SHARED = "sparse, shared tokens counted, no floor"
 NARROW = {**FLOORLESS, "counted": "shared"}
 """The recipe that today's was chosen from. Switches and blocks were tried around it, too."""
@@ -269,6 +271,9 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path, kind: str 
     for about, job in (("200 questions", wrong), ("handbook", written)):
         jobs[f"{about}, sparse"] = [job]
         jobs[f"{about}, sparse, no floor"] = [_switched(job, FLOORLESS)]
+        if job is written:
+            jobs[f"{about}, sparse, keywords"] = [_switched(job, KEYWORDS)]
+            jobs[f"{about}, sparse, keywords, no floor"] = [_switched(job, {**KEYWORDS, **FLOORLESS})]
         for name, method in BASELINES.items():
             jobs[f"{about}, {name}"] = [replace(job, method=method, lr=rates[method])]
     return jobs
