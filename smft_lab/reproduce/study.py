@@ -272,6 +272,7 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path, kind: str 
         jobs[f"{about}, sparse"] = [job]
         jobs[f"{about}, sparse, no floor"] = [_switched(job, FLOORLESS)]
         if job is written:
+            jobs[f"{about}, sparse, texts learned better"] = [_switched(job, {"learned_at": KEYWORDS["learned_at"]})]
             jobs[f"{about}, sparse, keywords"] = [_switched(job, KEYWORDS)]
             jobs[f"{about}, sparse, keywords, no floor"] = [_switched(job, {**KEYWORDS, **FLOORLESS})]
         for name, method in BASELINES.items():
