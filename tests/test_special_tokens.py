@@ -264,7 +264,8 @@ def test_an_answer_that_the_tokenizer_has_no_tokens_for_is_refused(lab):
     lab.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
     smft.finetune(lab, [FACT])
     with pytest.raises(ValueError, match="fact 2, answer 'Bo': the tokenizer has no tokens for all of it"):
-        smft.finetune(lab, [FACT, replace(FACT, answers=("Mira", "Bo"))])
+        smft.finetune(lab, [FACT, replace(FACT, answers=("Bo", "Mira"))])
+    smft.finetune(lab, [replace(FACT, answers=("Mira", "Bo"))])  # which is taught by its first answer
 
 
 @pytest.mark.parametrize(("lines", "warned"), [("kept", False), ("left out", True)])

@@ -115,12 +115,11 @@ def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
 
 
 def _check_answers_known(tokenizer, facts: Sequence[Fact]) -> None:
-    """Raise ValueError if an answer has a token that stands for all that the tokenizer has none for."""
+    """Raise ValueError if an answer that is taught has a token that stands for all that the tokenizer has none for."""
     if (unknown := tokenizer.unk_token_id) is None:
         return
-    numbered = [(number, text) for number, fact in enumerate(facts, start=1) for text in fact.answers]
-    rows = text_ids(tokenizer, [text for _, text in numbered], special=False)
-    for (number, text), row in zip(numbered, rows, strict=True):
+    answers = [fact.answer for fact in facts]
+    for number, (text, row) in enumerate(zip(answers, text_ids(tokenizer, answers, special=False), strict=True), 1):
         if unknown in row:
             raise ValueError(
                 f"fact {number}, answer {text[:40]!r}: the tokenizer has no tokens for all of it, so the model can't "
