@@ -455,3 +455,14 @@ def test_a_model_made_where_nothing_can_be_trained_is_refused_in_those_words(tin
         plain = small("llama")
     with pytest.raises(ValueError, match=r"within torch\.inference_mode"):
         smft.add_memory(plain, 1, 256)
+
+
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_a_loss_that_is_not_finite_ends_a_run_and_blames_nothing_else(tiny_lab, method):
+    lab = tiny_lab()
+    with torch.no_grad():
+        lab.model.model.norm.weight.fill_(torch.inf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(ValueError, match="step 1: the loss is"):
+            list(finetune(lab, new_facts(2), method, passes=1, probe_every=0))

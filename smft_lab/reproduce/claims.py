@@ -96,7 +96,7 @@ def lost(runs: pd.DataFrame, label: str) -> str:
 
 
 def log_ratios(runs: pd.DataFrame, label: str, other: str, probe: str) -> pd.Series:
-    """Logarithm of what `one` loses for each point that `other` loses, two labels of `at_target`, seed by seed.
+    """Logarithm of what `label` loses for each point that `other` loses, two labels of `at_target`, seed by seed.
 
     Less than half a question of the probe counts as half a question.
     """

@@ -432,8 +432,9 @@ def engine_of(
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
+    finite = bool(plain[0].isfinite())  # a loss that isn't says nothing of the model, and ends the training
     problem = None
-    for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
+    for trees, fused in product((True, False) if form.packed else (False,), (True, False)) if finite else ():
         batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
             engine = Engine(model, selection, fused, trees)
@@ -447,8 +448,9 @@ def engine_of(
             problem, batch.frozen, batch.live = raised, None, None
     if selection is not None:
         selection.counted, selection.memo = whole.counted, whole.memo
-    name = type(model).__name__
-    warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
+    if finite:
+        name = type(model).__name__
+        warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
     return None
 
 

@@ -71,6 +71,8 @@ class PackedLoss:
         head = self.model.get_output_embeddings()
         frozen = type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
         plain = self._loss_and_gradients(self.model(**few.inputs).loss)
+        if not plain[0].isfinite():  # which says nothing of the model, and ends the training
+            return None
         problem = None
         for linear, fused in product((self._linear, []), (True, False) if frozen else (False,)):
             self._linear = linear
