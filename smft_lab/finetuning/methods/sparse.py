@@ -174,6 +174,7 @@ class SparseTraining(Training):
             if before is not None:
                 after = outputs.logits[_unlabelled(batch)].float().log_softmax(-1)
                 drift = functional.kl_div(after, before, log_target=True, reduction="batchmean")
+        # Within it the batch's slots are chosen, as soon as all its reads are counted (see `Selection`).
         (loss + self.kl_anchor * drift).backward()
         slots = self.selection.slots
         grads = [table.take_gradient() for table in self.tables]
