@@ -17,7 +17,6 @@ from smft_lab.experiments.equal import READING
 from smft_lab.experiments.run import run
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning import batching as batching_module
 from smft_lab.finetuning.finetune import Step
 from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Method, Sparse, method_of
 from smft_lab.finetuning.methods import sparse as sparse_module
@@ -251,7 +250,7 @@ def test_the_lab_is_back_at_its_base_after_a_failure(lab, monkeypatch):
     steps = comparison.steps()
     next(steps), next(steps)
     assert not same(lab, base)
-    monkeypatch.setattr(batching_module, "encode", fail)
+    monkeypatch.setattr(lab, "encode", fail)
     with pytest.raises(ArithmeticError):
         next(steps)
     assert same(lab, base)

@@ -389,6 +389,8 @@ MARKED = st.text(st.sampled_from("QA:?\t\n\r|#-;=> .*1x日{}[]\\\",'"), max_size
 
 
 @example(content="1\t?", suffix=".csv")
+@example(content=">", suffix=".md")
+@example(content="<b></b>", suffix=".txt")
 @settings(deadline=None, max_examples=150)
 @given(content=MARKED, suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".md"]))
 def test_any_text_gives_facts_or_a_facts_error(tmp_path_factory, content, suffix):

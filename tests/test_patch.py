@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_attach import small
 
 from smft_lab.facts.world.world import built_in_world
 from smft_lab.finetuning.finetune import finetune
@@ -465,7 +466,9 @@ def test_a_directory_without_a_lab_is_refused_naming_it(tmp_path):
 
 def test_a_lab_needs_a_memory_and_usage_of_its_shape(tiny_model, tokenizer, lab):
     with pytest.raises(ValueError, match="no memory layer"):
+        Lab(small("llama"), tokenizer, lab.usage)
+    with pytest.raises(ValueError, match="Linear is no causal language model"):
         Lab(torch.nn.Linear(2, 2), tokenizer, lab.usage)
-    small = Usage(1, torch.zeros(1, 64, dtype=torch.int32), torch.zeros(1, 64, dtype=torch.int64))
+    fewer = Usage(1, torch.zeros(1, 64, dtype=torch.int32), torch.zeros(1, 64, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"\(1, 64\), the model has \(1, 256\)"):
-        Lab(tiny_model(), tokenizer, small)
+        Lab(tiny_model(), tokenizer, fewer)

@@ -369,7 +369,9 @@ def plain_lines(path: Path) -> Iterator[tuple[int, str]]:
         while TAGGED.search(text):
             text = html.unescape(TAGGED.sub(r"\2", text))
         quoted = re.fullmatch(r"\s*([\"“])([^\"“”]+)[\"”]\s*", text)
-        yield line, quoted[2] if quoted else text
+        text = quoted[2] if quoted else text
+        if text.strip():  # more than marks
+            yield line, text
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
