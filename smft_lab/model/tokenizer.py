@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -141,7 +141,15 @@ def document_batches(
         yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def text_ids(tokenizer, texts: str | Sequence[str], special: bool = True, split: bool = False):
+@overload
+def text_ids(tokenizer, texts: str, special: bool = True, split: bool = False) -> list[int]: ...
+
+
+@overload
+def text_ids(tokenizer, texts: Sequence[str], special: bool = True, split: bool = False) -> list[list[int]]: ...
+
+
+def text_ids(tokenizer, texts, special=True, split=False):
     """Token ids of a text, or of each of several: after what the tokenizer begins a text with, and without what it
     would end one with, since a prompt goes on.
 
