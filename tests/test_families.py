@@ -69,6 +69,11 @@ def test_a_family_from_attaching_to_loading(family, tokenizer, corpus, tmp_path)
         before = logits(model, text["input_ids"])[:1]
         if not torch.equal(logits(model, text["input_ids"])[:1], before):
             raise ValueError("it gives other logits every time")
+        try:
+            with torch.inference_mode():
+                model.base_model(input_ids=text["input_ids"], attention_mask=text["attention_mask"])
+        except Exception as problem:
+            raise ValueError("it fails by itself with a cache") from problem
         before = logits(model, ids)
     except Exception as problem:  # what can't be built tiny is not ours to try
         RESULTS[family] = "not tried: " + " ".join(str(problem).split())[:100].replace("|", "/")
