@@ -78,7 +78,9 @@ class Film:
         for ground, one in zip(whole, self.pictures, strict=True):
             ground.paste(one)
         options = {"quality": quality, "method": 6, "minimize_size": True, "loop": 0}
-        whole[0].save(path, save_all=True, append_images=whole[1:], duration=self.durations, **options)
+        encoded = io.BytesIO()  # takes a while, and a picture that is there stays until it is done
+        whole[0].save(encoded, "WEBP", save_all=True, append_images=whole[1:], duration=self.durations, **options)
+        path.write_bytes(encoded.getvalue())
 
 
 def drag(film: Film, slider, to: float) -> None:
