@@ -89,6 +89,7 @@ def test_compare_writes_its_files_and_prints_the_reports_path_last(tiny, smft, t
     assert out == ["my results/one/report.html"]
     assert {path.name for path in (tmp_path / "my results/one").iterdir()} == FILES
     assert any("old_facts" in line for line in err)  # the summary stays out of a pipe's way
+    assert "(mean over 1 seed)" in " ".join(" ".join(err).split())
     summary = json.loads((tmp_path / "my results/one/summary.json").read_text())
     assert summary["settings"]["facts"] == "2 facts from mine.jsonl"
     assert summary["settings"]["top_t"] == 5

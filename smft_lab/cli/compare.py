@@ -26,6 +26,7 @@ from smft_lab.cli.options import (
 )
 from smft_lab.recipe import read_switches, recipe_to_teach
 from smft_lab.terminal import console, progress_bar
+from smft_lab.wording import counted
 
 if TYPE_CHECKING:
     from smft_lab.experiments.tune import Tuning
@@ -84,9 +85,9 @@ def compare(
     opened = load(lab, device)
     taught = _built_in(opened, count) if own is None else own
     taught_by = recipe_to_teach(opened.recipe, switches)
-    called = f"{_facts(count)} about people the model has never met"
+    called = f"{counted(count, 'fact')} about people the model has never met"
     if own is not None and facts is not None:
-        called = f"{_facts(len(own))} from {facts.name}"
+        called = f"{counted(len(own), 'fact')} from {facts.name}"
     settings = {"passes": passes, "order": order and order.value, "loss_on": loss_on and loss_on.value}
     # Refuses bad options before anything long begins.
     comparison = Comparison(opened, taught, chosen, seeds=range(seeds), recipe=taught_by, **settings)
@@ -147,7 +148,7 @@ def _print_summary(comparison) -> None:
 
     rows = comparison.summary()["equal_learning"]
     probes = probes_in((row["probe"], row["metric"]) for row in rows)
-    means = f"mean over {len(comparison.seeds)} seeds"
+    means = f"mean over {counted(len(comparison.seeds), 'seed')}"
     read = f"At {comparison.target:.0%} learned"
     if sum(probe.is_learned for probe in probes) < 2:
         heads = {(row["probe"], row["metric"]): f"{row['probe']} {row['metric']}" for row in rows}
@@ -216,7 +217,3 @@ def _built_in(lab: Lab, count: int) -> Callable[[int], list[Fact]]:
         raise ValueError(f"--count must be at least 1, not {count}")
     world = lab.world
     return lambda seed: world.new_facts(count, seed)
-
-
-def _facts(count: int) -> str:
-    return f"{count} fact{'s' * (count != 1)}"

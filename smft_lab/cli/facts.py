@@ -10,6 +10,7 @@ import typer
 
 from smft_lab.cli.options import ForceOption, KindOption
 from smft_lab.terminal import console
+from smft_lab.wording import counted
 
 SHOWN = 5  # facts that are printed
 
@@ -62,7 +63,7 @@ def make_facts(
     for note in (check_paraphrases(facts), check_answers(facts)):
         if note:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print(f"{len(facts)} facts; {read.report}; read as {is_what}", markup=False, soft_wrap=True)
+    console.print(f"{counted(len(facts), 'fact')}; {read.report}; read as {is_what}", markup=False, soft_wrap=True)
     if out is not None:
         write_whole(out, "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts))
         print(out)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from smft_lab.cli.options import ForceOption, InputArgument, SavedLabOption
 from smft_lab.terminal import console, printable
+from smft_lab.wording import counted
 
 if TYPE_CHECKING:
     from smft_lab.slots.patch import Patch
@@ -107,7 +108,7 @@ def revert(
     opened = load(lab)
     patch.revert(opened, load(base))
     opened.save(out)
-    console.print(f"{len(patch):,} rows are the base's again")
+    console.print(f"back at the base: {counted(len(patch), 'row')}")
     print(out)
 
 
@@ -173,4 +174,4 @@ def _say(together: Patch, read: list[Patch]) -> None:
         if shared
         else ""
     )
-    console.print(f"{len(together):,} rows of {len(read)} patch{'es' * (len(read) != 1)}{rule}", soft_wrap=True)
+    console.print(f"{counted(len(together), 'row')} of {counted(len(read), 'patch', 'patches')}{rule}", soft_wrap=True)

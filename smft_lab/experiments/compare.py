@@ -38,6 +38,7 @@ from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
+from smft_lab.wording import counted
 from smft_lab.writing import json_text, naming, whole_folder, write_whole
 
 SEEDS = 2
@@ -165,8 +166,10 @@ class Comparison:
 
     def __repr__(self) -> str:
         """A line per method: when it had learned enough, and what it had forgotten by then."""
-        seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
-        lines = [f"<Comparison of {', '.join(self.names)}: {self.n_facts} facts, {seeds}, {self.seconds:.0f} s>"]
+        seeds = counted(len(self.seeds), "seed")
+        lines = [
+            f"<Comparison of {', '.join(self.names)}: {counted(self.n_facts, 'fact')}, {seeds}, {self.seconds:.0f} s>"
+        ]
         if self.finished_runs().empty:
             return f"{lines[0]} no run has ended yet"
         equal = self.summary()["equal_learning"]

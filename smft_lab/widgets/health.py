@@ -16,6 +16,7 @@ import torch
 from smft_lab import __version__
 from smft_lab.kernel import in_kernel
 from smft_lab.widgets.runners import runner_name
+from smft_lab.wording import counted
 
 SHOWN = ("torch", "transformers", "ipywidgets")
 
@@ -35,7 +36,7 @@ def setup() -> None:
     cores = joblib.cpu_count()  # heeds affinity and the container's quota
     if torch.get_num_threads() > cores:
         torch.set_num_threads(cores)
-    device = f"CPU, {cores} core{'s' * (cores != 1)}"
+    device = f"CPU, {counted(cores, 'core')}"
     if torch.cuda.is_available():
         device += f" (the lab computes on it; on {torch.cuda.get_device_name()} with load(device='cuda'))"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN]

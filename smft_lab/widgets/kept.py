@@ -12,6 +12,7 @@ from smft_lab.lab import Lab
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, recalled
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 from smft_lab.probes.text import MATCHES
+from smft_lab.wording import counted
 
 FEW = 24  # questions to a model from elsewhere: each takes it about a tenth of a second
 FEW_TEXTS = 10
@@ -56,7 +57,7 @@ def few(lab: Lab, facts: Sequence[Fact] = (), questions: Sequence[str] = ()) -> 
 def asked(probe: Probe) -> str:
     """How much a probe asks: "24 questions"."""
     what = "question" if isinstance(probe, QuestionProbe) else "text"
-    return f"{probe.size} {what}{'s' * (probe.size != 1)}"
+    return counted(probe.size, what)
 
 
 def _some(probe: Part) -> Part:

@@ -24,6 +24,7 @@ from smft_lab.model.allocator import return_freed_memory
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets import sharing
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
+from smft_lab.wording import counted
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -60,7 +61,7 @@ def saved(patch: Patch, path: str | Path | None) -> str:
     """Save a patch, and say so; without a path under the first free name of patch, patch-2, ... .safetensors."""
     path = sharing.free_name("patch.safetensors") if path is None else path
     patch.save(path)
-    return f"Saved {len(patch):,} rows to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
+    return f"Saved {counted(len(patch), 'row')} to {path} ({Path(path).stat().st_size / 1000:,.0f} kB)."
 
 
 def check_name(name) -> None:

@@ -26,6 +26,7 @@ from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.page_file import check_path, page_text, write_page
 from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, planned
 from smft_lab.widgets.top_t import TopT
+from smft_lab.wording import counted
 
 RULES, SEEDS, PLACES = ("tfidf", "tf", "random"), 2, 20
 LARGEST = 10  # megabytes of a page
@@ -129,7 +130,7 @@ class Plan:
         self.runs = planned(lab, self.methods, self.rules, self.top_t, self.seeds)
         self.usual = min(self.top_t, key=lambda t: abs(math.log(t / usual)))
         count = len(self.course.facts)
-        self.title = title or f"Teach a language model {count} new fact{'s' * (count != 1)}. What does it forget?"
+        self.title = title or f"Teach a language model {counted(count, 'new fact')}. What does it forget?"
         self.found: dict[SharedRun, dict] = {}
 
     def compute(self, path: Path, workers: int = 1, source: tuple[Path | None, str] | None = None) -> Iterator[int]:
@@ -180,7 +181,7 @@ class Plan:
             sentences.append(
                 words + (f" and kept {mean(kept):.1%} of the {self.limits['kept']['facts']}" if kept else "")
             )
-        passes = f"{self.course.passes} pass{'es' * (self.course.passes != 1)}"
+        passes = counted(self.course.passes, "pass", "passes")
         return f"After {passes}: {'; '.join(sentences)}."
 
     def _t(self, rule: str) -> list[int]:

@@ -32,6 +32,7 @@ from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
 from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
 from smft_lab.widgets.panel import brought, page, saved
 from smft_lab.widgets.training_panel import TrainingPanel
+from smft_lab.wording import counted
 
 if TYPE_CHECKING:
     from smft_lab.charts.pictures import Picture
@@ -305,7 +306,7 @@ class TopT(TrainingPanel):
             self._take(facts)
             self.runs, self.live, self.answers = [], None, []
         self.announce()
-        self.note = f"{len(facts)} fact{'s' * (len(facts) != 1)} to teach now. The base is back, bitwise."
+        self.note = f"{counted(len(facts), 'fact')} to teach now. The base is back, bitwise."
 
     def take_facts(self, name: str, data: str) -> None:
         """Open a file of facts that came with the page, in base64; see `open_facts`."""
@@ -471,9 +472,9 @@ class TopT(TrainingPanel):
             parts.append(chosen["optimizer"])
         if chosen["lr"] != first["lr"]:
             parts.append(f"rate {self._method(chosen).lr:g}")
-        for name, singular in (("passes", "pass"), ("facts", "fact")):
+        for name, noun in (("passes", "pass"), ("facts", "fact")):
             if chosen[name] != first[name]:
-                parts.append(f"{chosen[name]} {singular if chosen[name] == 1 else name}")
+                parts.append(counted(chosen[name], noun, name))
         name = ", ".join(parts)
         again = sum(path.settings == chosen for path in self._paths)
         return f"{name} ({again + 1})" if again else name
