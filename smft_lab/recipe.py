@@ -171,7 +171,7 @@ class Recipe:
         """Its fields, as JSON values."""
         return asdict(self)
 
-    def told(self, usual: Recipe | None = None) -> str:
+    def describe(self, usual: Recipe | None = None) -> str:
         """Its name, and the switches in which it teaches otherwise than the usual one, as `--recipe` takes them.
 
         Args:

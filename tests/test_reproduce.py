@@ -328,7 +328,7 @@ def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     assert all(f"{job.key}.json" in page for job in jobs)
     write_claims(tmp_path / "claims.md", ABOUT, [(EXPERIMENTS[name], table, found, claims)])
     lines = (tmp_path / "claims.md").read_text().splitlines()
-    assert all(any(claim.text in line and claim.said in line for line in lines) for claim in claims)
+    assert all(any(claim.text in line and claim.in_words in line for line in lines) for claim in claims)
     assert "| seeds | 2 |" in lines
 
 

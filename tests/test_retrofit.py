@@ -537,7 +537,7 @@ def test_switches_change_how_a_lab_is_taught_and_not_how_its_memory_was_made():
     )
     assert recipe_to_teach(None, ["retrofit", "lr=1"]) == replace(RETROFIT, lr=1.0)
     changed = replace(own, choice="batch", order="stream", decay=True, lr=4e-5)  # which one by one would be refused
-    name, *switches = changed.told(own).split(", ")
+    name, *switches = changed.describe(own).split(", ")
     assert name == "retrofit"
     assert recipe_to_teach(own, switches) == changed
     assert recipe_to_attach(["gated", "slots=1024"]) == replace(GATED, slots=1024)

@@ -277,7 +277,7 @@ def _add_mean_path(figure: go.Figure, path: pd.DataFrame, method: str, look: Loo
 def _hover(method: str, who: str, kept: style.Kept) -> str:
     return (
         f"<b>{escape(style.name(method))}</b>, {who}<br>step %{{customdata}}<br>"
-        f"learned %{{x:.1%}}<br>{kept.told(_value(kept))}<extra></extra>"
+        f"learned %{{x:.1%}}<br>{kept.describe(_value(kept))}<extra></extra>"
     )
 
 
@@ -317,7 +317,7 @@ def _add_reading(figure: go.Figure, method: str, reading: dict, look: Look, kept
         name=escape(style.name(method)),
         hovertemplate=(
             f"<b>{escape(style.name(method))}</b>, {reading_name}"
-            f"<br>learned %{{x:.1%}}<br>{kept.told(_value(kept))}{note}<extra></extra>"
+            f"<br>learned %{{x:.1%}}<br>{kept.describe(_value(kept))}{note}<extra></extra>"
         ),
         meta={"role": "reading", "method": method, "reached": reached},
     )
@@ -369,7 +369,7 @@ def _add_start(figure: go.Figure, means: pd.DataFrame, kept: style.Kept) -> None
         y=[y],
         mode="markers",
         marker={"color": INK, "size": 11, "symbol": "circle"},
-        hovertemplate=f"base model, step 0<br>learned %{{x:.1%}}<br>{kept.told(_value(kept))}<extra></extra>",
+        hovertemplate=f"base model, step 0<br>learned %{{x:.1%}}<br>{kept.describe(_value(kept))}<extra></extra>",
         name="base model",
         cliponaxis=False,
         meta={"role": "start"},

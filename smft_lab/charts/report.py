@@ -468,7 +468,7 @@ def _plane_alt(table: pd.DataFrame) -> str:
     ends = figures.ends(table)
     written = percent if up.is_share else (lambda loss: fixed(loss, 3))
     parts = [
-        f"{name(method)} ends at {percent(learned)} learned with {up.told(written(kept))}"
+        f"{name(method)} ends at {percent(learned)} learned with {up.describe(written(kept))}"
         for method, learned, kept in zip(ends["method"], ends["learned"], ends["kept"], strict=True)
     ]
     return f"Plane of new facts learned against {up.title.lower()}, from step 0 on. {'; '.join(parts)}."

@@ -122,7 +122,7 @@ class Kept:
             return f"{self.title} (nats per token, lower is better)"
         return f"{self.title} ({'exact match' if self.key == 'old_facts' else 'right'}, %)"
 
-    def told(self, value: str) -> str:
+    def describe(self, value: str) -> str:
         """A value in words."""
         return f"{self.facts} kept {value}" if self.is_share else f"loss on {self.facts} {value}"
 

@@ -117,7 +117,7 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
     work.lab.save(out, base=base)
     write_whole(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
     clear_unfinished(unfinished, [f"{stage}.json" for stage in STAGES])
-    for line in work.told():
+    for line in work.summary():
         console.print(line, markup=False, soft_wrap=True)
     command = ["smft-lab", "compare", "--lab", str(out), "--facts", str(facts or "mine.jsonl")]
     command += ["--kind", kind] if kind else []

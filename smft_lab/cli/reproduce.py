@@ -52,6 +52,6 @@ def reproduce(
                 bar.update(task, completed=done, total=total, description=label)
     for experiment, *_, claims in plan.write():
         for claim in claims:
-            line = f"{experiment.name}: {claim.said}: {claim.text} {claim.ours}"
+            line = f"{experiment.name}: {claim.in_words}: {claim.text} {claim.ours}"
             console.print(line, markup=False, soft_wrap=True)
     print(out / "report.html")

@@ -29,7 +29,7 @@ from smft_lab.experiments.equal import ENDS, READING, TARGET, read_last, read_ru
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.own_facts import loss_on_own, with_paraphrases
-from smft_lab.finetuning.finetune import Step, TakenOver, check_facts, finetune, whole
+from smft_lab.finetuning.finetune import Step, TakenOver, all_steps, check_facts, finetune
 from smft_lab.finetuning.methods import STANDARD, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.kernel import in_kernel
@@ -133,7 +133,7 @@ class Comparison:
         self.chosen = _named(self.methods)
         self.names = tuple(self.chosen)
         own, self.recipe = self.lab.recipe, self.recipe or self.lab.recipe
-        self._recipe_told = "" if self.recipe is None or self.recipe == own else self.recipe.told(own)
+        self._recipe_text = "" if self.recipe is None or self.recipe == own else self.recipe.describe(own)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is named twice")
         if self.stop_at_target is None:
@@ -248,7 +248,7 @@ class Comparison:
                     run = self._finetune(name, facts, seed, base)
                     self.under_way, turn = weakref.ref(run), self.lab.turn
                     self._times = [0.0]
-                    for step in whole(run):
+                    for step in all_steps(run):
                         self._times += [step.seconds] if step.step else []
                         base = base or step.probes
                         if step.probes:
@@ -366,7 +366,7 @@ class Comparison:
         wordings = sum(len(fact.questions) - len(own.questions) for fact, own in pairs)
         return {
             "n_facts": self.n_facts,
-            **({"recipe": self._recipe_told} if self._recipe_told else {}),
+            **({"recipe": self._recipe_text} if self._recipe_text else {}),
             **({"statements_by_rule": statements} if statements else {}),
             **({"wordings_by_rule": wordings} if wordings else {}),
             "passes": self.passes,

@@ -199,7 +199,7 @@ class Retrofit:
             "settled": self.settled and self.settled.same,
         }
 
-    def told(self) -> list[str]:
+    def summary(self) -> list[str]:
         """The meters in lines for people."""
         lines = []
         if self.blocks is not None:

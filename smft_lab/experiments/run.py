@@ -11,7 +11,7 @@ import pandas as pd
 
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.facts.own_facts import loss_on_own, with_paraphrases
-from smft_lab.finetuning.finetune import Step, finetune, whole
+from smft_lab.finetuning.finetune import Step, all_steps, finetune
 from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
 from smft_lab.recipe import Recipe
@@ -96,7 +96,7 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
     if chosen.sparse:
         Patch.between(lab)  # refuses before anything is trained
     rows, losses, last = [], [], None
-    for last in whole(finetune(lab, facts, chosen, **asked)):
+    for last in all_steps(finetune(lab, facts, chosen, **asked)):
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
     assert last is not None  # the base comes first

@@ -11,7 +11,7 @@ from smft_lab.charts.style import KEPT, kept_of
 from smft_lab.experiments.equal import TARGET, read_run
 from smft_lab.experiments.run import history_rows
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.finetuning.finetune import Step, finetune, whole
+from smft_lab.finetuning.finetune import Step, all_steps, finetune
 from smft_lab.finetuning.methods import Method
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
@@ -58,7 +58,7 @@ def sweep(
             teaching = Teaching.of(lab, taught, passes, seed=seed, **under)
             every = math.ceil(teaching.steps / evaluations)
             run = finetune(lab, taught, method, seed=seed, passes=passes, probe_every=every, **options)
-            for step in whole(run):
+            for step in all_steps(run):
                 rows += history_rows(step)
                 yield method, step
                 if step.probes and step.probes["learned"]["em"] >= target:

@@ -6,7 +6,7 @@ import torch
 
 from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packed_loss import PackedLoss
-from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given
+from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, required
 from smft_lab.model.attach import AttachedMemory
 
 WEIGHT_DECAY = 0.1  # of AdamW, as in the paper (section 3.3)
@@ -24,7 +24,7 @@ class DenseTraining(Training):
         Args:
             settings: A resolved method; `lr`, `optimizer` and `fast` count.
         """
-        lr, optimizer = given(settings.lr), settings.optimizer
+        lr, optimizer = required(settings.lr), settings.optimizer
         self.model = model
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         half = [parameter for parameter in parameters if parameter.dtype.itemsize < 4]

@@ -75,7 +75,7 @@ class TakenOver(ValueError):
         )
 
 
-def whole(run: Iterable[Step]) -> Generator[Step, None, None]:
+def all_steps(run: Iterable[Step]) -> Generator[Step, None, None]:
     """The steps of a finetune, as it gives them.
 
     Raises:

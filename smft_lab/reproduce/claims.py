@@ -41,7 +41,7 @@ class Claim:
         return not self.paper.startswith("not ")
 
     @property
-    def said(self) -> str:
+    def in_words(self) -> str:
         """The verdict in words: a claim of our own holds or does not; it cannot agree with the paper."""
         return self.verdict if self.is_the_papers else OWN_WORDS[self.verdict]
 
@@ -66,7 +66,7 @@ class Experiment:
     draw: Sequence[Callable[[pd.DataFrame, dict, Callable], go.Figure]] = (trade_off,)
 
 
-def told(means: pd.DataFrame, *labels: str) -> str:
+def in_words(means: pd.DataFrame, *labels: str) -> str:
     """What some rows of `over_seeds` say, in words; all of them by default."""
     rows = means.loc[list(labels)] if labels else means
     return "; ".join(f"{label}: {learned_and_kept(row)}" for label, row in rows.iterrows())
@@ -104,7 +104,7 @@ def log_ratios(runs: pd.DataFrame, label: str, other: str, probe: str) -> pd.Ser
     return (drops[label] / drops[other]).map(math.log)
 
 
-def told_ratio(logs: pd.Series) -> str:
+def ratio_in_words(logs: pd.Series) -> str:
     """The geometric mean over seeds in words, and its 95% interval."""
     mean, low, high = mean_interval(logs)
     interval = "" if low is None or high is None else f" [{math.exp(low):.2g}, {math.exp(high):.2g}]"

@@ -14,12 +14,12 @@ from smft_lab.reproduce.claims import (
     Claim,
     Experiment,
     by_method,
+    in_words,
     log_ratios,
     lost,
     methods,
+    ratio_in_words,
     share_of,
-    told,
-    told_ratio,
 )
 from smft_lab.reproduce.jobs import LADDER, Job
 from smft_lab.reproduce.tables import at_target, difference, ends, gap, gaps, in_points, over_seeds
@@ -58,7 +58,7 @@ def _at_equal_learning(
 ) -> Claim:
     """The claim that sparse loses at most `limit` of what another method loses of a probe, of runs of `at_target`."""
     ratios = log_ratios(runs, "sparse", other, probe)
-    ours = f"sparse {lost(runs, 'sparse')}; {other} {lost(runs, other)}; ratio, seed by seed, {told_ratio(ratios)}"
+    ours = f"sparse {lost(runs, 'sparse')}; {other} {lost(runs, other)}; ratio, seed by seed, {ratio_in_words(ratios)}"
     verdict = at_most(math.log(limit), ratios)
     means = runs.groupby("label")[["lost", "reached"]].mean().loc[["sparse", other]]
     if means["lost"].max() < FORGOTTEN:
@@ -106,7 +106,7 @@ def _read_facts(table: pd.DataFrame, details: dict) -> list[Claim]:
         for other in HEADLINE
     ]
     added = old[old["seed"] >= MORE_SEEDS]
-    alone = [told_ratio(log_ratios(added, "sparse", other, "old_facts")) for other in HEADLINE]
+    alone = [ratio_in_words(log_ratios(added, "sparse", other, "old_facts")) for other in HEADLINE]
     return [
         *(
             replace(claim, ours=f"{claim.ours}; with the added seeds alone {ratio}")
@@ -137,8 +137,8 @@ def _read_pareto(table: pd.DataFrame, details: dict) -> list[Claim]:
     beaten_at_the_end, at_the_end = _beaten_at_the_end(last)
     beaten_at_95, at_95 = _beaten_at_95(runs, lose_least[0], lose[1])
     ours = (
-        f"at the end, of the settings that learned 90%, those that kept most: {told(means, *keep_most)}; {at_the_end}; "
-        "where every seed had learned 95%, those that lost least: "
+        f"at the end, of the settings that learned 90%, those that kept most: {in_words(means, *keep_most)}; "
+        f"{at_the_end}; where every seed had learned 95%, those that lost least: "
         f"{'; '.join(f'{label}: {lost(runs, label)}' for label in lose_least)}; {at_95}"
     )
     why = (
@@ -202,13 +202,13 @@ def _read_selection(table: pd.DataFrame, details: dict) -> list[Claim]:
     means = over_seeds(last)
 
     def judged(rule, text: str, paper: str, label: str, other: str) -> Claim:
-        return Claim(text, paper, told(means, label, other), **rule(last, label, other))
+        return Claim(text, paper, in_words(means, label, other), **rule(last, label, other))
 
     kept = last.pivot(index="seed", columns="label", values="kept")
     naive = Claim(
         "Without a choice of slots, a memory model forgets catastrophically, too.",
         "said of training all slots that are read",
-        told(means, "all read", "full", BEST),
+        in_words(means, "all read", "full", BEST),
         **_forgets_half_as_much(kept, "all read", "full"),
     )
     controls = (
@@ -279,13 +279,13 @@ def _read_background(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             "With the facts themselves as background, less is learned and more forgotten.",
             "slightly less learning, clearly more forgetting (Fig. 7)",
-            f"{told(means, 'facts', 'pretraining')}; {gaps(last, 'facts', 'pretraining')}",
+            f"{in_words(means, 'facts', 'pretraining')}; {gaps(last, 'facts', 'pretraining')}",
             **positive_in_each(worse),
         ),
         Claim(
             "Another question set serves as background about as well as pretraining text.",
             "NQ is close to DCLM (Fig. 7)",
-            told(means, "questions", "pretraining"),
+            in_words(means, "questions", "pretraining"),
             **does_as_well(last, "questions", "pretraining"),
         ),
     ]
@@ -366,7 +366,7 @@ def _read_documents(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             f"On a stream of passages, sparse keeps more than {other} at any rate.",
             "less forgotten (Fig. 4)",
-            f"F1: {told(means, best['sparse'], *rates[other])}",
+            f"F1: {in_words(means, best['sparse'], *rates[other])}",
             **all_of([keeps_more(last, best["sparse"], rate) for rate in rates[other]]),
         )
         for other in PASSAGE_RATES
@@ -380,7 +380,7 @@ def _read_documents(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             "On a stream of passages, full and lora learn as much as sparse.",
             "same target reached (Fig. 4)",
-            f"F1, with the t or rate that learns most: {told(means, *best.values())}; more learned than "
+            f"F1, with the t or rate that learns most: {in_words(means, *best.values())}; more learned than "
             f"by sparse: {less}",
             **with_caveat(same, caveat),
         ),
@@ -416,7 +416,7 @@ def _read_sgd(table: pd.DataFrame, details: dict) -> list[Claim]:
             Claim(
                 f"SGD instead of AdamW does not help {method}: no rate learns as much and keeps more.",
                 "SGD did not help them (Table 2)",
-                f"{AT_TARGET}: {told(means, adamw, *sgd)}",
+                f"{AT_TARGET}: {in_words(means, adamw, *sgd)}",
                 **none_helps(runs, adamw, sgd),
             )
         )
@@ -427,7 +427,7 @@ def _read_sgd(table: pd.DataFrame, details: dict) -> list[Claim]:
     helped = Claim(
         "SGD lets sparse keep more than an adaptive optimizer.",
         "with AdamW it forgot little; SGD helped",
-        f"{AT_TARGET}: {told(means, sgd, usual)}",
+        f"{AT_TARGET}: {in_words(means, sgd, usual)}",
         **keeps_more(runs, sgd, usual),
     )
     return [helped, *claims]

@@ -25,7 +25,7 @@ from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, probes_of
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets import sharing
-from smft_lab.widgets.kept import asking_form, familiar
+from smft_lab.widgets.kept import asking_form, familiar_topics
 from smft_lab.widgets.panel import page
 from smft_lab.widgets.training_panel import TrainingPanel
 
@@ -102,7 +102,7 @@ class Compare(TrainingPanel):
             "facts": len(self.facts),
             "slots": lab.slots,
             "target": TARGET,
-            "familiar": familiar(lab),
+            "familiar": familiar_topics(lab),
             "kept": {"name": self._kept.key, "facts": self._kept.facts, "title": self._kept.title},
             "measures": [
                 {"name": _column(p), "title": p.short, "share": p.is_share, "learned": p.is_learned}

@@ -27,7 +27,7 @@ def asking_form(lab: Lab) -> PromptForm:
     return lab.form if lab.recipe is None else lab.form.with_shots((*lab.form.shots, *NEUTRAL_SHOTS))
 
 
-def familiar(lab: Lab) -> dict:
+def familiar_topics(lab: Lab) -> dict:
     """What to say beside a field for questions: `told`, what the model has read, and three `examples` that it knows.
 
     Both are empty for a model from elsewhere, which has read what its makers chose.
@@ -54,7 +54,7 @@ def few(lab: Lab, facts: Sequence[Fact] = (), questions: Sequence[str] = ()) -> 
     return Probes([_some(probe) for probe in probes if isinstance(probe, QuestionProbe | TextProbe)])
 
 
-def asked(probe: Probe) -> str:
+def probe_size(probe: Probe) -> str:
     """How much a probe asks: "24 questions"."""
     what = "question" if isinstance(probe, QuestionProbe) else "text"
     return counted(probe.size, what)

@@ -57,7 +57,7 @@ def page(name: str) -> str:
     return "\n".join((HERE / file).read_text(encoding="utf-8") for file in ("panel.js", name))
 
 
-def saved(patch: Patch, path: str | Path | None) -> str:
+def save_patch(patch: Patch, path: str | Path | None) -> str:
     """Save a patch, and say so; without a path under the first free name of patch, patch-2, ... .safetensors."""
     path = sharing.free_name("patch.safetensors") if path is None else path
     patch.save(path)
@@ -73,7 +73,7 @@ def check_name(name) -> None:
 
 
 @contextmanager
-def brought(name: str, data: str) -> Iterator[Path]:
+def uploaded(name: str, data: str) -> Iterator[Path]:
     """A file that came with the page, in base64, until the block ends; only the last part of its name is used."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, Path(str(name)).name or "file")
@@ -224,7 +224,7 @@ class Panel(anywidget.AnyWidget):
 
     def take_patch(self, name: str, data: str) -> None:
         """Open a patch that came with the page, in base64; see `open_patch`."""
-        with brought("patch.safetensors", data) as file:
+        with uploaded("patch.safetensors", data) as file:
             try:
                 patch = Patch.load(file)
             except ValueError as problem:

@@ -17,7 +17,7 @@ import torch
 
 from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.fact import Fact
-from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.finetune import all_steps, check_facts, finetune
 from smft_lab.finetuning.methods import METHODS, Method, Sparse, method_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab, load
@@ -227,7 +227,7 @@ class Runner:
         steps = Teaching.of(lab, course.facts, course.passes, course.order, course.loss_on, run.seed).steps
         every = math.ceil(steps / course.evaluations)
         cache = self.batches if run.sparse else None
-        for step in whole(finetune(lab, course.facts, probe_every=0, cache=cache, **options)):
+        for step in all_steps(finetune(lab, course.facts, probe_every=0, cache=cache, **options)):
             loss, seconds = step.loss, step.seconds
             if step.last or (step.step and step.step % every == 0):
                 points.append(self.point(step.step))

@@ -24,7 +24,7 @@ from smft_lab.facts.own_facts import (
     untaught_questions,
 )
 from smft_lab.facts.questions import question_paraphrases
-from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.finetune import all_steps, check_facts, finetune
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
@@ -35,8 +35,8 @@ from smft_lab.slots.patch import Patch, row_changes
 from smft_lab.slots.scores import check_top_t
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asked, asking_form, familiar, few
-from smft_lab.widgets.panel import page, saved
+from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar_topics, few, probe_size
+from smft_lab.widgets.panel import page, save_patch
 from smft_lab.widgets.training_panel import TrainingPanel
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Teach(TrainingPanel):
             "passes": max(recipe.passes, recipe.least_steps) if recipe and self._ends_itself() else PASSES,
             "kept": self._kept.words(),
             "mixed": self._mixed,
-            "familiar": familiar(lab),
+            "familiar": familiar_topics(lab),
         }
         self.propose(sentence, question)
         self._draw()
@@ -267,7 +267,7 @@ class Teach(TrainingPanel):
         self._halt()
         if not self._lessons:
             raise ValueError("there is nothing to save yet; teach something first")
-        self.note = saved(self._lessons[-1].patch, path)
+        self.note = save_patch(self._lessons[-1].patch, path)
 
     def to_html(self, path: str | Path = "teach.html", force: bool = False) -> Path:
         """Make a page of one file that holds the lab's base: whoever opens it teaches it, without Python.
@@ -401,7 +401,7 @@ class Teach(TrainingPanel):
         method = replace(tuned, lr=tuned.settings()["lr"] * (FASTER if self.lab.recipe is None else 1))
         run = finetune(self.lab, [lesson.fact], method, passes=passes, probe_every=0, recipe=recipe)
         self._run = weakref.ref(run)
-        for step in whole(run):
+        for step in all_steps(run):
             lesson.steps = step.step
             lesson.slots |= {(table, slot) for table, slots in enumerate(step.slots) for slot in slots.tolist()}
             view |= {"step": step.step, "loss": step.loss, "slots": len(lesson.slots)}
@@ -485,7 +485,7 @@ class Teach(TrainingPanel):
             now = self._stays.measure(self.lab.model, self.lab.tokenizer)
         titles = {(probe.key, probe.metric): probe.short for probe in probes_in((p, m) for p in now for m in now[p])}
         if self.lab.recipe is not None:
-            counts = {probe.name: asked(probe) for probe in self._stays}
+            counts = {probe.name: probe_size(probe) for probe in self._stays}
             titles = {key: f"{title}, {counts[key[0]]}" for key, title in titles.items()}
         with self.hold_sync():
             self._draw()

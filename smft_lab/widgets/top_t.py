@@ -19,7 +19,7 @@ from smft_lab.charts.style import kept_of
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError, read_facts
 from smft_lab.facts.own_facts import with_paraphrases
-from smft_lab.finetuning.finetune import check_facts, finetune, whole
+from smft_lab.finetuning.finetune import all_steps, check_facts, finetune
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
@@ -29,8 +29,8 @@ from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
 from smft_lab.widgets import sharing
 from smft_lab.widgets.drawn_table import cell_of, in_cells, side_of
-from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar
-from smft_lab.widgets.panel import brought, page, saved
+from smft_lab.widgets.kept import KeptQuestions, asking_form, familiar_topics
+from smft_lab.widgets.panel import page, save_patch, uploaded
 from smft_lab.widgets.training_panel import TrainingPanel
 from smft_lab.wording import counted
 
@@ -153,7 +153,7 @@ class TopT(TrainingPanel):
             "grouped": self._grouped,
             "mixed": recipe is not None and recipe.order == "mixed",
             "side": side_of(lab.slots),
-            "familiar": familiar(lab),
+            "familiar": familiar_topics(lab),
         }
         self.settings = settings
         self._preview()
@@ -310,7 +310,7 @@ class TopT(TrainingPanel):
 
     def take_facts(self, name: str, data: str) -> None:
         """Open a file of facts that came with the page, in base64; see `open_facts`."""
-        with brought(name, data) as file:
+        with uploaded(name, data) as file:
             try:
                 self.open_facts(file)
             except FactsError as problem:
@@ -344,7 +344,7 @@ class TopT(TrainingPanel):
         self._halt()
         if not self._paths:
             raise ValueError("there is nothing to save yet; teach something first")
-        self.note = saved(self._paths[-1].patch, path)
+        self.note = save_patch(self._paths[-1].patch, path)
 
     def as_code(self) -> str:
         """Python that repeats the run of the settings that stand in the panel."""
@@ -499,7 +499,7 @@ class TopT(TrainingPanel):
             self.lab, facts, self._method(chosen), passes=chosen["passes"], probe_every=0, cache=self._batches
         )
         self._run = weakref.ref(run)
-        for step in whole(run):
+        for step in all_steps(run):
             path.times += [step.seconds - path.seconds] if step.step else []
             path.step, path.loss, path.seconds = step.step, step.loss, step.seconds
             for table, slots in zip(written, step.slots, strict=False):  # none at step 0

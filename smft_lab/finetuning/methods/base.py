@@ -105,7 +105,7 @@ class Training:
 Setting = TypeVar("Setting")
 
 
-def given(setting: Setting | None) -> Setting:
+def required(setting: Setting | None) -> Setting:
     """A setting that a resolved method has."""
     assert setting is not None
     return setting

@@ -15,7 +15,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.engine.frozen_layers import Batch, Engine, engine_of, form_of
 from smft_lab.finetuning.engine.packing import as_rows
 from smft_lab.finetuning.engine.products import RoundedWeights
-from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, given, register
+from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, register, required
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, Teaching, counted_reads
 from smft_lab.lab import Lab
@@ -94,7 +94,7 @@ class Sparse(Method):
         return known if known.top_t is not None else replace(known, top_t=TOP_T)
 
     def check(self, lab: Lab, recipe: Recipe | None = None) -> None:
-        check_top_t(given(self.top_t), lab.slots)
+        check_top_t(required(self.top_t), lab.slots)
         if recipe is not None and recipe.kl_anchor:
             with without_memory(lab.model):
                 pass  # raises where the memory can't be left out
@@ -122,7 +122,7 @@ class SparseTraining(Training):
     """
 
     def __init__(self, lab: Lab, settings: Sparse, seed: int = 0, recipe: Recipe | None = None):
-        optimizer, lr, top_t = given(settings.optimizer), given(settings.lr), given(settings.top_t)
+        optimizer, lr, top_t = required(settings.optimizer), required(settings.lr), required(settings.top_t)
         self.lab, self.top_t, self.rule, self.seed, self.lr = lab, top_t, settings.rule, seed, lr
         self.kl_anchor, self.anchor, self._decays = 0.0, 0.0, False
         options: dict[str, float] = {}
