@@ -39,8 +39,10 @@ def whole(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None)
 
     Raises:
         OSError: it can't be written; the message says which file, and what a full disk lacks.
+        ValueError: it is a device or the like, whose place no file is to take.
     """
     asked, path = path, Path(os.path.realpath(path))
+    _check_no_device(path)
     for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * RANDOM}{PARTIAL}"):
         with suppress(OSError):  # it may be another's
             if not left_behind or time.time() - left.stat().st_mtime > left_behind:
@@ -74,19 +76,20 @@ def check_new(path: Path, force: bool = False) -> None:
 
     Raises:
         OSError: it can't be written.
-        ValueError: it is a folder or lies in a file, or there is such a file and `force` is not given.
+        ValueError: it is a folder or a device or lies in a file, or there is such a file and `force` is not given.
     """
-    for folder in path.parents:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file; name a folder")
-    if path.is_dir():
+    if (file := _file_among(path.parents)) is not None:
+        raise ValueError(f"{file} is a file; name a folder")
+    if os.path.isdir(path):
         raise ValueError(f"{path} is a folder; name a file")
+    _check_no_device(path)
     if not force and os.path.lexists(path):
         raise ValueError(f"{path} is there already; name another, or replace it with --force")
-    folder = Path(os.path.realpath(path)).parent
+    target = Path(os.path.realpath(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _probe(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _probe(target.parent)
+        _check_length(target.with_name(f"{target.name}.{'0' * RANDOM}{PARTIAL}"))
     except OSError as problem:
         raise unwritable(path, problem) from None
 
@@ -124,6 +127,22 @@ def clear_unfinished(folder: Path, names: Iterable[str]) -> None:
     _beside(folder, LOCK).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _file_among(paths: Iterable[Path]) -> Path | None:
+    """The first of some paths that is something else than a folder."""
+    return next((path for path in paths if os.path.exists(path) and not os.path.isdir(path)), None)
+
+
+def _check_no_device(path: Path) -> None:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f"{path} is a device or a pipe, whose place no file can take; name a file")
+
+
+def _check_length(path: Path) -> None:
+    """Raise OSError where a name is longer than the disk takes."""
+    with suppress(FileNotFoundError):
+        path.lstat()
 
 
 def _probe(folder: Path) -> None:
@@ -187,7 +206,7 @@ def in_bytes(size: int) -> str:
 def _free(path: Path) -> int:
     """Bytes that may still be written where `path` is, or will be."""
     path = Path(os.path.realpath(path))
-    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if os.path.exists(folder))).free
 
 
 # Folders ----------------------------------------------------------------------------------------------
@@ -244,7 +263,7 @@ def whole_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room:
             except OSError as problem:
                 raise (_immovable(path) if problem.errno in IMMOVABLE else unwritable(path, problem)) from None
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            _delete(unfinished)
 
 
 def check_place(path: Path, mark: str, room: int = 0) -> None:
@@ -257,21 +276,21 @@ def check_place(path: Path, mark: str, room: int = 0) -> None:
             replaced while this process works in it, or another process is writing there now.
     """
     target = Path(os.path.realpath(path))
-    for folder in (target, *target.parents):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder if folder != target else path} is a file; name a folder")
-    if not target.name or target.is_mount():
+    if (file := _file_among((target, *target.parents))) is not None:
+        raise ValueError(f"{file if file != target else path} is a file; name a folder")
+    if not target.name or os.path.ismount(target):
         raise _immovable(path)
     if target.name.startswith(".") and target.name.endswith((UNFINISHED, REPLACED)):
         raise ValueError(f"{path}: names like that are of folders under way; name another folder")
-    if (target / mark).exists() and Path(os.path.realpath(".")).is_relative_to(target):
+    if os.path.exists(target / mark) and Path(os.path.realpath(".")).is_relative_to(target):
         raise ValueError(
             f"{path} is the folder that this runs in, and can't be replaced; run it from another, or name another"
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for place in (target.parent, *([target] if target.exists() else [])):
+        for place in (target.parent, *([target] if os.path.exists(target) else [])):
             _probe(place)
+        _check_length(target.with_name(f".{target.name}.{'0' * RANDOM}{UNFINISHED}"))
         with alone(path):
             _recover(path, mark)
     except OSError as problem:
@@ -324,14 +343,23 @@ def _recover(path: Path, mark: str) -> None:
         if not (target / mark).exists():
             for moved in (_listed(left, mark) or set()) - {file.name for file in left.iterdir()}:
                 _delete(target / moved)
-        shutil.rmtree(left, ignore_errors=True)
+        _delete(left)
+    _delete(old := _beside(path, REPLACED))
+    if old.exists():
+        raise OSError(errno.ENOTEMPTY, f"{old} is left of an earlier one and can't be deleted; delete it")
 
 
 def _delete(file: Path) -> None:
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file, ignore_errors=True)
-    else:
+    """Delete a file, or of a folder all that may be, also in folders of it that are read-only."""
+    if not file.is_dir() or file.is_symlink():
         file.unlink(missing_ok=True)
+        return
+    for place, folders, _ in os.walk(file):
+        for folder in folders:
+            with suppress(OSError):
+                if not os.path.islink(inner := os.path.join(place, folder)):
+                    os.chmod(inner, 0o700)
+    shutil.rmtree(file, ignore_errors=True)
 
 
 def _follow_umask(folder: Path) -> None:
@@ -360,17 +388,35 @@ def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], 
             os.replace(unfinished / name, target / name)
     else:
         for name in there - own:
-            _copy(target / name, unfinished / name)
+            _take_along(target / name, unfinished / name)
         shutil.copymode(target, unfinished)
         old = _beside(target, REPLACED)
-        shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
         os.replace(unfinished, target)
-        shutil.rmtree(old)
+        _delete(old)
 
 
-def _copy(file: Path, copy: Path) -> None:
-    if file.is_dir() and not file.is_symlink():
-        shutil.copytree(file, copy, symlinks=True)
-    else:
-        shutil.copy2(file, copy, follow_symlinks=False)
+def _take_along(file: Path, place: Path) -> None:
+    """Give somebody else's file or folder another place, too: a second name of the same files, however large."""
+    try:
+        if file.is_dir() and not file.is_symlink():
+            shutil.copytree(file, place, symlinks=True, ignore=_check_no_mount, copy_function=_link)
+        else:
+            _link(file, place)
+    except OSError as problem:
+        reason = problem.strerror or " ".join(str(problem).split())
+        raise OSError(None, f"{file.name} in it can't be taken along: {reason}") from None
+
+
+def _link(file: str | Path, place: str | Path) -> None:
+    try:
+        os.link(file, place, follow_symlinks=False)
+    except OSError:  # not on every disk
+        shutil.copy2(file, place, follow_symlinks=False)
+
+
+def _check_no_mount(folder: str, names: Sequence[str]) -> Sequence[str]:
+    """To be asked by `copytree` what it is to leave out."""
+    if os.path.ismount(folder):
+        raise ValueError(f"{folder} is a mount point, which can't be moved; name another folder")
+    return []

@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import LAB_FILE, READS, check_lab_place, is_lab_file
-from smft_lab.writing import REPLACED, whole_folder
+from smft_lab.writing import REPLACED, check_new, check_place, whole_folder, write_whole
 
 
 def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_path, monkeypatch):
@@ -197,6 +199,68 @@ def test_saving_again_leaves_every_file_that_no_lab_wrote(listed, tiny_lab, tmp_
     assert all((path / name).read_text() == "mine" for name in OWN)
     assert os.readlink(path / "link") == "nowhere"
     assert entries(tmp_path) == {"lab"}
+
+
+def test_saving_again_takes_files_of_every_kind_along_without_copying_them(tiny_lab, tmp_path):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    with_own_files(path)
+    os.mkfifo(path / "models" / "pipe")
+    with (path / "data.bin").open("wb") as file:
+        file.truncate(10**8)
+    before = {name: (path / name).stat().st_ino for name in (*OWN, "data.bin", "models/pipe")}
+    for _ in range(2):
+        lab.save(path)
+        assert {name: (path / name).stat().st_ino for name in before} == before
+
+
+def test_a_folder_of_somebody_else_that_is_read_only_is_taken_along_and_leaves_nothing(tiny_lab, tmp_path, monkeypatch):
+    lab, path, deleted = tiny_lab(), tmp_path / "lab", shutil.rmtree
+
+    def as_no_superuser(folder, **options):
+        if all(place.stat().st_mode & stat.S_IWUSR for place in Path(folder).rglob("*/")):
+            deleted(folder, **options)
+        elif not options.get("ignore_errors"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("smft_lab.writing.shutil.rmtree", as_no_superuser)
+    lab.save(path)
+    with_own_files(path)
+    (path / "models").chmod(0o500)
+    for turn in range(1, 3):
+        lab.defaults = {"sparse": {"lr": turn}}
+        lab.save(path)
+        assert load(path).defaults == lab.defaults
+        assert stat.S_IMODE((path / "models").stat().st_mode) == 0o500
+        assert entries(tmp_path) == {"lab"}
+    monkeypatch.setattr("smft_lab.writing.shutil.rmtree", lambda *_, **__: None)
+    lab.save(path)
+    with pytest.raises(OSError, match=r"\.lab\.replaced is left of an earlier one and can't be deleted; delete it"):
+        check_place(path, LAB_FILE)
+
+
+def test_a_disk_mounted_in_the_folder_of_a_lab_is_not_emptied(tiny_lab, tmp_path, monkeypatch):
+    lab, path = tiny_lab(), tmp_path / "lab"
+    lab.save(path)
+    with_own_files(path)
+    monkeypatch.setattr("smft_lab.writing.os.path.ismount", lambda place: Path(place).name == "deep")
+    with pytest.raises(ValueError, match="lab/modelling/deep is a mount point, which can't be moved"):
+        lab.save(path)
+    assert (path / "modelling/deep/er.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("name", "fits"), [("n" * 230, True), ("n" * 240, False), ("ü" * 120, False)])
+def test_a_name_too_long_for_what_is_written_beside_it_is_told_before_long_work(name, fits, tiny_lab, tmp_path):
+    file = tmp_path / (name + ".x")
+    if fits:
+        check_place(tmp_path / name, LAB_FILE)
+        tiny_lab().save(tmp_path / name)
+        check_new(file)
+        write_whole(file, "text")
+        return
+    with pytest.raises(OSError, match=r"n't be written \(File name too long\)"):
+        check_place(tmp_path / name, LAB_FILE)
+    with pytest.raises(OSError, match=r"n't be written \(File name too long\)"):
+        check_new(file)
 
 
 def test_what_an_earlier_lab_wrote_and_a_new_one_does_not_goes(tiny_lab, tmp_path):

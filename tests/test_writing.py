@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smft_lab.writing import LEFT_BEHIND, PARTIAL, check_replaceable, whole, write_whole
+from smft_lab.writing import LEFT_BEHIND, PARTIAL, check_new, check_replaceable, whole, write_whole
 
 
 def test_a_file_is_written_whole_by_several_at_once(tmp_path):
@@ -76,3 +76,14 @@ def test_results_replace_those_of_an_earlier_run_alone(tmp_path, content):
     check_replaceable(tmp_path, names, "claims.json", keys)
     with pytest.raises(OSError, match=r"nowhere.* can't be written"):
         check_replaceable(Path("/proc/nowhere"), names, "claims.json", keys)
+
+
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(ValueError, match=r"pipe|link .* is a device or a pipe"):
+            check_new(tmp_path / name, force=True)
+        with pytest.raises(ValueError, match="pipe is a device or a pipe, whose place no file can take; name a file"):
+            write_whole(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()

@@ -493,7 +493,7 @@ def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
         OSError: `out` can't be written, or the disk is full.
         ValueError: `out` holds a comparison already and `force` is not given, or another process is writing there.
     """
-    if not force and (there := [name for name in RESULTS if (out / name).exists()]):
+    if not force and (there := [name for name in RESULTS if os.path.lexists(out / name)]):
         raise ValueError(f"{out} already holds a comparison ({there[0]}); name another folder, or give --force")
     with whole_folder(out, SUMMARY, RESULTS.__contains__, ROOM) as folder:
         yield folder
