@@ -19,7 +19,7 @@ import smft_lab.model.language_model  # noqa: F401  (registers the model with tr
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.model.attach import check_embedded
-from smft_lab.model.autoclass import check_no_adapters, check_plain, check_trainable
+from smft_lab.model.autoclass import check_own_weights, check_plain, check_trainable
 from smft_lab.model.hooks import drop_ended
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
@@ -105,7 +105,7 @@ class Lab:
         tables = value_tables(model)
         if not tables:
             raise ValueError("the model has no memory layer")
-        check_no_adapters(model)
+        check_own_weights(model)
         check_trainable(model)
         for module in (module for module in model.modules() if isinstance(module, Wide)):
             module.widen()
@@ -229,7 +229,7 @@ class Lab:
         """
         self.end()
         self.turn += 1
-        check_no_adapters(self.model)
+        check_own_weights(self.model)
         self._run = weakref.ref(run)
 
     @exclusive
@@ -307,7 +307,7 @@ class Lab:
         """
         self.end()
         self.turn += 1
-        check_no_adapters(self.model)
+        check_own_weights(self.model)
         self.restore_weights()
         for watcher in list(self.watchers):
             watcher.base_is_back()
@@ -383,7 +383,7 @@ class Lab:
         if base not in BASES:
             raise ValueError(f"no base {base!r}; there are {', '.join(BASES)}")
         self.end()
-        check_no_adapters(self.model)
+        check_own_weights(self.model)
         write_lab(self, Path(path), base == "reference")
 
 

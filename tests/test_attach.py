@@ -211,8 +211,8 @@ def test_a_memory_that_fails_beside_one_block_is_put_beside_none(monkeypatch):
 
 def test_a_model_that_reads_more_than_token_ids_is_refused_with_what_it_said(monkeypatch):
     model = small("llama")
-    monkeypatch.setattr(model, "forward", lambda pixel_values, input_ids=None, use_cache=None: None)
-    with pytest.raises(ValueError, match=r"can't be run on token ids alone.* missing .* 'pixel_values'"):
+    monkeypatch.setattr(model, "forward", lambda pixel_values, input_ids=None, **options: None)
+    with pytest.raises(ValueError, match=r"can't be run on token ids and labels alone.* missing .* 'pixel_values'"):
         add_memory(model, 1, **MEMORY)
 
 

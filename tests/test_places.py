@@ -96,30 +96,6 @@ def test_in_a_hybrid_the_blocks_that_have_a_feed_forward_can_be_chosen_and_the_o
     assert memories(add_memory(model, [1, -1], **MEMORY)) == ["model.layers.1.mixer", "model.layers.3.mixer"]
 
 
-class Packed(nn.Module):
-    """A quantized linear layer, as bitsandbytes keeps one."""
-
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype):
-        super().__init__()
-        self.scale = layer.weight.abs().max().item() / 100
-        self.weight = nn.Parameter((layer.weight / self.scale + 100 * (dtype == torch.uint8)).to(dtype), False)
-
-    def forward(self, x):
-        return x @ ((self.weight.float() - 100 * (self.weight.dtype == torch.uint8)) * self.scale).T
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
-def test_a_quantized_model_is_refused_with_the_reason(dtype):
-    model = small("llama")
-    for block in model.model.layers:
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            setattr(block.mlp, name, Packed(getattr(block.mlp, name), dtype))
-    modules = dict(model.named_modules())
-    with pytest.raises(ValueError, match=rf"block 1 is quantized \({dtype}\).*bfloat16 or float32, or call model.deq"):
-        add_memory(model, 1, **MEMORY)
-    assert dict(model.named_modules()) == modules
-
-
 def test_a_model_whose_attention_alone_has_little_weight_is_not_taken_for_one_without(tokenizer):
     with pytest.raises(ValueError, match=r"BertLMHeadModel, block 0 \(BertLayer\): no feed-forward found"):
         feed_forwards(small("bert", is_decoder=True))

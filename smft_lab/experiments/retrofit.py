@@ -21,7 +21,7 @@ from smft_lab.facts.public.datasets import Question
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.teaching import CONTEXTS, counted_reads, taught_texts
 from smft_lab.lab import Lab
-from smft_lab.model.attach import add_memory
+from smft_lab.model.attach import add_memory, check_attachable
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.tokenizer import document_batches
@@ -128,8 +128,7 @@ class Retrofit:
     ):
         if isinstance(layers, str) and layers != "auto":
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
-        if value_tables(model):
-            raise ValueError("the model has memory layers already")
+        check_attachable(model, None if isinstance(layers, str) else layers)
         if known_limit < 1:
             raise ValueError(f"known_limit must be at least 1, not {known_limit}")
         check_window(model, recipe.window if text is None else 2 * recipe.window)  # held-out text is in longer ones

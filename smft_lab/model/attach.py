@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smft_lab.model.autoclass import CONFIG_KEY, check_no_adapters, check_plain, check_trainable, keep_when_saved
+from smft_lab.model.autoclass import CONFIG_KEY, check_own_weights, check_plain, check_trainable, keep_when_saved
 from smft_lab.model.drawing import drawn_from
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
@@ -24,8 +24,6 @@ from smft_lab.model.modes import evaluating
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
 MODES = ("replace", "add")
 TOKENS = 7  # of the text that shows where a model's feed-forwards are
-NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-PACKED = (torch.uint8, torch.int8, torch.int32)
 
 
 class AttachedMemory(nn.Module):
@@ -148,21 +146,12 @@ def add_memory(
     """
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
-    check_plain(model)
-    if memory_layers(model):
-        raise ValueError("the model has memory layers already")
-    check_no_adapters(model)
-    check_trainable(model)
-    places = feed_forwards(model)
+    places = check_attachable(model)
     chosen = _chosen(layers, places)
     width = _text(model).hidden_size
     taken = [place for number in chosen if (place := places[number]) is not None]
     old = [place.module for place in taken]
     like = [next(module.parameters()) for module in old]
-    if any(parameter.is_meta for parameter in like):
-        raise ValueError("a feed-forward of the model is offloaded; load the model with its weights in memory")
-    for number, module in zip(chosen, old, strict=True):
-        _check_plain_numbers(module, number)
     check_fits(slots * (value_dim or width) * (1 if shared else len(chosen)), like[0], empty=mode == "add")
     values, made = None, []
     with drawn_from(seed):
@@ -182,6 +171,23 @@ def add_memory(
     setattr(model.config, CONFIG_KEY, asked)
     keep_when_saved(model, _shared(model))
     return model
+
+
+def check_attachable(model, layers: Sequence[int] | None = None) -> list[FeedForward | None]:
+    """The feed-forwards of a model that can be given a memory, beside these blocks if they are named.
+
+    Raises:
+        ValueError: it can't be; see `add_memory`.
+    """
+    check_plain(model)
+    if memory_layers(model):
+        raise ValueError("the model has memory layers already")
+    check_own_weights(model)
+    check_trainable(model)
+    places = feed_forwards(model)
+    if layers is not None:
+        _chosen(layers, places)
+    return places
 
 
 def attached_at(model) -> list[str]:
@@ -259,10 +265,13 @@ def feed_forwards(model) -> list[FeedForward | None]:
                 for module in block.modules():
                     scope.hook(module, record, with_kwargs=True)
             try:
-                model(input_ids=ids, use_cache=False)
+                out = model(input_ids=ids, labels=ids, use_cache=False)
             except Exception as problem:
-                needed = f"{type(model).__name__} can't be run on token ids alone, as a memory needs it"
+                needed = f"{type(model).__name__} can't be run on token ids and labels alone, as a memory needs it"
                 raise ValueError(f"{needed}: {type(problem).__name__}: {problem}") from problem
+        if not isinstance(getattr(out, "loss", None), Tensor) or not isinstance(getattr(out, "logits", None), Tensor):
+            given = f"{type(model).__name__} gives a {type(out).__name__} without loss and logits by name"
+            raise ValueError(f"{given}, as a memory needs them")
         places = [_feed_forward(block, calls) for block in blocks]
     if any(places):
         return places
@@ -327,16 +336,6 @@ def _chosen(layers: Sequence[int] | int, places: Sequence[FeedForward | None]) -
         known = ", ".join(str(number) for number, place in enumerate(places) if place is not None)
         raise ValueError(f"block {without[0]} has no feed-forward; blocks that have one: {known}")
     return chosen
-
-
-def _check_plain_numbers(feed_forward: nn.Module, block: int) -> None:
-    """Raise ValueError if a feed-forward is quantized."""
-    strange = [tensor.dtype for tensor in feed_forward.parameters() if tensor.ndim and tensor.dtype not in NUMBERS]
-    strange += [tensor.dtype for tensor in feed_forward.buffers() if tensor.ndim > 1 and tensor.dtype in PACKED]
-    if strange:
-        advice = "load the model in bfloat16 or float32, or call model.dequantize()"
-        problem = f"the feed-forward of block {block} is quantized ({strange[0]})"
-        raise ValueError(f"{problem}, and no lab of such a model could be saved and loaded; {advice}")
 
 
 def text_blocks(model) -> nn.ModuleList:

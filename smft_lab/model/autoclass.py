@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 CONFIG_KEY = "smft_memory"  # in `model.config`: what `add_memory` was asked for, so that a saved model can be rebuilt
 GENERATION_FILE = "generation_config.json"
 INDEX = "model.safetensors.index.json"
+NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PACKED = (torch.uint8, torch.int8, torch.int32)
+PLAIN_KINDS = (Tensor, nn.Parameter)
 
 
 class AttachedConfig(PreTrainedConfig):
@@ -252,13 +256,46 @@ def has_adapters(model: nn.Module) -> bool:
     return any(type(module).__module__.startswith("peft.") for module in model.modules())
 
 
-def check_no_adapters(model: nn.Module) -> None:
-    """Raise ValueError if adapters of peft are on a model: they are no part of what is saved, reset or taught."""
+def check_own_weights(model: nn.Module) -> None:
+    """Raise ValueError unless a model's weights are plain numbers of its own, in memory.
+
+    Adapters of peft are no part of what is saved, reset or taught; offloaded weights can't be written, and quantized
+    ones can't be rebuilt.
+    """
     if has_adapters(model):
         raise ValueError(
             "adapters of peft are on the model, which are no part of a lab: merge them into it before it "
             "is given a memory (model.merge_and_unload()), or take them off (model.unload())"
         )
+    offloaded, quantized = (next(filter(kind, _weights_of(model)), None) for kind in (_is_offloaded, _is_quantized))
+    if offloaded is not None:
+        advice = "load all of it into memory, without a device_map that offloads, and in bfloat16 if it is large"
+        problem = f"{offloaded[0]} is not in memory, as the model was offloaded or made without weights"
+        raise ValueError(f"{problem}; {advice}")
+    if quantized is not None:
+        name, tensor = quantized
+        kept = str(tensor.dtype) if type(tensor) in PLAIN_KINDS else type(tensor).__name__
+        advice = "load it in bfloat16 or float32, or call model.dequantize()"
+        problem = f"the model is quantized ({name} is kept as {kept})"
+        raise ValueError(f"{problem}, and no lab of such a model could be saved and loaded; {advice}")
+
+
+def _weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(model.named_parameters(), model.named_buffers())
+
+
+def _is_offloaded(named: tuple[str, Tensor]) -> bool:
+    return named[1].is_meta
+
+
+def _is_quantized(named: tuple[str, Tensor]) -> bool:
+    """Whether numbers are packed: in a type of their own, or in one that is computed with only after unpacking."""
+    _, tensor = named
+    if type(tensor) not in PLAIN_KINDS:
+        return True
+    if isinstance(tensor, nn.Parameter):
+        return tensor.ndim > 0 and tensor.dtype not in NUMBERS
+    return tensor.ndim > 1 and (tensor.dtype in PACKED or (tensor.is_floating_point() and tensor.dtype not in NUMBERS))
 
 
 def check_plain(model: nn.Module) -> None:
@@ -273,8 +310,12 @@ def check_plain(model: nn.Module) -> None:
         raise ValueError(f"this is a wrapper ({kind}) around a model; {advice}, and wrap it again afterwards")
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
         raise ValueError("the model was compiled, by model.compile(); load it anew, and compile it last")
-    if not has_adapters(model) and (not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None):
+    if has_adapters(model):
+        return
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None or not model.can_generate():
         raise ValueError(f"{kind} is no causal language model of transformers; open one by AutoModelForCausalLM")
+    if not model.config.return_dict:
+        raise ValueError("model.config.return_dict is False, so the model names nothing that it gives; set it to True")
 
 
 def check_trainable(model: nn.Module) -> None:

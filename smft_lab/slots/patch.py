@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.model.autoclass import check_no_adapters
+from smft_lab.model.autoclass import check_own_weights
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
 from smft_lab.writing import json_text, whole
@@ -72,7 +72,7 @@ class Patch:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
         lab.end_if_renamed()
-        check_no_adapters(lab.model)
+        check_own_weights(lab.model)
         names, tables = named_tables(lab.model)
         for name, tensor in lab.model.state_dict().items():
             if tensor.dtype != lab.base(name).dtype:
@@ -144,6 +144,7 @@ class Patch:
     def check(self, lab: Lab) -> None:
         """Raise ValueError if the patch is damaged or doesn't fit the lab: another base, tables, slots or numbers."""
         check_rows(self)
+        check_own_weights(lab.model)
         base_now = fingerprint(lab)
         if base_now != self.base:
             dtype = str(lab.model.dtype).removeprefix("torch.")
