@@ -90,6 +90,17 @@ def test_a_retrofit_leaves_the_logits_as_they_were_and_trains_nothing(work):
     assert list(done.blocks["margin"]) == sorted(done.blocks["margin"], reverse=True)
 
 
+def test_how_far_a_choice_has_settled_is_told_of_the_texts_that_would_be_taught(lab, monkeypatch):
+    lab.recipe = replace(lab.recipe, keywords=2)
+    read = []
+    monkeypatch.setattr(retrofit_module, "counted_reads", lambda *asked: read.append(asked[2]) or counted_reads(*asked))
+    facts = smft.new_facts(3)
+    retrofit_module.settled(lab, lab.usage, facts)
+    texts = [text for text in Teaching.of(lab, facts).texts if not text.context]
+    assert [text for text in read[0] if not text.context] == texts
+    assert sum(text.kind == "question" for text in texts) > sum(len(fact.questions[:4]) for fact in facts)
+
+
 def test_a_stopped_retrofit_goes_on_with_what_it_had(work, tmp_path, tokenizer):
     whole = work(folder=tmp_path / "whole", text=None, questions=[])
     list(whole)

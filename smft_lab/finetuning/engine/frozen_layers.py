@@ -432,25 +432,37 @@ def engine_of(
     plain = _loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
-    finite = bool(plain[0].isfinite())  # a loss that isn't says nothing of the model, and ends the training
+    engine = None
+    if plain[0].isfinite():  # a loss that isn't says nothing of the model, and ends the training
+        engine = _engine_alike(plain, model, batch, form, selection, rounded)
+    if engine is not None:
+        proven[made] = engine.fused, engine.trees, engine.rounded is not None
+    elif selection is not None:
+        selection.counted, selection.memo = whole.counted, whole.memo
+    return engine
+
+
+def _engine_alike(
+    plain: list[Tensor],
+    model,
+    batch: Batch,
+    form: Form,
+    selection: Selection | None,
+    rounded: RoundedWeights | None,
+) -> Engine | None:
+    """The first engine that gives the loss and gradients of the whole model, `plain`; warns where none does."""
     problem = None
-    for trees, fused in product((True, False) if form.packed else (False,), (True, False)) if finite else ():
+    for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
         batch.memo.clear()  # what was kept there belongs to the batch in another form
         try:
             engine = Engine(model, selection, fused, trees)
             for _ in range(2):  # twice: a model that changes what it was given in place would show the second time
                 check_alike(plain, _loss_and_gradients(model, engine.loss(batch, form)))
-            if rounded is not None:
-                engine = _rounded(engine, rounded, batch, form, plain) or engine
-            proven[made] = fused, trees, engine.rounded is not None
-            return engine
+            return engine if rounded is None else _rounded(engine, rounded, batch, form, plain) or engine
         except Exception as raised:  # whatever a foreign architecture does, training goes on without
             problem, batch.frozen, batch.live = raised, None, None
-    if selection is not None:
-        selection.counted, selection.memo = whole.counted, whole.memo
-    if finite:
-        name = type(model).__name__
-        warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=2)
+    name = type(model).__name__
+    warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=3)
     return None
 
 
