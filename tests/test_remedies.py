@@ -60,6 +60,23 @@ def test_the_fisher_information_is_the_mean_squared_gradient_of_single_texts(lab
     assert all(one.grad is None or not one.grad.any() for one in lab.model.parameters())
 
 
+def test_an_interrupted_fisher_information_leaves_a_persons_own_gradients(lab, monkeypatch):
+    weight = next(lab.model.parameters())
+    own = weight.grad = torch.ones_like(weight)
+    monkeypatch.setattr(lab, "encode", lambda texts: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fisher(lab, FACTS[0].statements[:2])
+    assert weight.grad is own
+    assert all(other.grad is None for other in list(lab.model.parameters())[1:])
+
+
+def test_a_model_whose_gradients_are_all_zero_has_no_fisher_information(lab):
+    with torch.no_grad():
+        lab.model.get_output_embeddings().weight.zero_()
+    with pytest.raises(ValueError, match="add up to 0"):
+        fisher(lab, FACTS[0].statements[:2])
+
+
 def test_weights_without_a_gradient_have_no_fisher_information_and_no_penalty(lab):
     name, frozen = next(iter(lab.model.named_parameters()))
     frozen.requires_grad_(False)

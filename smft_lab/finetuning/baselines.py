@@ -5,6 +5,7 @@ Replay needs no code of its own: `finetune(..., mix=...)` trains on old texts be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.lab import Lab
-from smft_lab.model.modes import evaluating
+from smft_lab.model.modes import evaluating, without_gradients
 from smft_lab.ranges import check_positive
 
 
@@ -53,16 +54,14 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
     Scaled to a mean of 1 over all weights, so that a strength means the same as without it.
 
     Raises:
-        ValueError: there are no texts, or no weight takes a gradient.
+        ValueError: there are no texts, no weight takes a gradient, or all gradients are 0 or one isn't finite.
     """
     if not texts:
         raise ValueError("the Fisher information needs at least one text")
     squares = {name: torch.zeros_like(parameter) for name, parameter in lab.model.named_parameters()}
     if not any(parameter.requires_grad for parameter in lab.model.parameters()):
         raise ValueError("no weight of the model takes a gradient; call lab.model.requires_grad_(True) first")
-    gradients = {parameter: parameter.grad for parameter in lab.model.parameters()}  # a person's own
-    lab.model.zero_grad()
-    with evaluating(lab.model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(lab.model), without_gradients(lab.model), torch.inference_mode(False), torch.enable_grad():
         for text in texts:
             lab.model(**lab.encode([text])).loss.backward()
             with torch.no_grad():
@@ -70,10 +69,10 @@ def fisher(lab: Lab, texts: Sequence[str]) -> dict[str, Tensor]:
                     if parameter.grad is not None:
                         squares[name].addcmul_(parameter.grad, parameter.grad)
             lab.model.zero_grad(set_to_none=False)
-    for parameter, gradient in gradients.items():
-        parameter.grad = gradient
     total = sum(float(square.sum()) for square in squares.values())
     count = sum(square.numel() for square in squares.values())
+    if not 0 < total < math.inf:
+        raise ValueError(f"the squared gradients add up to {total}; the Fisher information says nothing so")
     return {name: square.mul_(count / total) for name, square in squares.items()}
 
 

@@ -1,4 +1,4 @@
-"""Whether a model trains: the mode of each of its modules, which dropout goes by."""
+"""What of a model differs while it trains: the mode of each module, which dropout goes by, and the gradients."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """The model without gradients at the beginning of the block; at its end with those that it had before."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    try:
+        model.zero_grad()
+        yield
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
