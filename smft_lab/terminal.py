@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -27,7 +28,7 @@ def progress_bar(shown: bool = True) -> Progress:
     if shown and not console.is_terminal:
         return ProgressLines()
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -92,12 +93,22 @@ class ProgressLines(Progress):
 
     def _tell(self, number: TaskID, line: str) -> None:
         self._told[number] = self.get_time()
-        console.print(" ".join(line.split()), markup=False, soft_wrap=True)
+        say(" ".join(line.split()))
 
 
 def _clock(seconds: float | None) -> str:
     """Hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds or 0)))
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, literally."""
+    console.print(printable(text), markup=False, soft_wrap=True)
+
+
+def cell(text: str) -> Text:
+    """A text as it stands in a table, literally."""
+    return Text(printable(text))
 
 
 def printable(text: str) -> str:

@@ -690,6 +690,17 @@ def test_a_locale_or_a_terminal_without_utf_8_costs_no_result(tmp_path):
         assert len(read_facts(Path(os.fsdecode(out)))) == 3
 
 
+def test_facts_are_shown_literally_and_in_short(smft, tmp_path):
+    """A file of somebody else sets no colour and no title, and fills no screen."""
+    fact = {"statements": ["[red]Zorb[/red] \x1b[31mis\x1b]0;t\x07 Mirn."], "question": "W\x1b[2Jhere?"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(fact | {"answers": ["Mirn\x08" + "x" * 1000]}))
+    code, _, err = smft("facts", "a.jsonl")
+    assert code == 0
+    assert err[0] == r"1. taught: [red]Zorb[/red] \x1b[31mis\x1b]0;t\x07 Mirn."
+    assert err[1].startswith(r"   asked:  W\x1b[2Jhere? -> Mirn\x08x")
+    assert len(err[1]) < 250
+
+
 def test_a_name_that_is_no_text_does_not_cost_a_report(tmp_path):
     write_whole(tmp_path / "report.html", "made by --facts fakta-\udcff.jsonl")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").endswith("fakta-\\udcff.jsonl")

@@ -1,10 +1,13 @@
 """Progress: a bar on a terminal; in a log, plain lines that say what, how much, how long and how long still."""
 
+import re
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
 from smft_lab import terminal
-from smft_lab.terminal import ProgressLines, progress_bar
+from smft_lab.terminal import ProgressLines, cell, progress_bar, say
 
 
 class Clock:
@@ -88,3 +91,27 @@ def test_there_is_a_bar_on_a_terminal_and_nothing_where_none_is_wanted(monkeypat
         bar.update(bar.add_task("training", total=7), completed=7)
     assert not isinstance(bar, ProgressLines)
     assert "7/7" in capsys.readouterr().err
+
+
+FOREIGN = "[red]a[/red] \x1b[31mb\x1b]0;c\x07 \u202ed\x9be"
+
+
+def test_a_foreign_text_is_shown_literally_and_moves_no_cursor(capsys):
+    say(FOREIGN)
+    assert lines(capsys) == [r"[red]a[/red] \x1b[31mb\x1b]0;c\x07 \u202ed\x9be"]
+    assert cell(FOREIGN).plain == r"[red]a[/red] \x1b[31mb\x1b]0;c\x07 \u202ed\x9be"
+
+
+def test_a_bar_shows_names_literally(monkeypatch):
+    monkeypatch.setattr(terminal, "console", Console(force_terminal=True, record=True, width=100))
+    with progress_bar() as bar:
+        bar.add_task("pretrain [red]a[/red]", total=1)
+    assert "pretrain [red]a[/red]" in terminal.console.export_text()
+
+
+def test_commands_write_texts_only_where_they_are_made_literal():
+    """Tables and the version are the console's own; whatever else is told goes by `say`."""
+    files = (Path(terminal.__file__).parent / "cli").glob("*.py")
+    lines = [line.strip() for file in files for line in file.read_text().splitlines()]
+    calls = {line for line in lines if "console.print(" in line}
+    assert calls == {"console.print(table)", 'console.print(f"smft-lab {__version__}", highlight=False)'}

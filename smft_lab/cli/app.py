@@ -22,7 +22,7 @@ from smft_lab.cli.patch import patches
 from smft_lab.cli.pretrain import pretrain
 from smft_lab.cli.reproduce import reproduce
 from smft_lab.cli.study import study
-from smft_lab.terminal import console, printable
+from smft_lab.terminal import console, say
 
 COMMANDS = {
     "lab": open_notebooks,
@@ -88,6 +88,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as problem:
-        text = printable(" ".join(str(problem).split()))
-        console.print(f"smft-lab: {text}", markup=False, soft_wrap=True)
+        say(f"smft-lab: {' '.join(str(problem).split())}")
         sys.exit(2)

@@ -9,7 +9,7 @@ import typer
 
 from smft_lab.cli.options import InputOption, LabOption
 from smft_lab.cli.patch import ConflictOption, OnConflict, read_patches
-from smft_lab.terminal import console, printable
+from smft_lab.terminal import say
 
 
 def ask(
@@ -34,4 +34,4 @@ def ask(
     for question, base, taught in zip(questions, before, after, strict=True):
         lines = [question, f"  base:   {base}", f"  taught: {taught}"] if patches else [question, f"  {base}"]
         for line in lines:
-            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+            say(line)

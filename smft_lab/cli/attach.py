@@ -13,7 +13,7 @@ import typer
 from smft_lab.cli.options import InputOption, KindOption, RecipeOption, check_kind, numbers_in, questions_in, resumable
 from smft_lab.cli.pretrain import follow_training
 from smft_lab.recipe import recipe_to_attach
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import progress_bar, say
 
 ADDRESSES = "addresses.json"  # written beside the lab
 HELLASWAG = 100  # choices of a probe, at most
@@ -96,7 +96,7 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
         probes.append(ChoiceProbe.of(dataset.kind, dataset.choices[:HELLASWAG], dataset.kind))
     blocks = layers if layers == "auto" else numbers_in(layers, "--layers")
     opened, tokenizer = open_model(model)
-    console.print(described(opened), markup=False, soft_wrap=True)
+    say(described(opened))
     unfinished = out / "unfinished"
     work = Retrofit(
         opened,
@@ -118,10 +118,10 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
     write_whole(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
     clear_unfinished(unfinished, [f"{stage}.json" for stage in STAGES])
     for line in work.summary():
-        console.print(line, markup=False, soft_wrap=True)
+        say(line)
     command = ["smft-lab", "compare", "--lab", str(out), "--facts", str(facts or "mine.jsonl")]
     command += ["--kind", kind] if kind else []
-    console.print(f"next, teach it and see what it forgets: {shlex.join(command)}", markup=False, soft_wrap=True)
+    say(f"next, teach it and see what it forgets: {shlex.join(command)}")
     print(out)
 
 
@@ -138,5 +138,5 @@ def _trained(model, out, text, blocks, slots, mode, steps, window, distill, ever
     windows = training.TextWindows(words, tokenizer, window)
     teacher = open_model(model)[0] if distill and mode is Mode.replace else None
     add_memory(opened, blocks or [middle_block(opened)], slots, mode.value, seed=seed)
-    console.print(described(opened), markup=False, soft_wrap=True)
+    say(described(opened))
     follow_training(training.LabTraining(opened, tokenizer, windows, settings, out, teacher))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smft_lab.cli.options import ForceOption, LabOption
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import cell, console, progress_bar, say
 
 if TYPE_CHECKING:
     from smft_lab.lab import Lab
@@ -52,7 +52,7 @@ def _measured(opened: Lab, quick: bool, lab: str | None) -> tuple[str, str]:
     from smft_lab.writing import json_text
 
     about, rows = machine(), []
-    console.print(", ".join(f"{name} {value}" for name, value in about.items() if value is not None), soft_wrap=True)
+    say(", ".join(f"{name} {value}" for name, value in about.items() if value is not None))
     with progress_bar() as bar:
         task = bar.add_task("bench", total=None)
         for row in rows_of(opened, quick, lab):
@@ -68,7 +68,7 @@ def _measured(opened: Lab, quick: bool, lab: str | None) -> tuple[str, str]:
             known = pd.notna(row.value)
             slots = "" if pd.isna(row.slots) else f"{int(row.slots):,}"
             median = f"{row.value:,.3g} {row.unit}" if known else "-"
-            table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", row.note)
+            table.add_row(row.what, slots, median, f"{row.ratio:,.2f}" if known else "-", cell(row.note))
         console.print(table)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return frame.to_csv(index=False), json_text({"machine": about, "rows": records, "files": NAMES}, indent=2)

@@ -25,7 +25,7 @@ from smft_lab.cli.options import (
     names_in,
 )
 from smft_lab.recipe import read_switches, recipe_to_teach
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import cell, console, progress_bar, say
 from smft_lab.wording import counted
 
 if TYPE_CHECKING:
@@ -104,14 +104,14 @@ def compare(
         except (KeyboardInterrupt, Exception) as stop:  # what has ended by then is kept, whatever it was
             problem = stop
         if comparison.finished_runs().empty:
-            console.print("stopped before the first run ended; nothing was written")
+            say("stopped before the first run ended; nothing was written")
             raise typer.Exit(130) if problem is None or isinstance(problem, KeyboardInterrupt) else problem
         if problem is not None:
             about["stopped early"] = "the page shows the runs that had ended"
         comparison.write(folder, out, settings=about, command=shlex.join(["smft-lab", *sys.argv[1:]]))
     _print_summary(comparison)
     if problem is not None:
-        console.print("stopped early; the report shows the runs that had ended")
+        say("stopped early; the report shows the runs that had ended")
     print(out / REPORT)
     if isinstance(problem, KeyboardInterrupt):
         raise typer.Exit(130) from None
@@ -139,7 +139,7 @@ def _follow_sweep(tuning: Tuning) -> dict:
             bar.update(task, completed=done, description=label)
     defaults = tuning.defaults()
     for name, rate in tuning.at_edge().items():
-        console.print(f"note: the best rate of {name} is at an edge of the sweep: {rate:g}")
+        say(f"note: the best rate of {name} is at an edge of the sweep: {rate:g}")
     return defaults
 
 
@@ -167,17 +167,17 @@ def _print_readings(title: str, rows: list[dict], heads: dict[tuple[str, str], s
     """A line per method, and a column per (probe, metric) with its head; the base above them."""
     from rich.table import Table
 
-    table = Table(title=title)
+    table = Table(title=cell(title))
     table.add_column("method")
     for head in heads.values():
-        table.add_column(head, justify="right")
+        table.add_column(cell(head), justify="right")
     for name in dict.fromkeys(row["method"] for row in rows):
         readings = {(row["probe"], row["metric"]): row for row in rows if row["method"] == name}
         if with_base and not table.rows:
             table.add_row("base", *(f"{readings[key]['base']:.3f}" for key in heads))
         first = next(iter(readings.values()))
         mark = "" if first["n_reached"] == first["n"] else " (target not reached)"
-        table.add_row(name + mark, *(f"{readings[key]['mean']:.3f}" for key in heads))
+        table.add_row(cell(name + mark), *(f"{readings[key]['mean']:.3f}" for key in heads))
     console.print(table)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from smft_lab.cli.options import ForceOption, KindOption
-from smft_lab.terminal import console
+from smft_lab.terminal import say
 from smft_lab.wording import counted
 
 SHOWN = 5  # facts that are printed
@@ -55,15 +55,15 @@ def make_facts(
     for number, fact in enumerate(facts[:SHOWN], start=1):
         others = [f"{len(texts)} more" for texts in (fact.statements[1:],) if texts]
         text = "; and ".join([_in_a_line(fact.statements[0]), *others])
-        console.print(f"{number}. taught: {text}", markup=False, soft_wrap=True)
+        say(f"{number}. taught: {text}")
         for question in fact.questions[:1]:
-            console.print(f"   taught: {_in_a_line(question)} -> {fact.answer}", markup=False, soft_wrap=True)
-        answers = " | ".join(fact.answers[:4])
-        console.print(f"   asked:  {_in_a_line(fact.question)} -> {answers}", markup=False, soft_wrap=True)
+            say(f"   taught: {_in_a_line(question)} -> {_in_a_line(fact.answer)}")
+        answers = _in_a_line(" | ".join(fact.answers[:4]))
+        say(f"   asked:  {_in_a_line(fact.question)} -> {answers}")
     for note in (check_paraphrases(facts), check_answers(facts)):
         if note:
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print(f"{counted(len(facts), 'fact')}; {read.report}; read as {is_what}", markup=False, soft_wrap=True)
+            say(f"note: {note}")
+    say(f"{counted(len(facts), 'fact')}; {read.report}; read as {is_what}")
     if out is not None:
         write_whole(out, "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts))
         print(out)

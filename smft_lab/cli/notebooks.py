@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from smft_lab.terminal import console
+from smft_lab.terminal import say
 
 
 def open_notebooks(
@@ -21,10 +21,11 @@ def open_notebooks(
 
     server = "Voila" if pages else "JupyterLab"
     if problem := launch.missing(server):
-        console.print(f"smft-lab: {problem}", markup=False, soft_wrap=True)
+        for line in f"smft-lab: {problem}".splitlines():
+            say(line)
         raise typer.Exit(1)
     first, notes = launch.prepare(folder)
     for line in notes:
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"starting {server}; Ctrl-C stops it")
+        say(line)
+    say(f"starting {server}; Ctrl-C stops it")
     launch.serve(first, pages, not no_browser, port)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smft_lab.terminal import console
+from smft_lab.terminal import say
 
 if TYPE_CHECKING:
     from smft_lab.facts.fact import Fact
@@ -90,7 +90,7 @@ def facts_in(file: Path, kind: str | None = None) -> list[Fact]:
 
     facts = read_facts(file, kind)
     if note := check_paraphrases(facts):
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        say(f"note: {note}")
     return facts
 
 
@@ -115,5 +115,5 @@ def resumable(where: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on from {where}", markup=False, soft_wrap=True)
+        say(f"stopped; the same command goes on from {where}")
         raise typer.Exit(130) from None

@@ -20,7 +20,7 @@ from smft_lab.cli.options import (
     names_in,
     numbers_in,
 )
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import progress_bar, say
 
 PASSES = 6  # of a lab without a recipe: at the tuned t, all is learned by then
 
@@ -91,6 +91,6 @@ def make_page(
                 bar.update(task, completed=done)
     except KeyboardInterrupt:
         kept = f"{plan.kept(out)} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
-        console.print(f"stopped; {kept}, and the same command goes on", markup=False, soft_wrap=True)
+        say(f"stopped; {kept}, and the same command goes on")
         raise typer.Exit(130) from None
     print(plan.write(out))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from smft_lab.cli.options import ForceOption, InputArgument, SavedLabOption
-from smft_lab.terminal import console, printable
+from smft_lab.terminal import cell, printable, say
 from smft_lab.wording import counted
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ def show(files: Files) -> None:
         count = str(len(facts)) if isinstance(facts, list) else str(facts)
         size = f"{file.stat().st_size / 1000:,.1f}"
         row = (about.get("rule", ""), about.get("top_t", ""), count, about.get("date", ""), patch.base[:8])
-        cells = (file.name, f"{len(patch):,}", size, *map(str, row))
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        texts = (file.name, f"{len(patch):,}", size, *map(str, row))
+        table.add_row(*map(cell, texts))
     Console(highlight=False).print(table)
     for patch in read:
         facts = patch.about.get("facts")
@@ -108,7 +107,7 @@ def revert(
     opened = load(lab)
     patch.revert(opened, load(base))
     opened.save(out)
-    console.print(f"back at the base: {counted(len(patch), 'row')}")
+    say(f"back at the base: {counted(len(patch), 'row')}")
     print(out)
 
 
@@ -147,7 +146,7 @@ def diff(
     lines = lines_of(*read_patches([first, second]))
     own = (f"only {first.name}", f"only {second.name}")
     for name in ("table", *own, "alike in both", "different", "mean L2 distance", "mean cosine"):
-        table.add_column(Text(printable(name)), justify="right", overflow="fold")
+        table.add_column(cell(name), justify="right", overflow="fold")
     for line in lines.itertuples():
         far = ("", "") if line.different == 0 else (f"{line.distance:.3f}", f"{line.cosine:.3f}")
         table.add_row(*(f"{value:,}" for value in line[1:6]), *far)
@@ -174,4 +173,4 @@ def _say(together: Patch, read: list[Patch]) -> None:
         if shared
         else ""
     )
-    console.print(f"{counted(len(together), 'row')} of {counted(len(read), 'patch', 'patches')}{rule}", soft_wrap=True)
+    say(f"{counted(len(together), 'row')} of {counted(len(read), 'patch', 'patches')}{rule}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smft_lab.cli.options import InputOption, questions_in, resumable
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import progress_bar, say
 
 if TYPE_CHECKING:
     from smft_lab.training.memory_training import LabTraining
@@ -70,7 +70,7 @@ def pretrain(
     if not main:
         return
     for name, value in record.metrics.items():
-        console.print(f"{name:<32} {value:.4f}")
+        say(f"{name:<32} {value:.4f}")
     print(out)
 
 
@@ -109,5 +109,5 @@ def follow_training(work: LabTraining) -> None:
         lab = work.finish()
     nll = lab.probes.measure(lab.model, lab.tokenizer)["prose"]["nll"]
     shares = f"{lab.usage.share_read():.1%} of the slots are read, 1% of them take {lab.usage.top_share():.1%} of reads"
-    console.print(f"held-out text {nll:.3f} nats per token; {shares}", markup=False, soft_wrap=True)
+    say(f"held-out text {nll:.3f} nats per token; {shares}")
     print(work.out)

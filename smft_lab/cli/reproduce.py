@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from smft_lab.cli.options import SavedLabOption, resumable
-from smft_lab.terminal import console, progress_bar
+from smft_lab.terminal import progress_bar, say
 
 NAMES = (
     "facts, documents, pareto, selection, background, coreset, sgd, razor, cost, update, twohop, baselines, retention, "
@@ -53,5 +53,5 @@ def reproduce(
     for experiment, *_, claims in plan.write():
         for claim in claims:
             line = f"{experiment.name}: {claim.in_words}: {claim.text} {claim.ours}"
-            console.print(line, markup=False, soft_wrap=True)
+            say(line)
     print(out / "report.html")
