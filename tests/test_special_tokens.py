@@ -190,7 +190,7 @@ def test_a_generation_config_changes_no_answer(form, shares, lab, monkeypatch):
     from smft_lab.probes import replies as module
 
     if not shares:  # the library's own loop, as for a model whose past can't be shared
-        monkeypatch.setattr(module._Start, "__init__", lambda self, model, prompts: setattr(self, "cache", None))
+        monkeypatch.setattr(module._Start, "__init__", lambda self, *_: setattr(self, "cache", None))
     questions = [fact.question for fact in new_facts(4)]
     expected = answer(lab.model, lab.tokenizer, questions, 6, form)
     given = GenerationConfig(

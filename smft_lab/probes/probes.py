@@ -27,6 +27,7 @@ from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 from smft_lab.probes.replies import check_length, plain_generation, replies, would_say
 from smft_lab.probes.same import Changes
 from smft_lab.probes.text import MATCHES
+from smft_lab.probes.together import in_batches, likeliest, takes_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
@@ -413,9 +414,9 @@ def answer(
     answers: list[str] = [""] * len(questions)
     prompts = form.ids(tokenizer, [ask(question) for question in questions]) if questions else []
     check_length(model, questions, prompts, max_new_tokens)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding, fewer batches
-    for start in range(0, len(by_length), BATCH):
-        chosen = by_length[start : start + BATCH]
+    with plain_generation(model):
+        padded = not prompts or takes_padding(model, prompts, max_new_tokens, pad_id(tokenizer))
+    for chosen in in_batches(prompts, BATCH, padded):
         width = len(prompts[chosen[-1]])
         ids = torch.full((len(chosen), width), pad_id(tokenizer))
         mask = torch.zeros_like(ids)
@@ -454,7 +455,6 @@ def recalled(
     exact = torch.zeros(len(questions), dtype=torch.bool)
     pairs = list(zip(questions, answers, strict=True))
     starts = [len(ids) for ids in form.ids(tokenizer, [ask(question) for question in questions])] if pairs else []
-    head = model.get_output_embeddings()
     for first in range(0, len(pairs), BATCH):
         batch = encode(tokenizer, [answered(*pair) for pair in pairs[first : first + BATCH]], model.device)
         labels, lengths = batch["labels"], batch["attention_mask"].sum(1).tolist()
@@ -463,10 +463,8 @@ def recalled(
         for row, start in enumerate(starts[first : first + BATCH]):
             labels[row, :start] = -100
         rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-        hidden = model.base_model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state
-        right = head(hidden[rows, columns]).argmax(-1) == labels[rows, columns + 1]
+        best = likeliest(model, batch["input_ids"], batch["attention_mask"], rows, columns)
+        right = best == labels[rows, columns + 1]
         wrong = torch.bincount(rows[~right], minlength=len(labels))
         exact[first : first + BATCH] = wrong == 0
     return exact

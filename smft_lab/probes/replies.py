@@ -24,6 +24,7 @@ from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad_id
 from smft_lab.probes.prompts import PromptForm
+from smft_lab.probes.together import as_alone, has_plain_head, holds, in_batches, likeliest, stretched, takes_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64
@@ -49,10 +50,12 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
     prompts = form.ids(tokenizer, [form.prompt(question, tokenizer) for question in questions])
     check_length(model, questions, prompts, max_new_tokens)
     texts = [""] * len(prompts)
-    start = _Start(model, prompts)
-    for chosen in by_length(prompts, BATCH):
+    start = _Start(model, tokenizer, prompts, max_new_tokens)
+    talk = _generate if start.cache is None else start.talk
+    with plain_generation(model):
+        padded = start.cache is not None or takes_padding(model, prompts, max_new_tokens, pad_id(tokenizer))
+    for chosen in in_batches(prompts, BATCH, padded):
         rows = [prompts[i] for i in chosen]
-        talk = _generate if start.cache is None else start.talk
         for i, row in zip(chosen, talk(model, tokenizer, rows, max_new_tokens, form), strict=True):
             texts[i] = _line(tokenizer, row, form)
     return texts
@@ -83,15 +86,12 @@ def would_say(
     for prompt, whole, reply in zip(prompts, wholes, texts, strict=True):
         together = whole[: len(prompt)] == prompt  # or the first token of the reply has merged into the prompt
         tails.append(whole[len(prompt) :] if together else tokenizer(reply, add_special_tokens=False)["input_ids"])
-    start, ends = _Start(model, prompts), _ends(model, tokenizer)
     rows = [prompt + tail for prompt, tail in zip(prompts, tails, strict=True)]
     check_length(model, questions, rows)
-    for chosen in by_length(rows, BATCH):
-        hidden = start.read(model, tokenizer, [rows[i] for i in chosen])
-        counts = [len(tails[i]) + 1 for i in chosen]
-        wanted = torch.cat([hidden[row, len(prompts[i]) - 1 : len(rows[i])] for row, i in enumerate(chosen)])
-        likeliest = model.get_output_embeddings()(wanted).argmax(-1).cpu()
-        for i, best in zip(chosen, likeliest.split(counts), strict=True):
+    start, ends = _Start(model, tokenizer, prompts, max(map(len, tails))), _ends(model, tokenizer)
+    for chosen in in_batches(rows, BATCH):
+        found = start.likeliest(model, tokenizer, [rows[i] for i in chosen], [len(prompts[i]) for i in chosen])
+        for i, best in zip(chosen, found, strict=True):
             *spoken, last = best.tolist()
             if spoken != tails[i]:
                 continue
@@ -135,26 +135,22 @@ def restore_generation(model) -> None:
         del _SET_ASIDE[model]
 
 
-def by_length(rows: Sequence[Sequence], size: int) -> Iterator[list[int]]:
-    """Indices of the rows in batches of like lengths, so that there is little padding."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for first in range(0, len(order), size):
-        yield order[first : first + size]
-
-
 class _Start:
     """The tokens that all prompts begin with, read once: `cache` holds their keys and values.
 
     `cache` is None for a model whose past can't be shared: it takes none, or forgets (sliding windows), or keeps
-    another kind of state.
+    another kind of state; or goes on otherwise from a shared start and padding than from the same text alone.
+
+    Args:
+        room: How many tokens follow a prompt at most.
     """
 
-    def __init__(self, model, prompts: list[list[int]]):
+    def __init__(self, model, tokenizer, prompts: list[list[int]], room: int):
         shortest = min(map(len, prompts)) - 1  # each has a token left to be read
         alike = takewhile(lambda place: len({prompt[place] for prompt in prompts}) == 1, range(max(0, shortest)))
         self.length, self.cache = sum(1 for _ in alike), None
         takes = inspect.signature(model.base_model.forward).parameters
-        if not {"past_key_values", "position_ids", "use_cache"} <= set(takes):
+        if not {"past_key_values", "position_ids", "use_cache"} <= set(takes) or not has_plain_head(model):
             return
         cache = DynamicCache(config=model.config)
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
@@ -165,6 +161,19 @@ class _Start:
             if cache.get_seq_length() != self.length:
                 return
         self.cache = cache
+        if not self._holds(model, tokenizer, max(prompts, key=len), room):
+            self.cache = None
+
+    def _holds(self, model, tokenizer, longest: list[int], room: int) -> bool:
+        """Whether a text behind the shared start and padding goes on as it does alone."""
+
+        def tried(length: int) -> bool | None:
+            long = stretched(longest, length)
+            short = long[: self.length + max(1, (length - self.length) // 4)]
+            hidden, *_ = self._begin(model, tokenizer, [long, short])
+            return as_alone(model, short, model.get_output_embeddings()(hidden[1, -1]))
+
+        return holds(model, "a shared start" if self.length else "no start", len(longest) + room, tried)
 
     def _past(self, rows: int) -> DynamicCache:
         past = cast(DynamicCache, copy.deepcopy(self.cache))
@@ -175,20 +184,10 @@ class _Start:
 
     def talk(self, model, tokenizer, prompts: list[list[int]], most: int, form: PromptForm) -> list[list[int]]:
         """The tokens that follow each prompt, with those that end it."""
-        rest = [prompt[self.length :] for prompt in prompts]
-        ids, mask = _padded(tokenizer, rest, model.device, left=True)
-        mask = torch.nn.functional.pad(mask, (self.length, 0), value=1)
-        places = mask.cumsum(1)[:, self.length :] - 1
-        past, ends = self._past(len(rest)), _ends(model, tokenizer)
-        spoken, live = [[] for _ in rest], list(range(len(rest)))
+        hidden, past, mask, places = self._begin(model, tokenizer, prompts)
+        ends = _ends(model, tokenizer)
+        spoken, live = [[] for _ in prompts], list(range(len(prompts)))
         for step in range(1, most + 1):
-            hidden = model.base_model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=places.clamp(min=0),
-                past_key_values=past,
-                use_cache=True,
-            ).last_hidden_state
             tokens = model.get_output_embeddings()(hidden[:, -1]).argmax(-1)
             for i, token in zip(live, tokens.tolist(), strict=True):
                 spoken[i].append(token)
@@ -201,23 +200,45 @@ class _Start:
                 mask, places, tokens, live = mask[kept], places[kept], tokens[kept], [live[row] for row in left]
             ids, places = tokens[:, None], places[:, -1:] + 1
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            hidden = _hidden(model, ids, mask, places, past)
         return spoken
 
-    def read(self, model, tokenizer, rows: list[list[int]]) -> Float[Tensor, "B T D"]:
-        """Hidden states at every token of the rows; zeros where all prompts are alike but at its end."""
+    def _begin(self, model, tokenizer, prompts: list[list[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        """Read prompts, padded behind what they begin with.
+
+        Returns:
+            Hidden states of what was padded, (B, T, D); the past; the mask of all; positions of what was padded.
+        """
+        rest = [prompt[self.length :] for prompt in prompts]
+        ids, mask = _padded(tokenizer, rest, model.device, left=True)
+        mask = torch.nn.functional.pad(mask, (self.length, 0), value=1)
+        places, past = mask.cumsum(1)[:, self.length :] - 1, self._past(len(rest))
+        return _hidden(model, ids, mask, places.clamp(min=0), past), past, mask, places
+
+    def likeliest(
+        self, model, tokenizer, rows: list[list[int]], starts: Sequence[int]
+    ) -> tuple[Int64[Tensor, " _places"], ...]:
+        """Of each row, the likeliest tokens at the places from its start on, and at the one after its end."""
+        which = [(row, place) for row, start in enumerate(starts) for place in range(start - 1, len(rows[row]))]
+        numbers, places = torch.tensor(which, device=model.device).T
+        counts = [len(row) - start + 1 for row, start in zip(rows, starts, strict=True)]
         if self.cache is None:
-            ids, mask = _padded(tokenizer, rows, model.device, left=False)
-            return model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+            batch = _padded(tokenizer, rows, model.device, left=False)
+            return likeliest(model, *batch, numbers, places).cpu().split(counts)
         ids, mask = _padded(tokenizer, [row[self.length :] for row in rows], model.device, left=False)
-        places = torch.arange(self.length, self.length + ids.shape[1], device=model.device).expand(len(rows), -1)
-        hidden = model.base_model(
-            input_ids=ids,
-            attention_mask=torch.nn.functional.pad(mask, (self.length, 0), value=1),
-            position_ids=places,
-            past_key_values=self._past(len(rows)),
-            use_cache=True,
-        ).last_hidden_state
-        return torch.nn.functional.pad(hidden, (0, 0, self.length, 0))
+        mask = torch.nn.functional.pad(mask, (self.length, 0), value=1)
+        along = torch.arange(self.length, mask.shape[1], device=model.device).expand(len(rows), -1)
+        hidden = _hidden(model, ids, mask, along, self._past(len(rows)))[numbers, places - self.length]
+        return model.get_output_embeddings()(hidden).argmax(-1).cpu().split(counts)
+
+
+def _hidden(
+    model, ids: Int64[Tensor, "B T"], mask: Int64[Tensor, "B P"], places: Int64[Tensor, "B T"], past: DynamicCache
+) -> Float[Tensor, "B T D"]:
+    """The last hidden states of tokens behind a past, which gets theirs."""
+    return model.base_model(
+        input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=past, use_cache=True
+    ).last_hidden_state
 
 
 def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
