@@ -119,11 +119,44 @@ def test_a_kept_run_is_of_no_other_settings_facts_or_base(lab, facts, tiny_lab):
     assert plan.course.key(tiny_lab(memory_key_dim=8), run) not in keys
 
 
-def test_a_damaged_run_is_run_again(lab, facts, made):
-    kept = sorted(made.with_suffix(".runs").iterdir())
-    kept[0].write_text("{")
+BY_HAND = [
+    {"points": []},
+    {"points": [[0, 0.5, 1.5]]},
+    {"points": [[0, float("nan"), None]]},
+    {"points": [["0", 0.5, None]]},
+    {"points": [[0, 0.5]]},
+    {"answers": []},
+    {"answers": [1] * 15},
+    {"answers": None},
+    {"run": {"method": "full", "seed": 0, "rule": "", "top_t": 0}},
+    {"steps": 1.5},
+    {"seconds": -1},
+    {"rows": "many"},
+    {"loss": "low"},
+]
+
+
+def test_a_run_that_was_damaged_or_changed_by_hand_is_run_again(lab, facts, made):
+    plan, folder = Plan(lab, facts, **{**FEW, "seeds": (0,)}), made.with_suffix(".runs")
+    run = plan.runs[-1]
+    file = folder / f"{plan.course.key(lab, run)}.json"
+    whole = json.loads(file.read_text())
+    assert shared_runs.kept_run(folder, plan.course, lab, run) == whole
+    others = [{**whole, **changed} for changed in BY_HAND]
+    others += [{name: value for name, value in whole.items() if name != lost} for lost in whole]
+    for text in ["{", "[" * 100_000, *map(json.dumps, others)]:
+        file.write_text(text)
+        assert shared_runs.kept_run(folder, plan.course, lab, run) is None, text[:200]
+    assert plan.kept(made) == len(plan.runs) - 1
     page(lab, facts, made, force=True, **FEW)
-    assert json.loads(kept[0].read_text())["steps"] == 6
+    assert json.loads(file.read_text())["points"] == whole["points"]
+
+
+def test_where_runs_are_to_be_kept_is_asked_before_any(lab, facts, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_runs.Runner, "run", lambda *_: pytest.fail("it computed"))
+    (tmp_path / "page.runs").write_text("mine")
+    with pytest.raises(ValueError, match=r"page\.runs is a file; name a folder"):
+        page(lab, facts, tmp_path / "page.html", **FEW)
 
 
 def test_a_page_is_not_replaced_unasked_and_nothing_is_computed_for_it(lab, facts, made, monkeypatch):

@@ -1,6 +1,5 @@
 """Progress: a bar on a terminal; in a log, plain lines that say what, how much, how long and how long still."""
 
-import re
 from pathlib import Path
 
 import pytest

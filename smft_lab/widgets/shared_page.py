@@ -24,7 +24,8 @@ from smft_lab.slots.reading import token_reads
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.page_file import check_path, page_text, write_page
-from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, planned
+from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, kept_run, planned
+from smft_lab.writing import check_new
 from smft_lab.widgets.top_t import TopT
 from smft_lab.wording import counted
 
@@ -134,9 +135,14 @@ class Plan:
         self.found: dict[SharedRun, dict] = {}
 
     def compute(self, path: Path, workers: int = 1, source: tuple[Path | None, str] | None = None) -> Iterator[int]:
-        """Compute what is not in the folder of runs beside the page; each time, how many runs are done."""
+        """Compute what is not in the folder of runs beside the page; each time, how many runs are done.
+
+        Raises:
+            OSError: nothing can be written into that folder.
+            ValueError: it is a file.
+        """
         folder = path.with_suffix(RUNS)
-        folder.mkdir(parents=True, exist_ok=True)
+        check_new(folder / "run.json", force=True)
         yield 0
         for done, result in computed(self.lab, self.course, self.runs, folder, workers, source):
             self.found[SharedRun(**result["run"])] = result
@@ -145,7 +151,7 @@ class Plan:
     def kept(self, path: Path) -> int:
         """How many of the runs are in the folder beside the page: workers may have ended some after a stop."""
         folder = path.with_suffix(RUNS)
-        return sum((folder / f"{self.course.key(self.lab, run)}.json").exists() for run in self.runs)
+        return sum(kept_run(folder, self.course, self.lab, run) is not None for run in self.runs)
 
     def write(self, path: Path) -> Path:
         """Write the page, whole or not at all.

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -241,13 +242,29 @@ class Runner:
         return {"run": asdict(run), **measured, "steps": step.step, "seconds": time.process_time() - began}
 
 
-def kept_run(folder: Path, key: str) -> dict | None:
-    """A run that was kept; None if there is none, or what is there is no such file."""
+def kept_run(folder: Path, course: Course, lab: Lab, run: SharedRun) -> dict | None:
+    """A run that was kept; None if there is none, or what is there is no result that it can have had."""
     try:
-        result = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        return result if {"run", "points", "answers", "seconds", "steps"} <= set(result) else None
-    except (OSError, ValueError, TypeError):
+        result = json.loads((folder / f"{course.key(lab, run)}.json").read_text(encoding="utf-8"))
+        return result if result["run"] == asdict(run) and _is_result(result, course) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _is_result(result: dict, course: Course) -> bool:
+    """Whether this may be what `Runner.run` gives."""
+    asked = len(course.facts) + min(KNOWN, len(course.known))
+    shares = [share for _, learned, kept in result["points"] for share in (learned, 0 if kept is None else kept)]
+    numbers = [result["trained"], result["seconds"], result["steps"], result["rows"] or 0, *shares]
+    return (
+        bool(shares)
+        and all(type(number) in (int, float) and number >= 0 for number in numbers)
+        and all(share <= 1 for share in shares)
+        and all(type(step) is int for step in (result["steps"], *(point[0] for point in result["points"])))
+        and type(result["loss"]) in (int, float, NoneType)
+        and isinstance(result["answers"], list)
+        and [type(text) for text in result["answers"]] == [str] * asked
+    )
 
 
 def computed(
@@ -271,7 +288,7 @@ def computed(
     """
     waiting, done = [], 0
     for run in runs:
-        result = None if folder is None else kept_run(folder, course.key(lab, run))
+        result = None if folder is None else kept_run(folder, course, lab, run)
         if result is None:
             waiting.append(run)
         else:
