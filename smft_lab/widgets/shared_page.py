@@ -25,9 +25,9 @@ from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.page_file import check_path, page_text, write_page
 from smft_lab.widgets.shared_runs import Asked, Course, Runner, SharedRun, computed, kept_run, planned
-from smft_lab.writing import check_new
 from smft_lab.widgets.top_t import TopT
 from smft_lab.wording import counted
+from smft_lab.writing import check_new
 
 RULES, SEEDS, PLACES = ("tfidf", "tf", "random"), 2, 20
 LARGEST = 10  # megabytes of a page
