@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_attach import MEMORY, lab_of, small
 from test_retrofit import KNOWN, RECIPE
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 import smft_lab as smft
@@ -18,7 +18,7 @@ from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.teaching import taught_texts
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import memory_inputs
-from smft_lab.model.tokenizer import encode, offsets_of, pad_id, text_ids
+from smft_lab.model.tokenizer import encode, offsets_of, only_answers, pad_id, text_ids
 from smft_lab.probes.probes import answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PLAIN, PromptForm
 from smft_lab.probes.replies import replies, would_say
@@ -172,7 +172,7 @@ def test_a_chat_keeps_its_special_tokens_and_refuses_typed_ones(lab, tokenizer):
     chatting.chat_template = "{% for m in messages %}<bos>{{ m.content }}<eos>{% endfor %}"
     form = PromptForm.CHAT
     ids = form.ids(chatting, form.prompt("Who?", chatting))
-    assert (ids[0], ids[-1]) == (1, 2)
+    assert (ids[0], ids[-2:]) == (1, [2, 1])  # as the template begins the turn in which the answer is
     with pytest.raises(ValueError, match="has '<eos>' in it"):
         replies(lab.model, chatting, ["Who is <eos>?"], 3, form)
 
@@ -315,6 +315,104 @@ def test_what_is_taught_of_a_chat_begins_as_what_is_asked(chatting, lab):
     assert lab.encode([own.text])["input_ids"][0].tolist()[: len(asked)] == asked
 
 
+TURNS = "{% for m in messages %}[{{ m.role }}]AFTER{{ m.content }}<eos>{% endfor %}"
+BEGUN = "{% if add_generation_prompt %}[assistant]AFTER{% endif %}"
+TEMPLATES = {  # with what stands between the end of the prompt and the answer, and behind that
+    "a line break": ((TURNS + BEGUN).replace("AFTER", "\n"), "", "<eos>"),
+    "a blank": ((TURNS + BEGUN).replace("AFTER", ": "), " ", "<eos>"),
+    "no turn to answer in": (TURNS.replace("AFTER", ": "), " ", "<eos>"),
+    "a turn that begins otherwise": (TURNS.replace("AFTER", ": ") + BEGUN.replace("AFTER", "\n"), "", "<eos>"),
+    "thoughts": (
+        TURNS.replace("AFTER", "\n") + "{% if add_generation_prompt %}[assistant]\n{% if enable_thinking is false %}"
+        "<think></think>\n{% endif %}{% endif %}",
+        "",
+        "<eos>",
+    ),
+    "blanks around the answer": (
+        "{% for m in messages %}{% if m.role == 'user' %}<bos>[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} "
+        "<eos>{% endif %}{% endfor %}",
+        " ",
+        "<eos>",
+    ),
+    "no end": (
+        "{% for m in messages %}[{{ m.role }}]: {{ m.content }}\n{% endfor %}" + BEGUN.replace("AFTER", ": "),
+        " ",
+        "",
+    ),
+    "an answer that is trimmed": (TURNS.replace("AFTER", "\n").replace("content", "content | trim"), "", "<eos>"),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_answer_in_a_chat_follows_the_very_tokens_that_are_asked_and_is_ended(template, tokenizer, lab):
+    made = other(tokenizer)
+    made.chat_template, before, end = TEMPLATES[template]
+    form, question = PromptForm.CHAT.with_shots([("Who sings?", "Bo")]), "Who is Mira?"
+    prompt, whole = form.prompt(question, made), form.answered(question, "Mira", made)
+    assert whole == f"{prompt}{before}Mira{end}"
+    assert question in prompt
+    assert not form.joins(made, question, "Mira")
+    assert form.reply(question, "Mira", made) == f"{before}Mira"
+    assert ("<think></think>" in prompt) == (template == "thoughts")
+    batch = encode(made, [whole])
+    only_answers(made, [whole], [["Mira"]], batch)
+    taught = batch["labels"][batch["labels"] != -100].tolist()
+    assert made.decode(taught).strip() == "Mira<eos>"
+
+
+def test_what_is_said_in_a_chat_is_recalled_with_the_blank_before_it(tokenizer):
+    made = other(tokenizer)
+    made.chat_template = TEMPLATES["a blank"][0]
+    model, form = small("llama"), PromptForm.CHAT
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[2] = 1e-3  # <eos> at once, where nothing else is likelier
+    assert recalled(model, made, ["Who?"], ["Mira"], form).tolist() == [False]
+    ids = form.ids(made, form.answered("Who?", "Mira", made))
+    hidden = model.model(torch.tensor([ids])).last_hidden_state[0].detach()
+    asked = len(form.ids(made, form.prompt("Who?", made)))
+    with torch.no_grad():  # each token of the answer, and its end, is the likeliest where it belongs
+        states = hidden[asked - 1 : len(ids) - 1]
+        model.lm_head.weight[ids[asked:]] = torch.linalg.pinv(states).T * 10
+    assert recalled(model, made, ["Who?"], ["Mira"], form).tolist() == [True]
+
+
+REFUSING = {
+    "a system's turn": (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}",
+        "no system",
+    ),
+    "no program": ("{% for m in messages %}{{ m.content", "TemplateSyntaxError"),
+    "parts of a question": (
+        "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}",
+        "doesn't write the question 'Who\\?' as it is",
+    ),
+    "capitals": ("{% for m in messages %}{{ m.content | upper }}{% endfor %}A:", "doesn't write the question"),
+}
+
+
+@pytest.mark.parametrize("template", REFUSING)
+def test_a_chat_template_that_cannot_ask_is_a_clear_error(template, tokenizer):
+    made = other(tokenizer)
+    made.chat_template, message = REFUSING[template]
+    for call in (PromptForm.CHAT.prompt, lambda *given: PromptForm.CHAT.answered(given[0], "Mira", given[1])):
+        with pytest.raises(ValueError, match=rf"{message}.*; use a form with chat=False"):
+            call("Who?", made)
+
+
+@pytest.mark.parametrize(("before", "warned"), [("", True), (" ", False)])
+def test_an_answer_that_a_tokenizer_joins_with_its_question_is_told_of(before, warned, tokenizer, corpus):
+    form = PromptForm("{question} answ", before=before, end="\n")
+    fact = replace(FACT, answers=("er",), statements=("It is er who keeps a cat.",))
+    lab = lab_of(add_memory(small("llama"), 1, **MEMORY), tokenizer, corpus)
+    lab.form = form
+    assert form.joins(tokenizer, fact.question, fact.answer) is warned
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        smft.finetune(lab, [fact], order="mixed")
+    assert any("joins the end of a question" in str(warning.message) for warning in told) is warned
+
+
 @pytest.mark.parametrize("method", ["sparse", "replay"])
 def test_a_retrofit_that_is_asked_by_a_chat_template_is_taught(chatting, corpus, method):
     from random import Random
@@ -337,3 +435,27 @@ def test_what_ends_a_turn_of_the_model_is_saved_and_comes_back(lab, tmp_path, wa
         lab.model.save_pretrained(tmp_path / "model")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert again.generation_config.eos_token_id == [2, 350]
+
+
+HABITS = {  # what a tokenizer does, an answer, and whether it is told of
+    "lower case": (normalizers.Lowercase(), "PARIS", False),
+    "no accents": (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), "Café", True),
+    "no blanks": (normalizers.Replace(" ", ""), "New York", True),
+    "nothing": (None, "Café in New York", False),
+}
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_an_answer_that_the_tokenizer_makes_another_of_is_told_of(habit, tokenizer, lab):
+    normalizer, said, told_of = HABITS[habit]
+    lab.tokenizer = other(tokenizer)
+    if normalizer:
+        lab.tokenizer.backend_tokenizer.normalizer = normalizer
+    facts = [FACT, replace(FACT, answers=(said,), statements=(f"It is {said}.",))]
+    made = lab.tokenizer.decode(text_ids(lab.tokenizer, said, special=False)).strip()
+    for answers, expected in (((said,), told_of), ((said, made), False)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            smft.finetune(lab, [facts[0], replace(facts[1], answers=answers)])
+        texts = [str(warning.message) for warning in told]
+        assert any(text.startswith("1 of 2 answers can't be said as they are") for text in texts) is expected

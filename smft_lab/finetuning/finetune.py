@@ -23,7 +23,8 @@ from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.attach import max_positions
 from smft_lab.model.tokenizer import text_ids, typed_special
-from smft_lab.probes.probes import probes_of
+from smft_lab.probes.probes import match_of, probes_of
+from smft_lab.probes.text import MATCHES
 from smft_lab.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -127,6 +128,20 @@ def _check_answers_known(tokenizer, facts: Sequence[Fact]) -> None:
             )
 
 
+def _written_otherwise(tokenizer, facts: Sequence[Fact]) -> str | None:
+    """What to tell of answers that come back from the tokenizer as others, so that no reply could count as right."""
+    right, _ = MATCHES[match_of(facts)]
+    written = tokenizer.batch_decode(text_ids(tokenizer, [fact.answer for fact in facts], special=False))
+    others = [(fact.answer, text) for fact, text in zip(facts, written, strict=True) if not right(text, fact.answers)]
+    if not others:
+        return None
+    (answer, other), count = others[0], len(others)
+    return (
+        f"{count} of {len(facts)} answers can't be said as they are, and will hardly count as learned: the tokenizer "
+        f"makes {other[:40]!r} of {answer[:40]!r}; give what it makes of them as accepted answers, too"
+    )
+
+
 def finetune(
     lab: Lab,
     facts: Sequence[Fact],
@@ -172,8 +187,8 @@ def finetune(
     Raises:
         ValueError: an option is out of range or none of the method's, there are no facts, a statement is longer than
             the model's context, or the recipe has a `kl_anchor` and a memory layer stands in place of a feed-forward.
-        UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or adapters stand
-            beside not all linear layers and experts.
+        UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or the tokenizer
+            makes others of some answers; or adapters stand beside not all linear layers and experts.
 
     Examples:
         >>> for step in smft.finetune(lab, smft.new_facts(2), passes=1, probe_every=0):
@@ -189,6 +204,8 @@ def finetune(
     chosen = method_of(method, **settings).resolved(lab, recipe)
     teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe)
     if teaching.loss_on == "answer" and (note := check_answers(facts)):
+        warnings.warn(note, stacklevel=2)
+    if note := _written_otherwise(lab.tokenizer, facts):
         warnings.warn(note, stacklevel=2)
     if probe_every is not None and probe_every < 0:
         raise ValueError(f"probe_every must be at least 0, not {probe_every}")

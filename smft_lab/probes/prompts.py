@@ -15,6 +15,8 @@ from smft_lab.facts.world.grammar import ask
 from smft_lab.model.tokenizer import Templated, text_ids, typed_special
 
 QUESTION = "{question}"  # in a template, where the question stands
+MARK = "Aaaa"  # stands for an answer where only what is around it is looked at
+OTHER_FORM = "use a form with chat=False, such as PromptForm.PLAIN, or set tokenizer.chat_template"
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ class PromptForm:
             tokenizer: Needed for a chat, whose template it has.
 
         Raises:
-            ValueError: the form is a chat, and there is no tokenizer or it has no chat template.
+            ValueError: the form is a chat, and there is no tokenizer, or it has no chat template, or that one can't put
+                the question.
         """
         if self.chat:
-            return _chat(tokenizer, self._turns(question), True)
+            return self._asked(question, tokenizer)
         if question.startswith(COMPLETE) and not self.one_line:
             return self._shown() + ask(question)
         return self._shown() + self.template.replace(QUESTION, question)
@@ -97,11 +100,32 @@ class PromptForm:
             ValueError: see `prompt`.
         """
         prompt = self.prompt(question, tokenizer)
-        if self.chat:
-            whole = _chat(tokenizer, [*self._turns(question), {"role": "assistant", "content": answer}], False)
-            if whole.startswith(prompt + answer):  # some templates write an earlier turn otherwise than they ask for it
-                return Templated(whole.removesuffix("\n"))
-        return type(prompt)(f"{prompt}{self.before}{answer}{self.end}")
+        if not self.chat:
+            return f"{prompt}{self.before}{answer}{self.end}"
+        whole = _chat(tokenizer, [*self._turns(question), _said(answer)], False)
+        before, _, end = whole.rpartition(answer) if answer else (prompt, "", self.end)
+        # Some templates write an earlier turn otherwise than they ask for it; what ends it is the same.
+        blanks = before[len(prompt) :] if before.rstrip(" ") == prompt else self.before
+        return Templated(f"{prompt}{blanks}{answer}{end.lstrip(' ')}".removesuffix("\n"))
+
+    def reply(self, question: str, answer: str, tokenizer=None) -> str:
+        """What the model says if it says this answer: all that follows the prompt, up to what ends the answer.
+
+        Raises:
+            ValueError: see `prompt`.
+        """
+        if not self.chat:
+            return f"{self.before}{answer}{'' if self.one_line else self.end}"
+        rest = self.answered(question, answer, tokenizer)[len(self.prompt(question, tokenizer)) :]
+        return rest[: len(rest) - len(rest.lstrip(" "))] + answer
+
+    def joins(self, tokenizer, question: str, answer: str) -> bool:
+        """Whether the prompt's last token and the answer's first become another one where a text has both."""
+        asked, whole = (
+            self.ids(tokenizer, text)
+            for text in (self.prompt(question, tokenizer), self.answered(question, answer, tokenizer))
+        )
+        return whole[: len(asked)] != asked
 
     def question_in(self, prompt: str) -> str:
         """The question that `prompt` asks: what `prompt()` put into the template, which is not a chat."""
@@ -162,23 +186,40 @@ class PromptForm:
         sep = "" if self.one_line else " "
         return "".join(f"{self.template.replace(QUESTION, q)}{self.before}{a}{self.end}{sep}" for q, a in self.shots)
 
+    def _asked(self, question: str, tokenizer) -> Templated:
+        """A chat up to where the assistant answers."""
+        turns = self._turns(question)
+        prompt = _chat(tokenizer, turns, True)
+        if prompt == _chat(tokenizer, turns, False):  # it begins no turn for an answer to be written in
+            prompt = _chat(tokenizer, [*turns, _said(MARK)], False).partition(MARK)[0]
+        if turns[-1]["content"].strip() not in prompt:
+            problem = f"the tokenizer's chat template doesn't write the question {question[:40]!r} as it is"
+            raise ValueError(f"{problem}; {OTHER_FORM}")
+        return Templated(prompt.rstrip(" "))  # tokenizers join a blank with the word behind it
+
     def _turns(self, question: str) -> list[dict]:
         turns = []
         for asked, reply in self.shots:
             turns.append({"role": "user", "content": self.template.replace(QUESTION, asked)})
-            turns.append({"role": "assistant", "content": reply})
+            turns.append(_said(reply))
         return [*turns, {"role": "user", "content": self.template.replace(QUESTION, question)}]
+
+
+def _said(text: str) -> dict:
+    return {"role": "assistant", "content": text}
 
 
 def _chat(tokenizer, turns: list[dict], ask: bool) -> str:
     if tokenizer is None:
         raise ValueError("a chat form needs the tokenizer, whose chat template it is put through; give tokenizer=")
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "this tokenizer has no chat template; use a form with chat=False, such as PromptForm.PLAIN, or set "
-            "tokenizer.chat_template"
-        )
-    return Templated(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask))
+        raise ValueError(f"this tokenizer has no chat template; {OTHER_FORM}")
+    try:
+        # An answer is asked for, and no thoughts before it; templates that know of none pass over that.
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask, enable_thinking=False)
+    except Exception as problem:  # a template is a program of anybody's
+        reason = f"{type(problem).__name__}: {problem}"
+        raise ValueError(f"the tokenizer's chat template can't put a question ({reason}); {OTHER_FORM}") from None
 
 
 def _pairs(shots) -> tuple[tuple[str, str], ...]:
