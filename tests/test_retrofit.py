@@ -90,6 +90,47 @@ def test_a_retrofit_leaves_the_logits_as_they_were_and_trains_nothing(work):
     assert list(done.blocks["margin"]) == sorted(done.blocks["margin"], reverse=True)
 
 
+def test_earlier_facts_are_rehearsed_until_they_are_known_again(lab):
+    old, new = smft.new_facts(5)[:3], smft.new_facts(5)[3:]
+    before = next(finetune(lab, new, probe_every=0, earlier=old))
+    assert before.probes is None
+    teaching = Teaching.of(lab, new, earlier=old)
+    rehearsed = [text for text in teaching.texts if text.owner >= len(new)]
+    assert {text.owner - len(new) for text in rehearsed} == {0, 1, 2}
+    assert {text.kind for text in rehearsed} == {"question"}
+    assert all(old[text.owner - len(new)].answer in text.text for text in rehearsed)
+    assert [text for text in teaching.texts if text.owner < len(new)] == list(Teaching.of(lab, new).texts)
+    held = set()
+    for step in finetune(lab, new, probe_every=10_000, earlier=old):
+        held |= set(step.facts)
+        if step.probes:
+            assert "earlier" in step.probes
+    assert held == {0, 1, 2, 3, 4}
+    lab.recipe = replace(lab.recipe, learned_at=100.0)  # all is known at once
+    assert [step.facts for step in finetune(lab, new, probe_every=0, earlier=old)][-1]
+    assert Teaching.of(lab, new, earlier=old).passes == Teaching.of(lab, new).passes
+
+
+def test_an_earlier_fact_that_is_changed_now_is_not_rehearsed(lab):
+    first, second = smft.new_facts(2)
+    anew = replace(first, answers=("Somebody else",), statements=(f"{first.question} Somebody else.",), questions=())
+    assert Teaching.of(lab, [anew], earlier=[first, second]).earlier == (second,)
+
+
+def test_earlier_facts_need_mixed_batches(lab):
+    lab.recipe = None
+    with pytest.raises(ValueError, match="earlier facts are rehearsed in mixed batches alone"):
+        finetune(lab, smft.new_facts(1), earlier=smft.new_facts(2)[1:])
+
+
+def test_a_run_after_another_keeps_both_groups_in_its_patch(lab):
+    old, new = smft.new_facts(3)[:2], smft.new_facts(3)[2:]
+    smft.run(lab, old, probe_every=0)
+    run = smft.run(lab, new, probe_every=0, earlier=old)
+    assert run.settings["earlier"] == 2
+    assert run.patch.about["questions"] == [fact.question for fact in (*old, *new)]
+
+
 def test_how_far_a_choice_has_settled_is_told_of_the_texts_that_would_be_taught(lab, monkeypatch):
     lab.recipe = replace(lab.recipe, keywords=2)
     read = []

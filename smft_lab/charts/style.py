@@ -78,6 +78,7 @@ PROBES = [
     Probe("taught", "em", "Learned: taught wording", EXACT, "Taught wording"),
     Probe("prefixed", "em", "Learned: unseen prefix", EXACT, "Unseen prefix"),
     Probe("two_hop_new", "em", "Learned: two-hop", EXACT, "Two-hop"),
+    Probe("earlier", "em", "Earlier facts kept", EXACT, "Earlier facts"),
     Probe("old_facts", "em", "Old facts kept", EXACT, "Old facts"),
     Probe("known", "em", "Known facts kept", RIGHT, "Known facts"),
     Probe("two_hop", "em", "Two-hop questions", EXACT, "Two-hop"),

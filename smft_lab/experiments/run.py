@@ -91,6 +91,8 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
         loss_on = loss_on_own(facts, asked.get("loss_on")) if recipe is None else None
         facts = with_paraphrases(facts, recipe)
         asked |= {} if loss_on is None else {"loss_on": loss_on}
+    if before := as_facts(asked.get("earlier", ())):
+        asked["earlier"] = before = with_paraphrases(before, recipe) if rephrase else before
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
     chosen = chosen.resolved(lab, asked.get("recipe"))
     if chosen.sparse:
@@ -105,7 +107,9 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
         plain["recipe"] = asdict(recipe)
     settings = {"method": chosen.key, **plain, **chosen.settings(), "facts": len(facts)}
     settings |= {"steps": last.step, "seconds": last.seconds}
+    if before:
+        settings["earlier"] = len(before)
     if last.adapted is not None:
         settings["adapted"] = last.adapted
-    patch = Patch.between(lab, settings, facts) if chosen.sparse else None
+    patch = Patch.between(lab, settings, [*before, *facts]) if chosen.sparse else None
     return Run(pd.DataFrame(rows, columns=["step", "probe", "metric", "value"]), losses, settings, patch)

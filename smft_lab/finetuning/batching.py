@@ -57,7 +57,7 @@ class Batching:
         return batch
 
     def _encoded(self, owners: tuple[int, ...], texts: tuple[str, ...], others: list[str] | None = None) -> Batch:
-        tokenizer, facts = self.lab.tokenizer, self.teaching.facts
+        tokenizer, facts = self.lab.tokenizer, self.teaching.owners
         inputs = self.lab.encode([*texts, *(others or [])])
         counted = inputs["attention_mask"].clone()
         if self.teaching.loss_on == "answer":

@@ -38,7 +38,7 @@ class Step:
     Attributes:
         step: Gradient steps so far.
         passes: Passes over the facts so far, this one with them.
-        facts: Which facts the batch held; one in stream order.
+        facts: Which facts the batch held, earlier ones counted on from those that are taught; one in stream order.
         loss: Nats per token of the batch, before the update; None at step 0.
         trainable: How many numbers the step could change.
         slots: The changed slots per value table, for `sparse`.
@@ -155,6 +155,7 @@ def finetune(
     recipe: Recipe | None = None,
     cache: dict[tuple, Batch] | None = None,
     base_probes: dict[str, dict[str, float]] | None = None,
+    earlier: Sequence[Fact] = (),
     **settings: Any,
 ) -> Generator[Step, None, None]:
     """Teach `facts` to the lab's model, one gradient step per item asked for.
@@ -179,6 +180,9 @@ def finetune(
         cache: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
             depend on the values already computed; this run's are added, and at its end others go.
         base_probes: What the probes read before the first step, where that was measured before.
+        earlier: Facts that were taught before, in the order `mixed`. They are rehearsed: their questions come along,
+            each until it is learned (again), and they are a probe of their own. Those that ask what `facts` answer
+            anew are left out.
         settings: Settings of a method that is given by its key: `top_t=100` is short for `smft.Sparse(top_t=100)`.
 
     Yields:
@@ -186,7 +190,8 @@ def finetune(
 
     Raises:
         ValueError: an option is out of range or none of the method's, there are no facts, a statement is longer than
-            the model's context, or the recipe has a `kl_anchor` and a memory layer stands in place of a feed-forward.
+            the model's context, earlier facts are given in another order than `mixed`, or the recipe has a `kl_anchor`
+            and a memory layer stands in place of a feed-forward.
         UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or the tokenizer
             makes others of some answers; or adapters stand beside not all linear layers and experts.
 
@@ -200,9 +205,11 @@ def finetune(
     """
     facts = as_facts(facts)
     check_facts(lab, facts)
+    if earlier := as_facts(earlier):
+        check_facts(lab, earlier)
     recipe = recipe or lab.recipe
     chosen = method_of(method, **settings).resolved(lab, recipe)
-    teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe)
+    teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe, earlier)
     if teaching.loss_on == "answer" and (note := check_answers(facts)):
         warnings.warn(note, stacklevel=2)
     if note := _written_otherwise(lab.tokenizer, facts):
@@ -226,7 +233,7 @@ def _steps(
     cache: dict[tuple, Batch] | None,
     base_probes: dict[str, dict[str, float]] | None,
 ) -> Generator[Step, None, None]:
-    probes = probes_of(lab, teaching.facts)
+    probes = probes_of(lab, teaching.facts, teaching.earlier)
 
     def measured(step: int, last: bool = False):
         wanted = probe_every and (step % probe_every == 0 or last)

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.facts.questions import keyword_questions
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
+from smft_lab.probes.same import Changes
 from smft_lab.ranges import check_counts
 from smft_lab.recipe import LOSSES, ORDERS, RETROFIT, Recipe
 from smft_lab.slots.group import reads_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 PASSES = 12  # where no recipe says how many: with so many the learning rates were tuned
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
+REHEARSED = 2
+"""How many wordings of an earlier fact come again."""
 CONTEXTS = (
     (("In which year did the Second World War end?", "1945"),),
     (("What gas do plants take in?", "Carbon dioxide"), ("Who painted the Mona Lisa?", "Leonardo da Vinci")),
@@ -155,6 +158,9 @@ class Teaching:
         passes, order, loss_on, seed: As in `finetune`.
         texts: Of the order `mixed`, all that is taught; see `taught_texts`.
         batch_size: Of the order `mixed`.
+        earlier: Of the order `mixed`, facts that were taught before and are rehearsed, but for those that ask what
+            `facts` answer anew: `REHEARSED` wordings of each are among the texts. As owners they are counted on from
+            `facts`.
     """
 
     facts: tuple[Fact, ...]
@@ -164,6 +170,7 @@ class Teaching:
     seed: int = 0
     texts: tuple[TaughtText, ...] = ()
     batch_size: int = BATCH
+    earlier: tuple[Fact, ...] = ()
 
     @classmethod
     def of(
@@ -175,11 +182,12 @@ class Teaching:
         loss_on: str | None = None,
         seed: int = 0,
         recipe: Recipe | None = None,
+        earlier: Sequence[Fact] = (),
     ) -> Teaching:
         """What is not given comes from the recipe, by default the lab's; a lab without one teaches as the paper does.
 
         Raises:
-            ValueError: an option is out of range.
+            ValueError: an option is out of range, or earlier facts are to be rehearsed in another order than `mixed`.
         """
         facts, recipe, given = as_facts(facts), recipe or lab.recipe, passes
         usual = (PASSES, "stream", "statement") if recipe is None else (recipe.passes, recipe.order, recipe.loss_on)
@@ -188,6 +196,8 @@ class Teaching:
         loss_on = usual[2] if loss_on is None else loss_on
         check_training(passes, order, loss_on)
         if order != "mixed":
+            if earlier:
+                raise ValueError("earlier facts are rehearsed in mixed batches alone (order='mixed')")
             return cls(facts, passes, order, loss_on, seed)
         recipe = recipe or RETROFIT
         counts = recipe.statements, recipe.questions, recipe.contexts
@@ -196,7 +206,16 @@ class Teaching:
             warnings.warn(JOINED, stacklevel=3)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
-        return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size)
+        changes = Changes(facts, ())
+        earlier = tuple(fact for fact in as_facts(earlier) if not changes.touch_fact(fact))
+        again = taught_texts(earlier, lab.form, 0, REHEARSED, 0, seed, lab.tokenizer)
+        texts += [replace(text, owner=len(facts) + text.owner) for text in again]
+        return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size, earlier)
+
+    @property
+    def owners(self) -> tuple[Fact, ...]:
+        """The facts whose texts come, by their number as owners."""
+        return self.facts + self.earlier
 
     @property
     def per_pass(self) -> int:

@@ -362,14 +362,16 @@ def learned_probes(
     return probes
 
 
-def probes_of(lab: Lab, facts: Sequence[Fact]) -> Probes:
-    """What a finetune of `facts` on `lab` measures: what it teaches, then the lab's own probes.
+def probes_of(lab: Lab, facts: Sequence[Fact], earlier: Sequence[Fact] = ()) -> Probes:
+    """What a finetune of `facts` on `lab` measures: what it teaches, then the facts that were taught earlier, as
+    `earlier`, and the lab's own probes.
 
     A lab that asks in the built-in form has `learned` alone of `learned_probes`.
     """
     facts = as_facts(facts)
     learned = [QuestionProbe.of("learned", facts)] if lab.form == BUILT_IN else learned_probes(facts, lab.form)
-    return Probes([*learned, *lab.probes.without(facts)])
+    before = [QuestionProbe.of("earlier", earlier, lab.form)] if earlier else []
+    return Probes([*learned, *before, *lab.probes.without([*facts, *earlier])])
 
 
 def match_of(facts: Iterable[Fact]) -> str:

@@ -64,6 +64,11 @@ class Changes:
         subject, relation = about
         return any((subject, hop) in self._about for hop in relation.split("-")) or self._asks(question)
 
+    def touch_fact(self, fact: Fact) -> bool:
+        """Whether what another fact answers is changed."""
+        about = fact.subject, fact.relation
+        return any(self.touch(question, about) for question in (fact.question, *fact.questions))
+
     def _asks(self, question: str) -> bool:
         if not self._asked:
             return False

@@ -198,7 +198,7 @@ class Teach(TrainingPanel):
         top_t = int(self.limits["top_t"]) if top_t is None else top_t
         passes = int(self.limits["passes"]) if passes is None else passes
         recipe = self._recipe(fact)
-        total = Teaching.of(self.lab, [fact], passes, recipe=recipe).steps
+        total = Teaching.of(self.lab, [fact], passes, recipe=recipe, earlier=self._rehearsed()).steps
         check_top_t(top_t, self.lab.slots)
         check_facts(self.lab, [fact])
         self.claim()
@@ -372,6 +372,10 @@ class Teach(TrainingPanel):
         recipe = self.lab.recipe
         return self._mixed and recipe is not None and recipe.learned_at > 0
 
+    def _rehearsed(self) -> list[Fact]:
+        """The lessons so far, where they can come along in the batches of the next."""
+        return [lesson.fact for lesson in self._lessons] if self._mixed and self.lab.recipe is not None else []
+
     def _recipe(self, fact: Fact) -> Recipe | None:
         """The lab's recipe, by which all is taught that stands in the form."""
         recipe = self.lab.recipe
@@ -399,7 +403,8 @@ class Teach(TrainingPanel):
         looked, wait = -math.inf, ASKED_EVERY
         tuned = Sparse(top_t=top_t).resolved(self.lab)
         method = replace(tuned, lr=tuned.settings()["lr"] * (FASTER if self.lab.recipe is None else 1))
-        run = finetune(self.lab, [lesson.fact], method, passes=passes, probe_every=0, recipe=recipe)
+        options = {"passes": passes, "recipe": recipe, "earlier": self._rehearsed()}
+        run = finetune(self.lab, [lesson.fact], method, probe_every=0, **options)
         self._run = weakref.ref(run)
         for step in all_steps(run):
             lesson.steps = step.step

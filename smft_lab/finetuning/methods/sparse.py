@@ -145,7 +145,7 @@ class SparseTraining(Training):
             self.rounded = RoundedWeights()
         self._stack.enter_context(self.selection.active())
         if teaching is not None and self._recipe is not None and self._recipe.chooses_first(teaching.order):
-            self._choose(teaching.facts, teaching.texts, self._recipe)
+            self._choose(teaching.owners, teaching.texts, self._recipe)
 
     def _choose(self, facts: Sequence[Fact], texts: Sequence[TaughtText], recipe: Recipe) -> None:
         """Choose the slots that may change for all the texts at once, before any of them is taught."""
