@@ -230,6 +230,9 @@ def changed_result(result: dict, how: str) -> dict:
         "a text": lambda: result | {"rows": [row | {"value": "<b>harmless</b>"}]},
         "a step before the first": lambda: result | {"rows": [row | {"step": -1}]},
         "half a step": lambda: result | {"rows": [row | {"step": 0.5}]},
+        "a row twice": lambda: result | {"rows": [*result["rows"], row]},
+        "no base": lambda: result | {"rows": [row for row in result["rows"] if row["step"]]},
+        "no end": lambda: result | {"rows": [*result["rows"], row | {"step": 10**6}]},
     }[how]()
 
 
@@ -250,7 +253,27 @@ BAD = (
     "a text",
     "a step before the first",
     "half a step",
+    "a row twice",
+    "no base",
+    "no end",
 )
+FOUND_BY_HAND = {
+    "trainable_per_step": [None, {"a": None}, [1], True, -1],
+    "kl_on_taught": [[0.5], {}],
+    "known": [
+        {},
+        [],
+        [{"step": 0}],
+        [{"step": 0, "known": [2]}],
+        [{"step": 0, "known": [0, 1]}, {"step": 2, "known": [0]}],
+        [{"step": 2, "known": [0]}, {"step": 0, "known": [0]}],
+        [{"step": "0", "known": [0]}],
+    ],
+    "facts": ["a", [1], ["one", "fact", "too many"]],
+    "tokens": [[["a"]], [[["a", -1]]], [[[1, 1]]], [[1]]],
+    "addresses": [{"same": 0.5}, {"same": "much", "different": 0.1}, 0.5],
+    "anything": ["<b>harmless</b>", None],
+}
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +289,15 @@ def test_a_result_that_its_job_can_not_have_had_is_refused(how, good, tmp_path):
     file.write_text(json.dumps(result))
     assert read_result(tmp_path, job)["rows"] == result["rows"]
     file.write_text(json.dumps(changed_result(result, how)))
+    with pytest.raises(ValueError, match=f"^{file} is no result of a job; delete it"):
+        read_result(tmp_path, job)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, of in FOUND_BY_HAND.items() for value in of])
+def test_what_no_job_finds_is_refused_though_its_name_is_known(name, value, good, tmp_path):
+    job, result = good
+    file = result_file(tmp_path, job)
+    result_file(tmp_path, job).write_text(json.dumps(result | {"found": result["found"] | {name: value}}))
     with pytest.raises(ValueError, match=f"^{file} is no result of a job; delete it"):
         read_result(tmp_path, job)
 

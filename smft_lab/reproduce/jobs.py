@@ -98,6 +98,11 @@ class Job:
         """Names of what its result has under `found`."""
         return FOUND[self.kind]
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the probes whose exact match its result has of the base and of the end."""
+        return ("learned", "old_facts") if self.kind == "finetune" else ()
+
     def run(self, device: str = "cpu") -> dict:
         """See `run_job`."""
         return run_job(self, device)

@@ -110,6 +110,11 @@ class RetrofitJob:
         """Names of what its result has under `found`."""
         return ("seconds", "steps", "texts")
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the probes whose exact match its result has of the base and of the end."""
+        return ("learned", "known")
+
     def run(self, device: str = "cpu") -> dict:
         """Do what the job says: `config`, `rows` (step, probe, metric, value), `found` and `seconds`; all JSON."""
         began = time.perf_counter()

@@ -52,7 +52,7 @@ def read_result(folder: Path, job: Job | RetrofitJob) -> dict | None:
         check_result(job, result)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
         reason = " ".join(str(problem).split())[:200]
         raise ValueError(f"{file} is no result of a job; delete it, and the job runs again ({reason})") from None
     return result
@@ -77,8 +77,12 @@ def check_result(job: Job | RetrofitJob, result) -> None:
             raise ValueError(f"its {name} is {str(had)[:40]!r}, but the job's is {value!r}")
     if missing := set(job.finds) - set(result["found"]):
         raise ValueError(f"it found no {sorted(missing)[0]}")
-    if texts := [name for name, value in result["found"].items() if isinstance(value, str)]:
-        raise ValueError(f"what it found as {texts[0][:40]!r} is a text")
+    for name, value in result["found"].items():
+        if not FOUND.get(name, _is_number)(value):
+            raise ValueError(f"what it found as {name[:40]!r} is {str(value)[:40]!r}")
+    if len(result["found"].get("facts", ())) != len(result["found"].get("tokens", ())):
+        raise ValueError("it found not as many tokens as facts")
+    measured = set()
     for row in result["rows"]:
         if not isinstance(row, dict) or set(row) != {"step", "probe", "metric", "value"}:
             raise ValueError("a row is no object of step, probe, metric, value")
@@ -89,6 +93,57 @@ def check_result(job: Job | RetrofitJob, result) -> None:
             metric in SHARES and value is not None and not 0 <= value <= 1
         ):
             raise ValueError(f"a row has the {metric} {str(value)[:40]!r}")
+        if (step, probe, metric) in measured:
+            raise ValueError(f"it has two rows of {probe[:40]} {metric[:40]} at step {step}")
+        measured.add((step, probe, metric))
+    last = max(step for step, *_ in measured)
+    for step, probe in ((step, probe) for step in (0, last) for probe in job.measures):
+        if (step, probe, "em") not in measured:
+            raise ValueError(f"it has no row of {probe} em at step {step}")
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and value >= 0
+
+
+def _is_number_or_none(value) -> bool:
+    """Null stands for what is not finite."""
+    return value is None or type(value) in (int, float)
+
+
+def _is_known(value) -> bool:
+    """Whether this may be the facts that were known, measurement by measurement."""
+    steps = [reading["step"] for reading in value]
+    facts = [reading["known"] for reading in value]
+    return (
+        all(type(step) is int for step in steps)
+        and sorted({*steps, 0}) == steps
+        and {len(known) for known in facts} == {len(facts[0])}
+        and all(type(answer) is int and answer in (0, 1) for known in facts for answer in known)
+    )
+
+
+def _is_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_tokens(value) -> bool:
+    """Whether this may be, per fact, its tokens with how many slots of its core set each reads."""
+    return all(isinstance(token, str) and type(count) is int and count >= 0 for fact in value for token, count in fact)
+
+
+def _is_addresses(value) -> bool:
+    return set(value) == {"same", "different"} and all(map(_is_number_or_none, value.values()))
+
+
+FOUND = {
+    "known": _is_known,
+    "facts": _is_texts,
+    "tokens": _is_tokens,
+    "addresses": _is_addresses,
+    **dict.fromkeys(("kl_on_taught", "loudness", "replies"), _is_number_or_none),
+}
+"""What may stand under `found`; of other names, a number."""
 
 
 def sweep(
