@@ -184,8 +184,12 @@ def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_pat
         pass
     rng = random.Random(KILLS)
     here = os.path.dirname(__file__)
-    killed = [run_and_kill(TRAINING, tmp_path / "run", here, after=rng.uniform(0, 0.3)) for _ in range(KILLS)]
+    killed = [
+        run_and_kill(TRAINING, tmp_path / "run", here, after=rng.uniform(0, 0.3) if turn else 0)
+        for turn in range(KILLS)
+    ]
     record_property("tried", sum(killed))
+    assert killed[0]
     left = sum(1 for _ in pretrain_memory(again, text, settings, tmp_path / "run"))
     assert left < settings.steps
     for one, other in zip(again.parameters(), whole.parameters(), strict=True):
@@ -197,9 +201,12 @@ def test_a_killed_pretraining_goes_on_and_ends_as_if_it_had_not_been(tmp_path, r
     steps = sum(1 for _ in pretrain(tmp_path / "whole", TINY))
     rng = random.Random(KILLS)
     killed, here = 0, os.path.dirname(__file__)
-    while killed < KILLS and run_and_kill(PRETRAINING, tmp_path / "run", here, after=rng.uniform(0, 0.5)):
+    while killed < KILLS and run_and_kill(
+        PRETRAINING, tmp_path / "run", here, after=rng.uniform(0, 0.5) if killed else 0
+    ):
         killed += 1  # and else it got to its end
     record_property("tried", killed)
+    assert killed
     if not (tmp_path / "run" / LAB_FILE).exists():
         assert sum(1 for _ in pretrain(tmp_path / "run", TINY)) < steps
     one, other = (load(tmp_path / name).model.state_dict() for name in ("run", "whole"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,12 +136,16 @@ def test_a_sweep_killed_twice_gives_the_table_of_an_undisturbed_one(saved, tmp_p
         )
         assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0.05, 0.4))
+        assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
+    left = len(jobs) - len(list((tmp_path / "killed").glob("*.json")))
+    assert left
     cluster = pytest.importorskip("distributed")
     with cluster.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
         ends = drain(jobs, tmp_path / "killed", backend="dask", address=local.scheduler_address)
+    assert len(ends) == left + 1  # and what there was before
     assert ends[-1][0] == len(jobs)
     assert values(jobs, tmp_path / "killed") == values(jobs, tmp_path / "whole")
     assert sorted(os.listdir(tmp_path / "killed")) == sorted(f"{job.key}.json" for job in jobs)
@@ -157,6 +162,51 @@ class Waiting:
         (Path(self.folder) / self.key).touch()
         time.sleep(600)
         return {"rows": [], "found": {}}
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A job that ends once another one runs beside it, and says in which process it ran."""
+
+    key: str
+    folder: str
+
+    def run(self, device: str) -> dict:
+        (Path(self.folder) / f"{self.key} is here").touch()
+        until = time.monotonic() + 60
+        while len(list(Path(self.folder).glob("* is here"))) < 2:
+            assert time.monotonic() < until, "nobody came"
+            time.sleep(0.02)
+        return {"rows": [], "found": {"process": os.getpid()}}
+
+
+@contextmanager
+def two_of(backend: str):
+    """The options of a sweep over two workers."""
+    if backend == "local":
+        yield {"workers": 2}
+    elif backend == "dask":
+        cluster = pytest.importorskip("distributed")
+        with cluster.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
+            yield {"backend": "dask", "address": local.scheduler_address}
+    else:
+        ray = pytest.importorskip("ray", reason="pip install smft-lab[ray]")
+        ray.init(num_cpus=2, include_dashboard=False)
+        try:
+            yield {"backend": "ray"}
+        finally:
+            ray.shutdown()
+
+
+@pytest.mark.parametrize("backend", ["local", "dask", "ray"])
+def test_two_workers_are_two_processes_at_the_same_time(backend, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
+    jobs = [Meeting(key, str(tmp_path)) for key in ("a", "b")]
+    with two_of(backend) as options:
+        drain(jobs, tmp_path, **options)
+    ran = {json.loads(result_file(tmp_path, job).read_text())["found"]["process"] for job in jobs}
+    assert len(ran) == 2
+    assert os.getpid() not in ran
 
 
 WAIT = """
@@ -192,14 +242,10 @@ def test_two_local_processes_give_the_table_of_one(saved, tmp_path):
 
 
 def test_a_ray_cluster_gives_the_table_of_one_process(saved, tmp_path):
-    ray = pytest.importorskip("ray", reason="pip install smft-lab[ray]")
     jobs = grid(saved)[:4]
+    with two_of("ray") as options:
+        drain(jobs, tmp_path / "ray", **options)
     drain(jobs, tmp_path / "one")
-    ray.init(num_cpus=2, include_dashboard=False)
-    try:
-        drain(jobs, tmp_path / "ray", backend="ray")
-    finally:
-        ray.shutdown()
     assert values(jobs, tmp_path / "one") == values(jobs, tmp_path / "ray")
 
 
@@ -351,7 +397,7 @@ def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     ]
     drain(jobs, tmp_path)
     table = table_of(jobs, tmp_path)
-    found = {job.key: read_result(tmp_path, job)["found"] for job in jobs}
+    found = {job.key: json.loads(result_file(tmp_path, job).read_text())["found"] for job in jobs}
     claims = EXPERIMENTS[name].read(table, found)
     assert claims
     assert {claim.verdict for claim in claims} <= {AGREES, DIFFERS, OPEN}
