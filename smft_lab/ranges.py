@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 
 def check_positive(**settings: object) -> None:
@@ -28,6 +28,13 @@ def check_counts(**settings: object) -> None:
             raise ValueError(f"{name} must be at least 1, not {value}")
         if not number.is_integer():
             raise ValueError(f"{name} must be a whole number, not {value}")
+
+
+def check_seeds(*seeds: object) -> None:
+    """Raise ValueError unless each seed is a whole number that a generator of PyTorch takes."""
+    for seed in seeds:
+        if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"a seed must be a whole number of at most 63 bits, not {str(seed)[:40]!r}")
 
 
 def _finite(name: str, value: object) -> float:

@@ -181,18 +181,28 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def unwritable(path: Path, problem: Exception, size: int | None = None) -> OSError:
+class Unwritable(OSError):
+    """What couldn't be written, and why; `reason` is the latter alone."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path} can't be written ({reason}); nothing was saved, choose another place")
+        self.reason = reason
+
+
+def unwritable(path: Path, problem: Exception, size: int | None = None) -> Unwritable:
     """What to raise when `path` couldn't be written: which file, why, and how much room is lacking.
 
     Args:
         problem: An OSError, or what safetensors makes of one.
         size: Bytes that were to be written.
     """
+    if isinstance(problem, Unwritable):  # of a file in a folder that nobody has heard of
+        return Unwritable(path, problem.reason)
     reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())
     full = getattr(problem, "errno", None) in FULL or f"os error {errno.ENOSPC}" in reason
     if full and size is not None:
         reason = f"{os.strerror(errno.ENOSPC)}: {in_bytes(size)} needed, {in_bytes(_free(path))} free"
-    return OSError(f"{path} can't be written ({reason}); nothing was saved, choose another place")
+    return Unwritable(path, reason)
 
 
 def in_bytes(size: int) -> str:
@@ -256,7 +266,10 @@ def whole_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room:
         unfinished = target.with_name(f".{target.name}.{uuid4().hex[:RANDOM]}{UNFINISHED}")
         unfinished.mkdir()
         try:
-            yield unfinished
+            try:
+                yield unfinished
+            except Unwritable as problem:
+                raise unwritable(path, problem) from None
             _follow_umask(unfinished)
             try:
                 _put(unfinished, target, mark, is_earlier)

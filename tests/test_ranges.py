@@ -5,8 +5,10 @@ from dataclasses import fields
 import pytest
 
 import smft_lab as smft
+from smft_lab.experiments.compare import Comparison
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.baselines import WeightPenalty
+from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.recipe import Recipe
 from smft_lab.training.pretrain import PretrainSettings
@@ -45,3 +47,23 @@ def test_a_run_of_a_rate_that_is_none_does_not_begin(lab, value):
             smft.finetune(lab, new_facts(1), **options)
     with pytest.raises(ValueError, match="lr"):
         smft.RowOptimizer(lab, lr=value)
+
+
+@pytest.mark.parametrize("seed", [float("nan"), 1.5, "x", None, 2**70])
+def test_a_seed_is_a_number_that_every_generator_takes(seed, lab):
+    facts = new_facts(1)
+    with pytest.raises(ValueError, match="a seed must be a whole number"):
+        next(finetune(lab, facts, passes=1, seed=seed))
+    with pytest.raises(ValueError, match="a seed must be a whole number"):
+        Comparison(lab, facts, "sparse", seeds=[seed], passes=1)
+
+
+@pytest.mark.parametrize("number", [float("nan"), 0.5])
+def test_how_often_is_measured_is_a_whole_number(number, lab):
+    facts = new_facts(1)
+    with pytest.raises(ValueError, match="probe_every must be"):
+        next(finetune(lab, facts, passes=1, probe_every=number))
+    with pytest.raises(ValueError, match="evaluations must be"):
+        Comparison(lab, facts, "sparse", seeds=[0], passes=1, evaluations=number)
+    with pytest.raises(ValueError, match="keywords must be"):
+        Recipe(keywords=number)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfTransformer
 
+import smft_lab as smft
 from smft_lab.facts.world.world import built_in_world
 from smft_lab.lab import Lab
 from smft_lab.model.memory import observe_reads, value_tables
@@ -358,3 +359,10 @@ def test_the_best_ranked_slots_are_those_that_finetuning_would_train(make_lab, f
 def test_one_fact_and_a_list_of_it_score_the_same(make_lab, facts):
     lab, fact = make_lab(), facts[0]
     pd.testing.assert_frame_equal(slot_scores(lab, fact), slot_scores(lab, [fact]))
+
+
+def test_a_text_longer_than_the_model_reads_is_refused_by_all_that_count_its_reads(lab):
+    fact = smft.Fact(("word " * 3000,), "What?", ("word",))
+    for read in (smft.slot_scores, smft.core_set, smft.fact_counts):
+        with pytest.raises(ValueError, match="tokens long, and the model reads 2048; shorten it"):
+            read(lab, [fact] if read is not smft.core_set else fact)

@@ -1,16 +1,27 @@
 """Files are written whole or not at all, also by several at once, and what a killed writer left goes."""
 
+import errno
 import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from smft_lab.writing import LEFT_BEHIND, PARTIAL, check_new, check_replaceable, whole, write_whole
+from smft_lab.writing import (
+    LEFT_BEHIND,
+    PARTIAL,
+    check_new,
+    check_replaceable,
+    naming,
+    whole,
+    whole_folder,
+    write_whole,
+)
 
 
 def test_a_file_is_written_whole_by_several_at_once(tmp_path):
@@ -87,3 +98,21 @@ def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path):
         with pytest.raises(ValueError, match="pipe is a device or a pipe, whose place no file can take; name a file"):
             write_whole(tmp_path / name, "text")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_went_wrong_in_an_unfinished_folder_is_told_of_the_one_that_was_asked_for(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    path = tmp_path / "results"
+
+    def write(named: bool):
+        with whole_folder(path, "mark", lambda _: False) as folder, naming(path, lambda: 1) if named else nullcontext():
+            write_whole(folder / "report.html", "text")
+
+    for named in (True, False):
+        with pytest.raises(OSError, match=r"results can't be written \(File too large\); nothing was saved") as problem:
+            write(named)
+        assert str(problem.value).count("can't be written") == 1
+        assert "unfinished" not in str(problem.value)

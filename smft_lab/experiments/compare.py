@@ -36,6 +36,7 @@ from smft_lab.kernel import in_kernel
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
+from smft_lab.ranges import check_counts, check_seeds
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
 from smft_lab.wording import counted
@@ -126,8 +127,9 @@ class Comparison:
     def __post_init__(self):
         if not self.methods or not self.seeds:
             raise ValueError("a comparison needs at least one method and one seed")
-        if self.evaluations is not None and self.evaluations < 1:
-            raise ValueError(f"evaluations must be at least 1, not {self.evaluations}")
+        if self.evaluations is not None:
+            check_counts(evaluations=self.evaluations)
+        check_seeds(*self.seeds)
         if not 0 < self.target <= 1:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
         self.chosen = _named(self.methods)

@@ -25,6 +25,7 @@ from smft_lab.model.attach import max_positions
 from smft_lab.model.tokenizer import text_ids, typed_special
 from smft_lab.probes.probes import match_of, probes_of
 from smft_lab.probes.text import MATCHES
+from smft_lab.ranges import check_counts, check_seeds
 from smft_lab.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -214,8 +215,9 @@ def finetune(
         warnings.warn(note, stacklevel=2)
     if note := _written_otherwise(lab.tokenizer, facts):
         warnings.warn(note, stacklevel=2)
-    if probe_every is not None and probe_every < 0:
-        raise ValueError(f"probe_every must be at least 0, not {probe_every}")
+    if probe_every:
+        check_counts(probe_every=probe_every)
+    check_seeds(seed)
     chosen.check(lab, recipe)
     run = _steps(
         lab, teaching, chosen, recipe, teaching.per_pass if probe_every is None else probe_every, cache, base_probes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.model.attach import check_embedded, max_positions
+from smft_lab.model.attach import check_embedded, check_length
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import offsets_of, pad, text_ids
@@ -54,9 +54,6 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
     if not text.strip():
         raise ValueError("type a text first")
     batch = lab.encode([text])
-    length, most = batch["input_ids"].shape[1], max_positions(lab.model)
-    if most is not None and length > most:
-        raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
     slots, weights = reads_by_table(lab.model, batch)
     return TokenReads(
         [*_pieces(lab.tokenizer, text), ""], [table[0] for table in slots], [table[0] for table in weights]
@@ -108,6 +105,7 @@ def reads_by_table(
     """Slots and weights per value table; the pass ends at the last memory layer's addressing."""
     layers, tables = memory_layers(model), value_tables(model)
     check_embedded(model, batch["input_ids"])
+    check_length(model, batch["input_ids"])
     with observe_reads(model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):
         model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 
