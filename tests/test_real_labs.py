@@ -385,6 +385,22 @@ def test_a_lesson_teaches_what_stands_in_the_form_by_the_recipe_at_its_own_rate(
     panel.close()
 
 
+def test_lessons_come_along_in_the_next_but_for_those_it_changes(lab, monkeypatch):
+    along = []
+    monkeypatch.setattr(
+        "smft_lab.widgets.teach.finetune",
+        lambda *given, earlier, **options: along.append(earlier) or smft.finetune(*given, earlier=earlier, **options),
+    )
+    panel = Teach(lab, runner="inline")
+    panel.teach("The office cat is called Biscuit.", "What is the office cat called?", "Biscuit", 2)
+    panel.teach("The office dog is called Rex.", "What is the office dog called?", "Rex", 2)
+    first, second = (lesson.fact for lesson in panel._lessons)
+    assert along == [[], [first]]
+    anew = own_fact("The office cat is called Tom.", "What is the office cat called?", "Tom")
+    assert Teaching.of(lab, [anew], 2, earlier=panel._rehearsed()).earlier == (second,)
+    panel.close()
+
+
 def test_probes_of_a_lesson_are_named_and_come_back_with_the_base(lab):
     panel = Teach(lab, runner="inline")
     press(panel, "teach", **{n: panel.draft[n] for n in ("statements", "wordings", "question", "answer")}, passes=3)
