@@ -67,8 +67,8 @@ def test_public_functions_stay_functions_after_their_modules_are_imported():
 
 def test_a_room_imports_only_from_rooms_above_it():
     rooms = (
-        "writing terminal kernel ranges recipe facts.fact facts.world facts model slots finetuning.engine probes "
-        "storage lab training finetuning charts experiments reproduce widgets pages launch cli __main__"
+        "writing terminal kernel ranges wording recipe facts.fact facts.world facts model slots finetuning.engine "
+        "probes storage lab training finetuning charts experiments reproduce widgets pages launch cli __main__"
     ).split()
 
     def room_of(module: str) -> str:

@@ -28,7 +28,7 @@ from smft_lab.slots.usage import measure_usage
 
 FACTS = [replace(fact, statements=fact.statements[:4]) for fact in smft.new_facts(2)]
 RECIPE = replace(RETROFIT, top_t=8, max_df=1.0, batch_size=4, anchor=1.0)
-ELSEWHERE = {"model.precision.product_by_onednn"}  # what it needs isn't in every build of torch
+ELSEWHERE = {"model.precision.product_by_onednn"}  # where it is slower, or torch was built without it
 
 
 @pytest.fixture
@@ -105,4 +105,4 @@ def test_every_shape_that_an_annotation_says_is_one_that_is_there(
         stand_in(torch.nn.Linear(8, 4))(torch.randn(2, 3, 8).requires_grad_()).sum().backward()
 
     assert not checks.wrong
-    assert checks.public - checks.called == ELSEWHERE
+    assert checks.public - checks.called <= ELSEWHERE
