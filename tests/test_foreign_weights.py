@@ -28,6 +28,18 @@ def partly_on_disk(folder):
     )
 
 
+def assert_refused(model, tokenizer, message: str) -> None:
+    """It gets no memory in either way, and no module of it is another one afterwards."""
+    modules = dict(model.named_modules())
+    for attach in (
+        lambda: add_memory(model, 1, **MEMORY),
+        lambda: smft.Retrofit(model, tokenizer, RECIPE, known=KNOWN),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attach()
+    assert dict(model.named_modules()) == modules
+
+
 AWAY = {
     "all on the CPU": lambda folder: cpu_offload(small("llama"), torch.device("cpu")),
     "all on disk": lambda folder: disk_offload(small("llama"), str(folder), torch.device("cpu")),
@@ -39,14 +51,7 @@ AWAY = {
 @pytest.mark.parametrize("way", AWAY)
 def test_a_model_whose_weights_are_not_in_memory_is_refused_before_any_work(way, tokenizer, tmp_path):
     model = AWAY[way](tmp_path)
-    modules = dict(model.named_modules())
-    for attach in (
-        lambda: add_memory(model, 1, **MEMORY),
-        lambda: smft.Retrofit(model, tokenizer, RECIPE, known=KNOWN),
-    ):
-        with pytest.raises(ValueError, match=r"weight is not in memory, as the model was offloaded.*; load all of it"):
-            attach()
-    assert dict(model.named_modules()) == modules
+    assert_refused(model, tokenizer, r"weight is not in memory, as the model was offloaded.*; load all of it")
 
 
 def test_a_lab_that_is_offloaded_later_is_neither_taught_nor_reset_nor_saved(tokenizer, corpus, tmp_path):
@@ -112,14 +117,7 @@ def test_a_quantized_model_is_refused_whichever_part_of_it_is(kind, part, tokeni
         if isinstance(layer, nn.Linear) and PARTS[part] in name:
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, make(layer, dtype))
-    modules = dict(model.named_modules())
-    for attach in (
-        lambda: add_memory(model, 1, **MEMORY),
-        lambda: smft.Retrofit(model, tokenizer, RECIPE, known=KNOWN),
-    ):
-        with pytest.raises(ValueError, match=rf"is quantized \(.* is kept as {kind}\).*or call model.dequantize"):
-            attach()
-    assert dict(model.named_modules()) == modules
+    assert_refused(model, tokenizer, rf"is quantized \(.* is kept as {kind}\).*or call model.dequantize")
 
 
 @pytest.mark.parametrize(
