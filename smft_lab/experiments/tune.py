@@ -54,8 +54,8 @@ def sweep(
             taught = as_facts(facts(seed)) if callable(facts) else facts
             lab.reset()
             rows: list[dict] = []
-            under = {name: options.get(name) for name in ("order", "loss_on", "recipe")}
-            teaching = Teaching.of(lab, taught, passes, seed=seed, **under)
+            order, loss_on, recipe = (options.get(name) for name in ("order", "loss_on", "recipe"))
+            teaching = Teaching.of(lab, taught, passes, order, loss_on, seed, recipe)
             every = math.ceil(teaching.steps / evaluations)
             run = finetune(lab, taught, method, seed=seed, passes=passes, probe_every=every, **options)
             for step in all_steps(run):
