@@ -142,10 +142,10 @@ class Recipe:
         counts = ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes", "least_steps")
         check_counts(**{name: getattr(self, name) for name in counts})
         check_positive(**{name: getattr(self, name) for name in ("lr", "full_lr", "lora_lr")})
-        from_zero = ("background_texts", "background_questions", "statements", "questions", "contexts", "keywords")
-        from_zero += ("protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
-        check_not_negative(**{name: getattr(self, name) for name in from_zero})
-        check_counts(**{name: getattr(self, name) for name in from_zero[:6] if getattr(self, name)})
+        or_none = ("background_texts", "background_questions", "statements", "questions", "contexts", "keywords")
+        from_zero = ("protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
+        check_not_negative(**{name: getattr(self, name) for name in or_none + from_zero})
+        check_counts(**{name: getattr(self, name) for name in or_none if getattr(self, name)})
         if not self.statements + self.questions:
             raise ValueError("a recipe must teach statements, questions, or both")
         if not self.background_texts + self.background_questions:

@@ -8,7 +8,7 @@ import pytest
 from smft_lab.lab import load
 from smft_lab.reproduce import page, paper, scale
 from smft_lab.reproduce.beyond import _lost_again
-from smft_lab.reproduce.claims import QUESTIONS, Claim, in_words, log_ratios
+from smft_lab.reproduce.claims import QUESTIONS, Claim, log_ratios, means_in_words
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import LADDER
 from smft_lab.reproduce.plan import WHOLE, jobs_of
@@ -577,8 +577,8 @@ def test_one_remedy_that_helps_is_enough_and_each_that_may_help_leaves_it_open()
 
 def test_a_mean_over_seeds_comes_with_its_interval():
     means = over_seeds(two((0.95, 0.90), (0.95, 0.89), (0.01, -0.01)))
-    assert in_words(means, "one") == "one: learned 95.0% ± 0.0, kept 90.0% ± 12.7"
-    assert in_words(over_seeds(two((0.95, 0.90), (0.95, 0.89))), "one") == "one: learned 95.0%, kept 90.0%"
+    assert means_in_words(means, "one") == "one: learned 95.0% ± 0.0, kept 90.0% ± 12.7"
+    assert means_in_words(over_seeds(two((0.95, 0.90), (0.95, 0.89))), "one") == "one: learned 95.0%, kept 90.0%"
 
 
 def test_a_fact_lost_again_is_one_that_was_once_known():

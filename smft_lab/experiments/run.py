@@ -75,7 +75,7 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
 
     Raises:
         ValueError: see `finetune`; or the method is `sparse`, and an earlier run changed more than value rows.
-        TakenOver: see `whole`.
+        TakenOver: see `all_steps`.
 
     Examples:
         >>> run = smft.run(lab, smft.new_facts(2), smft.Sparse(top_t=50), passes=1)
@@ -83,22 +83,20 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
         ['step', 'probe', 'metric', 'value']
         >>> lab.reset()
     """
-    facts = as_facts(facts)
+    facts, before = as_facts(facts), as_facts(options.pop("earlier", ()))
     names = signature(finetune).parameters
     asked = {name: value for name, value in options.items() if name in names}
     recipe = asked.get("recipe") or lab.recipe
     if rephrase:
         loss_on = loss_on_own(facts, asked.get("loss_on")) if recipe is None else None
-        facts = with_paraphrases(facts, recipe)
+        facts, before = with_paraphrases(facts, recipe), with_paraphrases(before, recipe)
         asked |= {} if loss_on is None else {"loss_on": loss_on}
-    if before := as_facts(asked.get("earlier", ())):
-        asked["earlier"] = before = with_paraphrases(before, recipe) if rephrase else before
     chosen = method_of(method, **{name: value for name, value in options.items() if name not in names})
     chosen = chosen.resolved(lab, asked.get("recipe"))
     if chosen.sparse:
         Patch.between(lab)  # refuses before anything is trained
     rows, losses, last = [], [], None
-    for last in all_steps(finetune(lab, facts, chosen, **asked)):
+    for last in all_steps(finetune(lab, facts, chosen, earlier=before, **asked)):
         rows += history_rows(last)
         losses += [last.loss] if last.loss is not None else []
     assert last is not None  # the base comes first

@@ -206,8 +206,9 @@ class Teaching:
             warnings.warn(JOINED, stacklevel=3)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
-        changes = Changes(facts, ())
-        earlier = tuple(fact for fact in as_facts(earlier) if not changes.touch_fact(fact))
+        if earlier := as_facts(earlier):
+            changes = Changes(facts, ())
+            earlier = tuple(fact for fact in earlier if not changes.touch_fact(fact))
         again = taught_texts(earlier, lab.form, 0, REHEARSED, 0, seed, lab.tokenizer)
         texts += [replace(text, owner=len(facts) + text.owner) for text in again]
         return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size, earlier)

@@ -12,8 +12,8 @@ from smft_lab.reproduce.claims import (
     Claim,
     Experiment,
     by_method,
-    in_words,
     learned_and_kept,
+    means_in_words,
     methods,
     share_of,
 )
@@ -127,7 +127,7 @@ def _read_update(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             "Other old facts stay best with sparse.",
             "not asked",
-            in_words(over_seeds(runs)),
+            means_in_words(over_seeds(runs)),
             **all_of([keeps_more(runs, "sparse", name) for name in new.columns.drop("sparse")]),
         ),
     ]
@@ -172,7 +172,7 @@ def _read_retention(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             f"{facts:,} facts in a stream are known at its end with F1 over 0.7, and at most 11% of the old is lost.",
             "1,000 facts learned (F1 over 0.7), 11% of held-out F1 lost",
-            f"F1: {in_words(over_seeds(f1))}; exact match: {in_words(means, own)} (base {base:.1%}); "
+            f"F1: {means_in_words(over_seeds(f1))}; exact match: {means_in_words(means, own)} (base {base:.1%}); "
             f"{sum(again) / len(again):.1%} of the facts once answered were lost again; "
             f"{sum(changed) / len(changed):,.0f} rows changed",
             **whole,
@@ -187,7 +187,7 @@ def _read_retention(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             "A larger table keeps more of such a stream.",
             "not varied: 1M slots",
-            in_words(means, own, larger),
+            means_in_words(means, own, larger),
             **with_caveat(keeps_more(last, larger, own), caveat),
         ),
     ]
@@ -256,7 +256,7 @@ def _read_protect(table: pd.DataFrame, details: dict) -> list[Claim]:
             f"An idf that also counts what the run wrote ({label}) learns as much of a long stream, and keeps more "
             "old facts.",
             "not tried: its idf knows pretraining text alone",
-            f"{in_words(means, alone, label)}; {gaps(last, label, alone)}",
+            f"{means_in_words(means, alone, label)}; {gaps(last, label, alone)}",
             **keeps_more(last, label, alone),
         )
         for label in protected
@@ -309,13 +309,13 @@ def _read_baselines(table: pd.DataFrame, details: dict) -> list[Claim]:
     text = "Sparse keeps more than full finetuning with any of these remedies that learns as much."
     paper = "not tried: replay, EWC, averaging and the like are left out"
     if rivals.empty:
-        return [Claim(text, paper, in_words(means), OPEN, "no remedy learned as much")]
+        return [Claim(text, paper, means_in_words(means), OPEN, "no remedy learned as much")]
     verdict = all_of([keeps_more(last, "sparse", rival) for rival in rivals.index])
     why = (
         f"of those that learned as much, {rivals.kept.idxmax()} keeps most; replay may look at pretraining text; "
         "remedies are at full's tuned rate alone: pareto has lower ones, without a remedy"
     )
-    return [Claim(text, paper, in_words(means), **with_caveat(verdict, why))]
+    return [Claim(text, paper, means_in_words(means), **with_caveat(verdict, why))]
 
 
 BEYOND = (

@@ -66,7 +66,7 @@ class Experiment:
     draw: Sequence[Callable[[pd.DataFrame, dict, Callable], go.Figure]] = (trade_off,)
 
 
-def in_words(means: pd.DataFrame, *labels: str) -> str:
+def means_in_words(means: pd.DataFrame, *labels: str) -> str:
     """What some rows of `over_seeds` say, in words; all of them by default."""
     rows = means.loc[list(labels)] if labels else means
     return "; ".join(f"{label}: {learned_and_kept(row)}" for label, row in rows.iterrows())

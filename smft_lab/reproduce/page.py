@@ -107,13 +107,7 @@ def write_claims(path: Path, about: dict, parts: Sequence[Part]) -> None:
     for experiment, table, _, claims in parts:
         runs = f"`{experiment.name}`: {len(_sources(table))}"
         rows = [
-            (
-                f"{claim.text} *{claim.why}*" if claim.why else claim.text,
-                claim.paper,
-                claim.ours,
-                claim.in_words,
-                runs,
-            )
+            (f"{claim.text} *{claim.why}*" if claim.why else claim.text, claim.paper, claim.ours, claim.in_words, runs)
             for claim in claims
         ]
         lines += ["", f"## {_cell(experiment.title)} ({_cell(experiment.paper)}): `{_cell(experiment.name)}`", ""]

@@ -14,9 +14,9 @@ from smft_lab.reproduce.claims import (
     Claim,
     Experiment,
     by_method,
-    in_words,
     log_ratios,
     lost,
+    means_in_words,
     methods,
     ratio_in_words,
     share_of,
@@ -137,7 +137,7 @@ def _read_pareto(table: pd.DataFrame, details: dict) -> list[Claim]:
     beaten_at_the_end, at_the_end = _beaten_at_the_end(last)
     beaten_at_95, at_95 = _beaten_at_95(runs, lose_least[0], lose[1])
     ours = (
-        f"at the end, of the settings that learned 90%, those that kept most: {in_words(means, *keep_most)}; "
+        f"at the end, of the settings that learned 90%, those that kept most: {means_in_words(means, *keep_most)}; "
         f"{at_the_end}; where every seed had learned 95%, those that lost least: "
         f"{'; '.join(f'{label}: {lost(runs, label)}' for label in lose_least)}; {at_95}"
     )
@@ -202,13 +202,13 @@ def _read_selection(table: pd.DataFrame, details: dict) -> list[Claim]:
     means = over_seeds(last)
 
     def judged(rule, text: str, paper: str, label: str, other: str) -> Claim:
-        return Claim(text, paper, in_words(means, label, other), **rule(last, label, other))
+        return Claim(text, paper, means_in_words(means, label, other), **rule(last, label, other))
 
     kept = last.pivot(index="seed", columns="label", values="kept")
     naive = Claim(
         "Without a choice of slots, a memory model forgets catastrophically, too.",
         "said of training all slots that are read",
-        in_words(means, "all read", "full", BEST),
+        means_in_words(means, "all read", "full", BEST),
         **_forgets_half_as_much(kept, "all read", "full"),
     )
     controls = (
@@ -279,13 +279,13 @@ def _read_background(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             "With the facts themselves as background, less is learned and more forgotten.",
             "slightly less learning, clearly more forgetting (Fig. 7)",
-            f"{in_words(means, 'facts', 'pretraining')}; {gaps(last, 'facts', 'pretraining')}",
+            f"{means_in_words(means, 'facts', 'pretraining')}; {gaps(last, 'facts', 'pretraining')}",
             **positive_in_each(worse),
         ),
         Claim(
             "Another question set serves as background about as well as pretraining text.",
             "NQ is close to DCLM (Fig. 7)",
-            in_words(means, "questions", "pretraining"),
+            means_in_words(means, "questions", "pretraining"),
             **does_as_well(last, "questions", "pretraining"),
         ),
     ]
@@ -366,7 +366,7 @@ def _read_documents(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             f"On a stream of passages, sparse keeps more than {other} at any rate.",
             "less forgotten (Fig. 4)",
-            f"F1: {in_words(means, best['sparse'], *rates[other])}",
+            f"F1: {means_in_words(means, best['sparse'], *rates[other])}",
             **all_of([keeps_more(last, best["sparse"], rate) for rate in rates[other]]),
         )
         for other in PASSAGE_RATES
@@ -380,7 +380,7 @@ def _read_documents(table: pd.DataFrame, details: dict) -> list[Claim]:
         Claim(
             "On a stream of passages, full and lora learn as much as sparse.",
             "same target reached (Fig. 4)",
-            f"F1, with the t or rate that learns most: {in_words(means, *best.values())}; more learned than "
+            f"F1, with the t or rate that learns most: {means_in_words(means, *best.values())}; more learned than "
             f"by sparse: {less}",
             **with_caveat(same, caveat),
         ),
@@ -416,7 +416,7 @@ def _read_sgd(table: pd.DataFrame, details: dict) -> list[Claim]:
             Claim(
                 f"SGD instead of AdamW does not help {method}: no rate learns as much and keeps more.",
                 "SGD did not help them (Table 2)",
-                f"{AT_TARGET}: {in_words(means, adamw, *sgd)}",
+                f"{AT_TARGET}: {means_in_words(means, adamw, *sgd)}",
                 **none_helps(runs, adamw, sgd),
             )
         )
@@ -427,7 +427,7 @@ def _read_sgd(table: pd.DataFrame, details: dict) -> list[Claim]:
     helped = Claim(
         "SGD lets sparse keep more than an adaptive optimizer.",
         "with AdamW it forgot little; SGD helped",
-        f"{AT_TARGET}: {in_words(means, sgd, usual)}",
+        f"{AT_TARGET}: {means_in_words(means, sgd, usual)}",
         **keeps_more(runs, sgd, usual),
     )
     return [helped, *claims]

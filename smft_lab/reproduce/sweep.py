@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cache
+from itertools import product
 from pathlib import Path
 from random import SystemRandom
 from threading import Thread
@@ -97,7 +98,7 @@ def check_result(job: Job | RetrofitJob, result) -> None:
             raise ValueError(f"it has two rows of {probe[:40]} {metric[:40]} at step {step}")
         measured.add((step, probe, metric))
     last = max(step for step, *_ in measured)
-    for step, probe in ((step, probe) for step in (0, last) for probe in job.measures):
+    for step, probe in product((0, last), job.measures):
         if (step, probe, "em") not in measured:
             raise ValueError(f"it has no row of {probe} em at step {step}")
 

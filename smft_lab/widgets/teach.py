@@ -374,7 +374,7 @@ class Teach(TrainingPanel):
 
     def _rehearsed(self) -> list[Fact]:
         """The lessons so far, where they can come along in the batches of the next."""
-        return [lesson.fact for lesson in self._lessons] if self._mixed and self.lab.recipe is not None else []
+        return [lesson.fact for lesson in self._lessons] if self._mixed else []
 
     def _recipe(self, fact: Fact) -> Recipe | None:
         """The lab's recipe, by which all is taught that stands in the form."""
