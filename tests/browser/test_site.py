@@ -159,6 +159,12 @@ def test_no_page_and_no_table_is_cut_off(site, reader):
         assert wide == [], file.name
 
 
+def test_a_table_that_a_notebook_prints_is_one(site):
+    pages = [file.read_text(encoding="utf-8") for file in sorted((site / "notebooks").glob("0*.html"))]
+    assert len(pages) == 7
+    assert not any("<p>| |" in page for page in pages)
+
+
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
