@@ -120,13 +120,12 @@ function render({ model, el }) {
 
   let cells = new Float32Array(0),
     max = 1,
-    asked = null,
+    pointed = null, // the cell that was pointed at last
     looked = null; // the token that was clicked last
   const isDark_ = () => root.classList.contains("dark");
   const colour = (value) => css(shade(SCALES[get("settings").view](value, max), isDark_()));
 
   function paintTable() {
-    [asked, under.textContent] = [null, POINT]; // what was pointed at may have another value now
     const { view } = get("settings"),
       { unit } = limits.maps[view],
       dark = isDark_();
@@ -154,6 +153,7 @@ function render({ model, el }) {
     fill(table, get("settings").table);
     fill(topT, get("settings").top_t);
     paintStrips();
+    showPointed(); // it may have another value now
   }
 
   function paintStrips() {
@@ -328,24 +328,32 @@ function render({ model, el }) {
       pos = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
     return pos(event.clientY - box.top - 1, box.height - 2) * side + pos(event.clientX - box.left - 1, box.width - 2);
   };
-  canvas.addEventListener("mousemove", (event) => {
-    const cell = at(event),
-      { unit } = limits.maps[get("settings").view];
-    if (!limits.aggregated) under.textContent = `Slot ${cell}: ${short(cells[cell])} ${unit}. Click it for its card.`;
-    else if (cell !== asked) {
-      asked = cell;
-      if (get("under")?.cell === cell) return showUnder();
+  let soon = null;
+  function showPointed() {
+    if (pointed == null) return;
+    const { unit } = limits.maps[get("settings").view];
+    if (!limits.aggregated)
+      under.textContent = `Slot ${pointed}: ${short(cells[pointed])} ${unit}. Click it for its card.`;
+    else if (get("under")?.cell === pointed) showUnder();
+    else {
       under.textContent = "…";
-      setTimeout(() => cell === asked && send("peek", { cell }), 60);
+      clearTimeout(soon);
+      soon = setTimeout(() => send("peek", { cell: pointed }), 60);
     }
+  }
+  canvas.addEventListener("mousemove", (event) => {
+    const cell = at(event);
+    if (cell === pointed) return;
+    pointed = cell;
+    showPointed();
   });
   canvas.addEventListener("click", (event) =>
     limits.aggregated ? get("under")?.cell === at(event) && card(get("under").slots[0][0]) : card(at(event)),
   );
   const showUnder = () => {
-    const found = get("under");
-    if (found && found.cell === asked)
-      under.textContent = `${found.of} slots; ${found.slots.map(([slot, value]) => `slot ${slot}: ${short(value)}`).join(" · ")}, ${limits.maps[get("settings").view].unit}. Click for the first's card.`;
+    const peeked = get("under");
+    if (peeked && peeked.cell === pointed)
+      under.textContent = `${peeked.of} slots; ${peeked.slots.map(([slot, value]) => `slot ${slot}: ${short(value)}`).join(" · ")}, ${limits.maps[get("settings").view].unit}. Click for the first's card.`;
   };
   const all = () => {
     paintTable();

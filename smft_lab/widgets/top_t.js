@@ -88,12 +88,12 @@ function render({ model, el }) {
     { class: "muted under" },
     "Point at a cell for its slot; each dot on the left is a measurement.",
   );
-  canvas.addEventListener("mousemove", (event) => {
-    const box = canvas.getBoundingClientRect(),
+  let pointed = null; // row and column of the cell that was pointed at last
+  function showPointed() {
+    if (!pointed) return;
+    const [row, column] = pointed,
       side = limits.side,
-      at = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
-    const [row, column] = [at(event.clientY - box.top, box.height), at(event.clientX - box.left, box.width)];
-    const pairs = bytes(get("slots")),
+      pairs = bytes(get("slots")),
       cell = row * side + column;
     let rank = Infinity; // the best of the slots that share the cell
     for (let i = 0; i < pairs.byteLength; i += 8)
@@ -103,6 +103,13 @@ function render({ model, el }) {
       rank === Infinity
         ? `${where}: not read by the facts.`
         : `${where}: rank ${count(rank)} by ${rule.value} for one of the facts, so it ${rule.value === "all" || rank <= t ? "may change" : `may not change below t = ${count(rank)}`}.`;
+  }
+  canvas.addEventListener("mousemove", (event) => {
+    const box = canvas.getBoundingClientRect(),
+      side = limits.side,
+      at = (v, size) => Math.min(side - 1, Math.max(0, Math.floor((v / size) * side)));
+    pointed = [at(event.clientY - box.top, box.height), at(event.clientX - box.left, box.width)];
+    showPointed();
   });
   root.append(
     make("div", { class: "slide" }, make("label", {}, slider), range, box),
@@ -220,6 +227,7 @@ function render({ model, el }) {
       ),
     );
     canvas.setAttribute("aria-label", `The table of slots. ${said.textContent}`);
+    showPointed();
   }
 
   // The plane
