@@ -230,6 +230,7 @@ class Lab:
         self.end()
         self.turn += 1
         check_own_weights(self.model)
+        self.check_dtypes()
         self._run = weakref.ref(run)
 
     @exclusive
@@ -303,14 +304,24 @@ class Lab:
         """Bring the base back, bitwise, whatever was finetuned or patched since; ends a finetune under way.
 
         Raises:
-            ValueError: there are adapters of peft on the model.
+            ValueError: there are adapters of peft on the model, or its weights are in another dtype now.
         """
         self.end()
         self.turn += 1
         check_own_weights(self.model)
+        self.check_dtypes()
         self.restore_weights()
         for watcher in list(self.watchers):
             watcher.base_is_back()
+
+    def check_dtypes(self) -> None:
+        """Raise ValueError if a weight is in another dtype than in the base, which no copy would bring back bitwise."""
+        for name, tensor in self.model.state_dict().items():
+            if tensor.dtype != (base := self.base(name)).dtype:
+                raise ValueError(
+                    f"{name} is in {tensor.dtype}, and in {base.dtype} in the lab's base; convert the model back, "
+                    f"as by lab.model.to({base.dtype}), or make another lab around it"
+                )
 
     def restore_weights(self) -> None:
         """The part of `reset` that is about numbers alone."""
@@ -330,6 +341,9 @@ class Lab:
 
         A finetune under way may go on afterwards, but for one that gives weights other names, as LoRA does: that ends.
 
+        Raises:
+            ValueError: the model's weights are in another dtype now.
+
         Examples:
             >>> run = smft.run(lab, smft.new_facts(1), passes=1, probe_every=0)
             >>> with lab.at_base():
@@ -339,6 +353,7 @@ class Lab:
         """
         with self.lock:
             self.end_if_renamed()
+            self.check_dtypes()
             tables = {storage(table.weight) for table in value_tables(self.model)}
             changed = []
             for name, tensor in distinct(self.model.state_dict()).items():

@@ -249,6 +249,27 @@ def test_a_save_that_fails_leaves_the_older_file_whole(patched, tmp_path, monkey
     assert os.listdir(tmp_path) == ["facts.safetensors"]
 
 
+@pytest.mark.parametrize("about", [None, "a lesson", ["a lesson"], {"made": object()}, {"facts": {1, 2}}])
+def test_a_patch_that_could_not_be_loaded_for_what_it_says_is_not_saved(patched, tmp_path, about):
+    *_, patch = patched()
+    with pytest.raises(ValueError, match="the patch: about must be a dict of JSON values"):
+        replace(patch, about=about).save(tmp_path / "p.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda rows: rows.tolist(), lambda rows: rows.numpy(), torch.Tensor.to_sparse, lambda rows: rows.to("meta")],
+)
+@pytest.mark.parametrize("field", ["slots", "values"])
+def test_rows_that_are_no_numbers_in_memory_are_refused(patched, tmp_path, made, field):
+    lab, *_, patch = patched()
+    other = replace(patch, **{field: [made(rows) for rows in getattr(patch, field)]})
+    for use in (lambda: other.apply(lab), lambda: other.save(tmp_path / "p.safetensors")):
+        with pytest.raises(ValueError, match=r"table 0: (slots and values must be plain|its numbers are not)"):
+            use()
+
+
 def test_a_safetensors_file_that_is_no_patch_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     for metadata in (None, {"kind": "weights"}):
@@ -361,6 +382,18 @@ def test_a_run_after_reset_is_the_same_run(lab, facts):
     lab.reset()
     teach(lab, facts)
     assert same(state(lab), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_that_was_converted_is_told_so_and_comes_back_bitwise_in_its_own_dtype(lab, facts, dtype):
+    lab.model.to(dtype)
+    for use in (lab.reset, lambda: teach(lab, facts), lab.at_base().__enter__, lambda: Patch.between(lab)):
+        with pytest.raises(ValueError, match=r"convert the model back, as by lab.model.to\(torch.float32\)"):
+            use()
+    lab.model.to(torch.float32)
+    lab.reset()
+    assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
+    teach(lab, facts)
 
 
 def test_reset_undoes_a_patch(patched):

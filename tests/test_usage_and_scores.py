@@ -15,6 +15,8 @@ from smft_lab.facts.world.world import built_in_world
 from smft_lab.lab import Lab
 from smft_lab.model.memory import observe_reads, value_tables
 from smft_lab.model.tokenizer import encode
+from smft_lab.slots.addresses import measure_loudness
+from smft_lab.slots.group import reads_of
 from smft_lab.slots.scores import (
     RULES,
     check_top_t,
@@ -366,3 +368,17 @@ def test_a_text_longer_than_the_model_reads_is_refused_by_all_that_count_its_rea
     for read in (smft.slot_scores, smft.core_set, smft.fact_counts):
         with pytest.raises(ValueError, match="tokens long, and the model reads 2048; shorten it"):
             read(lab, [fact] if read is not smft.core_set else fact)
+
+
+def test_a_text_longer_than_the_model_reads_is_refused_by_all_that_measure_it(lab):
+    long, short = "word " * 3000, "A short one."
+    facts = [smft.Fact(short, f"{long}?", "word"), smft.Fact(short, "What?", "word")]
+    for measure in (
+        lambda: measure_loudness(lab, facts),
+        lambda: smft.measure_addresses(lab, facts),
+        lambda: reads_of(lab, [long]),
+        lambda: smft.TextProbe("own", (long,)).measure(lab.model, lab.tokenizer),
+        lambda: smft.ChoiceProbe("own", (long,), ((" a", " b"),), (0,)).measure(lab.model, lab.tokenizer),
+    ):
+        with pytest.raises(ValueError, match="tokens long, and the model reads 2048; shorten it"):
+            measure()

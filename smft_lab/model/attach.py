@@ -323,8 +323,10 @@ def check_embedded(model, ids: Tensor | Sequence[int]) -> None:
         )
 
 
-def check_length(model, ids: Tensor) -> None:
-    """Raise ValueError if the texts of a batch are longer than the model reads: to read them would take all memory."""
+def check_readable(model, ids: Tensor) -> None:
+    """Raise ValueError if the texts of a batch, (texts, tokens), are longer than the model reads, which could take all
+    memory; or one of their tokens has no embedding."""
+    check_embedded(model, ids)
     length, most = ids.shape[1], max_positions(model)
     if most is not None and length > most:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.model.attach import check_embedded
+from smft_lab.model.attach import check_readable
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
@@ -44,7 +44,7 @@ def memory_inputs(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) 
         for position, layer in layers.items():
             scope.pre_hook(layer, partial(keep, inputs[position]))
         for batch in batches:
-            check_embedded(model, batch["input_ids"])
+            check_readable(model, batch["input_ids"])
             with stopping_at(last.keys):
                 model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             mask = batch["attention_mask"].bool().cpu().flatten()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from smft_lab.facts.public.datasets import Choice
-from smft_lab.model.attach import check_embedded
+from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad, text_ids
 from smft_lab.probes.same import Changes
@@ -103,11 +103,13 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
     """Log-probability, in nats, of the second text of each pair after the first.
 
     A blank that ends the first text belongs to the second, as in lm_eval.
+
+    Raises:
+        ValueError: the texts of a pair are together longer than the model reads, or have a token that it doesn't know.
     """
     moved = [(before.rstrip(), before[len(before.rstrip()) :] + after) for before, after in pairs]
     rows = text_ids(tokenizer, [before + after for before, after in moved])
     starts = [len(ids) for ids in text_ids(tokenizer, [before for before, _ in moved])]
-    check_embedded(model, [token for row in rows for token in row])
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
     few = "logits_to_keep" in inspect.signature(model.forward).parameters
     scores = [0.0] * len(rows)
@@ -117,6 +119,7 @@ def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[floa
         chosen = order[first : first + max(1, min(BATCH, most // (len(rows[order[first]]) + 1)))]
         first += len(chosen)
         batch = {name: tensor.to(model.device) for name, tensor in pad(tokenizer, [rows[i] for i in chosen]).items()}
+        check_readable(model, batch["input_ids"])
         labels = batch.pop("labels")
         labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100  # the end of the text
         for row, i in enumerate(chosen):

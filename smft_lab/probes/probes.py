@@ -18,7 +18,7 @@ from smft_lab.facts.fact import Fact, as_facts, as_tuple
 from smft_lab.facts.world.corpus import held_out_prose
 from smft_lab.facts.world.grammar import answered, ask
 from smft_lab.facts.world.world import World
-from smft_lab.model.attach import check_embedded
+from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import lock_of, reading
 from smft_lab.model.modes import evaluating
 from smft_lab.model.tokenizer import encode, pad, pad_id, text_ids
@@ -189,7 +189,7 @@ class TextProbe:
         for start in range(0, len(self.texts), size):
             batch = self._encoded(tokenizer, slice(start, start + size), model.device)
             labels = batch.pop("labels")
-            check_embedded(model, batch["input_ids"])
+            check_readable(model, batch["input_ids"])
             if not self.whole:
                 labels[torch.arange(len(labels)), batch["attention_mask"].sum(1) - 1] = -100
             for row, prompt in enumerate(self.prompts[start : start + size]):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.model.attach import AttachedMemory, check_embedded, feed_forwards
+from smft_lab.model.attach import AttachedMemory, check_readable, feed_forwards
 from smft_lab.model.drawing import drawn_from
 from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.hooks import HookScope
@@ -208,7 +208,7 @@ def measure_blocks(
         """Row, block and hidden states of every row, which `pad` ends by a token that isn't given."""
         for start in range(0, len(rows), BATCH):
             batch = pad(tokenizer, rows[start : start + BATCH])
-            check_embedded(model, batch["input_ids"])
+            check_readable(model, batch["input_ids"])
             with inputs_of([places[block].entry for block in keys]) as got:
                 model.base_model(
                     input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device)
@@ -334,12 +334,16 @@ def observe_loudness(model) -> Iterator[Loudness]:
 @reading
 @torch.inference_mode()
 def measure_loudness(lab: Lab, facts: Sequence[Fact]) -> Loudness:
-    """The loudness of the memory where the questions of some facts are asked."""
+    """The loudness of the memory where the questions of some facts are asked.
+
+    Raises:
+        ValueError: a question is longer than the model reads.
+    """
     with observe_loudness(lab.model) as loudness:
         for fact in as_facts(facts):
             ids = lab.form.ids(lab.tokenizer, lab.form.prompt(fact.question, lab.tokenizer))
-            check_embedded(lab.model, ids)
             batch = pad(lab.tokenizer, [ids])
+            check_readable(lab.model, batch["input_ids"])
             lab.model.base_model(**{name: batch[name].to(lab.model.device) for name in ("input_ids", "attention_mask")})
     return loudness
 

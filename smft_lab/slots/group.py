@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.slots.scores import check_rule, check_top_t, score, top_slots
@@ -33,6 +34,9 @@ def reads_of(
 
     Returns:
         Per text, per value table: slots, as often as they are read. On the CPU.
+
+    Raises:
+        ValueError: a text is longer than the model reads, or has a token that the model doesn't know.
     """
     layers, tables = memory_layers(lab.model), value_tables(lab.model)
     *_, last = layers.values()
@@ -42,6 +46,7 @@ def reads_of(
     for start in range(0, len(texts), BATCH):
         rows = by_length[start : start + BATCH]
         batch = lab.encode([texts[i] for i in rows])
+        check_readable(lab.model, batch["input_ids"])
         with observe_reads(lab.model) as observed, stopping_at(last.keys):
             lab.model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         shape = batch["input_ids"].shape

@@ -74,12 +74,8 @@ class Patch:
         lab.end_if_renamed()
         check_own_weights(lab.model)
         names, tables = named_tables(lab.model)
+        lab.check_dtypes()
         for name, tensor in lab.model.state_dict().items():
-            if tensor.dtype != lab.base(name).dtype:
-                raise ValueError(
-                    f"{name} is in {tensor.dtype}, and in {lab.base(name).dtype} in the lab's base; make "
-                    "another lab around a model in another dtype"
-                )
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
         slots, values = [], []
@@ -200,18 +196,28 @@ class Patch:
 
         Raises:
             OSError: it can't be written; an older file of that name is as it was.
-            ValueError: slots or values are not what `Patch` says.
+            ValueError: slots, values or what it says about itself are not what `Patch` says.
         """
         path = Path(path)
         check_rows(self)
+        about = self._about_text()
         tensors = {}
         for i, (slots, values) in enumerate(zip(self.slots, self.values, strict=True)):
             tensors |= {f"{i}.slots": slots.contiguous(), f"{i}.values": values.contiguous()}
-        metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": json_text(self.about)}
+        metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": about}
         metadata["digest"] = _digest(metadata, tensors)
         data = to_bytes(tensors, metadata)
         with whole(path, size=len(data)) as partial:
             partial.write_bytes(data)
+
+    def _about_text(self) -> str:
+        """What it says about itself, as JSON."""
+        try:
+            if not isinstance(self.about, dict):
+                raise TypeError(f"it is a {type(self.about).__name__}")
+            return json_text(self.about)
+        except (TypeError, ValueError) as problem:
+            raise ValueError(f"{self.name}: about must be a dict of JSON values: {problem}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
@@ -262,7 +268,11 @@ def check_rows(patch: Patch) -> None:
         raise ValueError(f"{patch.name}: slots for {len(patch.slots)} tables, values for {len(patch.values)}")
     for i, (slots, values) in enumerate(zip(patch.slots, patch.values, strict=True)):
         problem = None
-        if slots.dtype != torch.int64 or slots.dim() != 1:
+        if not all(isinstance(rows, Tensor) and rows.layout == torch.strided for rows in (slots, values)):
+            problem = "slots and values must be plain tensors"
+        elif slots.is_meta or values.is_meta:
+            problem = "its numbers are not in memory"
+        elif slots.dtype != torch.int64 or slots.dim() != 1:
             problem = f"slots must be a list of int64, not {tuple(slots.shape)} {slots.dtype}"
         elif values.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64) or values.dim() != 2:
             problem = f"values must be rows of floats, not {tuple(values.shape)} {values.dtype}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smft_lab.facts.fact import Fact
-from smft_lab.model.attach import check_embedded, check_length
+from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
 from smft_lab.model.tokenizer import offsets_of, pad, text_ids
@@ -104,8 +104,7 @@ def reads_by_table(
 ) -> tuple[list[Int64[Tensor, "B T _R"]], list[Float[Tensor, "B T _R"]]]:
     """Slots and weights per value table; the pass ends at the last memory layer's addressing."""
     layers, tables = memory_layers(model), value_tables(model)
-    check_embedded(model, batch["input_ids"])
-    check_length(model, batch["input_ids"])
+    check_readable(model, batch["input_ids"])
     with observe_reads(model) as reads, torch.inference_mode(), stopping_at(layers[len(layers) - 1].keys):
         model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.model.attach import check_embedded, check_length
+from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_at, value_tables
 
@@ -161,8 +161,7 @@ def batch_counts(model, batch: dict[str, Shaped[Tensor, "B T"]]) -> list[Int32[T
         ValueError: a text is longer than the model reads, or has a token that the model doesn't know.
     """
     *_, last = memory_layers(model).values()
-    check_embedded(model, batch["input_ids"])
-    check_length(model, batch["input_ids"])
+    check_readable(model, batch["input_ids"])
     with observe_reads(model) as reads, torch.inference_mode(), stopping_at(last.keys):
         model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     return table_counts(model, reads, batch["attention_mask"])

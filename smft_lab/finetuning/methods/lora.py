@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from smft_lab.finetuning.adapters import AdapterTraining
+from smft_lab.finetuning.adapters import AdapterTraining, linear_weights
 from smft_lab.finetuning.dense import empty_memories
 from smft_lab.finetuning.methods.base import Method, register
 from smft_lab.lab import Lab
@@ -19,7 +19,7 @@ class Lora(Method):
     """LoRA by `peft` on all linear layers that it finds, by AdamW or SGD; merged into the model when the run ends.
 
     Args:
-        rank: r, at least 1; alpha is twice that.
+        rank: r, from 1 to what the widest of the model's matrices can have; alpha is twice that.
         lr: Learning rate; the lab's tuned one by default.
         optimizer: `adamw` or `sgd`.
         mix, fast: See `Method`.
@@ -51,6 +51,12 @@ class Lora(Method):
 
     def of_recipe(self, recipe: Recipe) -> dict[str, Any]:
         return {"lr": recipe.lora_lr}
+
+    def check(self, lab: Lab, recipe: Recipe | None = None) -> None:
+        weights = linear_weights(lab.model, empty_memories(lab.model)).values()
+        full = max((min(weight.shape[-2:]) for weight in weights), default=self.rank)
+        if self.rank > full:
+            raise ValueError(f"rank must be at most {full}, as no matrix of the model has more, not {self.rank}")
 
     def start(self, lab: Lab, seed: int = 0, recipe: Recipe | None = None) -> AdapterTraining:
         from peft import LoraConfig
