@@ -200,17 +200,20 @@ def is_lab_file(name: str) -> bool:
     return EARLIER_FILES.fullmatch(name) is not None
 
 
-def check_lab_place(path: Path, mark: str = LAB_FILE, besides: Collection[str] = ()) -> None:
+def check_lab_place(
+    path: Path, mark: str = LAB_FILE, besides: Collection[str] = (), otherwise: str = "delete it"
+) -> None:
     """Raise OSError or ValueError unless a new lab can be saved at `path`, before long work: see `check_place`.
 
     Args:
         mark: The file that says what is there, if it is another kind of model.
         besides: Names of files that will be written beside the lab when it is there.
+        otherwise: What a person may do about a finished one, if not name another folder.
     """
     what = "lab" if mark == LAB_FILE else "model"
     check_place(path, mark)
     if (path / mark).exists():
-        raise ValueError(f"{path} already holds a finished {what}; name another folder, or delete it")
+        raise ValueError(f"{path} already holds a finished {what}; name another folder, or {otherwise}")
     lost = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
     if lost := [name for name in lost if is_lab_file(name) or name in besides]:
         raise ValueError(

@@ -118,7 +118,7 @@ def test_a_lab_that_is_there_is_replaced_only_by_force_and_the_base_never(run, f
     before = {file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()}
     code, out, err = run("apply", "one.safetensors", "--lab", "base", "--out", tmp_path / "other")
     assert (code, out) == (2, "")
-    assert "other already holds a finished lab" in err
+    assert "other already holds a finished lab; name another folder, or replace it with --force" in err
     assert {file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()} == before
     assert run("apply", "one.safetensors", "--lab", "base", "--out", "base", "--force")[0] == 2
     assert run("apply", "one.safetensors", "--lab", "base", "--out", tmp_path / "other", "--force")[0] == 0

@@ -161,7 +161,7 @@ def _check_out(out: Path, base: Path | None, force: bool) -> None:
     if out.resolve() == (base or shipped_checkpoint()).resolve():
         raise ValueError(f"--out {out} is the base itself; name another folder, or the base is lost")
     if not force:
-        check_lab_place(out)
+        check_lab_place(out, otherwise="replace it with --force")
     else:
         check_place(out, LAB_FILE)
 

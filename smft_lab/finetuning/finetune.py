@@ -31,6 +31,11 @@ from smft_lab.recipe import Recipe
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
+JOINED = (
+    "what is taught is not what is asked: the tokenizer joins the end of a question with the beginning of its answer; "
+    "let the answer begin with a blank or a line of its own, by the before of a PromptForm or the chat template"
+)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -193,8 +198,11 @@ def finetune(
         ValueError: an option is out of range or none of the method's, there are no facts, a statement is longer than
             the model's context, earlier facts are given in another order than `mixed`, or the recipe has a `kl_anchor`
             and a memory layer stands in place of a feed-forward.
+
+    Warns:
         UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or the tokenizer
-            makes others of some answers; or adapters stand beside not all linear layers and experts.
+            makes others of some answers, or joins them with the end of the question; or adapters stand beside not all
+            linear layers and experts.
 
     Examples:
         >>> for step in smft.finetune(lab, smft.new_facts(2), passes=1, probe_every=0):
@@ -215,6 +223,8 @@ def finetune(
         warnings.warn(note, stacklevel=2)
     if note := _written_otherwise(lab.tokenizer, facts):
         warnings.warn(note, stacklevel=2)
+    if teaching.order == "mixed" and lab.form.joins(lab.tokenizer, facts[0].question, facts[0].answer):
+        warnings.warn(JOINED, stacklevel=2)
     if probe_every:
         check_counts(probe_every=probe_every)
     check_seeds(seed)

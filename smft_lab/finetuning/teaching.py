@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -37,10 +36,6 @@ CONTEXTS = (
 )
 """What may stand before a taught question. No probe asks any of it, and none of it is taught: only the answer at the
 end of a text is."""
-JOINED = (
-    "what is taught is not what is asked: the tokenizer joins the end of a question with the beginning of its answer; "
-    "let the answer begin with a blank or a line of its own, by the before of a PromptForm or the chat template"
-)
 SMALL_WORDS = frozenset(
     "a an and are as at by did do does for from has have how in is it of on or that the their to "
     "was were what when where which who whom whose why with".split()
@@ -202,8 +197,6 @@ class Teaching:
         recipe = recipe or RETROFIT
         counts = recipe.statements, recipe.questions, recipe.contexts
         texts = taught_texts(facts, lab.form, *counts, seed, lab.tokenizer, recipe.keywords)
-        if lab.form.joins(lab.tokenizer, facts[0].question, facts[0].answer):
-            warnings.warn(JOINED, stacklevel=3)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         if earlier := as_facts(earlier):
