@@ -24,6 +24,7 @@ from smft_lab.model.attach import add_memory, attached_at
 from smft_lab.model.autoclass import (
     CONFIG_KEY,
     GENERATION_FILE,
+    NUMBERS,
     check_rebuilds,
     narrow,
     narrow_buffers,
@@ -71,6 +72,8 @@ EARLIER_FILES = re.compile(
 LARGEST_WORLD = 100  # times the built-in one
 REPLACED_SHARE = 8  # at least one in so many weights of a model is not in feed-forwards, which a memory may replace
 DTYPES = ("float32", "auto")
+SAVED_DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in NUMBERS)
+ATTENTION = ("eager", "sdpa")  # implementations that every machine has; they differ in rounding
 PATIENCE = 60  # seconds that `load` waits for a save to get done
 READS = 3  # of a lab that is replaced meanwhile, before `load` keeps others from writing
 
@@ -131,6 +134,8 @@ def _write(lab: Lab, folder: Path, reference: bool) -> None:
     if lab.model.dtype != torch.float32:
         about["dtype"] = str(lab.model.dtype).removeprefix("torch.")
         about["narrow_buffers"] = narrow_buffers(lab.model)
+    if (attention := lab.model.config._attn_implementation) in ATTENTION:
+        about["attention"] = attention
     if lab.form != BUILT_IN:
         about |= {"format": FORMAT, "form": lab.form.to_json()}
     if lab.recipe is not None:
@@ -337,6 +342,8 @@ def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[.
         model = _read_model(path, about.get("tables_by_rows", []), usage, base, kind)
         if dtype == "auto":
             narrow(model, about.get("narrow_buffers", []), kind)
+        if "attention" in about and about["attention"] != model.config._attn_implementation:
+            model.set_attn_implementation(about["attention"])
     if GENERATION_FILE in about.get("files", ()):  # and not a person's own of that name
         with _reading(path, GENERATION_FILE):
             take_generation_config(model, path)
@@ -522,6 +529,9 @@ ABOUT = {
     "defaults": (_is_defaults, "an object of settings per method"),
     "tables_by_rows": (_is_texts, "a list of names"),
     "files": (_is_texts, "a list of names"),
+    "dtype": (lambda value: value in SAVED_DTYPES, f"one of {', '.join(SAVED_DTYPES)}"),
+    "narrow_buffers": (_is_texts, "a list of names"),
+    "attention": (lambda value: value in ATTENTION, f"one of {', '.join(ATTENTION)}"),
     "own_tokenizer": (lambda value: isinstance(value, bool), "true or false"),
     "form": (lambda value: isinstance(value, dict), "an object"),
     "recipe": (lambda value: isinstance(value, dict), "an object"),

@@ -133,6 +133,17 @@ def test_a_half_precision_lab_comes_back_as_it_was_and_takes_its_own_patch(
     torch.testing.assert_close(logits(wide.model), taught.float(), rtol=0.05, atol=0.01)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_lab_comes_back_with_the_attention_that_it_was_saved_with(attention, tokenizer, corpus, tmp_path):
+    model = small("llama")
+    model.set_attn_implementation(attention)
+    lab = lab_of(add_memory(model, 1, **MEMORY), tokenizer, corpus)
+    lab.save(tmp_path)
+    again = load(tmp_path)
+    assert again.model.config._attn_implementation == attention
+    assert torch.equal(logits(again.model), logits(lab.model))
+
+
 def test_a_patch_of_another_dtype_says_so(tokenizer, corpus):
     labs = {
         dtype: lab_of(add_memory(small("llama").to(dtype), 1, **MEMORY), tokenizer, corpus)
