@@ -50,7 +50,16 @@ from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.ranges import check_positive
 from smft_lab.recipe import Recipe
 from smft_lab.slots.usage import Usage
-from smft_lab.writing import alone, bring_back, check_place, json_text, moved_away, naming, whole_folder, write_whole
+from smft_lab.writing import (
+    alone,
+    atomic_folder,
+    bring_back,
+    check_place,
+    json_text,
+    moved_away,
+    naming,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -90,7 +99,7 @@ def write_lab(lab: Lab, path: Path, reference: bool) -> None:
         _check_reference(lab)
     else:
         check_rebuilds(lab.model, attached_at(lab.model))
-    with whole_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: _size(lab, reference)):
+    with atomic_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: _size(lab, reference)):
         _write(lab, folder, reference)
 
 
@@ -197,7 +206,7 @@ def save_defaults(path: Path, defaults: dict) -> None:
     with alone(path, PATIENCE):
         about = json.loads(file.read_text(encoding="utf-8"))
         about["defaults"] = defaults
-        write_whole(file, json_text(about, indent=2))
+        write_atomically(file, json_text(about, indent=2))
 
 
 def is_lab_file(name: str) -> bool:

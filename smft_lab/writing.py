@@ -28,7 +28,7 @@ IMMOVABLE = (errno.EBUSY, errno.EXDEV)
 
 
 @contextmanager
-def whole(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None) -> Iterator[Path]:
+def atomic_file(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place at the end of the block: the file is the old one or the
     new one, never a part, also where several machines write it at once. An error leaves the old one.
 
@@ -61,10 +61,10 @@ def whole(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None)
             partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write `text`, whole or not at all."""
     data = text.encode("utf-8", "backslashreplace")  # a file's name in another encoding may be part of it
-    with whole(path, size=len(data)) as partial:
+    with atomic_file(path, size=len(data)) as partial:
         partial.write_bytes(data)
 
 
@@ -244,7 +244,7 @@ def alone(path: Path, patience: float = 0):
 
 
 @contextmanager
-def whole_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room: int = 0) -> Iterator[Path]:
+def atomic_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room: int = 0) -> Iterator[Path]:
     """A folder beside `path` to write to, whose files take their place there at the end of the block.
 
     A kill at any moment leaves what was there or what is new; after an error all is as it was. Files of others in the
@@ -280,7 +280,7 @@ def whole_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room:
 
 
 def check_place(path: Path, mark: str, room: int = 0) -> None:
-    """Find out before long work whether `whole_folder` can write to `path`; makes the folder that it is in, and clears
+    """Find out before long work whether `atomic_folder` can write to `path`; makes the folder that it is in, and clears
     up what a killed one left.
 
     Raises:
@@ -316,7 +316,7 @@ def check_place(path: Path, mark: str, room: int = 0) -> None:
 
 
 def moved_away(path: Path, mark: str) -> bool:
-    """Whether `whole_folder` is between the two renames with which it replaces a folder, or was killed there."""
+    """Whether `atomic_folder` is between the two renames with which it replaces a folder, or was killed there."""
     return (_beside(path, REPLACED) / mark).exists() and not path.exists()  # in this order: it goes after the new came
 
 

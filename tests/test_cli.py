@@ -29,7 +29,7 @@ from smft_lab.recipe import RETROFIT
 from smft_lab.storage import LAB_FILE
 from smft_lab.training import memory_training, plain_model
 from smft_lab.training import pretrain as pretrain_module
-from smft_lab.writing import alone, write_whole
+from smft_lab.writing import alone, write_atomically
 
 TEXT = [f"Sentence {n} tells of a fox number {n} in the wood." for n in range(200)]
 FILES = {"metrics.csv", "summary.json", "samples.json", "patch.safetensors", "report.html"}
@@ -702,7 +702,7 @@ def test_facts_are_shown_literally_and_in_short(smft, tmp_path):
 
 
 def test_a_name_that_is_no_text_does_not_cost_a_report(tmp_path):
-    write_whole(tmp_path / "report.html", "made by --facts fakta-\udcff.jsonl")
+    write_atomically(tmp_path / "report.html", "made by --facts fakta-\udcff.jsonl")
     assert (tmp_path / "report.html").read_text(encoding="utf-8").endswith("fakta-\\udcff.jsonl")
 
 

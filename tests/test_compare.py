@@ -512,14 +512,14 @@ def test_a_save_that_fails_leaves_the_earlier_comparison_whole(whole, tmp_path, 
     comparison = whole[0]
     out = comparison.save(tmp_path / "out", title="first").parent
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    write = module.write_whole
+    write = module.write_atomically
 
     def full(path, text):
         if path.name == "report.html":
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, text)
 
-    monkeypatch.setattr(module, "write_whole", full)
+    monkeypatch.setattr(module, "write_atomically", full)
     message = rf"^{out} can't be written \(No space left on device: .* MB needed, .* free\)"
     with pytest.raises(OSError, match=message):
         comparison.save(out, title="second")

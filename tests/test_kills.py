@@ -61,10 +61,10 @@ print("ready", flush=True)
 COMPARING = """
 import json, sys
 from pathlib import Path
-from smft_lab.writing import whole_folder
+from smft_lab.writing import atomic_folder
 out, *names, mark = sys.argv[1:]
 for turn in range(1, 100_000):
-    with whole_folder(Path(out), mark, names.__contains__) as folder:
+    with atomic_folder(Path(out), mark, names.__contains__) as folder:
         for name in (*names, mark):
             (folder / name).write_text(json.dumps({"files": [*names, mark], "turn": turn}))
     if turn == 1:

@@ -27,7 +27,7 @@ from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import LAB_FILE, READS, check_lab_place, is_lab_file
-from smft_lab.writing import REPLACED, check_new, check_place, whole_folder, write_whole
+from smft_lab.writing import REPLACED, atomic_folder, check_new, check_place, write_atomically
 
 
 def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def entries(folder) -> set[str]:
 @pytest.mark.parametrize(("one", "other"), [("n", "n.v2"), ("[ab]", "a"), ("n", "n.12345678"), ("n*", "n-other")])
 def test_saving_leaves_a_save_under_way_at_a_similar_name_alone(one, other, tiny_lab, tmp_path):
     lab = tiny_lab()
-    with whole_folder(tmp_path / other, LAB_FILE, is_lab_file) as under_way:
+    with atomic_folder(tmp_path / other, LAB_FILE, is_lab_file) as under_way:
         module._write(lab, under_way, False)
         lab.save(tmp_path / one)
         assert (under_way / LAB_FILE).exists()
@@ -255,7 +255,7 @@ def test_a_name_too_long_for_what_is_written_beside_it_is_told_before_long_work(
         check_place(tmp_path / name, LAB_FILE)
         tiny_lab().save(tmp_path / name)
         check_new(file)
-        write_whole(file, "text")
+        write_atomically(file, "text")
         return
     with pytest.raises(OSError, match=r"n't be written \(File name too long\)"):
         check_place(tmp_path / name, LAB_FILE)

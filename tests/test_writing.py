@@ -15,29 +15,29 @@ from safetensors.torch import save_file
 from smft_lab.writing import (
     LEFT_BEHIND,
     PARTIAL,
+    atomic_file,
+    atomic_folder,
     check_new,
     check_replaceable,
     naming,
-    whole,
-    whole_folder,
-    write_whole,
+    write_atomically,
 )
 
 
 def test_a_file_is_written_whole_by_several_at_once(tmp_path):
     file, texts = tmp_path / "file", [str(n) * 100_000 for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda n: write_whole(file, texts[n % 4]), range(200)))
+        list(pool.map(lambda n: write_atomically(file, texts[n % 4]), range(200)))
     assert file.read_text() in texts
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_an_error_leaves_the_old_file(tmp_path):
     file = tmp_path / "file"
-    write_whole(file, "old")
+    write_atomically(file, "old")
 
     def stopped_halfway():
-        with whole(file) as partial:
+        with atomic_file(file) as partial:
             partial.write_text("ne")
             raise KeyboardInterrupt
 
@@ -54,7 +54,7 @@ def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_pa
     long_ago = time.time() - LEFT_BEHIND - 1
     for partial in (left, other):
         os.utime(partial, (long_ago, long_ago))
-    write_whole(tmp_path / "[a]", "whole")
+    write_atomically(tmp_path / "[a]", "whole")
     assert set(os.listdir(tmp_path)) == {"[a]", new.name, other.name}
 
 
@@ -66,7 +66,7 @@ def test_a_file_has_the_mode_of_a_new_one_or_of_the_one_it_replaces(earlier, exp
         file.chmod(earlier)
     before = os.umask(0o027)
     try:
-        with whole(file) as partial:
+        with atomic_file(file) as partial:
             save_file({"weight": torch.zeros(2)}, partial)  # makes a file for the owner alone
     finally:
         os.umask(before)
@@ -96,7 +96,7 @@ def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path):
         with pytest.raises(ValueError, match=r"pipe|link .* is a device or a pipe"):
             check_new(tmp_path / name, force=True)
         with pytest.raises(ValueError, match="pipe is a device or a pipe, whose place no file can take; name a file"):
-            write_whole(tmp_path / name, "text")
+            write_atomically(tmp_path / name, "text")
     assert (tmp_path / "pipe").is_fifo()
 
 
@@ -108,8 +108,11 @@ def test_what_went_wrong_in_an_unfinished_folder_is_told_of_the_one_that_was_ask
     path = tmp_path / "results"
 
     def write(named: bool):
-        with whole_folder(path, "mark", lambda _: False) as folder, naming(path, lambda: 1) if named else nullcontext():
-            write_whole(folder / "report.html", "text")
+        with (
+            atomic_folder(path, "mark", lambda _: False) as folder,
+            naming(path, lambda: 1) if named else nullcontext(),
+        ):
+            write_atomically(folder / "report.html", "text")
 
     for named in (True, False):
         with pytest.raises(OSError, match=r"results can't be written \(File too large\); nothing was saved") as problem:

@@ -22,7 +22,7 @@ from smft_lab.charts import figures, style
 from smft_lab.charts.style import Kept, Probe, fixed, kept_of, learned_little, missing, name, percent, probes_in
 from smft_lab.finetuning.methods import METHODS, STANDARD
 from smft_lab.probes.text import MATCHES
-from smft_lab.writing import write_whole
+from smft_lab.writing import write_atomically
 
 DRAG_HINT = ' <span class="mouse">Drag to zoom, double-click to zoom out.</span>'
 
@@ -80,7 +80,7 @@ def write_report(path: str | os.PathLike, table: pd.DataFrame, summary: dict, sa
     are dicts of probe, question, answer, base and answers (method -> text). Returns the path.
     """
     path = Path(path)
-    write_whole(path, page(table, summary, list(samples)))
+    write_atomically(path, page(table, summary, list(samples)))
     return path
 
 

@@ -86,7 +86,7 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
     from smft_lab.probes.choices import ChoiceProbe
     from smft_lab.probes.prompts import PromptForm
     from smft_lab.training.memory_training import read_text
-    from smft_lab.writing import clear_unfinished, write_whole
+    from smft_lab.writing import clear_unfinished, write_atomically
 
     words = None if text is None else read_text(text)
     taught = [] if facts is None else read_facts(facts, kind)
@@ -115,7 +115,7 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
         follow(work, bar)
     assert work.lab is not None
     work.lab.save(out, base=base)
-    write_whole(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
+    write_atomically(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
     clear_unfinished(unfinished, [f"{stage}.json" for stage in STAGES])
     for line in work.summary():
         say(line)

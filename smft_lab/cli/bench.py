@@ -24,15 +24,15 @@ def bench(
 ) -> None:
     """Time a sparse step beside the other ways to take it; ratios are what counts."""
     from smft_lab.lab import load
-    from smft_lab.writing import check_new, whole_folder, write_whole
+    from smft_lab.writing import atomic_folder, check_new, write_atomically
 
     for name in NAMES:
         check_new(out / name, force)
     opened = load(lab)
-    with whole_folder(out, NAMES[-1], NAMES.__contains__) as folder:  # before any computing
+    with atomic_folder(out, NAMES[-1], NAMES.__contains__) as folder:  # before any computing
         texts = _measured(opened, quick, None if lab is None else str(lab))
         for name, text in zip(NAMES, texts, strict=True):
-            write_whole(folder / name, text)
+            write_atomically(folder / name, text)
     print(out / NAMES[-1])
 
 

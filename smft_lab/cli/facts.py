@@ -34,7 +34,7 @@ def make_facts(
     from smft_lab.facts.documents import read_documents
     from smft_lab.facts.files import check_paraphrases, record_of
     from smft_lab.facts.public.datasets import read_dataset, read_own
-    from smft_lab.writing import check_new, write_whole
+    from smft_lab.writing import check_new, write_atomically
 
     if out is not None and out.suffix != ".jsonl":
         raise ValueError(f"--out {out}: facts are JSON lines; let its name end in .jsonl")
@@ -65,7 +65,7 @@ def make_facts(
             say(f"note: {note}")
     say(f"{counted(len(facts), 'fact')}; {read.report}; read as {is_what}")
     if out is not None:
-        write_whole(out, "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts))
+        write_atomically(out, "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts))
         print(out)
 
 

@@ -47,7 +47,7 @@ def study(
     from smft_lab.reproduce.real import CHOICES, QUESTIONS, TEXT, RetrofitJob
     from smft_lab.reproduce.study import TITLE, Study, rates_of
     from smft_lab.reproduce.sweep import sweep
-    from smft_lab.writing import check_new, write_whole
+    from smft_lab.writing import check_new, write_atomically
 
     written = out / "README.md"
     check_new(written, force=True)
@@ -72,5 +72,5 @@ def study(
     command += f" --choices {choices}" if choices else ""
     command += f" --known {known}" if known != RetrofitJob.known else ""
     command += "".join(f" --rate {text}" for text in rate or ())
-    write_whole(written, work.page(f"{command} --data ...") + "\n")
+    write_atomically(written, work.page(f"{command} --data ...") + "\n")
     print(written)

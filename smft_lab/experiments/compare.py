@@ -40,7 +40,7 @@ from smft_lab.ranges import check_counts, check_seeds
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
 from smft_lab.wording import counted
-from smft_lab.writing import json_text, naming, whole_folder, write_whole
+from smft_lab.writing import atomic_folder, json_text, naming, write_atomically
 
 SEEDS = 2
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
@@ -484,12 +484,12 @@ class Comparison:
             if patch is not None:
                 patch.save(folder / PATCH_FILE)
             for name, text in texts.items():
-                write_whole(folder / name, text)
+                write_atomically(folder / name, text)
 
 
 @contextmanager
 def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
-    """A folder to write a comparison to, which takes its place at `out` when the block ends; see `whole_folder`.
+    """A folder to write a comparison to, which takes its place at `out` when the block ends; see `atomic_folder`.
 
     Raises:
         OSError: `out` can't be written, or the disk is full.
@@ -497,7 +497,7 @@ def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
     """
     if not force and (there := [name for name in RESULTS if os.path.lexists(out / name)]):
         raise ValueError(f"{out} already holds a comparison ({there[0]}); name another folder, or give --force")
-    with whole_folder(out, SUMMARY, RESULTS.__contains__, ROOM) as folder:
+    with atomic_folder(out, SUMMARY, RESULTS.__contains__, ROOM) as folder:
         yield folder
 
 

@@ -34,7 +34,7 @@ from smft_lab.slots.settling import Settled, settling
 from smft_lab.slots.usage import Usage
 from smft_lab.terminal import progress_bar
 from smft_lab.training.memory_training import check_window, skew
-from smft_lab.writing import write_whole
+from smft_lab.writing import write_atomically
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -242,7 +242,7 @@ class Retrofit:
                 return kept["result"]
         result = yield from work
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({"asked": asked, "result": result}) + "\n")
+        write_atomically(file, json.dumps({"asked": asked, "result": result}) + "\n")
         return result
 
     def _fingerprint(self) -> str:

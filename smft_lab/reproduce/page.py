@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts.report import content_policy, page_template
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
-from smft_lab.writing import write_whole
+from smft_lab.writing import write_atomically
 
 HERE = Path(__file__).parent
 RUNS_TEXT = "runs.md"
@@ -96,7 +96,7 @@ def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
         drawing=drawing,
         policy=content_policy(get_plotlyjs(), drawing),
     )
-    write_whole(path, html)
+    write_atomically(path, html)
 
 
 def write_claims(path: Path, about: dict, parts: Sequence[Part]) -> None:
@@ -113,7 +113,7 @@ def write_claims(path: Path, about: dict, parts: Sequence[Part]) -> None:
         lines += ["", f"## {_cell(experiment.title)} ({_cell(experiment.paper)}): `{_cell(experiment.name)}`", ""]
         lines += _markdown(COLUMNS, rows)
     lines += ["", "## Settings", "", *_markdown(("setting", "value"), _settings(about))]
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def write_runs(path: Path, parts: Sequence[Part], folder: str) -> None:
@@ -138,7 +138,7 @@ def write_runs(path: Path, parts: Sequence[Part], folder: str) -> None:
             f"from {len(sources)} results."
         )
         lines += ["", *_runs_table(experiment, sources, folder)]
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _runs_table(experiment: Experiment, sources: Sequence[dict], folder: str) -> list[str]:

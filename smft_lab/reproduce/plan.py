@@ -13,7 +13,7 @@ from smft_lab.reproduce.page import RUNS_TEXT, Part, write_claims, write_page, w
 from smft_lab.reproduce.scale import OWN, model_folder, pretrained
 from smft_lab.reproduce.sweep import read_result, sweep, table_of
 from smft_lab.storage import LAB_FILE
-from smft_lab.writing import check_replaceable, json_text, write_whole
+from smft_lab.writing import check_replaceable, json_text, write_atomically
 
 CLAIMS, CLAIMS_TEXT, REPORT = "claims.json", "claims.md", "report.html"
 WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 4200}
@@ -81,7 +81,7 @@ class Plan:
         parts = [read(name, self.jobs[name], self.results) for name in self.names]
         record = {experiment.name: [asdict(claim) for claim in claims] for experiment, *_, claims in parts}
         about = self._about()
-        write_whole(self.out / CLAIMS, json_text({"settings": about, "claims": record}, indent=2))
+        write_atomically(self.out / CLAIMS, json_text({"settings": about, "claims": record}, indent=2))
         write_claims(self.out / CLAIMS_TEXT, about, parts)
         write_runs(self.out / RUNS_TEXT, parts, self.results.name)
         write_page(self.out / REPORT, about, parts)

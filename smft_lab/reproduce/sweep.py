@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 
 from smft_lab.reproduce.jobs import Job
-from smft_lab.writing import json_text, write_whole
+from smft_lab.writing import json_text, write_atomically
 
 if TYPE_CHECKING:
     from smft_lab.reproduce.real import RetrofitJob
@@ -210,7 +210,7 @@ def _keep(folder: Path, job: Job | RetrofitJob, device: str, parent: int | None 
     if parent is not None and parent != os.getpid():
         end_with(parent)
     if not result_file(folder, job).exists():  # another machine may have been here
-        write_whole(result_file(folder, job), json_text(job.run(device)))
+        write_atomically(result_file(folder, job), json_text(job.run(device)))
     return job.key
 
 

@@ -21,7 +21,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.model.autoclass import check_own_weights
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
-from smft_lab.writing import json_text, whole
+from smft_lab.writing import atomic_file, json_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int64, Shaped, UInt8
@@ -207,7 +207,7 @@ class Patch:
         metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": about}
         metadata["digest"] = _digest(metadata, tensors)
         data = to_bytes(tensors, metadata)
-        with whole(path, size=len(data)) as partial:
+        with atomic_file(path, size=len(data)) as partial:
             partial.write_bytes(data)
 
     def _about_text(self) -> str:

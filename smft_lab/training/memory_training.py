@@ -41,7 +41,7 @@ from smft_lab.training.pretrain import (
     schedule,
 )
 from smft_lab.training.processes import Processes
-from smft_lab.writing import alone, clear_unfinished, write_whole
+from smft_lab.writing import alone, clear_unfinished, write_atomically
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -306,7 +306,7 @@ class LabTraining:
         self.model.cpu()
         lab = text_lab(self.model, self.tokenizer, self.text, self.settings)
         lab.save(self.out)
-        write_whole(self.out / ABOUT_FILE, _about(self.settings, lab.usage, self._loss))
+        write_atomically(self.out / ABOUT_FILE, _about(self.settings, lab.usage, self._loss))
         clear_unfinished(self._unfinished, [STATE])
         return lab
 

@@ -15,7 +15,7 @@ from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.storage import check_lab_place, is_lab_file
 from smft_lab.training.memory_training import MemoryTraining, TextWindows, _parts, pretrain_memory
 from smft_lab.training.pretrain import STATE
-from smft_lab.writing import clear_unfinished, json_text, naming, whole_folder
+from smft_lab.writing import atomic_folder, clear_unfinished, json_text, naming
 
 SHAPE = {
     "hidden_size": 192,
@@ -109,7 +109,7 @@ def train_plain_model(
     model, tokenizer = new_plain_model(text, architecture, seed)
     unfinished = out / "unfinished"
     yield from pretrain_memory(model, TextWindows(text, tokenizer, settings.window), settings, unfinished)
-    with whole_folder(out, MARK, is_lab_file) as folder, naming(out, lambda: _size(model)):
+    with atomic_folder(out, MARK, is_lab_file) as folder, naming(out, lambda: _size(model)):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         files = sorted([MARK, *(file.name for file in folder.iterdir())])

@@ -31,7 +31,7 @@ from smft_lab.ranges import check_counts, check_positive
 from smft_lab.slots.usage import measure_usage
 from smft_lab.storage import WEIGHTS_FILE, check_lab_place
 from smft_lab.training.processes import Processes
-from smft_lab.writing import alone, clear_unfinished, whole, write_whole
+from smft_lab.writing import alone, atomic_file, clear_unfinished, write_atomically
 
 METRICS_FILE, ABOUT_FILE = "pretraining.csv", "pretraining.json"  # beside the lab
 STATE = "state.safetensors"  # in the folder of an unfinished run
@@ -209,7 +209,7 @@ def _pretrain(
     seconds = round(earlier + time.perf_counter() - began, 1)
     rows.append({"step": settings.steps, "seconds": seconds, "loss": sum(losses) / max(1, len(losses)), **metrics})
     _write_metrics(out / METRICS_FILE, rows)
-    write_whole(out / ABOUT_FILE, json.dumps(asdict(settings), indent=2) + "\n")
+    write_atomically(out / ABOUT_FILE, json.dumps(asdict(settings), indent=2) + "\n")
     lab = Lab(model, tokenizer, usage, probes, None, settings.seed, settings.world_scale)
     lab.save(out)
     store_in_half(out / WEIGHTS_FILE)
@@ -230,7 +230,7 @@ def store_in_half(file: Path) -> None:
     weights = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(file).items()
     }
-    with whole(file) as partial:
+    with atomic_file(file) as partial:
         save_file(weights, partial, {"format": "pt"})
 
 
@@ -366,7 +366,7 @@ def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: 
     about = {"step": str(step), "settings": json.dumps(settings), "rows": json.dumps(list(rows))}
     size = sum(tensor.nbytes for tensor in tensors.values())
     # Nobody else writes it, and it may be as large as the disk has room for.
-    with whole(folder / STATE, left_behind=0, size=size) as partial:
+    with atomic_file(folder / STATE, left_behind=0, size=size) as partial:
         save_file(tensors, partial, metadata=about)
 
 
@@ -401,7 +401,7 @@ def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, l
 
 def _write_metrics(path: Path, rows: list[dict]) -> None:
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smft_lab.charts.report import content_policy, page_template
 from smft_lab.widgets.panel import HERE, STYLE
-from smft_lab.writing import check_new, write_whole
+from smft_lab.writing import check_new, write_atomically
 
 
 def check_path(path: str | Path, force: bool = False) -> Path:
@@ -54,5 +54,5 @@ def write_page(path: Path, text: str, most: int, advice: str = "") -> Path:
     size = len(text.encode()) / 1e6
     if size > most:
         raise ValueError(f"the page would be {size:.0f} MB, and is to stay under {most}{advice}")
-    write_whole(path, text)
+    write_atomically(path, text)
     return path

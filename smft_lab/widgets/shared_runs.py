@@ -29,7 +29,7 @@ from smft_lab.reproduce.sweep import end_with
 from smft_lab.slots.patch import fingerprint
 from smft_lab.slots.scores import check_rule, check_top_t
 from smft_lab.widgets.kept import KeptQuestions
-from smft_lab.writing import json_text, write_whole
+from smft_lab.writing import json_text, write_atomically
 
 FORMAT = 1  # of a kept run
 MEASURED = 12  # times a run, at most
@@ -306,7 +306,7 @@ def computed(
         for run in waiting:
             result = runner.run(run)
             if folder is not None:
-                write_whole(folder / f"{course.key(lab, run)}.json", json_text(result))
+                write_atomically(folder / f"{course.key(lab, run)}.json", json_text(result))
             done += 1
             yield done, result
     finally:
@@ -334,5 +334,5 @@ def _runner(course: Course, source: tuple[Path | None, str]) -> Runner:
 def _keep(course: Course, run: SharedRun, key: str, folder: Path, source: tuple[Path | None, str], parent: int) -> dict:
     end_with(parent)
     result = _runner(course, source).run(run)
-    write_whole(folder / f"{key}.json", json_text(result))
+    write_atomically(folder / f"{key}.json", json_text(result))
     return result
