@@ -19,6 +19,7 @@ ATTACKS = {  # and the tests that carry it out
     "Ctrl-C while the model is read": ("test_interrupts.py", "an_interrupt_of_what_reads"),
     "A call in another thread while training": ("test_interrupts.py", "a_reading_call"),
     "Ctrl-C twice, the second in the teardown": ("test_interrupts.py", "two_interrupts"),
+    "Ctrl-C while a command works": ("test_stopped_commands.py", ""),
     "A process killed while it writes": ("test_kills.py", ""),
     "A damaged file of a lab, a patch or facts": ("test_bad_files.py", "damaged"),
     "A panel opened, used and closed": ("test_closed_panels.py", "freed"),
@@ -45,9 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=1, help="try so many times as often")
     times = parser.parse_args().times
-    settings = {"SMFT_LAB_INTERRUPTS": str(8 * times), "SMFT_KILLS": str(3 * times), "SMFT_LAB_PANELS": str(3 * times)}
+    often = {"INTERRUPTS": 8, "STOPS": 3, "KILLS": 3, "PANELS": 3}
+    settings = {f"SMFT_LAB_{name}": str(count * times) for name, count in often.items()}
     if times > 1:
-        settings["SMFT_FUZZ"] = str(40 * times)
+        settings["SMFT_LAB_DAMAGES"] = str(40 * times)
     rows = {name: attacked(*tests, settings) for name, tests in ATTACKS.items()}
     print("| attack | tried | broke |\n|---|---:|---:|")
     for name, (tried, broke) in rows.items():

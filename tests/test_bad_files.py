@@ -1,6 +1,6 @@
 """Damaged files of every kind give a clear error or no harm; never a traceback, never half of one applied.
 
-`SMFT_FUZZ=1000 pytest tests/test_bad_files.py` tries that many new damages of each file.
+`SMFT_LAB_DAMAGES=1000 pytest tests/test_bad_files.py` tries that many new damages of each file.
 """
 
 import json
@@ -26,7 +26,7 @@ from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import LAB_FILE, PROBES_FILE, USAGE_FILE, WEIGHTS_FILE
 
-TRIES = int(os.environ.get("SMFT_FUZZ", "0"))
+TRIES = int(os.environ.get("SMFT_LAB_DAMAGES", "0"))
 FUZZ = settings(
     max_examples=TRIES or 40,
     derandomize=not TRIES,

@@ -1,6 +1,7 @@
 """Every causal family of the installed `transformers` that can be built tiny, from attaching to loading.
 
-A handful is tried always. FAMILIES=all tries every one, and FAMILIES_TABLE=docs/families.md writes what came of it.
+A handful is tried always. SMFT_LAB_FAMILIES=all tries every one, and SMFT_LAB_FAMILIES_TABLE=docs/families.md writes
+what came of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from smft_lab.model.tokenizer import encode
 from smft_lab.slots.patch import Patch
 
 HANDFUL = ("apertus", "bloom", "gpt_oss", "llama4_text", "mllama", "nemotron_h", "gemma3", "mpt", "blenderbot")
-ASKED = families() if os.environ.get("FAMILIES") == "all" else HANDFUL
+ASKED = families() if os.environ.get("SMFT_LAB_FAMILIES") == "all" else HANDFUL
 LESSON = {"optimizer": "sgd", "lr": 1.0, "top_t": 32, "passes": 2, "probe_every": 0}
 RESULTS: dict[str, str] = {}
 
@@ -33,12 +34,12 @@ RESULTS: dict[str, str] = {}
 @pytest.fixture(scope="module", autouse=True)
 def table():
     yield
-    if path := os.environ.get("FAMILIES_TABLE"):
+    if path := os.environ.get("SMFT_LAB_FAMILIES_TABLE"):
         lines = "".join(f"| `{family}` | {result} |\n" for family, result in sorted(RESULTS.items()))
         told = (
-            f"What `FAMILIES=all pytest tests/test_families.py` found with transformers {__version__}: each causal "
-            "family, built tiny with random weights, gets a memory beside a feed-forward, is taught by the fast and by "
-            "the plain way on short and on long texts, saved, loaded and reset."
+            f"What `SMFT_LAB_FAMILIES=all pytest tests/test_families.py` found with transformers {__version__}: each "
+            "causal family, built tiny with random weights, gets a memory beside a feed-forward, is taught by the fast "
+            "and by the plain way on short and on long texts, saved, loaded and reset."
         )
         key = (
             "*The plain way*: it works, but what its texts have in common is computed for each, so that teaching takes "

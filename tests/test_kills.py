@@ -1,4 +1,4 @@
-"""A killed process leaves the last saved state whole. `SMFT_KILLS=20 pytest tests/test_kills.py` tries harder."""
+"""A killed process leaves the last saved state whole. `SMFT_LAB_KILLS=20 pytest tests/test_kills.py` tries harder."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from smft_lab.storage import LAB_FILE
 from smft_lab.training.memory_training import MemoryTraining, TextWindows, pretrain_memory
 from smft_lab.training.pretrain import PretrainSettings, pretrain
 
-KILLS = int(os.environ.get("SMFT_KILLS", "1"))
+KILLS = int(os.environ.get("SMFT_LAB_KILLS", "1"))
 
 SAVING = """
 import sys, torch

@@ -1,6 +1,6 @@
 """Ctrl-C while a command works: no traceback, nothing half-written, and the same command can be given again.
 
-`SMFT_STOPS=20 pytest tests/test_stopped_commands.py` stops every command twenty times.
+`SMFT_LAB_STOPS=20 pytest tests/test_stopped_commands.py` stops every command twenty times.
 """
 
 import json
@@ -22,7 +22,7 @@ from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.slots.patch import Patch
 
-STOPS = int(os.environ.get("SMFT_STOPS", "0"))
+STOPS = int(os.environ.get("SMFT_LAB_STOPS", "0"))
 SOON = {"compare": 6.0, "attach": 6.0, "patch apply": 3.0}  # seconds; what is stopped once where no number is given
 SHORT = ["--passes", "1", "--top-t", "20"]
 COMMANDS = {  # with what they write, in the folder that they are given in

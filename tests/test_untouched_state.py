@@ -124,7 +124,7 @@ def of_model(model) -> dict:
         "forward": {name: vars(module).get("forward") for name, module in modules.items()},
         "modes": {name: module.training for name, module in modules.items()},
         "memory": [
-            vars(m).get("_hits", vars(m).get("known"))
+            vars(m).get("hits", vars(m).get("known"))
             for m in modules.values()
             if isinstance(m, ProductKeys | ValueTable)
         ],

@@ -222,11 +222,14 @@ class ValueTable(Wide):
 
     Args:
         empty: Whether all rows are zero. On a CPU such a table takes no memory but for the rows that are written.
+
+    Attributes:
+        hits: Says which rows take a gradient, while `train_rows` lets only some; else None.
     """
 
     def __init__(self, slots: int, value_dim: int, empty: bool = False):
         super().__init__()
-        self._hits: Callable[[Tensor, Tensor], RowHits] | None = None
+        self.hits: Callable[[Tensor, Tensor], RowHits] | None = None
         if empty:
             self.weight = nn.Parameter(empty_table(slots, value_dim))
         else:
@@ -240,9 +243,9 @@ class ValueTable(Wide):
     def forward(self, slots: Int64[Tensor, "M reads"], weights: Float[Tensor, "M reads"]) -> Float[Tensor, "M Vd"]:
         """The weighted sum of each token's reads, in the table's dtype."""
         weights = weights.to(self.weight.dtype)
-        if self._hits is None:
+        if self.hits is None:
             return F.embedding_bag(slots, self.weight, per_sample_weights=weights, mode="sum")
-        return RowLookup.apply(self.weight, slots, weights, self._hits)
+        return RowLookup.apply(self.weight, slots, weights, self.hits)
 
     def take_gradient(self) -> Float[Tensor, "N Vd"]:
         """What the backward passes since the last call left in `weight.grad`, sparse and coalesced.
@@ -265,15 +268,15 @@ class ValueTable(Wide):
         Raises:
             RuntimeError: entered twice at once.
         """
-        if self._hits is not None:
+        if self.hits is not None:
             raise RuntimeError("train_rows() is already active on this table")
         self.weight.grad = None  # one left by other training would be added to, and every row would move
         try:
-            self._hits = hits
+            self.hits = hits
             yield
         finally:
-            if self._hits is hits:  # and not of a later block, where this one was interrupted and ends late
-                self._hits = None
+            if self.hits is hits:  # and not of a later block, where this one was interrupted and ends late
+                self.hits = None
 
 
 def empty_table(slots: int, value_dim: int) -> Float32[Tensor, "{slots} {value_dim}"]:

@@ -9,7 +9,7 @@ from torch import nn
 from smft_lab.model.hooks import HOOKS
 from smft_lab.model.memory import ProductKeys, ValueTable
 
-MODES = {ProductKeys: "known", ValueTable: "_hits"}
+MODES = {ProductKeys: "known", ValueTable: "hits"}
 
 
 class Wiring:

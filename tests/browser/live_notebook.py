@@ -136,9 +136,9 @@ class Notebook:
         self.page.mouse.move(left + to * width, y, steps=8)
 
     def shot(self, name: str) -> None:
-        """Keep a picture, if SHOTS names a folder."""
-        if "SHOTS" in os.environ:
-            folder = Path(os.environ["SHOTS"])
+        """Keep a picture, if SMFT_LAB_SHOTS names a folder."""
+        if "SMFT_LAB_SHOTS" in os.environ:
+            folder = Path(os.environ["SMFT_LAB_SHOTS"])
             folder.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=folder / f"{name}.png")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(not find_spec("voila"), reason="needs the extra `app`")
-SHOTS = os.environ.get("SHOTS")
+SHOTS = os.environ.get("SMFT_LAB_SHOTS")
 SLOW = {
     "cells": [
         {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Waits"},

@@ -7,7 +7,7 @@ import pytest
 
 import smft_lab as smft
 
-SHOTS = os.environ.get("SHOTS")
+SHOTS = os.environ.get("SMFT_LAB_SHOTS")
 T, RULES = (1, 4, 20, 60), ("tfidf", "tf", "all")
 
 

@@ -9,7 +9,7 @@ import pytest
 import smft_lab as smft
 from smft_lab.widgets import Compare, Slots, Teach, TopT
 
-SHOTS = os.environ.get("SHOTS")
+SHOTS = os.environ.get("SMFT_LAB_SHOTS")
 DROP = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0)), transfer = new DataTransfer();
   transfer.items.add(new File([bytes], name));

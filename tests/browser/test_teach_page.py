@@ -11,7 +11,7 @@ import smft_lab as smft
 from smft_lab.model.tokenizer import encode, text_ids
 from smft_lab.widgets.teach_page import packed, teach_page
 
-SHOTS = os.environ.get("SHOTS")
+SHOTS = os.environ.get("SMFT_LAB_SHOTS")
 TEXTS = (
     "Mira's dog is called Biscuit.",
     "In 1987 it's 3.50 %, don't!",

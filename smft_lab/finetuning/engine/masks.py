@@ -197,14 +197,14 @@ def _recorded(
 @contextmanager
 def _plain_lookups(model) -> Iterator[None]:
     """No selection of rows is asked for in a backward pass, until the block ends."""
-    before = [(table, table._hits) for table in value_tables(model)]
+    before = [(table, table.hits) for table in value_tables(model)]
     try:
         for table, _ in before:
-            table._hits = None
+            table.hits = None
         yield
     finally:
         for table, hits in before:
-            table._hits = hits
+            table.hits = hits
 
 
 def _has_attention(block: nn.Module) -> bool:
