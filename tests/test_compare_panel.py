@@ -190,7 +190,9 @@ def test_slots_beside_it_shows_the_base_again_when_it_is_done(lab, facts, panel)
     [
         ({"count": 4}, "between 1 and 3, not 4"),
         ({"passes": 0}, "passes"),
-        ({"seeds": 0}, "at least one method and one seed"),
+        ({"count": "all"}, "facts must be a finite number"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": 1.5}, "seeds must be a whole number"),
         ({"top_t": 10**9}, "top-t must be between"),
         ({"speed": 3}, "no setting speed"),
     ],

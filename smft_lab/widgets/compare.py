@@ -23,6 +23,7 @@ from smft_lab.finetuning.teaching import Teaching, stream_order
 from smft_lab.lab import Lab
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.probes import QuestionProbe, TextProbe, probes_of
+from smft_lab.ranges import check_counts
 from smft_lab.slots.patch import Patch
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import asking_form, familiar_topics
@@ -136,6 +137,7 @@ class Compare(TrainingPanel):
             ValueError: a setting is out of range.
         """
         wanted = self.with_settings(settings)
+        check_counts(facts=wanted["count"], seeds=wanted["seeds"])
         if not 1 <= wanted["count"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['count']}")
         self._made(wanted)  # raises on what can't be compared

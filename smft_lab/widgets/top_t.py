@@ -24,6 +24,7 @@ from smft_lab.finetuning.methods import Sparse
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
+from smft_lab.ranges import check_counts
 from smft_lab.slots.coverage import Coverage, coverage, fact_counts, group_coverage
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.scores import RULES
@@ -167,6 +168,7 @@ class TopT(TrainingPanel):
             ValueError: a setting is out of range.
         """
         wanted = self.with_settings(settings)
+        check_counts(facts=wanted["facts"])
         if not 1 <= wanted["facts"] <= len(self.facts):
             raise ValueError(f"facts must be between 1 and {len(self.facts)}, not {wanted['facts']}")
         Teaching.of(self.lab, self.facts[:1], wanted["passes"])  # raises on what can't be taught
