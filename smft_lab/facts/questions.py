@@ -7,15 +7,17 @@ a Pearl Earring."). Every question is also quoted with its answer, which is true
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 
 from smft_lab.facts.english import (
     AUXILIARIES,
     DETERMINERS,
+    MEASURES,
     OBJECTS,
     PREPOSITIONS,
     PRONOUNS,
+    WH,
     is_inflected,
     within,
 )
@@ -59,8 +61,14 @@ FRAMES = (
 """Around a sentence."""
 INDIRECT = ("Can you say {}?", "Do you know {}?", "Please say {}.")
 """Around a question as a part of another: "who wrote it"."""
-WEIGHTLESS = AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | OBJECTS | {"and"}
-TRIES = 4  # for each question of keywords
+HOW = ("much", "many", "often", "far", *MEASURES)
+FRAMING = {"say", "know", "please", "goes", "answer"}
+"""What stands around questions, as in `INDIRECT`."""
+WEIGHTLESS = AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | OBJECTS | WH | FRAMING | {"and", *HOW}
+"""What says nothing of what a question is about."""
+ASKING = re.compile(rf"\b(?:how (?:{'|'.join(HOW)})|{'|'.join(sorted(WH))})\b", re.I)
+TRIES = 12  # for each question of keywords
+IN_ORDER = 0.7  # how often its words stand as they did
 WRAPPERS = ("Tell me: {q}?", "{Q}, please?", "Quick question: {q}?", "I have a question. {Q}?")
 """The question itself, put in another way."""
 
@@ -166,24 +174,61 @@ def _indirect(sentence: str, question: str) -> str:
     return ""
 
 
-def keyword_questions(questions: Sequence[str], how_many: int, rng: Random, without: str = "") -> list[str]:
-    """Words of weight of some questions in an order drawn by chance, as people type them into a search box.
+def words_of_weight(text: str) -> list[str]:
+    """The words of a text that say what it is about, in their order: no question word, and none that any text has."""
+    return [chunk[-1] for chunk in _chunks(text)]
 
-    "Who approves travel expenses?" may give "Travel who expenses approves?". A fact that is learned in such words, too,
-    is found by its words in whatever order. Of questions with fewer than three words of weight, and of scripts without
-    spaces, there are none.
+
+def _chunks(text: str) -> list[list[str]]:
+    """Each word of weight of a text, behind the articles and prepositions right before it."""
+    chunks: list[list[str]] = []
+    before: list[str] = []
+    for word in (word.strip(",;:.!?…\"'“”()") for word in within(text).split()):
+        if word.casefold() in DETERMINERS | PREPOSITIONS:
+            before.append(word)
+        elif word and word.casefold() not in WEIGHTLESS:
+            chunks.append([*before, word])
+            before = []
+        else:
+            before = []
+    return chunks
+
+
+def word_key(word: str) -> str:
+    """A word whatever its capitals, and whether it owns something."""
+    return re.sub("['’]s?$", "", word.casefold())
+
+
+def keyword_questions(
+    questions: Sequence[str],
+    how_many: int,
+    rng: Random,
+    without: str = "",
+    is_about_it: Callable[[Collection[str]], bool] = bool,
+) -> list[str]:
+    """Some words of weight of some questions, drawn by chance, alone or behind their question word.
+
+    "Who approves the travel expenses?" may give "Who travel expenses?", "Expenses?" and "Travel approves expenses?". A
+    fact that is learned from a part of its words, too, is found by questions that have no more of them.
 
     Args:
         questions: Taken in turn.
         how_many: At most.
         without: A question that must not be among them.
+        is_about_it: Whether some words, by their `word_key`, tell what is asked from all else that is taught.
     """
     known, texts = {_same(text) for text in (*questions, without)}, []
+    questions = [text for text in questions if text.endswith(("?", "？"))]
     for turn in range(TRIES * how_many if questions else 0):
-        words = within(questions[turn % len(questions)].rstrip("?？")).split()
-        words = [word for word in words if word.casefold() not in WEIGHTLESS]
-        text = _capital(" ".join(rng.sample(words, len(words)))) + "?"
-        if len(words) > 2 and len(texts) < how_many and _same(text) not in known:
+        question = questions[turn % len(questions)]
+        chunks, asking = _chunks(question), ASKING.search(question)
+        some = rng.sample(chunks, rng.randint(1, len(chunks))) if chunks else []
+        if rng.random() < IN_ORDER:
+            some = [chunk for chunk in chunks if chunk in some]
+        opening = rng.choice(([asking[0]], [asking[0], "is"], [])) if asking else []
+        text = _capital(" ".join([*opening, *(word for chunk in some for word in chunk)])) + "?"
+        words = {word_key(chunk[-1]) for chunk in some}
+        if len(texts) < how_many and _same(text) not in known and is_about_it(words):
             known.add(_same(text))
             texts.append(text)
     return texts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.fact import Fact, as_facts
-from smft_lab.facts.questions import keyword_questions
+from smft_lab.facts.questions import keyword_questions, word_key, words_of_weight
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import predicting_positions, shared_positions
 from smft_lab.probes.same import Changes
@@ -68,6 +69,7 @@ def taught_texts(
     seed: int = 0,
     tokenizer=None,
     keywords: int = 0,
+    beside: Sequence[Fact] = (),
 ) -> list[TaughtText]:
     """The texts that teach some facts in mixed batches.
 
@@ -81,9 +83,11 @@ def taught_texts(
         contexts: How many of the wordings once more, each behind other questions with answers.
         seed: Of what is drawn.
         tokenizer: Needed by a chat form.
-        keywords: How many questions of keywords besides (see `keyword_questions`), from the wordings taught.
+        keywords: How many questions of keywords besides (see `keyword_questions`), from the wordings taught; each has
+            words that no other fact has all of.
+        beside: Other facts that are known by then.
     """
-    texts = []
+    texts, by_word = [], _questions_by_word((*facts, *beside)) if keywords else {}
     for owner, fact in enumerate(facts):
         rng = Random(f"{seed}/{owner}/texts")
         asked = list(fact.questions[:1][:questions])  # the first always: the probe `taught` asks it
@@ -97,7 +101,7 @@ def taught_texts(
         else:
             sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
-        words = keyword_questions(asked, keywords, rng, fact.question)
+        words = keyword_questions(asked, keywords, rng, fact.question, partial(_ask_alone, fact, by_word))
         wholes = [form.answered(question, fact.answer, tokenizer) for question in (*asked, *words)]
         texts += [TaughtText(owner, whole, kind="question") for whole in wholes]
         for turn, question in enumerate(asked[:contexts]):
@@ -107,6 +111,24 @@ def taught_texts(
             context = text[: len(text) - len(own)] if text.endswith(own) else text[: max(0, text.rfind(question))]
             texts.append(TaughtText(owner, text, context, f"context {number}"))
     return texts
+
+
+def _questions_by_word(facts: Sequence[Fact]) -> dict[str, set[str]]:
+    """For each word of weight, the questions of all facts that have it in some text."""
+    questions: dict[str, set[str]] = {}
+    for fact in facts:
+        for text in (fact.question, *fact.questions, *fact.statements):
+            for word in words_of_weight(text):
+                questions.setdefault(word_key(word), set()).add(fact.question)
+    return questions
+
+
+def _ask_alone(fact: Fact, by_word: dict[str, set[str]], words: Collection[str]) -> bool:
+    """Whether no other fact has all of some words, and one of them is in what the fact says."""
+    told = {word_key(word) for text in fact.statements for word in words_of_weight(text)}
+    if not told & set(words):
+        return False
+    return set.intersection(*(by_word.get(word, set()) for word in words)) <= {fact.question}
 
 
 def counted_reads(
@@ -196,12 +218,12 @@ class Teaching:
             return cls(facts, passes, order, loss_on, seed)
         recipe = recipe or RETROFIT
         counts = recipe.statements, recipe.questions, recipe.contexts
-        texts = taught_texts(facts, lab.form, *counts, seed, lab.tokenizer, recipe.keywords)
-        if given is None:
-            passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         if earlier := as_facts(earlier):
             changes = Changes(facts, ())
             earlier = tuple(fact for fact in earlier if not changes.touch_fact(fact))
+        texts = taught_texts(facts, lab.form, *counts, seed, lab.tokenizer, recipe.keywords, earlier)
+        if given is None:
+            passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         again = taught_texts(earlier, lab.form, 0, REHEARSED, 0, seed, lab.tokenizer)
         texts += [replace(text, owner=len(facts) + text.owner) for text in again]
         return cls(facts, passes, order, loss_on, seed, tuple(texts), recipe.batch_size, earlier)
