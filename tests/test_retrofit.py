@@ -613,10 +613,34 @@ def test_the_wording_that_the_probe_of_taught_ones_asks_is_always_taught():
         assert len(texts) == 3 * len(facts)
 
 
-def test_keywords_are_taught_besides_all_else_and_are_never_the_question_that_tests():
-    facts = smft.new_facts(8)
+def test_keywords_are_taught_besides_all_else_and_are_of_one_fact_alone():
+    facts = [
+        smft.Fact(
+            "Marta lives in Turku.", "Where does Marta live?", "Turku", questions=("In which town does Marta live?",)
+        ),
+        smft.Fact(
+            "Marta's cat is Biscuit.", "Who is Marta's cat?", "Biscuit", questions=("What is Marta's cat called?",)
+        ),
+    ]
     usual = [text.text for text in taught_texts(facts, PLAIN, 1, 4, 2)]
-    more = [text.text for text in taught_texts(facts, PLAIN, 1, 4, 2, keywords=3)]
-    assert set(usual) < set(more)
-    assert len(more) == len(usual) + 3 * len(facts)
-    assert not {PLAIN.answered(fact.question, fact.answer) for fact in facts} & set(more)
+    more = taught_texts(facts, PLAIN, 1, 4, 2, keywords=4)
+    assert {*usual} < {text.text for text in more}
+    words = [(text.owner, text.text.casefold()) for text in more if text.text not in usual]
+    assert {owner for owner, _ in words} == {0, 1}
+    own = ("live", "town"), ("cat", "called")  # "Marta" alone is of both
+    assert all(any(word in text for word in own[owner]) for owner, text in words)
+    assert not {PLAIN.answered(fact.question, fact.answer) for fact in facts} & {text.text for text in more}
+
+
+def test_keywords_are_not_of_a_fact_that_was_taught_before():
+    fact = smft.Fact(
+        "Marta lives in Turku.", "Where does Marta live?", "Turku", questions=("In which town does Marta live?",)
+    )
+    before = smft.Fact("Marta has a cat.", "What has Marta?", "A cat")
+
+    def made(*beside):
+        texts = taught_texts([fact], PLAIN, 0, 1, 0, keywords=12, beside=beside)
+        return {text.text.casefold() for text in texts}
+
+    assert "question: marta?\nanswer: turku\n" in made()
+    assert all("live" in text or "town" in text for text in made(before))

@@ -183,7 +183,7 @@ def _chunks(text: str) -> list[list[str]]:
     """Each word of weight of a text, behind the articles and prepositions right before it."""
     chunks: list[list[str]] = []
     before: list[str] = []
-    for word in (word.strip(",;:.!?…\"'“”()") for word in within(text).split()):
+    for word in (word.strip(",;:.!?？。…\"'“”()") for word in within(text).split()):
         if word.casefold() in DETERMINERS | PREPOSITIONS:
             before.append(word)
         elif word and word.casefold() not in WEIGHTLESS:
@@ -217,7 +217,7 @@ def keyword_questions(
         without: A question that must not be among them.
         is_about_it: Whether some words, by their `word_key`, tell what is asked from all else that is taught.
     """
-    known, texts = {_same(text) for text in (*questions, without)}, []
+    known, texts = {_same(text.rstrip("?？")) for text in (*questions, without)}, []
     questions = [text for text in questions if text.endswith(("?", "？"))]
     for turn in range(TRIES * how_many if questions else 0):
         question = questions[turn % len(questions)]
@@ -226,11 +226,11 @@ def keyword_questions(
         if rng.random() < IN_ORDER:
             some = [chunk for chunk in chunks if chunk in some]
         opening = rng.choice(([asking[0]], [asking[0], "is"], [])) if asking else []
-        text = _capital(" ".join([*opening, *(word for chunk in some for word in chunk)])) + "?"
+        text = _capital(" ".join([*opening, *(word for chunk in some for word in chunk)]))
         words = {word_key(chunk[-1]) for chunk in some}
         if len(texts) < how_many and _same(text) not in known and is_about_it(words):
             known.add(_same(text))
-            texts.append(text)
+            texts.append(f"{text}?")
     return texts
 
 
