@@ -53,7 +53,8 @@ class Recipe:
         window: Tokens of a window.
         statements, questions, contexts: Of each fact, how many statements are taught, how many wordings of its
             question, and how many of these once more behind other questions with answers.
-        keywords: How many questions of keywords are taught besides: words of the wordings in other orders.
+        keywords: How many questions of keywords are taught besides: some words of the wordings, drawn by chance.
+        own_keywords: At least so many of a person's own facts, which have few wordings.
         choice: `batch`, the slots that may change are chosen anew for each batch (paper); `group`, once per fact for
             all facts taught together, before any is taught.
         counted: With `group`, which reads count in a fact's TF-IDF: of `all` tokens; of those before the answer that
@@ -108,6 +109,7 @@ class Recipe:
     questions: int = 4
     contexts: int = 3
     keywords: int = 0
+    own_keywords: int = 3
     choice: str = "group"
     counted: str = "all"
     protect: float = 1.0
@@ -142,7 +144,8 @@ class Recipe:
         counts = ("slots", "heads", "k", "key_dim", "window", "top_t", "batch_size", "passes", "least_steps")
         check_counts(**{name: getattr(self, name) for name in counts})
         check_positive(**{name: getattr(self, name) for name in ("lr", "full_lr", "lora_lr")})
-        or_none = ("background_texts", "background_questions", "statements", "questions", "contexts", "keywords")
+        or_none = ("background_texts", "background_questions", "statements", "questions", "contexts")
+        or_none += ("keywords", "own_keywords")
         from_zero = ("protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
         check_not_negative(**{name: getattr(self, name) for name in or_none + from_zero})
         check_counts(**{name: getattr(self, name) for name in or_none if getattr(self, name)})
@@ -186,15 +189,17 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
-        """The recipe of such fields; those that are missing are as by default.
+        """The recipe of such fields; those that are missing are as in `EARLIER`, or else as by default.
 
         Raises:
             ValueError: there is no such field, or a value is of another type or out of range.
         """
         _check_types(values)
-        return cls(**values)
+        return cls(**{**EARLIER, **values})
 
 
+EARLIER: dict[str, Any] = {"floor": 0.0, "anchor": 0.0, "keywords": 0, "own_keywords": 0}
+"""What a recipe did where it lacks a field, since it was saved before there was one."""
 RETROFIT = Recipe.RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)
 PAPER = Recipe(
@@ -207,6 +212,7 @@ PAPER = Recipe(
     statements=64,
     questions=0,
     contexts=0,
+    own_keywords=0,
     background_questions=0,
     choice="batch",
     protect=0.0,

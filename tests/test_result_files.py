@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from smft_lab.recipe import RETROFIT
+from smft_lab.recipe import EARLIER, RETROFIT
 from smft_lab.reproduce.jobs import Job
-from smft_lab.reproduce.real import LATER_SWITCHES, RetrofitJob
+from smft_lab.reproduce.real import RetrofitJob
 from smft_lab.reproduce.sweep import read_result
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,7 +23,7 @@ def plain_job(config: dict) -> Job:
 
 
 def retrofit_job(config: dict) -> RetrofitJob:
-    recipe = {**LATER_SWITCHES, **config.pop("recipe")}
+    recipe = {**EARLIER, **config.pop("recipe")}
     usual = RETROFIT.to_dict()
     config["switches"] = tuple((name, value) for name, value in recipe.items() if value != usual[name])
     if config["source"] not in ("people", "questions"):

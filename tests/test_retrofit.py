@@ -644,3 +644,22 @@ def test_keywords_are_not_of_a_fact_that_was_taught_before():
 
     assert "question: marta?\nanswer: turku\n" in made()
     assert all("live" in text or "town" in text for text in made(before))
+
+
+def test_a_persons_own_facts_get_keywords_where_others_get_none():
+    fact = smft.Fact("The spare key hangs here.", "Where is it?", "here", questions=("Where does the spare key hang?",))
+    people, own = smft.new_facts(2), [fact]
+
+    def texts(facts, **counts):
+        return len(taught_texts(facts, PLAIN, 1, 4, 2, **counts))
+
+    assert RETROFIT.keywords == 0 < RETROFIT.own_keywords
+    assert texts(people, own_keywords=3) == texts(people)
+    assert texts(own) < texts(own, own_keywords=1) == texts(own, keywords=1) <= texts(own, own_keywords=3)
+
+
+def test_a_recipe_that_was_saved_before_a_field_was_there_does_as_it_did():
+    values = replace(RETROFIT, lr=0.2).to_dict()
+    for name in ("floor", "anchor", "keywords", "own_keywords"):
+        del values[name]
+    assert Recipe.from_dict(values) == replace(RETROFIT, lr=0.2, floor=0.0, own_keywords=0)

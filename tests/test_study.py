@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from smft_lab.cli.app import app
-from smft_lab.recipe import PAPER
-from smft_lab.reproduce.real import LATER_FIELDS, LATER_SWITCHES, RetrofitJob
+from smft_lab.recipe import EARLIER, PAPER
+from smft_lab.reproduce.real import LATER_FIELDS, RetrofitJob
 from smft_lab.reproduce.study import (
     CENTRES,
     RATES,
@@ -56,11 +56,11 @@ def test_a_result_is_named_by_the_whole_recipe_and_not_by_where_the_data_lie():
 
 
 def test_a_switch_that_came_later_leaves_the_names_of_earlier_results():
-    without = replace(DRAFT, switches=tuple(LATER_SWITCHES.items()))
+    without = replace(DRAFT, switches=tuple(EARLIER.items()))
     assert without.key == replace(DRAFT, switches=(("floor", 0.0),)).key != DRAFT.key
     recipe = DRAFT.recipe.to_dict()
-    assert all(PAPER.to_dict()[name] == off for name, off in LATER_SWITCHES.items())
-    assert LATER_SWITCHES.keys() < recipe.keys()
+    assert all(PAPER.to_dict()[name] == off for name, off in EARLIER.items())
+    assert EARLIER.keys() < recipe.keys()
 
 
 def test_a_field_that_came_later_leaves_the_names_of_earlier_results():

@@ -348,8 +348,8 @@ def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
     recipe = lab.recipe
     if recipe is None:
         raise ValueError("slots are chosen for facts together by a recipe, and the lab has none")
-    counts = recipe.statements, recipe.questions
-    texts = taught_texts(facts, lab.form, *counts, 0, tokenizer=lab.tokenizer, keywords=recipe.keywords)
+    counts, keywords = (recipe.statements, recipe.questions, 0), (recipe.keywords, recipe.own_keywords)
+    texts = taught_texts(facts, lab.form, *counts, 0, lab.tokenizer, *keywords)
     owners, reads = counted_reads(lab, facts, texts, recipe.counted)
     return settling([half, lab.usage], owners, reads, recipe.top_t, **recipe.choosing)[0]
 

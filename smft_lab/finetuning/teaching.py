@@ -69,6 +69,7 @@ def taught_texts(
     seed: int = 0,
     tokenizer=None,
     keywords: int = 0,
+    own_keywords: int = 0,
     beside: Sequence[Fact] = (),
 ) -> list[TaughtText]:
     """The texts that teach some facts in mixed batches.
@@ -83,11 +84,11 @@ def taught_texts(
         contexts: How many of the wordings once more, each behind other questions with answers.
         seed: Of what is drawn.
         tokenizer: Needed by a chat form.
-        keywords: How many questions of keywords besides (see `keyword_questions`), from the wordings taught; each has
-            words that no other fact has all of.
+        keywords, own_keywords: How many questions of keywords besides (see `keyword_questions`), from the wordings
+            taught, and at least how many of a person's own facts. Each has words that no other fact has all of.
         beside: Other facts that are known by then.
     """
-    texts, by_word = [], _questions_by_word((*facts, *beside)) if keywords else {}
+    texts, by_word = [], _questions_by_word((*facts, *beside)) if keywords or own_keywords else {}
     for owner, fact in enumerate(facts):
         rng = Random(f"{seed}/{owner}/texts")
         asked = list(fact.questions[:1][:questions])  # the first always: the probe `taught` asks it
@@ -101,7 +102,8 @@ def taught_texts(
         else:
             sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
-        words = keyword_questions(asked, keywords, rng, fact.question, partial(_ask_alone, fact, by_word))
+        many = max(keywords, own_keywords) if fact.own else keywords
+        words = keyword_questions(asked, many, rng, fact.question, partial(_ask_alone, fact, by_word))
         wholes = [form.answered(question, fact.answer, tokenizer) for question in (*asked, *words)]
         texts += [TaughtText(owner, whole, kind="question") for whole in wholes]
         for turn, question in enumerate(asked[:contexts]):
@@ -221,7 +223,8 @@ class Teaching:
         if earlier := as_facts(earlier):
             changes = Changes(facts, ())
             earlier = tuple(fact for fact in earlier if not changes.touch_fact(fact))
-        texts = taught_texts(facts, lab.form, *counts, seed, lab.tokenizer, recipe.keywords, earlier)
+        keywords = recipe.keywords, recipe.own_keywords
+        texts = taught_texts(facts, lab.form, *counts, seed, lab.tokenizer, *keywords, earlier)
         if given is None:
             passes = max(passes, math.ceil(recipe.least_steps / math.ceil(len(texts) / recipe.batch_size)))
         again = taught_texts(earlier, lab.form, 0, REHEARSED, 0, seed, lab.tokenizer)

@@ -30,7 +30,7 @@ from smft_lab.model.opening import open_model
 from smft_lab.probes.choices import ChoiceProbe, log_likelihoods
 from smft_lab.probes.probes import Probes, QuestionProbe, probes_of
 from smft_lab.probes.text import begins_with
-from smft_lab.recipe import RETROFIT, SHAPE, Recipe
+from smft_lab.recipe import EARLIER, RETROFIT, SHAPE, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
 from smft_lab.slots.patch import Patch
 
@@ -38,14 +38,24 @@ FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
 ASKED = 1000  # of the questions: the base is asked these, and then the package's own; the others are background
 SHOTS = (("What is the capital of Italy?", "Rome"), ("Who wrote the play Hamlet?", "William Shakespeare"))
-TAUGHT = {"statements", "questions", "contexts", "keywords", "order", "batch_size", "loss_on", "passes", "least_steps"}
+TAUGHT = {
+    "statements",
+    "questions",
+    "contexts",
+    "keywords",
+    "own_keywords",
+    "order",
+    "batch_size",
+    "loss_on",
+    "passes",
+    "least_steps",
+}
 """What a recipe says of all methods."""
 OTHERS = {"name", "full_lr", "lora_lr"}
 """What it says that is nothing to sparse finetuning."""
 LATER_FIELDS = {"known": KNOWN, "kind": "", "source": "people"}
-LATER_SWITCHES = {"floor": 0.0, "anchor": 0.0, "keywords": 0}
-"""What a job, and a recipe, got after the first results, with what those were measured with: at that value it is no
-part of a result's name, so that they keep theirs."""
+"""What a job got after the first results, with what those were measured with: at that value it is no part of a result's
+name, so that they keep theirs; and so for what a recipe got (`EARLIER`)."""
 ADDRESS_FACTS = 16
 
 
@@ -91,7 +101,7 @@ class RetrofitJob:
 
     @property
     def recipe(self) -> Recipe:
-        return replace(RETROFIT, **dict(self.switches))
+        return replace(RETROFIT, **{"own_keywords": 0, **dict(self.switches)})
 
     @property
     def key(self) -> str:
@@ -102,7 +112,7 @@ class RetrofitJob:
         del identity["data"], identity["switches"]  # the switches are in the recipe
         if self.source not in ("people", "questions"):  # a file is what is in it
             identity["source"] = hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
-        identity["recipe"] = _named({name: recipe[name] for name in names}, LATER_SWITCHES)
+        identity["recipe"] = _named({name: recipe[name] for name in names}, EARLIER)
         return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property

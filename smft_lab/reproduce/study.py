@@ -26,8 +26,10 @@ BASELINES = {"full": "full", "LoRA": "lora"}
 MANY = 200
 FLOORLESS = {"floor": 0.0, "lr": 0.2}
 """The recipe without its floor, at the rate that suits it then."""
-KEYWORDS = {"keywords": 3, "learned_at": 0.3}
-"""Three questions of keywords for each fact, and texts learned better."""
+KEYWORDS = {"keywords": RETROFIT.own_keywords}
+"""As many questions of keywords for each fact as the recipe has of a person's own."""
+BETTER = {"learned_at": 0.3}
+"""Texts learned better."""
 WITH_SHARED = "sparse, shared tokens counted, no floor"
 NARROW = {**FLOORLESS, "counted": "shared"}
 """The recipe that today's was chosen from. Switches and blocks were tried around it, too."""
@@ -70,7 +72,7 @@ SWITCHES: dict[str, dict] = {
     "loss on every token": {"loss_on": "statement"},
     "a KL penalty of 0.3": {"kl_anchor": 0.3},
     "learned texts trained on": {"learned_at": 0.0},
-    "texts learned better": {"learned_at": 0.3},
+    "texts learned better": BETTER,
     "no contexts": {"contexts": 0},
     "background of text alone": {"background_questions": 0, "background_texts": 600},
     "background of questions alone": {"background_texts": 0},
@@ -265,16 +267,21 @@ def own_jobs(draft: RetrofitJob, rates: dict[str, float], file: Path, kind: str 
         ValueError: a baseline has no rate yet.
     """
     _check_rates(rates)
-    jobs = {}
+    jobs: dict[str, list[RetrofitJob]] = {}
     written = replace(draft, facts=len(read_facts(file, kind or None)), seed=0, source=str(file), kind=kind)
     wrong = replace(draft, facts=MANY, seed=0, source="questions")
     for about, job in (("200 questions", wrong), ("handbook", written)):
-        jobs[f"{about}, sparse"] = [job]
-        jobs[f"{about}, sparse, no floor"] = [_switched(job, FLOORLESS)]
+        settings = {"sparse": {}, "sparse, no floor": FLOORLESS}
         if job is written:
-            jobs[f"{about}, sparse, texts learned better"] = [_switched(job, {"learned_at": KEYWORDS["learned_at"]})]
-            jobs[f"{about}, sparse, keywords"] = [_switched(job, KEYWORDS)]
-            jobs[f"{about}, sparse, keywords, no floor"] = [_switched(job, {**KEYWORDS, **FLOORLESS})]
+            settings = {
+                "sparse": KEYWORDS,
+                "sparse, texts learned better": {**KEYWORDS, **BETTER},
+                "sparse, texts learned better, no floor": {**KEYWORDS, **BETTER, **FLOORLESS},
+                "sparse, no keywords": {},
+                "sparse, no keywords, no floor": FLOORLESS,
+                "sparse, no keywords, texts learned better": BETTER,
+            }
+        jobs |= {f"{about}, {name}": [_switched(job, values)] for name, values in settings.items()}
         for name, method in BASELINES.items():
             jobs[f"{about}, {name}"] = [replace(job, method=method, lr=rates[method])]
     return jobs
