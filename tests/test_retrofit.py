@@ -636,14 +636,14 @@ def test_keywords_are_not_of_a_fact_that_was_taught_before():
     fact = smft.Fact(
         "Marta lives in Turku.", "Where does Marta live?", "Turku", questions=("In which town does Marta live?",)
     )
-    before = smft.Fact("Marta has a cat.", "What has Marta?", "A cat")
+    before = smft.Fact("Marta's town is Dull.", "Which town is Marta's?", "Dull")
 
     def made(*beside):
         texts = taught_texts([fact], PLAIN, 0, 1, 0, keywords=12, beside=beside)
         return {text.text.casefold() for text in texts}
 
-    assert "question: marta?\nanswer: turku\n" in made()
-    assert all("live" in text or "town" in text for text in made(before))
+    assert not all("live" in text for text in made())
+    assert all("live" in text for text in made(before))
 
 
 def test_a_persons_own_facts_get_keywords_where_others_get_none():

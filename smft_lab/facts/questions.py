@@ -69,6 +69,7 @@ WEIGHTLESS = AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | OBJECTS | WH 
 ASKING = re.compile(rf"\b(?:how (?:{'|'.join(HOW)})|{'|'.join(sorted(WH))})\b", re.I)
 TRIES = 12  # for each question of keywords
 IN_ORDER = 0.7  # how often its words stand as they did
+FEWEST = 2  # of its words, where a question has so many; single words are of much else, too
 WRAPPERS = ("Tell me: {q}?", "{Q}, please?", "Quick question: {q}?", "I have a question. {Q}?")
 """The question itself, put in another way."""
 
@@ -208,8 +209,8 @@ def keyword_questions(
 ) -> list[str]:
     """Some words of weight of some questions, drawn by chance, alone or behind their question word.
 
-    "Who approves the travel expenses?" may give "Who travel expenses?", "Expenses?" and "Travel approves expenses?". A
-    fact that is learned from a part of its words, too, is found by questions that have no more of them.
+    "Who approves the travel expenses?" may give "Who the travel expenses?" and "Expenses approves?". A fact that is
+    learned from a part of its words, too, is found by questions that have no more of them.
 
     Args:
         questions: Taken in turn.
@@ -222,7 +223,7 @@ def keyword_questions(
     for turn in range(TRIES * how_many if questions else 0):
         question = questions[turn % len(questions)]
         chunks, asking = _chunks(question), ASKING.search(question)
-        some = rng.sample(chunks, rng.randint(1, len(chunks))) if chunks else []
+        some = rng.sample(chunks, rng.randint(min(FEWEST, len(chunks)), len(chunks))) if chunks else []
         if rng.random() < IN_ORDER:
             some = [chunk for chunk in chunks if chunk in some]
         opening = rng.choice(([asking[0]], [asking[0], "is"], [])) if asking else []
