@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from random import Random
 from typing import TYPE_CHECKING
@@ -103,7 +102,7 @@ def taught_texts(
             sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
         many = max(keywords, own_keywords) if fact.own else keywords
-        words = keyword_questions(asked, many, rng, fact.question, partial(_ask_alone, fact, by_word))
+        words = keyword_questions(asked, many, rng, fact.question, _asking_alone(fact, by_word))
         wholes = [form.answered(question, fact.answer, tokenizer) for question in (*asked, *words)]
         texts += [TaughtText(owner, whole, kind="question") for whole in wholes]
         for turn, question in enumerate(asked[:contexts]):
@@ -125,12 +124,15 @@ def _questions_by_word(facts: Sequence[Fact]) -> dict[str, set[str]]:
     return questions
 
 
-def _ask_alone(fact: Fact, by_word: dict[str, set[str]], words: Collection[str]) -> bool:
-    """Whether no other fact has all of some words, and one of them is in what the fact says."""
+def _asking_alone(fact: Fact, by_word: dict[str, set[str]]) -> Callable[[Collection[str]], bool]:
+    """What tells whether no other fact has all of some words, and one of them is in what the fact says."""
     told = {word_key(word) for text in fact.statements for word in words_of_weight(text)}
-    if not told & set(words):
-        return False
-    return set.intersection(*(by_word.get(word, set()) for word in words)) <= {fact.question}
+
+    def ask_alone(words: Collection[str]) -> bool:
+        questions = [by_word.get(word, set()) for word in words]
+        return not told.isdisjoint(words) and set.intersection(*questions) <= {fact.question}
+
+    return ask_alone
 
 
 def counted_reads(
