@@ -249,7 +249,7 @@ def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
         ("sparse", {"protect": -1.0}, "protect must be at least 0"),
         ("full", {"rank": 8}, "full has no 'rank'"),
         ("lora", {"rank": 0}, "rank must be at least 1"),
-        ("lora", {"rank": 10**9}, "rank must be at most 32, as no matrix of the model has more"),
+        ("lora", {"rank": 10**9}, "rank must be at most 1024, which is all"),
         ("full", {"optimizer": "adam"}, "no optimizer 'adam' for full; there are adamw, sgd"),
         ("replay", {"count": 0}, "count must be at least 1"),
         ("replay", {"texts": ("One.",), "count": 2}, "2 texts can't be drawn from 1"),

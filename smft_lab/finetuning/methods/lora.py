@@ -12,6 +12,9 @@ from smft_lab.lab import Lab
 from smft_lab.ranges import check_counts
 from smft_lab.recipe import Recipe
 
+LARGEST = 1024
+"""A rank that any model may have, however small: beyond its widest matrix it only takes memory."""
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class Lora(Method):
     """LoRA by `peft` on all linear layers that it finds, by AdamW or SGD; merged into the model when the run ends.
 
     Args:
-        rank: r, from 1 to what the widest of the model's matrices can have; alpha is twice that.
+        rank: r, from 1 to what the widest of the model's matrices can have, or `LARGEST`; alpha is twice that.
         lr: Learning rate; the lab's tuned one by default.
         optimizer: `adamw` or `sgd`.
         mix, fast: See `Method`.
@@ -54,9 +57,9 @@ class Lora(Method):
 
     def check(self, lab: Lab, recipe: Recipe | None = None) -> None:
         weights = linear_weights(lab.model, empty_memories(lab.model)).values()
-        full = max((min(weight.shape[-2:]) for weight in weights), default=self.rank)
-        if self.rank > full:
-            raise ValueError(f"rank must be at most {full}, as no matrix of the model has more, not {self.rank}")
+        most = max((LARGEST, *(min(weight.shape[-2:]) for weight in weights)))
+        if self.rank > most:
+            raise ValueError(f"rank must be at most {most}, which is all that the model can use, not {self.rank}")
 
     def start(self, lab: Lab, seed: int = 0, recipe: Recipe | None = None) -> AdapterTraining:
         from peft import LoraConfig
