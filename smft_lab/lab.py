@@ -317,11 +317,10 @@ class Lab:
     def check_dtypes(self) -> None:
         """Raise ValueError if a weight is in another dtype than in the base, which no copy would bring back bitwise."""
         for name, tensor in self.model.state_dict().items():
-            base = self._base.get(name, tensor)
-            if tensor.dtype != base.dtype:
+            if name in self._base and tensor.dtype != (dtype := self.base(name).dtype):
                 raise ValueError(
-                    f"{name} is in {tensor.dtype}, and in {base.dtype} in the lab's base; convert the model back, "
-                    f"as by lab.model.to({base.dtype}), or make another lab around it"
+                    f"{name} is in {tensor.dtype}, and in {dtype} in the lab's base; convert the model back, "
+                    f"as by lab.model.to({dtype}), or make another lab around it"
                 )
 
     def restore_weights(self) -> None:
