@@ -219,17 +219,18 @@ def keyword_questions(
         is_about_it: Whether some words, by their `word_key`, tell what is asked from all else that is taught.
     """
     known, texts = {_same(text.rstrip("?？")) for text in (*questions, without)}, []
-    questions = [text for text in questions if text.endswith(("?", "？"))]
-    for turn in range(TRIES * how_many if questions else 0):
-        question = questions[turn % len(questions)]
-        chunks, asking = _chunks(question), ASKING.search(question)
+    parts = [(_chunks(text), ASKING.search(text)) for text in questions if text.endswith(("?", "？"))]
+    for turn in range(TRIES * how_many if parts else 0):
+        if len(texts) == how_many:
+            break
+        chunks, asking = parts[turn % len(parts)]
         some = rng.sample(chunks, rng.randint(min(FEWEST, len(chunks)), len(chunks))) if chunks else []
         if rng.random() < IN_ORDER:
             some = [chunk for chunk in chunks if chunk in some]
         opening = rng.choice(([asking[0]], [asking[0], "is"], [])) if asking else []
         text = _capital(" ".join([*opening, *(word for chunk in some for word in chunk)]))
         words = {word_key(chunk[-1]) for chunk in some}
-        if len(texts) < how_many and _same(text) not in known and is_about_it(words):
+        if _same(text) not in known and is_about_it(words):
             known.add(_same(text))
             texts.append(f"{text}?")
     return texts

@@ -87,7 +87,9 @@ def taught_texts(
             taught, and at least how many of a person's own facts. Each has words that no other fact has all of.
         beside: Other facts that are known by then.
     """
-    texts, by_word = [], _questions_by_word((*facts, *beside)) if keywords or own_keywords else {}
+    texts = []
+    counts = [max(keywords, own_keywords) if fact.own else keywords for fact in facts]
+    by_word = _questions_by_word((*facts, *beside)) if any(counts) else {}
     for owner, fact in enumerate(facts):
         rng = Random(f"{seed}/{owner}/texts")
         asked = list(fact.questions[:1][:questions])  # the first always: the probe `taught` asks it
@@ -101,8 +103,9 @@ def taught_texts(
         else:
             sentences = rng.sample(sentences, min(statements, len(sentences)))
         texts += [TaughtText(owner, text, kind="statement") for text in sentences]
-        many = max(keywords, own_keywords) if fact.own else keywords
-        words = keyword_questions(asked, many, rng, fact.question, _asking_alone(fact, by_word))
+        words = []
+        if counts[owner]:
+            words = keyword_questions(asked, counts[owner], rng, fact.question, _asking_alone(fact, by_word))
         wholes = [form.answered(question, fact.answer, tokenizer) for question in (*asked, *words)]
         texts += [TaughtText(owner, whole, kind="question") for whole in wholes]
         for turn, question in enumerate(asked[:contexts]):
