@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
+from smft_lab.facts.fact import as_tuple
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.model.attach import check_embedded
@@ -25,7 +26,7 @@ from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
 from smft_lab.model.opening import Source, storage
 from smft_lab.model.precision import restore_precision
-from smft_lab.model.tokenizer import encode, text_ids
+from smft_lab.model.tokenizer import check_same_tokens, encode, text_ids
 from smft_lab.model.wiring import Wiring
 from smft_lab.probes.probes import Probes, answer, recalled
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
@@ -68,12 +69,12 @@ class Lab:
     Attributes:
         source: Where the base came from, if `open_model` opened it; else None.
         folder: Where `load` found it; None if it was made otherwise.
-        turn: How often a finetune was begun or the base brought back.
+        turn: Counts finetunes that were begun, and resets.
         watchers: Are told when a finetune under way is ended, and when `reset` has brought the base back.
 
     Raises:
         ValueError: the model has no memory layer, or adapters on it, or was compiled, or is in a wrapper, or the usage
-            is of another shape.
+            is of another shape, or the tokenizer gives a text other tokens each time.
 
     Warns:
         UserWarning: nothing that the model can write ends an answer.
@@ -107,6 +108,7 @@ class Lab:
             raise ValueError("the model has no memory layer")
         check_own_weights(model)
         check_trainable(model)
+        check_same_tokens(tokenizer)
         for module in (module for module in model.modules() if isinstance(module, Wide)):
             module.widen()
         expected = (len(tables), len(tables[0].weight))
@@ -184,6 +186,11 @@ class Lab:
     def encode(self, texts: Sequence[str]) -> dict[str, Int64[Tensor, "B T"]]:
         """A batch of texts for the model, each with its end: `input_ids`, `attention_mask` and `labels`.
 
+        Each is (B, T), filled up on the right and on the model's device; labels are -100 where it is filled up.
+
+        Args:
+            texts: Several, or a single one.
+
         Raises:
             ValueError: there are no texts, or the model has no embedding for one of their tokens.
 
@@ -191,7 +198,7 @@ class Lab:
             >>> sorted(lab.encode(["A boat.", "Two boats are here."]))
             ['attention_mask', 'input_ids', 'labels']
         """
-        batch = encode(self.tokenizer, list(texts))
+        batch = encode(self.tokenizer, list(as_tuple(texts)))
         check_embedded(self.model, batch["input_ids"])
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
@@ -282,7 +289,9 @@ class Lab:
             self.put_together(hooks=not done)
 
     def put_together(self, hooks: bool = True) -> None:
-        """What an interrupt left undone of the end of a training, or of a call that reads the model; the weights stay.
+        """Undo what an interrupted training, or call that reads the model, left on it; the weights stay.
+
+        That is: modules, hooks, modes, which parameters take a gradient, settings of generation and of products.
 
         Args:
             hooks: See `Wiring.restore`.
@@ -324,7 +333,7 @@ class Lab:
                 )
 
     def restore_weights(self) -> None:
-        """The part of `reset` that is about numbers alone."""
+        """Copy the base's weights into the model; no run is ended, and nobody told."""
         with torch.no_grad():
             tables = {storage(table.weight) for table in value_tables(self.model)}
             for name, tensor in distinct(self.model.state_dict()).items():
@@ -404,11 +413,13 @@ class Lab:
 
 @torch.inference_mode(False)  # a lab is to be trained, whoever loads it
 def load(path: str | Path | None = None, device: str | torch.device = "cpu", dtype: str = "float32") -> Lab:
-    """Open a saved lab; the shipped one by default. Computes in float32, whatever the file stores.
+    """Open a saved lab; the shipped one by default.
 
     Args:
+        path: Its folder.
         device: Where the model computes, such as `cuda`.
-        dtype: `float32`; or `auto`, in what the lab was in when it was saved, to the same logits.
+        dtype: `float32` computes in float32, whatever the file stores; `auto` in what the lab was in when it was saved,
+            to the same logits.
 
     Raises:
         FileNotFoundError: there is no lab at `path`; or the base that it names is gone.

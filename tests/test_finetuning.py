@@ -15,7 +15,7 @@ import smft_lab as smft
 from smft_lab.charts.style import looks
 from smft_lab.cli import options
 from smft_lab.experiments.compare import Comparison
-from smft_lab.experiments.tune import sweep
+from smft_lab.experiments.tune import Tuning, sweep
 from smft_lab.facts.world.world import changed_facts, new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Sparse, method_of, register
@@ -406,12 +406,36 @@ def test_a_key_with_settings_is_short_for_the_method_with_them(tiny_lab):
         ("sparse", {"rank": 4}, "sparse has no 'rank'; it has lr, optimizer, mix, fast, top_t, rule, protect"),
         ("full", {"top_t": 4}, "full has no 'top_t'"),
         (Lora(rank=4), {"lr": 0.1}, r"lr belongs in the method: Lora\(lr=...\)"),
-        ("full:tf", {}, "only sparse has rules, as in sparse:tf"),
+        ("full:tf", {}, "full has no variants"),
     ],
 )
 def test_a_setting_where_it_does_not_belong_is_refused(lab, method, settings, says):
     with pytest.raises(ValueError, match=says):
         finetune(lab, FACTS, method, **settings)
+
+
+def test_an_optimizer_without_a_known_rate_needs_one(lab):
+    with pytest.raises(ValueError, match="no learning rate is known for full by sgd; give lr"):
+        finetune(lab, FACTS, "full", optimizer="sgd")
+    assert method_of("full", optimizer="sgd", lr=0.1).resolved(lab).lr == 0.1
+    assert method_of("sparse", optimizer="sgd").resolved(lab).lr
+
+
+def test_few_facts_are_not_measured_at_every_step_unless_asked_to(lab):
+    measured = [step.step for step in finetune(lab, FACTS[:1], passes=30, top_t=5) if step.probes]
+    assert measured == [0, 20, 30]
+    lab.reset()
+
+
+def test_a_sweep_of_a_method_without_rates_is_refused(lab):
+    with pytest.raises(ValueError, match="no rates are known that could be tried for full by sgd"):
+        Tuning(lab, FACTS, [method_of("full", optimizer="sgd")])
+
+
+def test_more_general_questions_than_there_are_to_replay_are_refused_before_any_step(lab, monkeypatch):
+    monkeypatch.setattr(lab, "world_seed", None)
+    with pytest.raises(ValueError, match=r"there are 140 general questions to replay, not 200; give texts"):
+        finetune(lab, FACTS, "replay", count=200)
 
 
 def test_the_methods_compared_by_default_are_those_of_the_command_line():

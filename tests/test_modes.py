@@ -129,6 +129,24 @@ def test_a_finetune_trains_without_dropout_and_leaves_the_modes_as_they_were(lab
     np.testing.assert_allclose(losses[1:], same[1:], rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["sparse", "full"])
+def test_a_finetune_of_a_mixture_of_experts_trains_without_the_loss_of_its_router(tokenizer, corpus, method):
+    model = small("mixtral", output_router_logits=True, router_aux_loss_coef=100.0)
+    lab = lab_of(add_memory(model, 1, **MEMORY), tokenizer, corpus)
+    options = {"passes": 1, "probe_every": 0, "lr": 0.01}
+    losses = []
+    for fast in (True, False):
+        losses.append([step.loss for step in smft.finetune(lab, FACTS, method, fast=fast, **options)][1:])
+        lab.reset()
+    fast, plain = losses
+    np.testing.assert_allclose(fast, plain, rtol=1e-4)
+    assert max(plain) < 10
+    assert model.config.output_router_logits
+    for _ in smft.finetune(lab, FACTS, method, **options):
+        break
+    assert model.config.output_router_logits
+
+
 def test_a_block_that_fails_leaves_the_modes_as_they_were(in_training):
     before = modes(in_training.model)
     with pytest.raises(KeyError), evaluating(in_training.model):

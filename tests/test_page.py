@@ -58,6 +58,15 @@ def test_every_t_rule_and_seed_is_the_run_that_finetune_makes(lab, facts, made):
     lab.reset()
 
 
+def test_a_page_has_methods_beyond_the_standard_ones(lab, facts, tmp_path):
+    methods = ("sparse", "osf", "replay")
+    options = {**FEW, "rules": ("tfidf",), "top_t": (3,), "passes": 1}
+    data = data_of(page(lab, facts, tmp_path / "page.html", methods=methods, **options))
+    assert {method["key"] for method in data["methods"]} == set(methods)
+    assert len({method["light"] for method in data["methods"]}) == len(methods)
+    assert all(len(data["runs"][method]) == 1 for method in methods)
+
+
 def test_the_base_is_left_behind(lab, facts, made):
     assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
 

@@ -459,3 +459,18 @@ def test_an_answer_that_the_tokenizer_makes_another_of_is_told_of(habit, tokeniz
             smft.finetune(lab, [facts[0], replace(facts[1], answers=answers)])
         texts = [str(warning.message) for warning in told]
         assert any(text.startswith("1 of 2 answers can't be said as they are") for text in texts) is expected
+
+
+def test_a_tokenizer_that_draws_its_tokens_is_refused_before_any_work(tokenizer, corpus):
+    drawing = other(tokenizer)
+    drawing.backend_tokenizer.model.dropout = 0.1
+    model = add_memory(small("llama"), 1, **MEMORY)
+    with pytest.raises(ValueError, match=r"other tokens each time .*dropout = None"):
+        lab_of(model, drawing, corpus)
+    with pytest.raises(ValueError, match="other tokens each time"):
+        smft.Retrofit(small("llama"), drawing, RECIPE, known=KNOWN)
+    text = smft.TextWindows("A boat is at the pier. " * 50, drawing, window=16)
+    with pytest.raises(ValueError, match="other tokens each time"):
+        next(smft.pretrain_memory(model, text, MemoryTraining(steps=1, batch_size=2, window=16)))
+    drawing.backend_tokenizer.model.dropout = None
+    assert lab_of(model, drawing, corpus).tokenizer is drawing

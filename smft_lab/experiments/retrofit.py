@@ -24,7 +24,7 @@ from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory, check_attachable
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
-from smft_lab.model.tokenizer import document_batches
+from smft_lab.model.tokenizer import check_same_tokens, document_batches
 from smft_lab.probes.known import KnownSearch
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, text_windows
 from smft_lab.probes.prompts import PLAIN, PromptForm
@@ -96,7 +96,8 @@ class Retrofit:
         settled: How far the choice of slots for the facts has settled.
 
     Raises:
-        ValueError: an option is out of range, or the model can't be given a memory (see `add_memory`).
+        ValueError: an option is out of range, the model can't be given a memory (see `add_memory`), or the tokenizer
+            gives a text other tokens each time.
 
     Examples:
         >>> small = smft.Recipe(slots=1024, background_texts=8, background_questions=0, window=16)
@@ -129,6 +130,7 @@ class Retrofit:
         if isinstance(layers, str) and layers != "auto":
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
         check_attachable(model, None if isinstance(layers, str) else layers)
+        check_same_tokens(tokenizer)
         if known_limit < 1:
             raise ValueError(f"known_limit must be at least 1, not {known_limit}")
         check_window(model, recipe.window if text is None else 2 * recipe.window)  # held-out text is in longer ones

@@ -138,6 +138,9 @@ class Tuning:
         methods: Whose rates, and t of `sparse`, are to be found: each is tried as its `candidates`.
         passes, order, loss_on, recipe: As of `finetune`.
 
+    Raises:
+        ValueError: a method has no `rates`.
+
     Attributes:
         total: Gradient steps of all runs, if none learned the target before its end.
     """
@@ -156,7 +159,12 @@ class Tuning:
         self.lab, self.facts = lab, facts
         self.teaching = Teaching.of(lab, first, passes, order, loss_on, recipe=recipe)
         self.recipe = recipe
-        self.candidates = [candidate for method in methods for candidate in method.candidates(lab)]
+        self.candidates: list[Method] = []
+        for method in methods:
+            if not (candidates := method.candidates(lab)):
+                by = "" if method.optimizer is None else f" by {method.optimizer}"
+                raise ValueError(f"no rates are known that could be tried for {method.key}{by}")
+            self.candidates += candidates
         self.total = len(self.candidates) * len(SEEDS) * self.teaching.steps
         self._options = {name: getattr(self.teaching, name) for name in ("passes", "order", "loss_on")}
         self._rows: list[dict] = []

@@ -22,6 +22,7 @@ from smft_lab.finetuning.methods.base import NotFinite, Training
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.attach import max_positions
+from smft_lab.model.modes import leave_router_loss
 from smft_lab.model.tokenizer import text_ids, typed_special
 from smft_lab.probes.probes import match_of, probes_of
 from smft_lab.probes.text import MATCHES
@@ -35,6 +36,8 @@ JOINED = (
     "what is taught is not what is asked: the tokenizer joins the end of a question with the beginning of its answer; "
     "let the answer begin with a blank or a line of its own, by the before of a PromptForm or the chat template"
 )
+
+SELDOM = 20  # steps between measurements, at least, which take as long as many steps of few facts
 
 
 @dataclass(frozen=True)
@@ -172,16 +175,17 @@ def finetune(
         method: A method with its settings, such as `smft.Sparse(top_t=100)`, or its key: `sparse`, `full`, `lora`,
             `replay` or `osf` (see `smft_lab.finetuning.methods`).
         passes: Passes over the facts; the lab's recipe says how many by default, and 12 where it has none.
-        order: `stream`, one fact a step as in the paper (section 4.1), always in the same order; `shuffled`,
-            as many steps over the same statements, mixed; or `mixed`, batches of statements, questions with answers,
-            and questions behind others, of many facts (see `Recipe`). By default the recipe's, or a stream.
+        order: `stream`, one fact a step as in the paper (section 4.1), in an order drawn from `seed` and repeated in
+            each pass; `shuffled`, as many steps over the same statements, mixed; or `mixed`, batches of statements,
+            questions with answers, and questions behind others, of many facts (see `Recipe`). By default the recipe's,
+            or a stream.
         loss_on: `statement`, every token as in the paper; or `answer`, only the answer in each statement (reads
             are then counted only where an answer is predicted). Long statements in unfamiliar words need it: most
             of their loss, and so most of the top t, would go into the wording of the question. By default the
             recipe's, or `statement`.
         seed: Of the order, of the start of adapters and of the rule `random`.
-        probe_every: Steps between measurements; as many as a whole pass has by default, never if 0. Step 0 and the last
-            are measured too.
+        probe_every: Steps between measurements; by default as many as a pass has, and at least 20. The base and
+            the last step are measured as well. 0 measures nothing.
         recipe: How slots are chosen and trained, and what is taught in the order `mixed`; the lab's by default.
         cache: Batches that earlier `sparse` runs of these facts from the same base have left there, with what does not
             depend on the values already computed; this run's are added, and at its end others go.
@@ -196,8 +200,9 @@ def finetune(
 
     Raises:
         ValueError: an option is out of range or none of the method's, there are no facts, a statement is longer than
-            the model's context, earlier facts are given in another order than `mixed`, or the recipe has a `kl_anchor`
-            and a memory layer stands in place of a feed-forward.
+            the model's context, holds a special token of the tokenizer or tokens that the model lacks, earlier facts
+            are given in another order than `mixed`, or the recipe has a `kl_anchor` and a memory layer stands in place
+            of a feed-forward. On the way: a loss or gradient isn't finite.
 
     Warns:
         UserWarning: the loss is on the answer, and some statements don't hold theirs word for word; or the tokenizer
@@ -229,9 +234,8 @@ def finetune(
         check_counts(probe_every=probe_every)
     check_seeds(seed)
     chosen.check(lab, recipe)
-    run = _steps(
-        lab, teaching, chosen, recipe, teaching.per_pass if probe_every is None else probe_every, cache, base_probes
-    )
+    every = max(teaching.per_pass, SELDOM) if probe_every is None else probe_every
+    run = _steps(lab, teaching, chosen, recipe, every, cache, base_probes)
     lab.begin(run)
     return run
 
@@ -289,8 +293,8 @@ def _steps(
                     seconds += time.perf_counter() - began
                     last = not following
                     probed = measured(step, last)
-                outcome = (update.loss, update.trainable, update.slots, probed, seconds, last, training.adapted)
-                yield Step(step, number, batch.owner, *outcome)
+                taken = {"seconds": seconds, "last": last, "adapted": training.adapted}
+                yield Step(step, number, batch.owner, update.loss, update.trainable, update.slots, probed, **taken)
             part = following
         batching.drop_others()
 
@@ -313,6 +317,7 @@ def _started(lab: Lab, method: Method, teaching: Teaching, recipe: Recipe | None
     try:
         with lab.in_training():
             lab.model.eval()
+            leave_router_loss(lab.model)
             lab.model.zero_grad()  # what other training left would go into the first step
             training = method.start(lab, teaching.seed, recipe)
             try:

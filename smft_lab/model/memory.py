@@ -15,7 +15,8 @@ untrained, they make what is written in the values too quiet to be heard. Its qu
 
 Only sqrt(N) keys are kept per half, so N slots are searched exactly at the price of 2 sqrt(N) + k² scores.
 
-Shapes: B batch, T tokens, D hidden size, H heads, k reads per head, N slots, R = sqrt(N), Kd key width, Vd value width.
+Shapes: B batch, T tokens, D hidden size, H heads, k reads per head, N slots, R = sqrt(N), Kd key width, Vd value width;
+of a lookup, M = B T tokens, t chosen rows, and hits, the reads of those.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class ProductKeys(Wide):
         self.temperature = nn.Parameter(torch.empty(heads)) if qk_norm else None
         self.register_buffer("mean", torch.zeros(hidden_size) if whiten else None)
         self.register_buffer("deviation", torch.ones(hidden_size) if whiten else None)
-        # The answer of `forward`, where it was computed before.
+        # The slots and weights that the fast engine has computed before: `forward` then returns these.
         self.known: tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]] | None = None
         self.widen()
         self.reset_parameters()
@@ -210,11 +211,11 @@ class RowLookup(torch.autograd.Function):
     def backward(ctx, grad: Float[Tensor, "M Vd"]):
         table, slots, weights = ctx.saved_tensors
         hits = ctx.hits(slots, weights)
-        of_table = torch.sparse_coo_tensor(
+        grad_table = torch.sparse_coo_tensor(
             hits.rows.unsqueeze(0), hits.gradients(grad), table.shape, is_coalesced=True, check_invariants=False
         )
-        of_weights = torch.einsum("mrv,mv->mr", table[slots], grad) if ctx.needs_input_grad[2] else None
-        return of_table, None, of_weights, None
+        grad_weights = torch.einsum("mrv,mv->mr", table[slots], grad) if ctx.needs_input_grad[2] else None
+        return grad_table, None, grad_weights, None
 
 
 class ValueTable(Wide):
@@ -292,12 +293,12 @@ def differing_rows(tensor: Float[Tensor, "N Vd"], other: Float[Tensor, "N Vd"]) 
 
     Goes through the tables part by part, so that nothing of their size is made.
     """
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     parts = []
     for first in range(0, len(tensor), CHUNK):
-        part, its = (table.detach()[first : first + CHUNK].contiguous().view(whole) for table in (tensor, other))
-        if not torch.equal(part, its):
-            parts.append((part != its).any(1).nonzero().squeeze(1).cpu() + first)
+        a, b = (table.detach()[first : first + CHUNK].contiguous().view(bits) for table in (tensor, other))
+        if not torch.equal(a, b):
+            parts.append((a != b).any(1).nonzero().squeeze(1).cpu() + first)
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 

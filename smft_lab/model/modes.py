@@ -1,4 +1,4 @@
-"""What of a model differs while it trains: the mode of each module, which dropout goes by, and the gradients."""
+"""What of a model differs while it trains: the mode of each module, which dropout goes by, gradients, router losses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+ROUTER_LOSS = "output_router_logits"
+"""Of a config: whether a mixture of experts adds what balances its experts to the loss of a text."""
+
+
+def router_configs(model: nn.Module) -> list:
+    """The configs of a model and of its parts that say whether there is a router's loss."""
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    return [config for config in configs.values() if hasattr(config, ROUTER_LOSS)]
+
+
+def leave_router_loss(model: nn.Module) -> None:
+    """From now on the loss is that of the text alone, as a new fact isn't meant to move which experts are called."""
+    for config in router_configs(model):
+        setattr(config, ROUTER_LOSS, False)
 
 
 @contextmanager

@@ -167,6 +167,21 @@ def text_ids(tokenizer, texts, special=True, split=False):
     return rows[:-ends] if isinstance(texts, str) else [row[:-ends] for row in rows]
 
 
+SAMPLE = "Merged pieces of unremarkable sentences may be taken apart again, differently whenever somebody reads them."
+"""What a tokenizer that draws its tokens would hardly give the same tokens several times."""
+
+
+def check_same_tokens(tokenizer) -> None:
+    """Raise ValueError if a text has other tokens each time, as with BPE dropout: it would be taught in some, and asked
+    in others."""
+    first, *others = (tokenizer(SAMPLE)["input_ids"] for _ in range(8))
+    if any(ids != first for ids in others):
+        raise ValueError(
+            "the tokenizer splits a text into other tokens each time (BPE dropout, or sampling); switch that off, by "
+            "tokenizer.backend_tokenizer.model.dropout = None"
+        )
+
+
 def _appended(tokenizer) -> int:
     """How many special tokens a tokenizer puts behind a text."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))

@@ -8,12 +8,13 @@ from torch import nn
 
 from smft_lab.model.hooks import HOOKS
 from smft_lab.model.memory import ProductKeys, ValueTable
+from smft_lab.model.modes import ROUTER_LOSS, router_configs
 
 MODES = {ProductKeys: "known", ValueTable: "hits"}
 
 
 class Wiring:
-    """A model's modules at their places, their modes and hooks, and which parameters take a gradient.
+    """A model's modules at their places, their modes and hooks, which parameters take a gradient, and router losses.
 
     `restore` may be stopped anywhere and called again. The numbers in the weights are none of its business.
     """
@@ -35,6 +36,7 @@ class Wiring:
             if isinstance(module, kind)
         ]
         self._modes += [(module, "training", module.training) for module in modules]
+        self._modes += [(config, ROUTER_LOSS, getattr(config, ROUTER_LOSS)) for config in router_configs(model)]
         self._adapted = hasattr(model, "peft_config")
 
     def restore(self, hooks: bool = True) -> None:

@@ -452,8 +452,8 @@ def recalled(
     """
     questions, answers = as_tuple(questions), as_tuple(answers)
     if form != BUILT_IN:
-        said = [form.reply(*pair, tokenizer) for pair in zip(questions, answers, strict=True)]
-        return would_say(model, tokenizer, questions, said, None, form)
+        whole = [form.reply(*pair, tokenizer) for pair in zip(questions, answers, strict=True)]
+        return would_say(model, tokenizer, questions, whole, None, form)
     exact = torch.zeros(len(questions), dtype=torch.bool)
     pairs = list(zip(questions, answers, strict=True))
     starts = [len(ids) for ids in form.ids(tokenizer, [ask(question) for question in questions])] if pairs else []

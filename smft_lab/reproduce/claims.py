@@ -51,6 +51,9 @@ class Experiment:
     """A question, its jobs, and how their table is read.
 
     Attributes:
+        name: As the command takes it.
+        title: On the page.
+        paper: Where in the paper it is, such as a figure.
         jobs: From a template job to the jobs of one seed.
         read: From the rows of all its jobs (see `table_of`) and the `found` values per result to claims.
         label: From a job's fields to what its dots in the chart are called; "" leaves them out.

@@ -76,12 +76,12 @@ def background_reads(model, tokenizer, documents: Sequence[Sequence[int]]) -> li
             parts[table].append((slots[real].int(), weights[real].float()))
         for (table, _), stream in zip(blocks, streams, strict=True):
             hidden[table].append(stream[-1].flatten(0, -2).cpu()[real.flatten()].float().square().sum(1))
-    every = []
-    for table, mine in enumerate(parts):
-        slots, weights = (torch.cat(part).clone() for part in zip(*mine, strict=True))
+    reads_of_tables = []
+    for table, of_table in enumerate(parts):
+        slots, weights = (torch.cat(part).clone() for part in zip(*of_table, strict=True))
         level = _lookup_square(tables[table].weight, slots, weights) or torch.cat(hidden[table]).median().item()
-        every.append(BackgroundReads(slots, weights, level))
-    return every
+        reads_of_tables.append(BackgroundReads(slots, weights, level))
+    return reads_of_tables
 
 
 class Anchor:

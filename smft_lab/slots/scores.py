@@ -47,28 +47,30 @@ def kl_divergence(count: Int[Tensor, " N"], background: Int[Tensor, " N"]) -> Fl
     As in "Improving Sparse Memory Finetuning" (Goyal et al. 2026); every slot counts as read once more in the
     background than it was, so that one never read there has a finite score.
     """
-    here = term_frequency(count)
-    there = (background.double() + 1) / (background.sum(dtype=torch.double) + len(background))
-    return torch.xlogy(here, here / there)
+    in_batch = term_frequency(count)
+    in_background = (background.double() + 1) / (background.sum(dtype=torch.double) + len(background))
+    return torch.xlogy(in_batch, in_batch / in_background)
 
 
 def score(
     rule: str,
-    count: Int[Tensor, " N"],
-    df: Real[Tensor, " N"],
+    count: Int[Tensor, " slots"],
+    df: Real[Tensor, " slots"],
     batches: float,
     generator: torch.Generator | None = None,
-    background: Int[Tensor, " N"] | None = None,
-) -> Float64[Tensor, " N"]:
-    """Score of every slot under `rule`; the higher, the sooner it is trained.
+    background: Int[Tensor, " slots"] | None = None,
+) -> Float64[Tensor, " slots"]:
+    """Score of each slot given under `rule`; the higher, the sooner it is trained.
+
+    They are all N of a table, or only those that the batch reads, which is enough but for the rules of `WHOLE_TABLE`.
 
     Args:
         rule: `tfidf` as in the paper; `tf`, `idf` its halves; `kl` of a follow-up (see `kl_divergence`); `random` and
             `all` the controls that ignore usage.
         count: Reads in this batch.
         df: Background batches that read the slot.
-        batches: |B|.
-        generator: Source of `random`.
+        batches: |B|, the number of background batches; no whole number where `protect` adds to it.
+        generator: Source of `random`; torch's own by default.
         background: Background reads, for `kl`.
 
     Raises:
@@ -90,7 +92,7 @@ def score(
     return torch.ones(count.shape, dtype=torch.double)  # all
 
 
-def top_slots(scores: Float[Tensor, " N"], count: Int[Tensor, " N"], t: int | None) -> Int64[Tensor, " best"]:
+def top_slots(scores: Float[Tensor, " slots"], count: Int[Tensor, " slots"], t: int | None) -> Int64[Tensor, " best"]:
     """The `t` best-scored slots among those the batch reads, best first; ties go to the lower slot.
 
     Fewer than t where fewer are read; all of them where t is None. A slot that is not read gets no gradient, so it is

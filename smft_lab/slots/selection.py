@@ -37,9 +37,13 @@ class Selection:
     def __init__(self, model, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0, protect: float = 0.0):
         """
         Args:
-            protect: Each owner whose slots were written counts as so many background batches that read those slots, in
-                the idf of all other owners: what was written for one fact is then left alone by the next. Beyond the
-                paper, whose idf never learns of what finetuning wrote (0).
+            usage: The background, for the idf.
+            top_t: Slots per table and batch.
+            rule: See `smft_lab.slots.scores.score`.
+            seed: Of the rule `random`.
+            protect: For each other owner (`owner`) that a slot was written for, it counts as read by so many more
+                background batches: what was written for one fact is then left alone by the next. 0, as in the paper,
+                whose idf never learns of what finetuning wrote.
 
         Raises:
             ValueError: no such rule, `top_t` is below 1 or above the slots of a table, or `protect` is below 0.
@@ -100,8 +104,19 @@ class Selection:
         self._mask = torch.ones_like(ids) if mask is None else mask
         self._slots = None
 
-    def _choose(self, table: int, read: Int64[Tensor, " R"], count: Int32[Tensor, " R"]) -> Int64[Tensor, " best"]:
-        """The slots to train, best first, of those that are read, ascending, so many times."""
+    def _choose(
+        self, table: int, read: Int64[Tensor, " read"], count: Int32[Tensor, " read"]
+    ) -> Int64[Tensor, " best"]:
+        """The slots to train.
+
+        Args:
+            table: Index of the value table.
+            read: The slots that the batch reads, ascending.
+            count: How often it reads each.
+
+        Returns:
+            At most `top_t` of `read`, best first; with `chosen`, those of it that are read, in its order.
+        """
         if self.chosen is not None:
             chosen = self.chosen[table]
             return chosen[torch.isin(chosen, read)]
@@ -112,8 +127,8 @@ class Selection:
             df = df + self.protect * others
             batches += self.protect * (len(self._written_by) - (own is not None))
         if self.rule in WHOLE_TABLE:
-            every = torch.zeros(len(df), dtype=count.dtype).index_copy_(0, read, count)
-            scores = score(self.rule, every, df, batches, self._generator, self.usage.count[table])[read]
+            count_of_all = torch.zeros(len(df), dtype=count.dtype).index_copy_(0, read, count)
+            scores = score(self.rule, count_of_all, df, batches, self._generator, self.usage.count[table])[read]
         else:
             scores = score(self.rule, count, df[read], batches)
         return read[top_slots(scores, count, self.top_t)]
@@ -129,6 +144,7 @@ class Selection:
             written[slots] = True
 
     def _hits(self, table: int, slots: Int64[Tensor, "M reads"], weights: Float[Tensor, "M reads"]) -> RowHits:
+        """Where the selected rows of a table are read in a lookup; from `memo` where it can't have changed."""
         memo = self.memo if table in self._constant else None
         if memo is not None and table in memo:
             return memo[table][1]
@@ -156,7 +172,9 @@ def sparse_mode(lab: Lab, *, top_t: int | None = None, rule: str = "tfidf", seed
 
     Args:
         lab: A `Lab`; its background usage gives the idf.
-        top_t, rule, seed: As in `finetune`; the lab's tuned t by default.
+        top_t: Slots per table and batch; by default the lab's tuned t, or else 100. A recipe's is not taken.
+        rule: See `smft_lab.slots.scores.score`.
+        seed: Of the rule `random`.
 
     Raises:
         ValueError: an option is out of range, or the mode is on already.
@@ -177,6 +195,7 @@ def sparse_mode(lab: Lab, *, top_t: int | None = None, rule: str = "tfidf", seed
 
 
 def freeze_all_but_values(model) -> None:
+    """Turn gradients off for all parameters but the value tables."""
     model.requires_grad_(False)
     for table in value_tables(model):
         table.weight.requires_grad_(True)

@@ -26,7 +26,7 @@ from smft_lab.model.attach import check_embedded, max_positions, without_memory
 from smft_lab.model.drawing import drawn_from
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
-from smft_lab.model.tokenizer import end_ids, pad, text_ids, train_tokenizer
+from smft_lab.model.tokenizer import check_same_tokens, end_ids, pad, text_ids, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
 from smft_lab.ranges import check_counts, check_positive
 from smft_lab.slots.usage import Usage, measure_usage
@@ -161,7 +161,8 @@ def pretrain_memory(
 
     Raises:
         ValueError: an option is out of range, there is no memory layer where that alone learns, `folder` holds a run
-            with other settings, or `distill` has nothing to compare with.
+            with other settings, `distill` has nothing to compare with, or the tokenizer gives a text other tokens each
+            time.
 
     Examples:
         >>> windows = smft.TextWindows(text, lab.tokenizer, window=16)
@@ -174,6 +175,7 @@ def pretrain_memory(
     if not memory_layers(model) and not settings.everything:
         raise ValueError("the model has no memory layer; see add_memory")
     check_window(model, settings.window)
+    check_same_tokens(text.tokenizer)
     check_embedded(model, [*text.ids, *end_ids(text.tokenizer)])
     if settings.distill and teacher is None:
         with without_memory(model):

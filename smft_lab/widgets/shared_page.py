@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from smft_lab import __version__
-from smft_lab.charts.style import LOOKS, name_in_sentence
+from smft_lab.charts.style import looks, name_in_sentence
 from smft_lab.experiments.compare import LIBRARIES, watched
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.methods import METHODS, STANDARD, Sparse
@@ -57,7 +57,7 @@ def page(
         lab: A `Lab`; it holds its base afterwards.
         facts: What to teach.
         path: The page; its name ends in `.html`.
-        methods: Some of `sparse`, `full` and `lora`.
+        methods: `sparse`, and others by their keys.
         rules: Rules by which `sparse` chooses slots; TF-IDF, reads alone and a random choice by default, and for a lab
             with a recipe, whose runs take long, TF-IDF alone.
         top_t: The slider's places; 20 by default, from 1 to all slots that one fact reads.
@@ -248,6 +248,7 @@ class Plan:
                 }
             )
         limits = {name: self.limits[name] for name in ("slots", "tables", "side", "kept", "grouped", "mixed")}
+        look_of = looks(self.methods)
         return {
             **limits,
             "t": self.top_t,
@@ -259,8 +260,8 @@ class Plan:
                     "key": method,
                     "name": METHODS[method].short,
                     "whole": METHODS[method].title,
-                    "light": LOOKS[method].light,
-                    "dark": LOOKS[method].dark,
+                    "light": look_of[method].light,
+                    "dark": look_of[method].dark,
                 }
                 for method in self.methods
             ],

@@ -1,7 +1,7 @@
 """The methods of finetuning: every module of this folder but `base` holds one, and registers it.
 
-A method of one's own needs a file here and nothing else; `compare`, the command line, panels and charts find it by its
-key (see `smft_lab.finetuning.methods.base.Method`).
+A method of one's own needs no more than a file here; `compare`, the command line, panels and charts find it by its key
+(see `smft_lab.finetuning.methods.base.Method`).
 """
 
 from importlib import import_module

@@ -29,8 +29,8 @@ class Update:
     Attributes:
         loss: Nats per token of the batch, before the step.
         trainable: How many numbers it could change.
-        slots: Those it changed, per value table.
-        nats: Of `sparse`, the loss of the least likely label of each text of the batch.
+        slots: Per value table, the slots it changed, best first; of `sparse` alone.
+        nats: Per text of the batch, the largest loss of any of its labels; of `sparse` alone.
     """
 
     loss: float
@@ -170,7 +170,7 @@ class Method:
         Raises:
             ValueError: it has no variants, or a setting is out of range.
         """
-        raise ValueError(f"{f'{cls.key}:{name}'!r}: only sparse has rules, as in sparse:{name}")
+        raise ValueError(f"{f'{cls.key}:{name}'!r}: {cls.key} has no variants")
 
     @property
     def name(self) -> str:
@@ -202,6 +202,9 @@ class Method:
         Args:
             recipe: One for this run; where it says otherwise of the method than the lab's, it goes before all that the
                 lab has.
+
+        Raises:
+            ValueError: no rate is given, and none is known for its optimizer.
         """
         of_lab = {} if lab.recipe is None else self.of_recipe(lab.recipe)
         of_run = of_lab if recipe is None else self.of_recipe(recipe)
@@ -212,6 +215,8 @@ class Method:
         rates = known.pop("lr_by_optimizer")
         if self.optimizer in rates:
             known["lr"] = rates[self.optimizer]
+        elif self.lr is None and self.optimizer not in (None, known["optimizer"]):
+            raise ValueError(f"no learning rate is known for {self.key} by {self.optimizer}; give lr")
         known.setdefault("lr", next(iter(self.usual.values())))
         own = {field.name for field in fields(self) if getattr(self, field.name) is None}
         return replace(self, **{name: value for name, value in known.items() if name in own})

@@ -19,7 +19,7 @@ class Full(Method):
 
     Args:
         penalty: Pulls the weights back to the base: L2 or EWC (see `smft_lab.finetuning.baselines.WeightPenalty`).
-        lr: Learning rate; the lab's tuned one by default.
+        lr: Learning rate; the lab's tuned one by default. There is none for `sgd`, which needs it given.
         optimizer: `adamw` or `sgd`.
         mix, fast: See `Method`.
 

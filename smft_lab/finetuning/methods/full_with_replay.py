@@ -12,8 +12,7 @@ from smft_lab.finetuning.methods.base import Mix, register
 from smft_lab.finetuning.methods.full import Full
 from smft_lab.lab import Lab
 from smft_lab.ranges import check_counts
-
-ASKED = 150  # general questions that a model from elsewhere answers itself
+from smft_lab.recipe import Recipe
 
 
 @register
@@ -28,7 +27,7 @@ class Replay(Full):
         lr, optimizer, fast, penalty: See `Full`; the rate is by default that of full finetuning.
 
     Raises:
-        ValueError: a setting is out of range, or there are fewer texts than `count`.
+        ValueError: a setting is out of range, or there are fewer texts than `count`, given or general ones.
 
     Examples:
         >>> steps = list(smft.finetune(lab, smft.new_facts(1), smft.Replay(count=2), passes=1, probe_every=0))
@@ -56,17 +55,21 @@ class Replay(Full):
     def tuned(self, lab: Lab) -> dict[str, Any]:
         return lab.defaults.get(self.key) or lab.defaults.get(Full.key, {})
 
+    def check(self, lab: Lab, recipe: Recipe | None = None) -> None:
+        if not self.texts and lab.world_seed is None and self.count > (most := len(common_questions("background"))):
+            raise ValueError(f"there are {most} general questions to replay, not {self.count}; give texts")
+
     def mixing(self, lab: Lab) -> Mix:
         if not self.texts and lab.world_seed is not None:
             corpus = Corpus(lab.world)
             return lambda rng: corpus.texts(rng, self.count)
-        texts = list(self.texts) or own_answers(lab, self.count)
+        texts = list(self.texts) or own_answers(lab)
         return lambda rng: rng.sample(texts, self.count)
 
 
-def own_answers(lab: Lab, least: int) -> list[str]:
-    """General questions in the lab's form, with what its model answers now: at least so many, and mostly `ASKED`."""
+def own_answers(lab: Lab) -> list[str]:
+    """General questions in the lab's form, with what its model answers now."""
     questions = [question.question for question in common_questions("background")]
-    asked = Random("replay").sample(questions, min(max(ASKED, least), len(questions)))
+    asked = Random("replay").sample(questions, len(questions))  # the order in which earlier runs drew from them
     replies = lab.answer(asked)
     return [lab.form.answered(question, reply, lab.tokenizer) for question, reply in zip(asked, replies, strict=True)]

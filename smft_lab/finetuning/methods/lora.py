@@ -22,8 +22,8 @@ class Lora(Method):
     """LoRA by `peft` on all linear layers that it finds, by AdamW or SGD; merged into the model when the run ends.
 
     Args:
-        rank: r, from 1 to what the widest of the model's matrices can have, or `LARGEST`; alpha is twice that.
-        lr: Learning rate; the lab's tuned one by default.
+        rank: r, from 1 to the largest that a matrix of the model can have, or `LARGEST`; alpha is twice that.
+        lr: Learning rate; the lab's tuned one by default. There is none for `sgd`, which needs it given.
         optimizer: `adamw` or `sgd`.
         mix, fast: See `Method`.
 
@@ -59,7 +59,7 @@ class Lora(Method):
         weights = linear_weights(lab.model, empty_memories(lab.model)).values()
         most = max((LARGEST, *(min(weight.shape[-2:]) for weight in weights)))
         if self.rank > most:
-            raise ValueError(f"rank must be at most {most}, which is all that the model can use, not {self.rank}")
+            raise ValueError(f"rank must be at most {most}, not {self.rank}: beyond its matrices it only takes memory")
 
     def start(self, lab: Lab, seed: int = 0, recipe: Recipe | None = None) -> AdapterTraining:
         from peft import LoraConfig

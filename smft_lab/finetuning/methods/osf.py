@@ -23,7 +23,7 @@ class Osf(Method):
 
     Args:
         preserved: The share of each matrix's directions that stay, in (0, 1).
-        lr: Learning rate; the lab's tuned one by default.
+        lr: Learning rate; the lab's tuned one by default. There is none for `sgd`, which needs it given.
         optimizer: `adamw` or `sgd`.
         mix, fast: See `Method`.
 
