@@ -303,10 +303,15 @@ class Lab:
         restore_generation(self.model)
         restore_precision()
 
-    def end_if_renamed(self) -> None:
-        """End a finetune under way that gives the model's weights other names, as LoRA does; others may go on."""
+    def check_comparable(self) -> None:
+        """Raise ValueError if the model's weights can't be set beside the base's: adapters are on it, or other dtypes.
+
+        A finetune under way that gives weights other names, as LoRA does, ends; others may go on.
+        """
         if self.model.state_dict().keys() != self._base.keys():
             self.end()
+        check_own_weights(self.model)
+        self.check_dtypes()
 
     @exclusive
     def reset(self) -> None:
@@ -351,7 +356,7 @@ class Lab:
         A finetune under way may go on afterwards, but for one that gives weights other names, as LoRA does: that ends.
 
         Raises:
-            ValueError: the model's weights are in another dtype now.
+            ValueError: there are adapters on the model, or its weights are in another dtype now.
 
         Examples:
             >>> run = smft.run(lab, smft.new_facts(1), passes=1, probe_every=0)
@@ -361,8 +366,7 @@ class Lab:
             >>> lab.reset()
         """
         with self.lock:
-            self.end_if_renamed()
-            self.check_dtypes()
+            self.check_comparable()
             tables = {storage(table.weight) for table in value_tables(self.model)}
             changed = []
             for name, tensor in distinct(self.model.state_dict()).items():
@@ -381,6 +385,11 @@ class Lab:
                 with torch.no_grad():
                     for tensor, rows, values in changed:
                         tensor[rows] = values
+
+    @property
+    def weights(self) -> list[str]:
+        """The names of the base's entries, in order, as `base` takes them."""
+        return sorted(self._base)
 
     def base(self, name: str) -> Tensor:
         """The base value of one entry of the model's state dict; not to be changed."""

@@ -79,6 +79,16 @@ def values(jobs, folder) -> list[dict]:
     return table.round({"value": 4}).to_dict("records")
 
 
+def test_a_new_field_at_its_default_leaves_the_names_of_results_as_they_were():
+    @dataclass(frozen=True)
+    class Later(Job):
+        extra: float = 0.0
+
+    assert Later(seed=1).key == Job(seed=1).key != Job().key
+    assert Later(extra=0.5).key != Later().key
+    assert Job(lab="elsewhere").key == Job().key
+
+
 def test_a_job_has_the_same_result_twice_and_leaves_the_base(saved):
     job = grid(saved)[0]
     one, two = run_job(job), run_job(job)

@@ -89,8 +89,12 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Name of its result: a hash of all it says, but for where the lab lies."""
-        identity = {name: value for name, value in asdict(self).items() if name != "lab"}
+        """Name of its result: a hash of all that it says beyond the defaults, but for where the lab lies.
+
+        So a new field leaves the names of earlier results as they were. A default is never changed without `FORMAT`.
+        """
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        identity = {name: value for name, (value, usual) in values.items() if name != "lab" and value != usual}
         return hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -71,10 +71,8 @@ class Patch:
         Raises:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.
         """
-        lab.end_if_renamed()
-        check_own_weights(lab.model)
+        lab.check_comparable()
         names, tables = named_tables(lab.model)
-        lab.check_dtypes()
         for name, tensor in lab.model.state_dict().items():
             if not name.endswith("values.weight") and not torch.equal(tensor, lab.base(name)):
                 raise ValueError(f"{name} differs from the base; only sparse finetuning leaves a patch of value rows")
@@ -303,10 +301,9 @@ def as_bytes(tensor: Shaped[Tensor, "*rows width"]) -> UInt8[Tensor, "*rows byte
 @exclusive
 def fingerprint(lab: Lab) -> str:
     """A short hash of every weight of the lab's base, by name and value, whatever dtype holds it."""
-    lab.end_if_renamed()
     if lab not in _FINGERPRINTS:
         digest = hashlib.sha256()
-        for name in sorted(lab.model.state_dict()):
+        for name in lab.weights:
             digest.update(name.encode())
             for part in torch.atleast_1d(lab.base(name)).split(CHUNK):  # nothing of the size of a table is made
                 if part.is_floating_point() and part.dtype.itemsize < 4:
