@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # what editors and type checkers read: the names of _HOME onc
     from smft_lab.probes.prompts import PromptForm
     from smft_lab.recipe import Recipe
     from smft_lab.reproduce.measured import measured_blocks
-    from smft_lab.slots.addresses import measure_addresses
+    from smft_lab.slots.addresses import measure_addresses, measure_loudness
     from smft_lab.slots.combine import combine, conflicts, diff, hold
     from smft_lab.slots.coverage import coverage, fact_counts
     from smft_lab.slots.patch import Patch, row_changes
@@ -121,6 +121,7 @@ _HOME = {  # public name -> module; imported when first used, so that `import sm
     "free_memory": "smft_lab.widgets.health",
     "measured_blocks": "smft_lab.reproduce.measured",
     "measure_addresses": "smft_lab.slots.addresses",
+    "measure_loudness": "smft_lab.slots.addresses",
     "page": "smft_lab.widgets.shared_page",
 }
 __all__ = [
@@ -170,6 +171,7 @@ __all__ = [
     "lm_eval_probe",
     "load",
     "measure_addresses",
+    "measure_loudness",
     "measure_usage",
     "measured_blocks",
     "memory_layers",
@@ -226,8 +228,8 @@ class _AutoClasses(MetaPathFinder):
         if not name.startswith("transformers.") or ".modeling_" not in name:
             return None
         others = (finder for finder in list(sys.meta_path) if type(finder).__name__ != type(self).__name__)
-        found = (find(name, path, target) for finder in others if (find := getattr(finder, "find_spec", None)))
-        spec = next((spec for spec in found if spec is not None), None)  # an editable install has a finder of its own
+        specs = (find(name, path, target) for finder in others if (find := getattr(finder, "find_spec", None)))
+        spec = next((spec for spec in specs if spec is not None), None)  # an editable install has a finder of its own
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module

@@ -64,7 +64,7 @@ def copy_notebooks(notebooks: list[Path], folder: Path) -> tuple[list[str], list
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    copied, kept = [], []
+    copied, untouched = [], []
     for notebook in notebooks:
         content, target = notebook.read_bytes(), folder / notebook.name
         try:
@@ -73,8 +73,8 @@ def copy_notebooks(notebooks: list[Path], folder: Path) -> tuple[list[str], list
             copied.append(notebook.name)
         except FileExistsError:
             if not target.is_file() or target.read_bytes() != content:
-                kept.append(notebook.name)
-    return copied, kept
+                untouched.append(notebook.name)
+    return copied, untouched
 
 
 def prepare(folder: Path | None) -> tuple[Path, list[str]]:
@@ -91,10 +91,10 @@ def prepare(folder: Path | None) -> tuple[Path, list[str]]:
     if in_source_tree and folder is None:
         return notebooks[0], [f"notebooks of {notebooks[0].parent}"]
     folder = folder or COPIES
-    copied, kept = copy_notebooks(notebooks, folder)
+    copied, untouched = copy_notebooks(notebooks, folder)
     notes = [f"notebooks of {folder} ({len(copied)} copied there, {len(notebooks) - len(copied)} were there)"]
-    if kept:
-        notes.append(f"left as they are, though this version has others: {', '.join(kept)}")
+    if untouched:
+        notes.append(f"left as they are, though this version has others: {', '.join(untouched)}")
     return folder.resolve() / notebooks[0].name, notes
 
 

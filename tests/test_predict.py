@@ -43,7 +43,7 @@ def test_what_came_out_is_told_beside_the_guess(slots, capsys, chosen, said):
     slots.chosen = chosen
     slots.reveal(32, "It is 32.")
     assert capsys.readouterr().out == said
-    assert slots.told == "It is 32."
+    assert slots.outcome == "It is 32."
 
 
 def test_a_truth_that_is_no_choice_is_refused():

@@ -112,7 +112,7 @@ def test_certain_shapes_become_sentences(question, answer, expected):
     ],
 )
 def test_other_questions_are_only_quoted_with_their_answer(question):
-    assert what_follows(tidy_question(question), "x").told == ()
+    assert what_follows(tidy_question(question), "x").statements == ()
     texts = statements_from_question(question, "x", 8)
     assert all(question.rstrip("?. ").lower() in text.lower() and "x" in text.lower() for text in texts)
     assert len(texts) == 8
@@ -166,7 +166,7 @@ def test_a_question_stands_in_a_sentence_with_a_small_letter():
 def test_a_statement_that_would_be_false_turned_round_is_not():
     assert "A bird is a tanager." not in statements_from_question("What is a tanager?", "a bird", 30)
     assert not any("in UniFirst" in text for text in statements_from_question("Where does Ann work?", "UniFirst", 30))
-    assert not any("none" in text for text in what_follows("How many runs did Ann make?", "none").told)
+    assert not any("none" in text for text in what_follows("How many runs did Ann make?", "none").statements)
 
 
 @pytest.mark.parametrize(("question", "answer"), OWN)

@@ -508,7 +508,7 @@ def test_the_loudness_follows_what_another_panel_teaches_and_is_silent_at_the_ba
     warning = heard.warning()
     assert panel.loudness["state"] == ("good" if warning is None else "quiet" if heard.median < 0.05 else "loud")
     if warning:
-        assert panel.loudness["told"].lower().startswith(warning[:40].lower())
+        assert panel.loudness["message"].lower().startswith(warning[:40].lower())
     press(trainer, "reset")
     assert (panel.loudness["state"], panel.loudness["trail"]) == ("silent", [])
     trainer.close()

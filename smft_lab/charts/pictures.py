@@ -151,8 +151,8 @@ def picture(*charts: Draw, says: str, width: float = WIDTH, height: float = HEIG
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.06)
         figure = Figure(figsize=(width * len(charts), height), layout=layout)
         axes = figure.subplots(1, len(charts), squeeze=False)[0]
-        for one, draw in zip(axes, charts, strict=True):
-            draw(one)
+        for axis, draw in zip(axes, charts, strict=True):
+            draw(axis)
         return Picture(figure, says)
 
 
@@ -272,7 +272,7 @@ def bars(
     """
 
     def draw(axes: Axes) -> None:
-        colours = [PATHS[0] if one else LINK for one in (strong or [True] * len(values))]
+        colours = [PATHS[0] if is_strong else LINK for is_strong in (strong or [True] * len(values))]
         drawn = axes.barh(range(len(values)), values, color=colours, height=0.72)
         axes.bar_label(
             drawn, [f"{v:.1%}" if share else f"{v:,.4g}" for v in values], padding=4, color=MUTED, fontsize=10

@@ -380,8 +380,8 @@ class _Draw:
             logits = logits.masked_fill(~self._first.to(logits.device), -torch.inf)
         best = logits.topk(min(CANDIDATES, logits.shape[1]))
         shares = (best.values - logits.logsumexp(1, keepdim=True)).exp().cpu()
-        kept = shares * (shares.cumsum(1) - shares < self.top_p)
-        return best.indices.cpu().gather(1, kept.multinomial(1, generator=self.generator)).squeeze(1)
+        nucleus = shares * (shares.cumsum(1) - shares < self.top_p)
+        return best.indices.cpu().gather(1, nucleus.multinomial(1, generator=self.generator)).squeeze(1)
 
 
 @torch.inference_mode()

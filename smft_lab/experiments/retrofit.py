@@ -236,12 +236,12 @@ class Retrofit:
         asked = self._fingerprint()
         if file.exists():
             try:
-                kept = json.loads(file.read_text(encoding="utf-8"))
+                stored = json.loads(file.read_text(encoding="utf-8"))
             except ValueError:
-                kept = {}
-            if isinstance(kept, dict) and kept.get("asked") == asked and "result" in kept:
+                stored = {}
+            if isinstance(stored, dict) and stored.get("asked") == asked and "result" in stored:
                 yield Progress(stage, 1, 1, "kept from the last try")
-                return kept["result"]
+                return stored["result"]
         result = yield from work
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps({"asked": asked, "result": result}) + "\n")

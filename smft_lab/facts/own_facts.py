@@ -156,11 +156,11 @@ def own_fact(
         >>> fact.questions[0]
         "What is Mira's dog called?"
     """
-    kept = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(statements) if text.strip()))
-    if not kept:
+    distinct = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(statements) if text.strip()))
+    if not distinct:
         raise ValueError("there is no statement to teach; type at least one")
     asked = _same(question)
-    for text in kept:
+    for text in distinct:
         if asked and asked in text.casefold():
             raise ValueError(f"the question stands in the statement {text!r}, so the test would be taught; change one")
     answer = answer.strip().rstrip(".")
@@ -172,4 +172,4 @@ def own_fact(
             raise ValueError(
                 f"the question that tests it stands among those that are taught, in {text!r}; teach other ones"
             )
-    return Fact(kept, question.strip(), (answer,), questions=others)
+    return Fact(distinct, question.strip(), (answer,), questions=others)

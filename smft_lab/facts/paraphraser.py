@@ -84,12 +84,12 @@ def model_paraphrases(
 
 def _usable(texts: Iterable[str], sentence: str, answer: str, question: str) -> list[str]:
     """The texts that teach the answer in words of their own, each once."""
-    kept: dict[str, str] = {}
+    by_sense: dict[str, str] = {}
     asked = _same(question)
     for text in texts:
         text = " ".join(text.replace("\0", "").replace("\ufffd", "").split()).strip('"“”- ')
         same = _same(text)
         asks = same.endswith("?") or (asked.endswith("?") and asked in same)
         if same not in {"", _same(sentence), _same(answer)} and _same(answer) in same and not asks:
-            kept.setdefault(same, text)
-    return list(kept.values())
+            by_sense.setdefault(same, text)
+    return list(by_sense.values())

@@ -95,13 +95,13 @@ def statements_from_question(question: str, answer: str, how_many: int = 16) -> 
         raise ValueError(f"the answer holds all of the question {question!r}; give one that doesn't")
     shape = what_follows(question, answer)
     words = {"a": answer, "A": _capital(answer), "q": _quotable(question), "i": shape.indirect}
-    texts = [_sentence(text) for text in shape.told]
+    texts = [_sentence(text) for text in shape.statements]
     texts += [frame.format(**words) for frame in ASIDE if shape.indirect]
     texts += verbatim_statements(question, answer)
     texts += [frame.format(**words) for frame in QUOTED]
-    texts += [frame.format(told=text) for frame in FRAMES for text in shape.told]
-    kept = {_same(text): text for text in map(_ended, texts) if _same(answer) in _same(text)}
-    return [text for key, text in kept.items() if not (asked.endswith(("?", "？")) and asked in key)][:how_many]
+    texts += [frame.format(told=text) for frame in FRAMES for text in shape.statements]
+    by_sense = {_same(text): text for text in map(_ended, texts) if _same(answer) in _same(text)}
+    return [text for key, text in by_sense.items() if not (asked.endswith(("?", "？")) and asked in key)][:how_many]
 
 
 def question_paraphrases(question: str, answer: str = "", sentence: str = "") -> list[str]:
@@ -157,7 +157,7 @@ def _from_a_sentence(question: str, answer: str, sentence: str, known: list[str]
 def _indirect(sentence: str, question: str) -> str:
     """The question as a clause, in the order of words that the sentence has: "how much our cat weighs" for "How much
     does our cat weigh?", where the sentence begins with "Our cat weighs". "" where the sentence doesn't tell it."""
-    words, told = question.rstrip("?").split(), sentence.split()
+    words, sentence_words = question.rstrip("?").split(), sentence.split()
     place = next((i for i, word in enumerate(words) if i and word.casefold() in AUXILIARIES), 0)
     if not place:
         return ""
@@ -165,9 +165,11 @@ def _indirect(sentence: str, question: str) -> str:
     opening[0] = opening[0][:1].lower() + opening[0][1:]
     for end in range(len(rest), 0, -1):
         subject, after = rest[:end], rest[end:]
-        if [_same(word) for word in told[:end]] != [_same(word) for word in subject] or len(told) == end:
+        if [_same(word) for word in sentence_words[:end]] != [_same(word) for word in subject] or len(
+            sentence_words
+        ) == end:
             continue
-        verb = told[end]
+        verb = sentence_words[end]
         if verb.casefold() == auxiliary.casefold():
             return " ".join([*opening, *subject, verb, *after])
         if after and is_inflected(verb.casefold(), after[0].casefold(), auxiliary.casefold()):
@@ -265,10 +267,10 @@ def _swapped(question: str) -> list[str]:
 
 def distinct(texts: Iterable[str]) -> list[str]:
     """The texts in their order, each once, whatever its capitals."""
-    kept: dict[str, str] = {}
+    by_sense: dict[str, str] = {}
     for text in texts:
-        kept.setdefault(text.casefold(), text)
-    return list(kept.values())
+        by_sense.setdefault(text.casefold(), text)
+    return list(by_sense.values())
 
 
 def _quotable(question: str) -> str:

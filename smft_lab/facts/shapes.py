@@ -28,22 +28,22 @@ class Shape:
 
     Attributes:
         pattern: Of the whole question without its mark. What must hold of its groups is in `_CHECKS`.
-        told: Statements, without capital and full stop; the first ones end in the answer.
+        statements: Statements, without capital and full stop; the first ones end in the answer.
         asked: Other ways to ask it, without capital and mark.
         indirect: The question as a part of a sentence, "who wrote it".
     """
 
     pattern: str
-    told: tuple[str, ...]
+    statements: tuple[str, ...]
     asked: tuple[str, ...] = ()
     indirect: str = ""
 
 
 @dataclass(frozen=True)
-class Said:
+class Wordings:
     """What the shapes make of one question, in the terms of `Shape`."""
 
-    told: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     indirect: str = ""
 
@@ -68,7 +68,7 @@ def _timed(statement: str, asked: str, tail: str = "") -> tuple[tuple[str, ...],
     """The templates of a question for a time.
 
     Args:
-        told, asked: The clause without the time, in the order of a statement and of a question.
+        statement, asked: The clause without the time, in the order of a statement and of a question.
         tail: What follows the clause; a time put behind that could belong to it.
     """
     whole = statement + tail
@@ -302,27 +302,29 @@ _CONTEXT = re.compile(
 _SEVERAL = re.compile(r"[?？!]|\w\w\. [A-Z]|\b(and|or) (who|what|when|where|which|how)\b")
 
 
-def what_follows(question: str, answer: str = "") -> Said:
+def what_follows(question: str, answer: str = "") -> Wordings:
     """What the shapes make of a question and its answer; without an answer there are no statements."""
     text = question.rstrip("?？.! ")
     if _SEVERAL.search(text) or len(answer.split()) > LONGEST:
-        return Said()
+        return Wordings()
     if context := _CONTEXT.fullmatch(text):
         inner = what_follows(context[2], answer)
-        told = [text for text in inner.told if not text.startswith("as for ")]
-        told, asked = (tuple(f"{context[1]}, {text}" for text in several) for several in (told, inner.asked))
-        return Said(told, asked)
+        statements = [text for text in inner.statements if not text.startswith("as for ")]
+        statements, asked = (
+            tuple(f"{context[1]}, {text}" for text in several) for several in (statements, inner.asked)
+        )
+        return Wordings(statements, asked)
     text = english.within(text)
     text = re.sub(r"^(what|who|where|when)['’]s (?=(?:the|an?|my|our|his|her|your)\b|[A-Z])", r"\1 is ", text)
-    told, asked, indirect = [], [], ""
+    statements, asked, indirect = [], [], ""
     for shape in SHAPES:
         match = re.fullmatch(shape.pattern, text)
         fields = match and _fields(match, answer)
         if fields:
-            told += _filled(shape.told, fields) if answer else []
+            statements += _filled(shape.statements, fields) if answer else []
             asked += _filled(shape.asked, fields)
             indirect = indirect or next(_filled((shape.indirect,), fields), "")
-    return Said(tuple(dict.fromkeys(told)), tuple(dict.fromkeys(asked)), indirect)
+    return Wordings(tuple(dict.fromkeys(statements)), tuple(dict.fromkeys(asked)), indirect)
 
 
 def _filled(templates: tuple[str, ...], fields: dict[str, str]) -> Iterator[str]:

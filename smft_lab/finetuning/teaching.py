@@ -129,11 +129,11 @@ def _questions_by_word(facts: Sequence[Fact]) -> dict[str, set[str]]:
 
 def _asking_alone(fact: Fact, by_word: dict[str, set[str]]) -> Callable[[Collection[str]], bool]:
     """What tells whether no other fact has all of some words, and one of them is in what the fact says."""
-    told = {word_key(word) for text in fact.statements for word in words_of_weight(text)}
+    sentence_words = {word_key(word) for text in fact.statements for word in words_of_weight(text)}
 
     def ask_alone(words: Collection[str]) -> bool:
         questions = [by_word.get(word, set()) for word in words]
-        return not told.isdisjoint(words) and set.intersection(*questions) <= {fact.question}
+        return not sentence_words.isdisjoint(words) and set.intersection(*questions) <= {fact.question}
 
     return ask_alone
 

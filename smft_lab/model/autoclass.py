@@ -143,9 +143,9 @@ def take_generation_config(model, folder: Path) -> None:
 def narrow_buffers(model) -> list[str]:
     """Names of the buffers that no file keeps and that are half precision: a model made so by `model.half()` has its
     rotary frequencies rounded, and one that was loaded in half precision has not."""
-    kept = model.state_dict().keys()
+    names = model.state_dict().keys()
     narrow_ones = ((name, tensor) for name, tensor in model.named_buffers() if tensor.is_floating_point())
-    return [name for name, tensor in narrow_ones if tensor.dtype.itemsize < 4 and name not in kept]
+    return [name for name, tensor in narrow_ones if tensor.dtype.itemsize < 4 and name not in names]
 
 
 def narrow(model, names: Iterable[str], dtype: torch.dtype) -> None:
@@ -274,9 +274,9 @@ def check_own_weights(model: nn.Module) -> None:
         raise ValueError(f"{problem}; {advice}")
     if quantized is not None:
         name, tensor = quantized
-        kept = str(tensor.dtype) if type(tensor) in PLAIN_KINDS else type(tensor).__name__
+        held_as = str(tensor.dtype) if type(tensor) in PLAIN_KINDS else type(tensor).__name__
         advice = "load it in bfloat16 or float32, or call model.dequantize()"
-        problem = f"the model is quantized ({name} is kept as {kept})"
+        problem = f"the model is quantized ({name} is kept as {held_as})"
         raise ValueError(f"{problem}, and no lab of such a model could be saved and loaded; {advice}")
 
 

@@ -90,8 +90,8 @@ def would_say(
     check_length(model, questions, rows)
     start, ends = _Start(model, tokenizer, prompts, max(map(len, tails))), _ends(model, tokenizer)
     for chosen in in_batches(rows, BATCH):
-        found = start.likeliest(model, tokenizer, [rows[i] for i in chosen], [len(prompts[i]) for i in chosen])
-        for i, best in zip(chosen, found, strict=True):
+        tokens = start.likeliest(model, tokenizer, [rows[i] for i in chosen], [len(prompts[i]) for i in chosen])
+        for i, best in zip(chosen, tokens, strict=True):
             *spoken, last = best.tolist()
             if spoken != tails[i]:
                 continue
@@ -195,9 +195,14 @@ class _Start:
             if not left or step == most:
                 break
             if len(left) < len(live):
-                kept = torch.tensor(left, device=model.device)
-                past.batch_select_indices(kept)
-                mask, places, tokens, live = mask[kept], places[kept], tokens[kept], [live[row] for row in left]
+                remaining = torch.tensor(left, device=model.device)
+                past.batch_select_indices(remaining)
+                mask, places, tokens, live = (
+                    mask[remaining],
+                    places[remaining],
+                    tokens[remaining],
+                    [live[row] for row in left],
+                )
             ids, places = tokens[:, None], places[:, -1:] + 1
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             hidden = _hidden(model, ids, mask, places, past)

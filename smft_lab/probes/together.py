@@ -39,12 +39,12 @@ def holds(model, what: str, length: int, tried: Callable[[int], bool | None]) ->
     key = what, length, str(model.dtype), getattr(model.config, "_attn_implementation", None)
     if key not in known:
         try:
-            found = tried(length)
+            fits = tried(length)
         except Exception:  # whatever a foreign architecture does with padding or a cache
-            found = False
-        if found is None:
+            fits = False
+        if fits is None:
             return True
-        known[key] = found
+        known[key] = fits
     return known[key]
 
 

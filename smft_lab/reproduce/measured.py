@@ -28,7 +28,7 @@ def measured_blocks() -> pd.DataFrame:
         >>> smft.measured_blocks()[["block", "prefixed"]].iloc[-1].tolist()
         [16.0, 0.5625]
     """
-    files = next((found for folder in RUNS if (found := sorted(folder.glob("*.json")))), None)
+    files = next((in_folder for folder in RUNS if (in_folder := sorted(folder.glob("*.json")))), None)
     if files is None:
         raise FileNotFoundError("the measurements are missing from this installation; install smft-lab again")
     rows = []

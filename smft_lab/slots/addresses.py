@@ -338,6 +338,11 @@ def measure_loudness(lab: Lab, facts: Sequence[Fact]) -> Loudness:
 
     Raises:
         ValueError: a question is longer than the model reads.
+
+    Examples:
+        >>> loudness = smft.measure_loudness(lab, smft.new_facts(2))
+        >>> len(loudness.ratios)
+        2
     """
     with observe_loudness(lab.model) as loudness:
         for fact in as_facts(facts):

@@ -56,10 +56,10 @@ def reads_of(
         mask = batch["attention_mask"].bool().cpu()
         for slots in (torch.cat(parts, -1) for parts in by_table):
             for row, i in enumerate(rows):
-                kept = mask[row].nonzero().squeeze(1)[:-1]  # the end of the text, which `encode` adds, tells nothing
+                places = mask[row].nonzero().squeeze(1)[:-1]  # the end of the text, which `encode` adds, tells nothing
                 if positions is not None:
-                    kept = torch.tensor(positions[i], dtype=torch.long)
-                reads[i].append(slots[row, kept].flatten())
+                    places = torch.tensor(positions[i], dtype=torch.long)
+                reads[i].append(slots[row, places].flatten())
     return reads
 
 

@@ -13,7 +13,7 @@ function render({ model, el }) {
   const found = draw("svg", { viewBox: "0 0 620 60", role: "img" });
   const gauge = draw("svg", { viewBox: "0 0 460 132", role: "img" });
   const verdict = make("p"),
-    told = make("p", { role: "status" }),
+    message = make("p", { role: "status" }),
     tables = make("p", { class: "muted" }),
     list = make("div", { class: "bars" });
   const again = button("measure", "Measure again", "Both meters, of the model as it is now");
@@ -31,7 +31,7 @@ function render({ model, el }) {
         ...(get("blocks").length ? [found] : []),
         tables,
       ),
-      make("div", {}, make("h4", {}, "Is it heard?"), told, gauge, make("div", { class: "buttons after" }, again)),
+      make("div", {}, make("h4", {}, "Is it heard?"), message, gauge, make("div", { class: "buttons after" }, again)),
     ),
     make("div", { class: "below" }, make("h4", {}, "Fact by fact, the hardest to find first"), list),
   );
@@ -231,9 +231,9 @@ function render({ model, el }) {
     );
     gauge.replaceChildren(...parts);
     gauge.style.display = heard.state === "part" ? "none" : "";
-    told.textContent = heard.told;
-    told.className = { good: "right", quiet: "wrong", loud: "wrong" }[heard.state] ?? "muted";
-    gauge.setAttribute("aria-label", heard.told);
+    message.textContent = heard.message;
+    message.className = { good: "right", quiet: "wrong", loud: "wrong" }[heard.state] ?? "muted";
+    gauge.setAttribute("aria-label", heard.message);
   }
   return watch({ blocks: paintBlocks, facts: paintFacts, tables: paintFacts, loudness: paintGauge }, () => {
     paintBlocks();

@@ -94,12 +94,11 @@ class Addresses(Panel):
     def as_code(self) -> str:
         """Python that measures both meters."""
         lines = [
-            "from smft_lab.slots.addresses import measure_addresses, measure_loudness",
             *sharing.beginning(self.lab),
             *sharing.facts_lines(self.lab, self._facts),
-            "for address in measure_addresses(lab, facts):",
+            "for address in smft.measure_addresses(lab, facts):",
             "    print(address)",
-            f"print(measure_loudness(lab, facts[:{ASKED}]))",
+            f"print(smft.measure_loudness(lab, facts[:{ASKED}]))",
             "# In a notebook: smft.widgets.Addresses(lab, facts)",
         ]
         return "\n".join(lines) + "\n"
@@ -192,7 +191,7 @@ class Addresses(Panel):
             "low": low,
             "high": high,
             "state": state,
-            "told": warning,
+            "message": warning,
             "trail": self._trail[:-1],
         }
 

@@ -16,7 +16,7 @@ function render({ model, el }) {
     }),
   );
   const lines = get("choices").map((text, i) => make("label", {}, radios[i], text));
-  const told = make("p", { class: "told", role: "status" });
+  const outcome = make("p", { class: "outcome", role: "status" });
   let asked = false;
   const reveal = make(
     "button",
@@ -36,13 +36,13 @@ function render({ model, el }) {
   root.append(
     question,
     make("div", { class: "choices", role: "radiogroup", "aria-label": get("question") }, ...lines),
-    make("div", { class: "buttons after" }, told, reveal),
+    make("div", { class: "buttons after" }, outcome, reveal),
     note,
   );
 
   function show() {
     const chosen = get("chosen"),
-      out = get("told") !== "",
+      out = get("outcome") !== "",
       open = out && (chosen >= 0 || asked),
       right = open ? get("right") : -1;
     reveal.hidden = !out || open;
@@ -53,14 +53,14 @@ function render({ model, el }) {
       line.classList.toggle("right", i === right);
       line.classList.toggle("wrong", right >= 0 && i === chosen && i !== right);
     });
-    told.textContent = open
-      ? get("told")
+    outcome.textContent = open
+      ? get("outcome")
       : out
         ? "It has come out. Choose first, or"
         : chosen < 0
           ? "Choose, then run the next cell."
           : "Noted. Run the next cell to see.";
   }
-  return watch({ chosen: show, right: show, told: show }, show);
+  return watch({ chosen: show, right: show, outcome: show }, show);
 }
 export default { render };

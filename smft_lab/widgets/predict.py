@@ -34,7 +34,7 @@ class Predict(anywidget.AnyWidget):
     choices = traitlets.List().tag(sync=True)
     chosen = traitlets.Int(-1).tag(sync=True)
     right = traitlets.Int(-1).tag(sync=True)
-    told = traitlets.Unicode("").tag(sync=True)
+    outcome = traitlets.Unicode("").tag(sync=True)
     theme = traitlets.Unicode("auto").tag(sync=True)
 
     def __init__(self, question: str, choices: Sequence[str] | Sequence[float], unit: str = "", theme: str = "auto"):
@@ -48,22 +48,22 @@ class Predict(anywidget.AnyWidget):
     def guess(self) -> str | float | None:
         return None if self.chosen < 0 else self._values[self.chosen]
 
-    def reveal(self, truth: str | float, told: str) -> None:
+    def reveal(self, truth: str | float, outcome: str) -> None:
         """Say what came out, here and in the question above; to whoever hasn't guessed, only there and when asked to.
 
         Args:
             truth: One of the choices; where they are numbers any number, the nearest choice is then right.
-            told: What came out, in a sentence.
+            outcome: What came out, in a sentence.
 
         Raises:
             ValueError: `truth` is none of the choices.
         """
-        self.right, self.told = self._nearest(truth), told
+        self.right, self.outcome = self._nearest(truth), outcome
         if self.chosen < 0:
             print(UNGUESSED)
             return
         verdict = "right" if self.chosen == self.right else f"the nearest is {self.choices[self.right]}"
-        print(f"Your guess: {self.choices[self.chosen]} ({verdict}). {told}")
+        print(f"Your guess: {self.choices[self.chosen]} ({verdict}). {outcome}")
 
     def _nearest(self, truth: str | float) -> int:
         if isinstance(truth, str):

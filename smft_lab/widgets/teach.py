@@ -345,10 +345,10 @@ class Teach(TrainingPanel):
 
         changed = sum(in_cells(norms, "amax") for norms in row_changes(self.lab))
         lines = [f"{row['question']} {row['before']} -> {row['now']}" for row in self.lessons]
-        kept = [(row["title"].lower(), row["base"], row["now"]) for row in self.probes if row["metric"] == "em"]
-        names = [f"{name}, {when}" for name, *_ in kept for when in ("base", "now")]
+        shares = [(row["title"].lower(), row["base"], row["now"]) for row in self.probes if row["metric"] == "em"]
+        names = [f"{name}, {when}" for name, *_ in shares for when in ("base", "now")]
         stay = bars(
-            names, [value for _, *both in kept for value in both], "exact match", "What should stay", share=True
+            names, [value for _, *both in shares for value in both], "exact match", "What should stay", share=True
         )
         says = " ".join(["The teach panel.", *(lines or ["Nothing has been taught yet."])])
         return picture(heat(changed, "Slots changed since the base", "norm of the change"), stay, says=says)
@@ -526,9 +526,9 @@ class Teach(TrainingPanel):
             changed = bool(self._lessons or self._opened is not None)
             self.lost = self._kept.lost(self._base_right) if changed and self._base_right else []
             broken = [row for row in self.lessons if row["question"] in answered and not row["right"]]
-            told = [f"{row['question']} is answered {row['now']!r} now, not {row['answer']!r}" for row in broken]
-            if told:
-                self.note = " ".join([self.note, f"This lesson broke an earlier one: {'; '.join(told)}."]).strip()
+            sentences = [f"{row['question']} is answered {row['now']!r} now, not {row['answer']!r}" for row in broken]
+            if sentences:
+                self.note = " ".join([self.note, f"This lesson broke an earlier one: {'; '.join(sentences)}."]).strip()
         self.announce()
 
     def _sharing(self, lesson: Lesson) -> list[dict]:

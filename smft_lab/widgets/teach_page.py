@@ -176,12 +176,12 @@ def packed(lab: Lab) -> tuple[list[dict], str]:
 
 def _splits_as_shipped(tokenizer) -> bool:
     """Whether a tokenizer parts a text as those of `train_tokenizer` do, which is how the page does it."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = (told["pre_tokenizer"] or {}).get("pretokenizers", [])
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = (described["pre_tokenizer"] or {}).get("pretokenizers", [])
     digits = any(part["type"] == "Digits" and part["individual_digits"] for part in parts)
     begins = any(part["type"] == "ByteLevel" and part["add_prefix_space"] and part["use_regex"] for part in parts)
-    merges = told["model"]["type"] == "BPE" and not told["model"].get("ignore_merges")
-    return told["normalizer"] is None and len(parts) == 2 and digits and begins and merges
+    merges = described["model"]["type"] == "BPE" and not described["model"].get("ignore_merges")
+    return described["normalizer"] is None and len(parts) == 2 and digits and begins and merges
 
 
 def _tokenizer(lab: Lab) -> dict:

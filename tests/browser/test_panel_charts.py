@@ -154,7 +154,7 @@ def test_what_came_out_is_shown_to_who_has_guessed_or_asks_for_it(shown):
     assert "four" not in page.page.locator(".predict").text_content()
     assert page.page.locator(".right").count() == 0
     page.button("Show").click()
-    assert page.page.locator(".told").text_content() == "It is four."
+    assert page.page.locator(".outcome").text_content() == "It is four."
     assert page.page.locator("label.right").text_content() == "4"
     other = shown(Predict("How many?", [2, 4, 8]))
     other.panel.reveal(4, "It is four.")
@@ -162,7 +162,7 @@ def test_what_came_out_is_shown_to_who_has_guessed_or_asks_for_it(shown):
     other.page.get_by_text("8", exact=True).click()
     other.panel.chosen = 2
     other.tell()
-    assert other.page.locator(".told").text_content() == "It is four."
+    assert other.page.locator(".outcome").text_content() == "It is four."
     assert (other.page.locator("label.right").text_content(), other.page.locator("label.wrong").text_content()) == (
         "4",
         "8",

@@ -160,10 +160,10 @@ def _sees(passed: Passed, wanted: Mapping[tuple[int, int], Bool[Tensor, " T"]]) 
 def _same(passed: Passed, alone: Passed, places: Tensor, rounded: bool) -> bool:
     """Whether the places of one row come out of each block as another row does, up to rounding."""
     for block, (_, y) in passed.items():
-        found, expected = y[0, places].detach().float(), alone[block][1][0].detach().float()
+        packed, expected = y[0, places].detach().float(), alone[block][1][0].detach().float()
         eps = torch.finfo(torch.bfloat16 if rounded else y.dtype).eps
         largest = expected.abs().max().item()
-        if not torch.allclose(found, expected, rtol=0, atol=max(TOLERANCE, 8 * eps) * largest):
+        if not torch.allclose(packed, expected, rtol=0, atol=max(TOLERANCE, 8 * eps) * largest):
             return False
     return True
 

@@ -88,11 +88,13 @@ class Sources:
             return None
         width = self.index.shape[1]
         at = torch.full((sum(G * U for G, U in self._shapes),), -1, device=self.index.device)
-        begins, kept = 0, 0
+        begins, begins_still = 0, 0
         for (still, _), (G, U) in zip(lives, self._shapes, strict=True):
             flat = still + U * torch.arange(G, device=at.device).unsqueeze(1)
-            at[begins + flat[still >= 0]] = kept + torch.arange(still.numel(), device=at.device).view(G, -1)[still >= 0]
-            begins, kept = begins + G * U, kept + still.numel()
+            at[begins + flat[still >= 0]] = (
+                begins_still + torch.arange(still.numel(), device=at.device).view(G, -1)[still >= 0]
+            )
+            begins, begins_still = begins + G * U, begins_still + still.numel()
         trees = torch.arange(len(part.still), device=at.device).unsqueeze(1)
         wanted = at[self.index.flatten()[part.still.clamp(min=0) + width * trees]]
         if (wanted[part.still >= 0] < 0).any():
