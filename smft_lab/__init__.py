@@ -3,7 +3,7 @@
 >>> import smft_lab as smft
 >>> lab = smft.load()                                  # the shipped memory-layer language model
 >>> facts = smft.new_facts(20)                         # people it has never met
->>> both = smft.compare(lab, facts, seeds=1)           # sparse, full and LoRA; both.chart()
+>>> comparison = smft.compare(lab, facts, seeds=1)     # sparse, full and LoRA; comparison.chart()
 >>> smft.widgets.TopT(lab, facts)                      # in a notebook: drag the slider, watch it learn and forget
 """
 

@@ -536,8 +536,9 @@ def compare(
         ValueError: see `Comparison`.
 
     Examples:
-        >>> both = smft.compare(lab, smft.new_facts(2), methods=("sparse", "lora"), seeds=1, passes=1, evaluations=1)
-        >>> both.table["method"].unique().tolist()
+        >>> facts, methods = smft.new_facts(2), ("sparse", "lora")
+        >>> comparison = smft.compare(lab, facts, methods=methods, seeds=1, passes=1, evaluations=1)
+        >>> comparison.table["method"].unique().tolist()
         ['sparse', 'lora']
     """
     seeds = range(seeds) if isinstance(seeds, int) else seeds
