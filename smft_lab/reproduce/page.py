@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from smft_lab.charts.report import content_policy, page_template
+from smft_lab.charts.shell import page_html
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
 from smft_lab.writing import write_atomically
 
@@ -80,8 +80,9 @@ def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
         )
     claims = [claim for *_, of_part in parts for claim in of_part]
     drawing = (HERE / "page.js").read_text(encoding="utf-8")
-    template = page_template(HERE / "page.html")
-    html = template.render(
+    html = page_html(
+        HERE / "page.html",
+        scripts=(get_plotlyjs(), drawing),
         title=TITLE,
         lead=_lead(claims, about),
         legend=LEGEND,
@@ -92,9 +93,6 @@ def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
         marks=MARKS,
         looks={AGREES: "agrees", DIFFERS: "differs"},
         figures=figures,
-        plotly=get_plotlyjs(),
-        drawing=drawing,
-        policy=content_policy(get_plotlyjs(), drawing),
     )
     write_atomically(path, html)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smft_lab.charts.report import content_policy, page_template
+from smft_lab.charts.shell import page_html
 from smft_lab.widgets.panel import HERE, STYLE
 from smft_lab.writing import check_new, write_atomically
 
@@ -35,9 +35,7 @@ def page_text(template: str, scripts: Sequence[str], data: dict, **parts) -> str
     """
     style, *script = ((HERE / name).read_text(encoding="utf-8") for name in ("shared_page.css", "panel.js", *scripts))
     code = "\n".join(script)
-    return page_template(HERE / template).render(
-        css=f"{STYLE}\n{style}", script=code, policy=content_policy(code), data=data, **parts
-    )
+    return page_html(HERE / template, scripts=[code], style=f"{STYLE}\n{style}", data=data, **parts)
 
 
 def write_page(path: Path, text: str, most: int, advice: str = "") -> Path:

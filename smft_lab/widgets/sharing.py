@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from smft_lab.charts.report import content_policy, page_template
+from smft_lab.charts.shell import page_html
 from smft_lab.charts.style import probes_in
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import record_of
@@ -132,8 +132,8 @@ def export(
 def still_page(title: str, picture: Picture, code: str, table: pd.DataFrame, files: Sequence[str]) -> str:
     """What a panel shows as a page of one file that runs nothing."""
     rows = [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in table.values.tolist()]
-    return page_template(Path(__file__).with_name("still_page.html")).render(
-        policy=content_policy(),
+    return page_html(
+        Path(__file__).with_name("still_page.html"),
         title=title,
         says=picture.says,
         picture=base64.b64encode(picture.png).decode(),
