@@ -14,7 +14,8 @@ from test_attach import small
 import smft_lab as smft
 from smft_lab.charts import figures, style
 from smft_lab.charts.figures import curves, plane
-from smft_lab.charts.report import headline, is_right, page
+from smft_lab.charts.report import is_right, page
+from smft_lab.charts.sentences import headline
 from smft_lab.cli import compare as compare_command
 from smft_lab.experiments.bench import METHODS, runs_to_target
 from smft_lab.experiments.compare import Comparison
