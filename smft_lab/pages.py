@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from smft_lab.charts.shell import page_html
+
 PANELS, LESSONS = "panels", "notebooks"  # folders of pages
+FRONT_PAGE = Path(__file__).with_name("front_page.html")
 OPEN = "import smft_lab as smft\n\nlab, facts = smft.load(), smft.new_facts(24)"
 
 
@@ -58,45 +60,6 @@ PAGES = (
     PanelPage("train", "Train", "A small memory model from nothing, in two minutes.", "smft.widgets.Train()"),
 )
 
-INDEX = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>SMFT Lab</title>
-<link rel="icon" href="data:;base64,=">
-<style>
-:root {{ color-scheme: light dark; --line: light-dark(#d5dbe1, #34404b); --muted: light-dark(#55626f, #a5b1bd) }}
-body {{ margin: 0 auto; padding: 32px 24px 48px; max-width: 1180px; font: 16px/1.5 system-ui, sans-serif;
-  background: light-dark(#fff, #10161c); color: light-dark(#1d2730, #e8edf2) }}
-h1 {{ margin: 0 0 4px; font-size: 34px; letter-spacing: -.015em }} h2 {{ margin: 32px 0 10px; font-size: 20px }}
-p {{ margin: 0; color: var(--muted) }}
-ul {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 14px; margin: 0;
-  padding: 0; list-style: none }}
-a {{ display: block; height: 100%; box-sizing: border-box; padding: 14px 18px; border: 1px solid var(--line);
-  border-radius: 8px; color: inherit; text-decoration: none }}
-a:hover, a:focus-visible {{ border-color: light-dark(#0072b2, #56b4e9); outline: none;
-  box-shadow: inset 4px 0 light-dark(#0072b2, #56b4e9) }}
-b {{ display: block }}
-</style>
-</head>
-<body>
-<h1>SMFT Lab</h1>
-<p>Teach a small language model new facts by changing a few rows of its memory, and watch what it forgets.</p>
-<main>
-<h2>Panels</h2>
-<ul>
-{panels}
-</ul>
-<h2>Notebooks</h2>
-<ul>
-{lessons}
-</ul>
-</main>
-</body>
-</html>
-"""
-
 
 def panel_notebook(page: PanelPage, folder: Path) -> dict:
     """A notebook with one panel.
@@ -143,14 +106,13 @@ def index(lessons: Path, base: str = "/") -> str:
     Args:
         base: Where the server's addresses begin.
     """
+    panels = [_entry(base, f"{PANELS}/{page.file}.ipynb", page.title, page.about) for page in PAGES]
+    notebooks = [_entry(base, f"{LESSONS}/{file.name}", *_about(file)) for file in sorted(lessons.glob("*.ipynb"))]
+    return page_html(FRONT_PAGE, panels=panels, lessons=notebooks)
 
-    def entry(path: str, title: str, about: str) -> str:
-        link = escape(f"{base}voila/render/{quote(path)}")
-        return f'<li><a href="{link}"><b>{escape(title)}</b>{escape(about)}</a></li>'
 
-    panels = "\n".join(entry(f"{PANELS}/{page.file}.ipynb", page.title, page.about) for page in PAGES)
-    entries = "\n".join(entry(f"{LESSONS}/{file.name}", *_about(file)) for file in sorted(lessons.glob("*.ipynb")))
-    return INDEX.format(panels=panels, lessons=entries)
+def _entry(base: str, path: str, title: str, about: str) -> dict[str, str]:
+    return {"link": f"{base}voila/render/{quote(path)}", "title": title, "about": about}
 
 
 def _about(notebook: Path) -> tuple[str, str]:
