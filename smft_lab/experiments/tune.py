@@ -75,10 +75,10 @@ def sweep(
 def best_settings(rows: list[dict], steps: float = math.inf) -> dict[str, dict]:
     """The defaults that a sweep's table gives, and a mark `chosen` on each of its rows.
 
-    Of the settings with which every seed reaches the target, on average in half of the steps there are so that slower
-    seeds of others do, too, the one that keeps most old or known facts, or that is as good but for `ALIKE` and takes
-    fewest steps; with equal ones the lower nll of arithmetic, prose or text. Where none is so fast, of those that reach
-    it; where none does, the one that learns most.
+    A setting can be chosen if every seed reached the target with it, on average within half of the run's steps: other
+    facts have slower seeds, too. Of these, it is the one that keeps most old or known facts, or the fastest of those
+    that keep less by no more than `ALIKE`; of equal ones, that with the lower nll of arithmetic, prose or text. Where
+    no setting is so fast, it is chosen of all that reached the target; where none did, it is the one that learns most.
 
     Args:
         steps: Of a run that never reaches the target.
