@@ -37,10 +37,10 @@ def tables(summary: dict, reading: str, methods: Sequence[str]) -> list[dict]:
     probes, label = _probes(summary, reading), TITLES[reading]
     learned = [probe for probe in probes if probe.is_learned]
     if len(learned) < 2:
-        return [{"title": "", "about": "", **table(summary, reading, methods, probes, label, with_costs=True)}]
+        return [{"title": "", "about": "", **_table(summary, reading, methods, probes, label, with_costs=True)}]
     stays = [probe for probe in probes if not probe.is_learned]
-    of_learned = table(summary, reading, methods, learned, f"{label}, what was learned")
-    of_rest = table(summary, reading, methods, stays, label, with_costs=True)
+    of_learned = _table(summary, reading, methods, learned, f"{label}, what was learned")
+    of_rest = _table(summary, reading, methods, stays, label, with_costs=True)
     return [
         {"title": "What was learned", "about": WAYS, **of_learned},
         {"title": "What should have stayed", "about": "", **of_rest},
@@ -52,7 +52,7 @@ def f1_table(summary: dict, methods: Sequence[str]) -> dict | None:
     asked = [probe for probe in _probes(summary, "equal_learning") if probe.metric == "em"]
     measured = [probe for probe in asked if rows_of(summary, "equal_learning", probe.key, "f1")]
     probes = [replace(probe, metric="f1", unit="word overlap, F1 (%)") for probe in measured]
-    return table(summary, "equal_learning", methods, probes, TITLES["equal_learning"]) if probes else None
+    return _table(summary, "equal_learning", methods, probes, TITLES["equal_learning"]) if probes else None
 
 
 def _probes(summary: dict, reading: str) -> list[Probe]:
@@ -60,7 +60,7 @@ def _probes(summary: dict, reading: str) -> list[Probe]:
     return probes_in((row["probe"], row["metric"]) for row in summary.get(reading, []))
 
 
-def table(
+def _table(
     summary: dict,
     reading: str,
     methods: Sequence[str],
