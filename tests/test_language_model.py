@@ -156,7 +156,7 @@ def test_generation_is_the_same_with_and_without_a_cache(tiny_model, ids):
 
 @pytest.mark.parametrize("memory_at", [[], [3], [-1], [0, 7]])
 def test_memory_at_a_layer_that_is_not_there_is_refused_with_the_range(tiny_model, memory_at):
-    with pytest.raises(ValueError, match="memory_at must name layers between 0 and 2") as caught:
+    with pytest.raises(ValueError, match="memory_at must name blocks between 0 and 2") as caught:
         tiny_model(memory_at=memory_at)
     assert str(memory_at) in str(caught.value)
 

@@ -13,7 +13,7 @@ class MemoryLlamaConfig(LlamaConfig):
     """A `LlamaConfig` with memory layers.
 
     Args:
-        memory_at: Which transformer layers have their feed-forward replaced; the paper replaces one, the middle.
+        memory_at: Which blocks have their feed-forward replaced; the paper replaces one, the middle.
         memory_slots, memory_heads, memory_k, memory_key_dim, memory_value_dim, memory_qk_norm: See `MemoryLayer`.
         memory_shared: Whether all memory layers read one value table (Memory+), or each its own.
 
@@ -42,7 +42,7 @@ class MemoryLlamaModel(LlamaModel):
         positions = sorted(set(config.memory_at))
         if not positions or not all(0 <= position < config.num_hidden_layers for position in positions):
             last = config.num_hidden_layers - 1
-            raise ValueError(f"memory_at must name layers between 0 and {last}, not {list(config.memory_at)}")
+            raise ValueError(f"memory_at must name blocks between 0 and {last}, not {list(config.memory_at)}")
         values = None
         for position in positions:
             layer = MemoryLayer(

@@ -1,7 +1,7 @@
 """Background usage: how often, and in how many background batches, each slot is read by ordinary text.
 
 Everything is per value table: where several memory layers share one, their reads add up, because it is the rows that
-finetuning changes. Tables are numbered in the order of the model (`layer` 0, 1, ... in tables and patches). Counts are
+finetuning changes. Tables are numbered in the order of the model (`table` 0, 1, ... where tables are told apart). Counts are
 on the CPU, wherever the model is.
 """
 
