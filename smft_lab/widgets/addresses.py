@@ -58,7 +58,7 @@ class Addresses(Panel):
     blocks = traitlets.List().tag(sync=True)  # {block, same, different, here}, in the order of the model
     tables = traitlets.List().tag(sync=True)  # {same, different, weak}, one per value table
     facts = traitlets.List().tag(sync=True)  # {question, same, different, weak, advice}, the hardest to find first
-    loudness = traitlets.Dict().tag(sync=True)  # median, low, high, state, told, trail
+    loudness = traitlets.Dict().tag(sync=True)  # median, low, high, state, message, trail
 
     def __init__(
         self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None, theme: str = "auto"
@@ -171,7 +171,7 @@ class Addresses(Panel):
         return picture(
             drawn,
             loud,
-            says=f"The addresses panel: {weak} of {len(self.facts)} facts are hard to find. {heard['told']}",
+            says=f"The addresses panel: {weak} of {len(self.facts)} facts are hard to find. {heard['message']}",
         )
 
     # Measuring
