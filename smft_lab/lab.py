@@ -21,10 +21,11 @@ from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.model.attach import check_embedded
 from smft_lab.model.autoclass import check_own_weights, check_plain, check_trainable
+from smft_lab.model.copies import cloned, distinct, few_rows, storage
 from smft_lab.model.hooks import drop_ended
 from smft_lab.model.locking import exclusive, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
-from smft_lab.model.opening import Source, storage
+from smft_lab.model.opening import Source
 from smft_lab.model.precision import restore_precision
 from smft_lab.model.tokenizer import check_same_tokens, encode, text_ids
 from smft_lab.model.wiring import Wiring
@@ -34,7 +35,7 @@ from smft_lab.probes.replies import can_end, restore_generation
 from smft_lab.recipe import Recipe
 from smft_lab.slots.anchor import BackgroundReads, background_reads
 from smft_lab.slots.usage import Usage
-from smft_lab.storage import BASES, cloned, distinct, few_rows, read_lab, write_lab
+from smft_lab.storage import BASES, read_lab, write_lab
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64

@@ -34,17 +34,9 @@ from smft_lab.model.autoclass import (
     take_weights,
     write_config,
 )
-from smft_lab.model.memory import MemoryLayer, differing_rows, empty_table, named_tables
-from smft_lab.model.opening import (
-    Source,
-    check_unchanged,
-    outside_memory,
-    own_memory,
-    quiet,
-    reopen,
-    storage,
-    tokenizer_hash,
-)
+from smft_lab.model.copies import distinct, few_rows, storage
+from smft_lab.model.memory import MemoryLayer
+from smft_lab.model.opening import Source, check_unchanged, outside_memory, own_memory, quiet, reopen, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.ranges import check_positive
@@ -62,8 +54,6 @@ from smft_lab.writing import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
-
     from smft_lab.lab import Lab
 
 BACKGROUND_FILE = "background.safetensors"
@@ -235,58 +225,12 @@ def check_lab_place(
         )
 
 
-def distinct(entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The entries of a state dict without those that share their memory with one before, as tied embeddings do."""
-    first: dict[tuple, str] = {}
-    for name, tensor in entries.items():
-        first.setdefault(storage(tensor), name)
-    return {name: entries[name] for name in first.values()}
-
-
-def cloned(entries: dict[str, torch.Tensor], rows: dict[str, Int64[torch.Tensor, " _rows"]]) -> dict[str, torch.Tensor]:
-    """A copy of a state dict in which what was shared is shared again.
-
-    Args:
-        rows: Of entries that are mostly zeros, the rows that are not: the table of a real model is as large as the
-            model, and a copy of it takes little.
-    """
-    clones = {
-        storage(tensor): _copy_of_rows(tensor, rows[name]) if name in rows else tensor.clone()
-        for name, tensor in distinct(entries).items()
-    }
-    return {name: clones[storage(tensor)] for name, tensor in entries.items()}
-
-
-def _copy_of_rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    if not len(rows):
-        return _zeros_like(table)
-    if table.dtype != torch.float32 or table.is_cuda:
-        return table.clone()
-    copy = empty_table(*table.shape)
-    copy[rows] = table[rows]
-    return copy
-
-
-def few_rows(model) -> dict[str, Int64[torch.Tensor, " _rows"]]:
-    """Of the value tables of which most rows are zero, state-dict names and the rows that are not."""
-    rows = {
-        name: differing_rows(table.weight, _zeros_like(table.weight))
-        for name, table in zip(*named_tables(model), strict=True)
-    }
-    return {name: changed for name, changed in rows.items() if 2 * len(changed) < len(model.state_dict()[name])}
-
-
 def _check_rows(rows: torch.Tensor, values: torch.Tensor, table: torch.Tensor, name: str) -> None:
     """Raise ValueError unless these can be rows of the table."""
     ascend = rows.dtype == torch.int64 and rows.ndim == 1 and bool((rows.diff() > 0).all())
     inside = ascend and (not len(rows) or (rows[0] >= 0 and rows[-1] < len(table)))
     if not inside or values.shape != (len(rows), table.shape[1]) or values.dtype != table.dtype:
         raise ValueError(f"the rows of {name} are damaged")
-
-
-def _zeros_like(tensor: torch.Tensor) -> torch.Tensor:
-    """One zero, seen everywhere."""
-    return tensor.new_zeros(1).expand(tensor.shape)
 
 
 def shipped_checkpoint() -> Path:

@@ -6,10 +6,11 @@ from transformers import AutoModelForCausalLM
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning.engine import frozen_layers, products
-from smft_lab.finetuning.engine.frozen_layers import Batch, Engine, engine_of, form_of
+from smft_lab.finetuning.engine import frozen_layers, likeness, products, proof
+from smft_lab.finetuning.engine.frozen_layers import Batch, Engine
 from smft_lab.finetuning.engine.live import PastKeys, before_last_label
 from smft_lab.finetuning.engine.products import FastLinear, RoundedWeights
+from smft_lab.finetuning.engine.proof import engine_of, form_of
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import Sparse
 from smft_lab.model.memory import MemoryLayer, RowHits, observe_reads, value_tables
@@ -445,7 +446,7 @@ def test_small_models_and_other_processors_are_computed_as_they_are(lab, monkeyp
 
 def test_a_gradient_of_another_direction_or_length_is_not_taken_for_rounding():
     exact = [torch.tensor(2.0), torch.randn(5, 8, generator=torch.Generator().manual_seed(0))]
-    frozen_layers.check_alike_if_rounded(exact, [exact[0] * 1.01, exact[1].bfloat16().float()])
+    likeness.check_alike_if_rounded(exact, [exact[0] * 1.01, exact[1].bfloat16().float()])
     turned = exact[1].clone()
     turned[0] *= -1
     for other in (
@@ -455,7 +456,7 @@ def test_a_gradient_of_another_direction_or_length_is_not_taken_for_rounding():
         [exact[0], exact[1][:4]],
     ):
         with pytest.raises(ValueError, match="rounded"):
-            frozen_layers.check_alike_if_rounded(exact, other)
+            likeness.check_alike_if_rounded(exact, other)
 
 
 def test_a_few_rows_that_rounding_lets_another_slot_take_are_no_other_gradient():
@@ -466,13 +467,13 @@ def test_a_few_rows_that_rounding_lets_another_slot_take_are_no_other_gradient()
     whole = [torch.tensor(2.0), gradient(rows, values)]
     moved = rows.clone()
     moved[7] = 900
-    frozen_layers.check_alike(whole, [whole[0], gradient(moved, values)])
-    frozen_layers.check_alike_if_rounded(whole, [whole[0], gradient(moved, values)])
+    likeness.check_alike(whole, [whole[0], gradient(moved, values)])
+    likeness.check_alike_if_rounded(whole, [whole[0], gradient(moved, values)])
     wrong = values.clone()
     wrong[9] += 1
     for other in (gradient(rows[:190], values[:190]), gradient(moved, wrong)):
         with pytest.raises(ValueError, match="gradient"):
-            frozen_layers.check_alike(whole, [whole[0], other])
+            likeness.check_alike(whole, [whole[0], other])
 
 
 def test_a_model_that_rounding_would_change_is_computed_exactly(tiny_lab, monkeypatch):
@@ -487,8 +488,8 @@ def test_a_model_that_rounding_would_change_is_computed_exactly(tiny_lab, monkey
 def test_a_model_found_to_agree_is_compared_again_only_once_it_is_made_in_another_way(tiny_lab, monkeypatch):
     lab = tiny_lab()
     compared = []
-    plain = frozen_layers._loss_and_gradients
-    monkeypatch.setattr(frozen_layers, "_loss_and_gradients", lambda *args: compared.append(1) or plain(*args))
+    plain = proof.loss_and_gradients
+    monkeypatch.setattr(proof, "loss_and_gradients", lambda *args: compared.append(1) or plain(*args))
 
     def run():
         compared.clear()

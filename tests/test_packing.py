@@ -5,9 +5,10 @@ import torch
 
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.engine import packing
-from smft_lab.finetuning.engine.frozen_layers import Batch, form_of
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packing import Targets, as_rows, as_trees
 from smft_lab.finetuning.engine.products import HeadLoss
+from smft_lab.finetuning.engine.proof import form_of
 from smft_lab.model.memory import observe_reads
 from smft_lab.model.tokenizer import encode, only_answers
 from smft_lab.slots.usage import table_counts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from smft_lab.finetuning.engine.frozen_layers import Batch, config_of
+from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.live import before_last_label
+from smft_lab.finetuning.engine.proof import config_of
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.tokenizer import only_answers

@@ -4,7 +4,7 @@ Below the first memory layer nothing depends on the values, nor do that layer's 
 attention beside it. A step of sparse finetuning therefore runs only from the first memory lookup up, and computes what
 the statements of a batch have in common once (see `packing`). This works on any `transformers` model, through hooks and
 by putting `KnownOutput` modules in the place of those already known; a model for which it gives another loss or another
-gradient is found out on the first batch, and trained the plain way.
+gradient is found out on the first batch (`proof`), and trained the plain way.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
+from smft_lab.finetuning.engine.likeness import check_alike, check_alike_if_rounded, loss_and_gradients
 from smft_lab.finetuning.engine.live import KeptKeys, Live, PastKeys, live_part, live_positions
-from smft_lab.finetuning.engine.masks import is_plain_causal, takes_trees
-from smft_lab.finetuning.engine.packing import LEAST_SAVED, Form, Targets, as_rows, as_trees
+from smft_lab.finetuning.engine.packing import Form, Targets, as_rows
 from smft_lab.finetuning.engine.products import HeadLoss, RoundedWeights, StandIn, fast_linears
 from smft_lab.finetuning.engine.regrouping import KnownTexts
 from smft_lab.model.attach import AttachedMemory
 from smft_lab.model.hooks import HookScope
-from smft_lab.model.memory import memory_layers, stopping_at, value_tables
+from smft_lab.model.memory import memory_layers, stopping_at
 from smft_lab.slots.selection import Selection
 
 if TYPE_CHECKING:
@@ -37,12 +35,6 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 256 * 2**20  # batches past this are computed anew each time
 LIVE_BYTES = 256 * 2**20  # batches past this are run whole
-_PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
-TOLERANCE = 1e-3  # relative; float32 sums in another order differ by 1e-6 or so
-ROUNDED_TOLERANCE = 0.02
-TIES = 0.02  # of the rows
-PLAIN = (bool, int, float, str, type(None))
-PROOF = 4  # texts on which a way of running a model is compared with the plain way
 
 
 @dataclass(eq=False)
@@ -291,10 +283,10 @@ class Engine:
         kept = self._cut(frozen, part, part.past_of(cache.kept))
         if bool(C) not in self._tried:  # without known keys nothing shows of how they are taken
             self.live = None
-            whole = _loss_and_gradients(self.model, loss, retain_graph=True)
+            whole = loss_and_gradients(self.model, loss, retain_graph=True)
             above, _ = self._run_above(kept, kept.memo, PastKeys(kept.past))
             check = check_alike if self.rounded is None else check_alike_if_rounded
-            check(whole, _loss_and_gradients(self.model, above))
+            check(whole, loss_and_gradients(self.model, above))
             self.live = True
             self._tried.add(bool(C))
             selection.memo = batch.memo
@@ -382,195 +374,6 @@ class Engine:
     def _held(self, what: str) -> int:
         """Bytes that the batches still in use hold as `frozen` or `live`."""
         return sum(part.size() for batch in self._kept if (part := getattr(batch, what)) is not None)
-
-
-def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights | None = None) -> Form:
-    """How to run a batch: as trees, where that saves something and texts that share a row come out as they do alone.
-
-    Args:
-        chosen: Whether the slots that may change are chosen already. Trees save something then even where the texts
-            have nothing in common: what can't change, or isn't needed, is left out (see `live`).
-        rounded: What it is found out with, if not with the model's own weights: which gradients are 0 stays the same.
-    """
-    if batch.frozen is not None:
-        return batch.frozen.form
-    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    packed = None
-    if window is None or ids.shape[1] <= window:
-        packed = as_trees(batch.inputs, batch.counted, model.dtype, least_saved=-1.0 if chosen else LEAST_SAVED)
-    if packed is not None:
-        row, made, size = mask.sum(1).argmax(), _made_of(model), packed.inputs["input_ids"].shape[1]
-        longest, rounds = ids[row][mask[row].bool()].tolist(), rounded is not None
-        with replaced(fast_linears(model, rounded)):
-            if not (is_plain_causal(model, longest, made, rounds) and takes_trees(model, longest, size, made, rounds)):
-                packed = None
-    return packed or as_rows(batch.inputs, batch.counted)
-
-
-def engine_of(
-    model, batch: Batch, form: Form, selection: Selection | None = None, rounded: RoundedWeights | None = None
-) -> Engine | None:
-    """An `Engine` of `model`, if it gives the same loss and gradients as the whole model does on texts of `batch`.
-
-    It is first tried with the model's own weights, and then with `rounded` ones, if given: where these give much the
-    same (`check_alike_if_rounded`), they are the ones it uses.
-
-    Where every backward pass selects other rows (the rule `random`), only the losses are compared.
-    Where they differ, or no `Engine` can be made, it warns and returns None: the plain way is then the one to take.
-    What was found to agree is not tried again while the model is made in the same way.
-    """
-    grouped = selection is not None and selection.chosen is not None
-    proven, made = _PROVEN.setdefault(model, {}), (form.packed, form.branches, grouped, _made_of(model))
-    if made in proven:
-        fused, trees, may_round = proven[made]
-        return Engine(model, selection, fused, trees, rounded if may_round else None)
-    whole = batch
-    batch, form = few_texts(model, whole, form)
-    if selection is not None:
-        selection.counted, selection.memo = batch.counted, batch.memo
-    plain = _loss_and_gradients(model, model(**batch.inputs).loss)
-    if selection is not None and selection.rule == "random":
-        plain = plain[:1]
-    engine = None
-    if plain[0].isfinite():  # a loss that isn't says nothing of the model, and ends the training
-        engine = _engine_alike(plain, model, batch, form, selection, rounded)
-    if engine is not None:
-        proven[made] = engine.fused, engine.trees, engine.rounded is not None
-    elif selection is not None:
-        selection.counted, selection.memo = whole.counted, whole.memo
-    return engine
-
-
-def _engine_alike(
-    plain: list[Tensor],
-    model,
-    batch: Batch,
-    form: Form,
-    selection: Selection | None,
-    rounded: RoundedWeights | None,
-) -> Engine | None:
-    """The first engine that gives the loss and gradients of the whole model, `plain`; warns where none does."""
-    problem = None
-    for trees, fused in product((True, False) if form.packed else (False,), (True, False)):
-        batch.memo.clear()  # what was kept there belongs to the batch in another form
-        try:
-            engine = Engine(model, selection, fused, trees)
-            for _ in range(2):  # twice: a model that changes what it was given in place would show the second time
-                check_alike(plain, _loss_and_gradients(model, engine.loss(batch, form)))
-            return engine if rounded is None else _rounded(engine, rounded, batch, form, plain) or engine
-        except Exception as raised:  # whatever a foreign architecture does, training goes on without
-            problem, batch.frozen, batch.live = raised, None, None
-    name = type(model).__name__
-    warnings.warn(f"{name} is trained without the cache of frozen layers, more slowly: {problem}", stacklevel=3)
-    return None
-
-
-def few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
-    """The longest text of a batch and its neighbours in the order of a dictionary, run in the form of the whole.
-
-    It is the whole where these few would be run in another form, or have nothing to learn.
-    """
-    lengths, texts = batch.inputs["attention_mask"].sum(1), batch.inputs["input_ids"].tolist()
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    first = min(max(0, order.index(int(lengths.argmax())) - PROOF // 2), max(0, len(order) - PROOF))
-    rows, T = order[first : first + PROOF], int(lengths.max())
-    few = Batch({name: x[rows, :T] for name, x in batch.inputs.items()}, batch.counted[rows, :T], batch.owner)
-    learns = bool((few.inputs["labels"][:, 1:] != -100).any())
-    if not form.packed:
-        few_form = as_rows(few.inputs, few.counted)
-    else:
-        trees = min(2, len(form.inputs["input_ids"]))
-        few_form = as_trees(few.inputs, few.counted, model.dtype, least=trees, least_saved=-1.0)  # if it saves or not
-    if few_form is None or few_form.branches != form.branches or not learns:
-        return replace(batch, memo={}, frozen=None, live=None), form
-    return few, few_form
-
-
-def config_of(model) -> int:
-    """The settings of the configs of a model and of its parts, as one number."""
-    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    return hash(tuple(map(_settings, configs.values())))
-
-
-def _made_of(model) -> int:
-    """What a model computes depends on, but for its weights, as one number."""
-    autocast = torch.is_autocast_enabled(model.device.type)
-    return hash((model.dtype, autocast, config_of(model), *map(_made, model.modules())))
-
-
-def _made(module: nn.Module) -> tuple:
-    """What a module computes depends on, but for its weights: a window can be set in it after it was made, too."""
-    hooks = len(module._forward_hooks), len(module._forward_pre_hooks)
-    return type(module), hooks, module.__dict__.get("forward"), _settings(module)
-
-
-def _settings(of: object) -> tuple:
-    """The attributes of a config or of a module that are plain values."""
-    return tuple(
-        (name, value if isinstance(value, PLAIN) else repr(value))
-        for name, value in vars(of).items()
-        if isinstance(value, PLAIN) or (isinstance(value, list | tuple | dict) and not isinstance(of, nn.Module))
-    )
-
-
-def check_alike(plain: list[Tensor], cached: list[Tensor]) -> None:
-    """Raise ValueError unless a loss and gradients agree, up to rounding; what only the second has is left out."""
-    for exact, other in map(_of_common_rows, plain, cached):
-        alike = exact.shape == other.shape and (
-            not exact.numel() or torch.allclose(exact, other, rtol=TOLERANCE, atol=TOLERANCE * exact.abs().max().item())
-        )
-        if not alike:
-            raise ValueError("the part above the frozen layers gives another loss or gradient")
-
-
-def check_alike_if_rounded(exact: list[Tensor], rounded: list[Tensor]) -> None:
-    """Raise ValueError unless a loss is the same up to a fiftieth, and gradients point the same way and are as long."""
-    for first, other in map(_of_common_rows, exact, rounded):
-        alike = first.shape == other.shape
-        if alike and first.ndim == 0:
-            alike = torch.allclose(first, other, rtol=ROUNDED_TOLERANCE, atol=0.01)
-        elif alike and first.any():
-            cosine = functional.cosine_similarity(first.flatten(), other.flatten(), dim=0)
-            longer = (other.norm() / first.norm()).item()
-            alike = cosine.item() > 1 - ROUNDED_TOLERANCE and abs(longer - 1) < 2 * ROUNDED_TOLERANCE
-        if not alike:
-            raise ValueError("rounded weights give another loss or gradient")
-
-
-def _of_common_rows(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Of two sparse gradients, the values of the rows that both have; anything else as it is.
-
-    Rounding decides which of two slots is read that a query likes equally, so a few rows may be of one alone.
-
-    Raises:
-        ValueError: those are more than `TIES`.
-    """
-    if not (first.is_sparse and other.is_sparse):
-        return first, other
-    rows, others = first.indices()[0], other.indices()[0]
-    also, too = torch.isin(rows, others), torch.isin(others, rows)
-    if (~also).sum() + (~too).sum() > TIES * max(len(rows), len(others)):
-        raise ValueError("the part above the frozen layers gives another row a gradient")
-    return first.values()[also], other.values()[too]
-
-
-def _rounded(engine: Engine, weights: RoundedWeights, batch: Batch, form: Form, exact: list[Tensor]) -> Engine | None:
-    """The same engine with rounded weights, where they give much the same."""
-    model = engine.model
-    tried = Engine(model, engine.selection, engine.fused, engine.trees, weights)
-    try:
-        check_alike_if_rounded(exact, _loss_and_gradients(model, tried.loss(batch, form)))
-        return tried
-    except ValueError:
-        return None
-    finally:
-        batch.live = None
-
-
-def _loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list[Tensor]:
-    loss.backward(retain_graph=retain_graph)
-    return [loss.detach(), *(table.take_gradient() for table in value_tables(model))]
 
 
 @contextmanager

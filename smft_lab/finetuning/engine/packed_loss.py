@@ -15,9 +15,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from smft_lab.finetuning.engine.frozen_layers import Batch, Head, check_alike, few_texts, form_of, replaced
+from smft_lab.finetuning.engine.frozen_layers import Batch, Head, replaced
+from smft_lab.finetuning.engine.likeness import check_alike
 from smft_lab.finetuning.engine.packing import Form
 from smft_lab.finetuning.engine.products import fast_linears, trained_linears
+from smft_lab.finetuning.engine.proof import few_texts, form_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
