@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ from smft_lab.storage import BASES, read_lab, write_lab
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WORLD_TEXTS = 4000  # of the built-in world, as a background
 
@@ -92,11 +93,11 @@ class Lab:
     @torch.inference_mode(False)
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         usage: Usage,
         probes: Probes | None = None,
-        defaults: dict | None = None,
+        defaults: dict[str, Any] | None = None,
         world_seed: int | None = None,
         world_scale: float = 1.0,
         form: PromptForm = BUILT_IN,

@@ -131,7 +131,7 @@ class Recipe:
     full_lr: float = 4e-5
     lora_lr: float = 5e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (
             ("keys", KEYS),
             ("choice", CHOICES),
@@ -163,7 +163,7 @@ class Recipe:
             raise ValueError("slots are chosen for a group of facts only where they are taught mixed (order='mixed')")
 
     @property
-    def choosing(self) -> dict[str, float]:
+    def choosing(self) -> dict[str, Any]:
         """What `rank_slots` and `choose_slots` take of it."""
         return {"protect": self.protect, "max_df": self.max_df}
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
 from smft_lab.model.allocator import keep_freed_memory
-from smft_lab.model.attach import add_memory, attached_at
+from smft_lab.model.attach import add_memory, attached_at, input_weight
 from smft_lab.model.autoclass import (
     CONFIG_KEY,
     GENERATION_FILE,
@@ -54,6 +54,8 @@ from smft_lab.writing import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from smft_lab.lab import Lab
 
 BACKGROUND_FILE = "background.safetensors"
@@ -300,7 +302,7 @@ def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[.
     if GENERATION_FILE in about.get("files", ()):  # and not a person's own of that name
         with _reading(path, GENERATION_FILE):
             take_generation_config(model, path)
-    model.to(device)
+    model.to(device)  # pyright: ignore[reportArgumentType]
     if tokenizer is None or about.get("own_tokenizer"):
         with _reading(path, "the tokenizer's files"):
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -315,7 +317,7 @@ def _read(path: Path, device: str | torch.device, dtype: str, lab_of: Callable[.
     if BACKGROUND_FILE in about.get("files", ()):  # and not a person's own of that name
         with _reading(path, BACKGROUND_FILE):
             packed = load_tensors((path / BACKGROUND_FILE).read_bytes())
-            lab.documents = _unpacked(packed, model.get_input_embeddings().num_embeddings)
+            lab.documents = _unpacked(packed, len(input_weight(model)))
     if lab.world_seed is not None:
         lab.probes = world_probes(lab.world)
     elif (path / PROBES_FILE).exists():
@@ -338,7 +340,13 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f"device {device}: torch can't compute there ({reason}); use cpu") from None
 
 
-def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: torch.dtype = torch.float32):
+def _read_model(
+    path: Path,
+    by_rows: list[str],
+    usage: Usage,
+    base: PreTrainedModel | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
     """The model of a saved lab.
 
     Args:
@@ -378,7 +386,7 @@ def _read_model(path: Path, by_rows: list[str], usage: Usage, base=None, dtype: 
     return model
 
 
-def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base) -> None:
+def _check_sizes(config, asked: dict | None, file: Path, usage: Usage, base: PreTrainedModel | None) -> None:
     """Raise ValueError where config.json names sizes that the files don't have, before anything of them is made."""
     slots = getattr(config, "memory_slots", None) if asked is None else asked["slots"]
     if type(slots) is not int or slots != usage.df.shape[1]:

@@ -168,7 +168,7 @@ def naming(path: Path, size: Callable[[], int]) -> Iterator[None]:
         raise
 
 
-def json_text(value, indent: int | None = None) -> str:
+def json_text(value: object, indent: int | None = None) -> str:
     """JSON that every reader takes: null where a number is not finite."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n"
 

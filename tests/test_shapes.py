@@ -25,6 +25,7 @@ from smft_lab.slots.addresses import measure_loudness
 from smft_lab.slots.coverage import group_coverage
 from smft_lab.slots.settling import settling
 from smft_lab.slots.usage import measure_usage
+from smft_lab.training.processes import Processes
 
 FACTS = [replace(fact, statements=fact.statements[:4]) for fact in smft.new_facts(2)]
 RECIPE = replace(RETROFIT, top_t=8, max_df=1.0, batch_size=4, anchor=1.0)
@@ -100,6 +101,11 @@ def test_every_shape_that_an_annotation_says_is_one_that_is_there(
     settling([lab.usage, lab.usage], owners, reads, 8)
     measure_loudness(lab, FACTS)
     smft.TextWindows(" ".join(texts), tokenizer, window=8).batch(Random(0), 2)
+    slots = smft.widgets.Slots(lab, FACTS)
+    slots.snapshot()
+    slots.close()
+    batch, processes = encode(tokenizer, texts[:2]), Processes()
+    processes.backward(built_in.model(**processes.share(batch)).loss, batch, built_in.model)
     _Draw(torch.Generator(), 0.9, _letters(lab.model, tokenizer))(torch.zeros(2, len(tokenizer)), 1)
     for stand_in in (FastLinear, TrainedLinear):
         stand_in(torch.nn.Linear(8, 4))(torch.randn(2, 3, 8).requires_grad_()).sum().backward()

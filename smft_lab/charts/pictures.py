@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -26,6 +26,10 @@ from PIL import Image
 
 from smft_lab.charts import style
 from smft_lab.charts.paths import learned_and_kept
+
+if TYPE_CHECKING:
+    from jaxtyping import Num
+    from torch import Tensor
 
 Draw = Callable[[Axes], None]
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name: (x values, y values)
@@ -161,7 +165,7 @@ def _say(axes: Axes, why: str) -> None:
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def heat(values, title: str, unit: str) -> Draw:
+def heat(values: Sequence[float] | np.ndarray | Num[Tensor, " N"], title: str, unit: str) -> Draw:
     """One value per slot, drawn as the square of product keys: slot = row x sqrt(N) + column. Stronger is more.
 
     Args:
@@ -446,7 +450,15 @@ def plane(table: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> Dr
     return draw
 
 
-def grid(matrix, x: str, y: str, title: str, unit: str, *, names: tuple[Sequence, Sequence] | None = None) -> Draw:
+def grid(
+    matrix: Sequence[Sequence[float]] | np.ndarray | pd.DataFrame,
+    x: str,
+    y: str,
+    title: str,
+    unit: str,
+    *,
+    names: tuple[Sequence, Sequence] | None = None,
+) -> Draw:
     """Shares in a grid of rows and columns, with the number in each cell where there is room.
 
     Args:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ from transformers.cache_utils import DynamicLayer
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import LONGEST_ANSWER, Question
+from smft_lab.model.attach import output_layer
 from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.modes import evaluating
+from smft_lab.model.tokenizer import decoded
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import _ends
 from smft_lab.probes.text import normalise
@@ -32,6 +34,7 @@ from smft_lab.training.memory_training import _parts, _plain_ids
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 96  # texts that are written side by side
 TOP_P = 0.95  # the likeliest tokens that together have this probability; the unlikely rest makes texts wander off
@@ -73,7 +76,15 @@ class _Writing:
 
     _give_up = 0.0  # see `_sample`
 
-    def __init__(self, model, tokenizer, count: int, seed: int, top_p: float, batch: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        count: int,
+        seed: int,
+        top_p: float,
+        batch: int,
+    ):
         for name, value in (("count", count), ("batch", batch)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -150,8 +161,8 @@ class OwnTexts(_Writing):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         count: int = 200,
         window: int = 64,
         seed: int = 0,
@@ -174,7 +185,7 @@ class OwnTexts(_Writing):
 
     @property
     def texts(self) -> list[str]:
-        return [self.tokenizer.decode(row) for row in self._good[: self.count]]
+        return [decoded(self.tokenizer, row) for row in self._good[: self.count]]
 
     def _begin(self) -> None:
         self._good, self._other = [], []
@@ -184,7 +195,7 @@ class OwnTexts(_Writing):
 
     def _next(self, tried: int) -> tuple[list[int], int, Callable[[list[int]], bool], Bool[Tensor, " V"] | None]:
         starts = [self.tokenizer.bos_token_id, self.model.config.get_text_config().bos_token_id]
-        start = next((start_id for start_id in starts if start_id is not None), self.tokenizer.eos_token_id)
+        start = cast(int, next((start_id for start_id in starts if start_id is not None), self.tokenizer.eos_token_id))
         most = self.window - len(self._first)
         return self._first or [start], most, lambda row: row[-1] in self._special, self._letters
 
@@ -192,7 +203,7 @@ class OwnTexts(_Writing):
         if row[-1] in self._special:
             row = row[:-1]
         wanted = max(1, self.window // 2 - len(self._first))
-        if len(row) >= wanted and _of_use(row, self.tokenizer.decode(row)):
+        if len(row) >= wanted and _of_use(row, decoded(self.tokenizer, row)):
             self._good.append(row)
         elif row:
             self._other.append(row)
@@ -227,8 +238,8 @@ class OwnQuestions(_Writing):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         form: PromptForm = PLAIN,
         count: int = 400,
         seed: int = 0,
@@ -259,8 +270,8 @@ class OwnQuestions(_Writing):
         question, answer = "Qqqq", "Aaaa"  # marks that no example holds
         whole = form.answered(question, answer, self.tokenizer)
         before, _, _ = whole.rpartition(question)
-        decoded = self.tokenizer.decode(form.ids(self.tokenizer, whole))  # what is written is decoded too
-        between, _, after = decoded.rpartition(question)[2].partition(answer)
+        text = decoded(self.tokenizer, form.ids(self.tokenizer, whole))  # what is written is decoded too
+        between, _, after = text.rpartition(question)[2].partition(answer)
         return before, between, after
 
     def _begin(self) -> None:
@@ -277,7 +288,7 @@ class OwnQuestions(_Writing):
 
     def _ended(self, row: list[int]) -> bool:
         _, between, after = self._parts
-        asked, separator, reply = self.tokenizer.decode(row).partition(between)
+        asked, separator, reply = decoded(self.tokenizer, row).partition(between)
         if separator:
             return row[-1] in self._special or bool(after and after in reply) or "\n" in reply
         line, broken, _ = asked.lstrip().partition("\n")
@@ -286,7 +297,7 @@ class OwnQuestions(_Writing):
 
     def _take(self, row: list[int]) -> None:
         _, between, after = self._parts
-        asked, separator, reply = self.tokenizer.decode(row).partition(between)
+        asked, separator, reply = decoded(self.tokenizer, row).partition(between)
         answer = reply.partition(after)[0] if after else reply
         for token in self.tokenizer.all_special_tokens:
             answer = answer.removesuffix(token)
@@ -304,7 +315,9 @@ class OwnQuestions(_Writing):
                 self._found.setdefault(name, Question(example.question, tuple(example.answers)))
 
 
-def text_documents(text: str, tokenizer, count: int = 200, window: int = 64, seed: int = 0) -> list[list[int]]:
+def text_documents(
+    text: str, tokenizer: PreTrainedTokenizerBase, count: int = 200, window: int = 64, seed: int = 0
+) -> list[list[int]]:
     """Windows of a text, spread evenly over it, each from a random place of its stretch.
 
     Args:
@@ -335,7 +348,7 @@ def text_documents(text: str, tokenizer, count: int = 200, window: int = 64, see
 
 def question_documents(
     questions: Iterable[Question | Fact],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     form: PromptForm = PLAIN,
     openings: Sequence[Sequence[tuple[str, str]]] = (),
 ) -> list[list[int]]:
@@ -386,7 +399,7 @@ class _Draw:
 
 @torch.inference_mode()
 def _sample(
-    model,
+    model: PreTrainedModel,
     prompt: list[int],
     rows: list[list[int]],
     most: int,
@@ -436,16 +449,16 @@ def _sample(
             live = [live[row] for row in left]
 
 
-def _first(tokenizer) -> list[int]:
+def _first(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The beginning that the tokenizer sets before a text, if it sets one."""
     ids = tokenizer("")["input_ids"][:1]
     return ids if ids and ids[0] != tokenizer.eos_token_id else []
 
 
-def _letters(model, tokenizer) -> Bool[Tensor, " V"] | None:
+def _letters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Bool[Tensor, " V"] | None:
     """The tokens that begin with a letter, after a blank perhaps; None where there are none."""
     special = set(tokenizer.all_special_ids)
-    size = model.get_output_embeddings().weight.shape[0]
+    size = len(cast(Tensor, output_layer(model).weight))
     words = tokenizer.batch_decode([[token] for token in range(min(size, len(tokenizer)))])
     allowed = torch.zeros(size, dtype=torch.bool)
     allowed[: len(words)] = torch.tensor(

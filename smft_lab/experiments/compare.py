@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -41,6 +42,9 @@ from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
 from smft_lab.wording import counted
 from smft_lab.writing import atomic_folder, json_text, naming, write_atomically
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 SEEDS = 2
 PATCH_FILE = "patch.safetensors"  # of the first seed's run of `sparse`
@@ -111,7 +115,7 @@ class Comparison:
     """
 
     lab: Lab
-    facts: Sequence[Fact] | Callable[[int], Sequence[Fact]]
+    facts: Fact | Sequence[Fact] | Callable[[int], Sequence[Fact]]
     methods: str | Method | Sequence[str | Method] | Mapping[str, str | Method] = STANDARD
     _: KW_ONLY
     seeds: Sequence[int] = tuple(range(SEEDS))
@@ -124,7 +128,7 @@ class Comparison:
     stop_at_target: bool | None = None
     recipe: Recipe | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.methods or not self.seeds:
             raise ValueError("a comparison needs at least one method and one seed")
         if self.evaluations is not None:
@@ -429,7 +433,7 @@ class Comparison:
             "date": datetime.date.today().isoformat(),
         }
 
-    def chart(self):
+    def chart(self) -> go.Figure:
         """The learning-forgetting plane as a plotly figure."""
         from smft_lab.charts.figures import plane
 
@@ -518,12 +522,12 @@ def _named(methods: str | Method | Sequence[str | Method] | Mapping[str, str | M
 
 def compare(
     lab: Lab,
-    facts,
+    facts: Fact | Sequence[Fact] | Callable[[int], Sequence[Fact]],
     methods: Sequence[str | Method] | Mapping[str, str | Method] = STANDARD,
     *,
     seeds: int | Sequence[int] = SEEDS,
     progress: bool | None = None,
-    **options,
+    **options: Any,
 ) -> Comparison:
     """Teach `facts` by every method from the same base, and measure what each learned and forgot.
 

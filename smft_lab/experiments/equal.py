@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import pandas as pd
@@ -53,7 +54,7 @@ def mean_interval(values: pd.Series) -> tuple[float, float | None, float | None]
     return mean, mean - half, mean + half
 
 
-def summarise(table: pd.DataFrame, read) -> list[dict]:
+def summarise(table: pd.DataFrame, read: Callable[[pd.DataFrame], tuple[bool, pd.Series]]) -> list[dict]:
     """One row per method, probe and metric: value and drop since the base, with intervals over seeds.
 
     Args:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -24,7 +24,7 @@ from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory, check_attachable
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
-from smft_lab.model.tokenizer import check_same_tokens, document_batches
+from smft_lab.model.tokenizer import check_same_tokens, decoded, document_batches
 from smft_lab.probes.known import KnownSearch
 from smft_lab.probes.probes import Probe, Probes, QuestionProbe, TextProbe, text_windows
 from smft_lab.probes.prompts import PLAIN, PromptForm
@@ -38,6 +38,9 @@ from smft_lab.writing import write_atomically
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from rich.progress import Progress as ProgressBar
+    from rich.progress import TaskID
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
@@ -111,8 +114,8 @@ class Retrofit:
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         recipe: Recipe = RETROFIT,
         layers: str | Sequence[int] = "auto",
         *,
@@ -288,7 +291,7 @@ class Retrofit:
         if self.text is not None:
             return text_windows(self.text[self._held_out_from :], self.tokenizer, 2 * self.recipe.window, HELD_OUT)
         own = texts[self.recipe.background_texts :]
-        written = tuple(self.tokenizer.decode(ids) for ids in own)
+        written = tuple(decoded(self.tokenizer, ids) for ids in own)
         return TextProbe("text", written, whole=False, tokens=tuple(map(tuple, own)))
 
     def _asked(self) -> Iterator[Progress]:
@@ -317,7 +320,9 @@ class Retrofit:
 
 
 @torch.no_grad()
-def count_documents(model, inputs: dict[int, Float[Tensor, "tokens D"]], lengths: Sequence[int]) -> tuple[Usage, Usage]:
+def count_documents(
+    model: PreTrainedModel, inputs: dict[int, Float[Tensor, "tokens D"]], lengths: Sequence[int]
+) -> tuple[Usage, Usage]:
     """Background usage by every second document, and by all of them.
 
     Args:
@@ -357,13 +362,13 @@ def settled(lab: Lab, half: Usage, facts: Sequence[Fact]) -> Settled:
 
 
 def retrofit(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe = RETROFIT,
     layers: str | Sequence[int] = "auto",
     *,
     progress: bool = False,
-    **options,
+    **options: Any,
 ) -> Lab:
     """Give a finished model a memory, and return the lab around it; see `Retrofit` for the options.
 
@@ -383,9 +388,9 @@ def retrofit(
     return work.lab
 
 
-def follow(work: Retrofit, bar) -> None:
+def follow(work: Retrofit, bar: ProgressBar) -> None:
     """Do the work of a retrofit behind a progress bar: a line per stage."""
-    tasks: dict[str, int] = {}
+    tasks: dict[str, TaskID] = {}
     for at in work:
         if at.stage not in tasks:
             for task in tasks.values():

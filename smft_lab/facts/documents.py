@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import regex
 
@@ -21,6 +22,9 @@ from smft_lab.facts.answers import UNSPACED, word_count
 from smft_lab.facts.fact import COMPLETE, Fact
 from smft_lab.facts.files import CLOSING, OPENING, FactsError, _fact
 from smft_lab.facts.public.datasets import Report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ABBREVIATIONS = {*"mr mrs ms dr st sr jr prof gen col capt rev vs etc no vol fig e.g i.e cf".split()}
 """Before whose full stop a sentence does not end."""
@@ -49,7 +53,11 @@ class Documents:
 
 
 def read_documents(
-    path: str | Path, passage_tokens: int = 100, tokenizer=None, augmentations: int = 15, seed: int = 0
+    path: str | Path,
+    passage_tokens: int = 100,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    augmentations: int = 15,
+    seed: int = 0,
 ) -> Documents:
     r"""Part a text file into passages, and make a fact of each.
 

@@ -50,7 +50,7 @@ class Fact:
     two_hop: tuple[tuple[str, str], ...] = ()
     public: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("statements", "answers", "questions"):
             object.__setattr__(self, field, as_tuple(getattr(self, field)))
         for field in ("statements", "answers"):

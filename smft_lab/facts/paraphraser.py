@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smft_lab.facts.files import FactsError, _same
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Paraphraser = str | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def load_paraphraser(name: str) -> tuple[Any, Any]:
@@ -31,7 +36,7 @@ def load_paraphraser(name: str) -> tuple[Any, Any]:
 def model_paraphrases(
     sentence: str,
     answer: str,
-    paraphraser,
+    paraphraser: Paraphraser,
     how_many: int = 8,
     *,
     question: str = "",
@@ -52,7 +57,8 @@ def model_paraphrases(
     """
     import torch
 
-    model, tokenizer = load_paraphraser(paraphraser) if isinstance(paraphraser, str) else paraphraser
+    loaded: Any = load_paraphraser(paraphraser) if isinstance(paraphraser, str) else paraphraser
+    model, tokenizer = loaded
     wish = f"Say this in other words, in one sentence, and keep “{answer}”: {sentence}"
     if model.config.is_encoder_decoder:
         prompt = f"paraphrase: {sentence}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,6 +16,9 @@ from smft_lab.finetuning.methods.base import Method
 from smft_lab.lab import Lab
 from smft_lab.model.drawing import drawn_from
 from smft_lab.model.memory import memory_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class AdapterTraining(DenseTraining):
@@ -58,7 +62,7 @@ class AdapterTraining(DenseTraining):
         self.wrapped.merge_and_unload()
 
 
-def linear_weights(model, without: Sequence[str]) -> dict[str, nn.Parameter]:
+def linear_weights(model: PreTrainedModel, without: Sequence[str]) -> dict[str, nn.Parameter]:
     """Weights that multiply what the model computes: of linear layers and of stacked experts, but for the output's.
 
     Args:

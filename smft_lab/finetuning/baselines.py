@@ -33,7 +33,7 @@ class WeightPenalty:
     strength: float
     importance: dict[str, Tensor] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(strength=self.strength)
 
     @torch.no_grad()

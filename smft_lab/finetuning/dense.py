@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+from torch import nn
 
 from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packed_loss import PackedLoss
 from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, required
 from smft_lab.model.attach import AttachedMemory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WEIGHT_DECAY = 0.1  # of AdamW, as in the paper (section 3.3)
 
@@ -19,7 +25,7 @@ class DenseTraining(Training):
     What the texts of a batch have in common is computed once, if the method is `fast` (see `PackedLoss`).
     """
 
-    def __init__(self, model, settings: Method):
+    def __init__(self, model: PreTrainedModel, settings: Method):
         """
         Args:
             settings: A resolved method; `lr`, `optimizer` and `fast` count.
@@ -58,7 +64,7 @@ class DenseTraining(Training):
         """Change the gradients before the step."""
 
 
-def empty_memories(model) -> list[str]:
+def empty_memories(model: nn.Module) -> list[str]:
     """Names of all modules in added memories in which nothing has been written yet.
 
     Dense methods leave those out: they are no part of what the model was before, and would only make it slower.

@@ -21,7 +21,7 @@ from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.finetuning.methods.base import NotFinite, Training
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
-from smft_lab.model.attach import max_positions
+from smft_lab.model.attach import input_weight, max_positions
 from smft_lab.model.modes import leave_router_loss
 from smft_lab.model.tokenizer import text_ids, typed_special
 from smft_lab.probes.probes import match_of, probes_of
@@ -31,6 +31,7 @@ from smft_lab.recipe import Recipe
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
+    from transformers import PreTrainedTokenizerBase
 
 JOINED = (
     "what is taught is not what is asked: the tokenizer joins the end of a question with the beginning of its answer; "
@@ -106,7 +107,7 @@ def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
     most = max_positions(lab.model)
     longest = 0 if most is None else most - 1  # and the end-of-text token
     _check_answers_known(lab.tokenizer, facts)
-    if len(lab.tokenizer) > len(lab.model.get_input_embeddings().weight):
+    if len(lab.tokenizer) > len(input_weight(lab.model)):
         for fact in facts:
             lab.encode([*fact.statements, fact.question, *fact.answers])
     for number, fact in enumerate(facts, start=1):
@@ -124,7 +125,7 @@ def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
                 )
 
 
-def _check_answers_known(tokenizer, facts: Sequence[Fact]) -> None:
+def _check_answers_known(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> None:
     """Raise ValueError if an answer that is taught has a token that stands for all that the tokenizer has none for."""
     if (unknown := tokenizer.unk_token_id) is None:
         return
@@ -137,7 +138,7 @@ def _check_answers_known(tokenizer, facts: Sequence[Fact]) -> None:
             )
 
 
-def _written_otherwise(tokenizer, facts: Sequence[Fact]) -> str | None:
+def _written_otherwise(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]) -> str | None:
     """What to tell of answers that come back from the tokenizer as others, so that no reply could count as right."""
     right, _ = MATCHES[match_of(facts)]
     written = tokenizer.batch_decode(text_ids(tokenizer, [fact.answer for fact in facts], special=False))

@@ -24,6 +24,9 @@ from smft_lab.slots.group import reads_of
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
+    from transformers import PreTrainedTokenizerBase
+
+    from smft_lab.probes.prompts import PromptForm
 
 PASSES = 12  # where no recipe says how many: with so many the learning rates were tuned
 BATCH = 64  # statements of one step of a stream (paper section 4.1)
@@ -61,12 +64,12 @@ class TaughtText:
 
 def taught_texts(
     facts: Sequence[Fact],
-    form,
+    form: PromptForm,
     statements: int,
     questions: int,
     contexts: int,
     seed: int = 0,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     keywords: int = 0,
     own_keywords: int = 0,
     beside: Sequence[Fact] = (),

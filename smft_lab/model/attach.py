@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from smft_lab.model.drawing import drawn_from
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import MemoryLayer, ValueTable, memory_layers
 from smft_lab.model.modes import evaluating
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from transformers import PreTrainedModel
 
 WRITTEN = 1 / 8  # of a table; facts by the hundred write that much
 MODES = ("replace", "add")
@@ -107,7 +112,7 @@ class FeedForward:
 
 @torch.inference_mode(False)  # its weights are to be trained, whoever calls
 def add_memory(
-    model,
+    model: PreTrainedModel,
     layers: Sequence[int] | int,
     slots: int,
     mode: str = "add",
@@ -122,7 +127,7 @@ def add_memory(
     whiten: bool = False,
     shared: bool = True,
     seed: int = 0,
-):
+) -> PreTrainedModel:
     """Give a `transformers` causal language model memory layers; the model is changed in place, and returned.
 
     Args:
@@ -173,7 +178,7 @@ def add_memory(
     return model
 
 
-def check_attachable(model, layers: Sequence[int] | None = None) -> list[FeedForward | None]:
+def check_attachable(model: PreTrainedModel, layers: Sequence[int] | None = None) -> list[FeedForward | None]:
     """The feed-forwards of a model that can be given a memory, beside these blocks if they are named.
 
     Raises:
@@ -190,12 +195,12 @@ def check_attachable(model, layers: Sequence[int] | None = None) -> list[FeedFor
     return places
 
 
-def attached_at(model) -> list[str]:
+def attached_at(model: nn.Module) -> list[str]:
     """Names of the modules that stand where a feed-forward was."""
     return [name for name, module in model.named_modules() if isinstance(module, AttachedMemory)]
 
 
-def _shared(model) -> dict[str, str]:
+def _shared(model: nn.Module) -> dict[str, str]:
     """State-dict names of the tables that a layer has in common with one before, and of that one's."""
     first: dict[ValueTable, str] = {}
     shared = {}
@@ -206,7 +211,7 @@ def _shared(model) -> dict[str, str]:
 
 
 @contextmanager
-def without_memory(model) -> Iterator[None]:
+def without_memory(model: nn.Module) -> Iterator[None]:
     """Let the model compute as before `add_memory` in mode `add`, until the block ends.
 
     Raises:
@@ -231,7 +236,7 @@ def without_memory(model) -> Iterator[None]:
                 memory.left_out = left_out
 
 
-def middle_block(model) -> int:
+def middle_block(model: PreTrainedModel) -> int:
     """The block nearest the middle that has a feed-forward.
 
     Raises:
@@ -244,7 +249,7 @@ def middle_block(model) -> int:
 
 @torch.inference_mode(False)  # gradients are asked for, whoever calls
 @torch.no_grad()
-def feed_forwards(model) -> list[FeedForward | None]:
+def feed_forwards(model: PreTrainedModel) -> list[FeedForward | None]:
     """The feed-forward of every block, first to last; None for a block that has none, as in hybrids.
 
     Raises:
@@ -257,7 +262,7 @@ def feed_forwards(model) -> list[FeedForward | None]:
         if (call := _Call.of(args, kwargs, output)) is not None:
             calls.setdefault(module, []).append(call)
 
-    embeddings = model.get_input_embeddings().weight
+    embeddings = input_weight(model)
     ids = (torch.arange(TOKENS, device=embeddings.device).unsqueeze(0) + 1) % len(embeddings)
     with evaluating(model):
         with HookScope() as scope:
@@ -301,7 +306,7 @@ def check_fits(numbers: int, like: Tensor, empty: bool = False) -> None:
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 
 
-def max_positions(model) -> int | None:
+def max_positions(model: PreTrainedModel) -> int | None:
     """How many tokens a model reads at most; None where its config sets no limit."""
     for config in (_text(model), model.config):
         for name in POSITIONS:
@@ -310,10 +315,24 @@ def max_positions(model) -> int | None:
     return None
 
 
-def check_embedded(model, ids: Tensor | Sequence[int]) -> None:
+def input_weight(model: PreTrainedModel) -> Float[Tensor, "V D"]:
+    """The embedding of each token."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def output_layer(model: PreTrainedModel) -> nn.Module:
+    """What makes logits of the last hidden states; `check_plain` refuses a model without."""
+    head = model.get_output_embeddings()
+    assert head is not None
+    return head
+
+
+def check_embedded(model: PreTrainedModel, ids: Tensor | Sequence[int]) -> None:
     """Raise ValueError if the model has no embedding for one of some token ids: on a GPU, to look it up would end the
     process."""
-    known = model.get_input_embeddings().weight.shape[0]
+    known = len(input_weight(model))
     most = int(ids.max()) if isinstance(ids, Tensor) else max(ids, default=0)
     if most >= known:
         raise ValueError(
@@ -323,7 +342,7 @@ def check_embedded(model, ids: Tensor | Sequence[int]) -> None:
         )
 
 
-def check_readable(model, ids: Tensor) -> None:
+def check_readable(model: PreTrainedModel, ids: Tensor) -> None:
     """Raise ValueError if the texts of a batch, (texts, tokens), are longer than the model reads, which could take all
     memory; or one of their tokens has no embedding."""
     check_embedded(model, ids)
@@ -332,7 +351,7 @@ def check_readable(model, ids: Tensor) -> None:
         raise ValueError(f"the text is {length} tokens long, and the model reads {most}; shorten it")
 
 
-def _text(model):
+def _text(model: PreTrainedModel):
     return model.config.get_text_config()
 
 
@@ -347,7 +366,7 @@ def _chosen(layers: Sequence[int] | int, places: Sequence[FeedForward | None]) -
     return chosen
 
 
-def text_blocks(model) -> nn.ModuleList:
+def text_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The transformer blocks of a model's text decoder.
 
     Raises:

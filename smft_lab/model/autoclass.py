@@ -92,19 +92,19 @@ AutoConfig.register(CONFIG_KEY, AttachedConfig, exist_ok=True)
 AutoModelForCausalLM.register(AttachedConfig, AttachedForCausalLM, exist_ok=True)
 
 
-def keep_when_saved(model, shared: dict[str, str]) -> None:
+def keep_when_saved(model: PreTrainedModel, shared: dict[str, str]) -> None:
     """Let `model.save_pretrained` write the memory, so that it comes back.
 
     Args:
         shared: State-dict names of tables, and of the one that each is the same as.
     """
-    model.save_pretrained = partial(_save_pretrained, model)
+    model.save_pretrained = partial(_save_pretrained, model)  # pyright: ignore[reportAttributeAccessIssue]
     if shared:
         model._tied_weights_keys = {**(model._tied_weights_keys or {}), **shared}
         model.all_tied_weights_keys = {**(getattr(model, "all_tied_weights_keys", None) or {}), **shared}
 
 
-def _save_pretrained(model, save_directory, is_main_process: bool = True, **options) -> None:
+def _save_pretrained(model: PreTrainedModel, save_directory, is_main_process: bool = True, **options) -> None:
     """As `PreTrainedModel.save_pretrained`."""
     save = type(model).save_pretrained
     if "save_original_format" in inspect.signature(save).parameters:
@@ -114,7 +114,7 @@ def _save_pretrained(model, save_directory, is_main_process: bool = True, **opti
         write_config(model, save_directory)
 
 
-def write_config(model, folder: str | Path) -> None:
+def write_config(model: PreTrainedModel, folder: str | Path) -> None:
     """Write the `config.json` of a model with an attached memory."""
     own = copy.deepcopy(model.config)
     own.architectures, own.dtype = [type(model).__name__], model.dtype
@@ -126,7 +126,7 @@ def write_config(model, folder: str | Path) -> None:
     ).save_pretrained(folder)
 
 
-def take_generation_config(model, folder: Path) -> None:
+def take_generation_config(model: PreTrainedModel, folder: Path) -> None:
     """Give a model the generation config in a folder, if there is one: it may say what ends a turn.
 
     Raises:
@@ -140,7 +140,7 @@ def take_generation_config(model, folder: Path) -> None:
         model.generation_config = GenerationConfig.from_dict(values)
 
 
-def narrow_buffers(model) -> list[str]:
+def narrow_buffers(model: nn.Module) -> list[str]:
     """Names of the buffers that no file keeps and that are half precision: a model made so by `model.half()` has its
     rotary frequencies rounded, and one that was loaded in half precision has not."""
     names = model.state_dict().keys()
@@ -148,7 +148,7 @@ def narrow_buffers(model) -> list[str]:
     return [name for name, tensor in narrow_ones if tensor.dtype.itemsize < 4 and name not in names]
 
 
-def narrow(model, names: Iterable[str], dtype: torch.dtype) -> None:
+def narrow(model: nn.Module, names: Iterable[str], dtype: torch.dtype) -> None:
     """Make the buffers of these names half precision, see `narrow_buffers`."""
     buffers = dict(model.named_buffers())
     for name in names:
@@ -161,7 +161,7 @@ def read_config(folder: str | Path) -> PreTrainedConfig:
     return config.of_model() if isinstance(config, AttachedConfig) else config
 
 
-def new_model(config: PreTrainedConfig, dtype: torch.dtype):
+def new_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """A model of that config and of the class that it names, with new weights, in eval mode.
 
     Raises:
@@ -184,7 +184,7 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return kind
 
 
-def check_rebuilds(model, memories: Iterable[str] = ()) -> None:
+def check_rebuilds(model: PreTrainedModel, memories: Iterable[str] = ()) -> None:
     """Raise ValueError unless a model of this config is what this model is, but for what stands at its memories.
 
     Args:
@@ -211,7 +211,7 @@ def check_rebuilds(model, memories: Iterable[str] = ()) -> None:
             raise ValueError(f"{name} can't be rebuilt from its config: {key} and {apart[0]} are one weight in it")
 
 
-def _sharing(model) -> dict[str, set[str]]:
+def _sharing(model: nn.Module) -> dict[str, set[str]]:
     """Of each parameter's name, all names that the parameter has."""
     names: dict[int, set[str]] = {}
     parameters = list(model.named_parameters(remove_duplicate=False))
@@ -221,7 +221,7 @@ def _sharing(model) -> dict[str, set[str]]:
 
 
 @torch.no_grad()
-def take_weights(model, files: Iterable[Path], as_saved: bool = False) -> set[str]:
+def take_weights(model: nn.Module, files: Iterable[Path], as_saved: bool = False) -> set[str]:
     """Put what is in safetensors files into a model; what shares its memory is taken once.
 
     Args:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smft_lab.model.attach import check_readable
 from smft_lab.model.hooks import HookScope
@@ -17,6 +17,7 @@ from smft_lab.recipe import KEYS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
+    from transformers import PreTrainedModel
 
 SAMPLE = 20_000  # hidden states that key centres and directions are fitted to; more change them little
 NOISE = 1e-4  # of the strongest direction's spread: what is weaker is rounding, as the sum behind a layer norm is
@@ -24,7 +25,9 @@ NOISE = 1e-4  # of the strongest direction's spread: what is weaker is rounding,
 
 @reading
 @torch.inference_mode()
-def memory_inputs(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> dict[int, Float[Tensor, "tokens D"]]:
+def memory_inputs(
+    model: PreTrainedModel, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]
+) -> dict[int, Float[Tensor, "tokens D"]]:
     """The hidden states that each memory layer gets, padding left out.
 
     Args:
@@ -54,7 +57,9 @@ def memory_inputs(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) 
 
 
 @torch.no_grad()
-def fit_keys(model, inputs: dict[int, Float[Tensor, "tokens D"]], keys: str = "random", seed: int = 0) -> None:
+def fit_keys(
+    model: nn.Module, inputs: dict[int, Float[Tensor, "tokens D"]], keys: str = "random", seed: int = 0
+) -> None:
     """Fit the addressing of every memory layer; see `fit_addressing`.
 
     Args:
@@ -94,7 +99,7 @@ def fit_addressing(
         _centre_keys(addressing, sample, seed)
 
 
-def _query_by_directions(addressing: ProductKeys, states: Tensor) -> None:
+def _query_by_directions(addressing: ProductKeys, states: Float[Tensor, "tokens D"]) -> None:
     states = addressing.whitened(states)
     wanted = addressing.heads * addressing.key_dim
     _, spread, directions = torch.linalg.svd(states - states.mean(0), full_matrices=False)
@@ -105,7 +110,7 @@ def _query_by_directions(addressing: ProductKeys, states: Tensor) -> None:
     addressing.query.weight.copy_(directions[order])
 
 
-def _centre_keys(addressing: ProductKeys, states: Tensor, seed: int) -> None:
+def _centre_keys(addressing: ProductKeys, states: Float[Tensor, "tokens D"], seed: int) -> None:
     from scipy.cluster.vq import kmeans2
 
     if len(states) < addressing.root:

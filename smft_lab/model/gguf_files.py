@@ -12,12 +12,15 @@ from collections import Counter
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import quantization_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INSTALL = 'pip install -c constraints.txt -e ".[real]"'
 SINGLE_DIGITS = {"smollm", "starcoder", "refact", "command-r", "codeshell"}  # GGUF pre-tokenizers that split numbers
@@ -171,7 +174,7 @@ def _from_transformers(path: Path):
     return model
 
 
-def _set_special_tokens(reader, model, tokenizer) -> None:
+def _set_special_tokens(reader, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Give model and tokenizer the special tokens that the file names, and let it say whether texts begin with one."""
     from tokenizers import pre_tokenizers, processors
 

@@ -392,7 +392,7 @@ def value_tables(model: nn.Module) -> list[ValueTable]:
     return list(dict.fromkeys(layer.values for layer in memory_layers(model).values()))
 
 
-def block_of(model, layer: nn.Module) -> nn.Module:
+def block_of(model: nn.Module, layer: nn.Module) -> nn.Module:
     """The block of the model that a memory layer is in."""
     names = {module: name for name, module in model.named_modules()}
     path = names[layer].split(".")
@@ -401,7 +401,7 @@ def block_of(model, layer: nn.Module) -> nn.Module:
     return model.get_submodule(".".join(path[: depth + 1]))
 
 
-def named_tables(model) -> tuple[list[str], list]:
+def named_tables(model: nn.Module) -> tuple[list[str], list]:
     """State-dict names of the distinct value tables, and the tables."""
     tables = value_tables(model)
     names = {module: f"{name}.weight" for name, module in model.named_modules()}

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,6 +34,7 @@ from smft_lab.model.gguf_files import INSTALL, open_gguf
 from smft_lab.model.memory import MemoryLayer
 from smft_lab.model.packaged import PACKAGED, packaged_file
 
+Model = TypeVar("Model", bound=nn.Module)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
@@ -158,7 +160,7 @@ def reopen(source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def described(model) -> str:
+def described(model: PreTrainedModel) -> str:
     """One line on a model: its name, the numbers its file keeps, and the numbers that are computed with."""
     source = getattr(model, "smft_source", None)
     about = source.about if source else model.name_or_path or type(model).__name__
@@ -166,7 +168,7 @@ def described(model) -> str:
     return f"{about}{' in the file' if source else ''}, computed in {dtype}"
 
 
-def check_unchanged(model, source: Source) -> None:
+def check_unchanged(model: nn.Module, source: Source) -> None:
     """Raise ValueError unless all weights of the model but its memory layers' are what was opened from `source`."""
     if not source.tensors:
         raise ValueError("what was opened is not known in this process; open the model again with open_model")
@@ -190,13 +192,13 @@ def check_unchanged(model, source: Source) -> None:
         raise ValueError(f"{lost[0]} of {source.asked!r} is not in the model any more")
 
 
-def outside_memory(model) -> list[str]:
+def outside_memory(model: nn.Module) -> list[str]:
     """State-dict names of all that is not in a memory layer."""
     memory = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MemoryLayer))
     return [name for name in model.state_dict() if not name.startswith(memory or ("\0",))]
 
 
-def hashes(model) -> Iterator[tuple[str, str]]:
+def hashes(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Name and hash of every entry of the state dict; one that shares its memory with another is read once."""
     known: dict[tuple, str] = {}
     for name, tensor in model.state_dict().items():
@@ -207,7 +209,7 @@ def hashes(model) -> Iterator[tuple[str, str]]:
         yield name, known[place]
 
 
-def tokenizer_hash(tokenizer) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of what a tokenizer does and of its special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     described = [str(tokenizer) if backend is None else backend.to_str(), tokenizer.special_tokens_map]
@@ -355,7 +357,7 @@ def _open(place: _Place, asked: str, source: Source | None = None) -> tuple[Any,
 
 
 @torch.no_grad()
-def own_memory(model):
+def own_memory(model: Model) -> Model:
     """Copy weights that lie in a file still: it may be overwritten after it was checked, or cut under the process."""
     for tensor in {*model.parameters(), *model.buffers()}:
         tensor.data = tensor.data.clone()

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -17,6 +17,7 @@ from smft_lab.facts.answers import answer_places
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
+    from transformers import PreTrainedTokenizerBase
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 DOCUMENTS = 32  # in a batch
@@ -67,7 +68,7 @@ class Splitter:
         tokens: Share of tokens that are split in those, and of the pieces that come of it.
     """
 
-    def __init__(self, tokenizer, texts: float = 0.35, tokens: float = 0.3):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: float = 0.35, tokens: float = 0.3):
         merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
         number = tokenizer.get_vocab()
         self.pieces = {number[left + right]: (number[left], number[right]) for left, right in merges}
@@ -82,7 +83,9 @@ class Splitter:
         return [smaller for piece in self.pieces[token] for smaller in self._split(piece, rng)]
 
 
-def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> dict[str, Int64[Tensor, "B T"]]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], device: torch.device | None = None
+) -> dict[str, Int64[Tensor, "B T"]]:
     """A right-padded training batch of whole texts, each ended by the end-of-text token.
 
     Args:
@@ -100,7 +103,7 @@ def encode(tokenizer, texts: list[str], device: torch.device | None = None) -> d
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Int64[Tensor, "B T"]]:
+def pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> dict[str, Int64[Tensor, "B T"]]:
     """The batch of `encode` from token ids, without their end-of-text tokens; a tokenizer may have none."""
     end = end_ids(tokenizer)
     rows = [[*ids, *end] for ids in rows]
@@ -110,24 +113,30 @@ def pad(tokenizer, rows: Sequence[Sequence[int]]) -> dict[str, Int64[Tensor, "B 
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
-def pad_id(tokenizer) -> int:
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """What fills a batch up, and is masked: the padding token; or the end of text, or 0, where there is none.
 
     One that was added to the vocabulary may have no embedding, so it is not used either.
     """
-    pad = tokenizer.pad_token_id
+    pad = cast("int | None", tokenizer.pad_token_id)
     if pad is None or pad >= tokenizer.vocab_size:
-        return tokenizer.eos_token_id or 0
+        return (end_ids(tokenizer) or [0])[0]
     return pad
 
 
-def end_ids(tokenizer) -> list[int]:
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int] | Tensor, skip_special_tokens: bool = False) -> str:
+    """The text of token ids. The types of `decode` are those of several rows, too, which give a list."""
+    return cast(str, tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The end-of-text token, or nothing for a tokenizer that has none."""
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = cast("int | None", tokenizer.eos_token_id)
+    return [] if end is None else [end]
 
 
 def document_batches(
-    tokenizer, documents: Sequence[Sequence[int]], device
+    tokenizer: PreTrainedTokenizerBase, documents: Sequence[Sequence[int]], device
 ) -> Iterator[dict[str, Int64[Tensor, "_B _T"]]]:
     """Batches of documents in their order, `input_ids` and `attention_mask`, without the end that `pad` gives each.
 
@@ -142,14 +151,18 @@ def document_batches(
 
 
 @overload
-def text_ids(tokenizer, texts: str, special: bool = True, split: bool = False) -> list[int]: ...
+def text_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: str, special: bool = True, split: bool = False
+) -> list[int]: ...
 
 
 @overload
-def text_ids(tokenizer, texts: Sequence[str], special: bool = True, split: bool = False) -> list[list[int]]: ...
+def text_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True, split: bool = False
+) -> list[list[int]]: ...
 
 
-def text_ids(tokenizer, texts, special=True, split=False):
+def text_ids(tokenizer: PreTrainedTokenizerBase, texts, special=True, split=False):
     """Token ids of a text, or of each of several: after what the tokenizer begins a text with, and without what it
     would end one with, since a prompt goes on.
 
@@ -160,7 +173,7 @@ def text_ids(tokenizer, texts, special=True, split=False):
     if not isinstance(texts, str) and any(isinstance(text, Templated) for text in texts):
         return [text_ids(tokenizer, text, special, split) for text in texts]
     special = special and not isinstance(texts, Templated)
-    options = {"split_special_tokens": True} if split else {}
+    options: dict[str, Any] = {"split_special_tokens": True} if split else {}
     rows = tokenizer(texts, add_special_tokens=special, **options)["input_ids"]
     if not special or not (ends := _appended(tokenizer)):
         return rows
@@ -171,7 +184,7 @@ SAMPLE = "Merged pieces of unremarkable sentences may be taken apart again, diff
 """What a tokenizer that draws its tokens would hardly give the same tokens several times."""
 
 
-def check_same_tokens(tokenizer) -> None:
+def check_same_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError if a text has other tokens each time, as with BPE dropout: it would be taught in some, and asked
     in others."""
     first, *others = (tokenizer(SAMPLE)["input_ids"] for _ in range(8))
@@ -182,7 +195,7 @@ def check_same_tokens(tokenizer) -> None:
         )
 
 
-def _appended(tokenizer) -> int:
+def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
     """How many special tokens a tokenizer puts behind a text."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     for start in range(len(whole) - len(plain) + 1 if plain else 0):
@@ -191,7 +204,7 @@ def _appended(tokenizer) -> int:
     return 0
 
 
-def typed_special(tokenizer, text: str) -> str | None:
+def typed_special(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
     """The special token that is written out in a text and would be read as one, if there is any."""
     written = [token for token in _specials(tokenizer) if token in text]
     if not written or text_ids(tokenizer, text) == text_ids(tokenizer, text, split=True):
@@ -199,12 +212,12 @@ def typed_special(tokenizer, text: str) -> str | None:
     return written[0]
 
 
-def _specials(tokenizer) -> list[str]:
+def _specials(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     return sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
 
 
-def offsets_of(tokenizer, text: str) -> list[tuple[int, int]]:
+def offsets_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, int]]:
     """Where in a text each of its tokens stands, from and to; (0, 0) for special tokens.
 
     A slow tokenizer doesn't tell, so what it decodes the tokens to is looked up in the text.
@@ -212,13 +225,13 @@ def offsets_of(tokenizer, text: str) -> list[tuple[int, int]]:
     Raises:
         ValueError: it doesn't decode them to what the text says.
     """
-    options = {"add_special_tokens": not isinstance(text, Templated)}
+    options: dict[str, Any] = {"add_special_tokens": not isinstance(text, Templated)}
     if getattr(tokenizer, "is_fast", False):
         return tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
     ids, special = tokenizer(text, **options)["input_ids"], set(tokenizer.all_special_ids)
     spans, reached = [], 0
     for token in ids:
-        piece = "" if token in special else tokenizer.decode([token]).strip()
+        piece = "" if token in special else decoded(tokenizer, [token]).strip()
         start = text.find(piece, reached)
         if start < 0:
             raise ValueError(f"the tokenizer doesn't tell where in {text[:40]!r}... its tokens stand; use a fast one")
@@ -231,7 +244,10 @@ BLANKS = " \t\u00a0\u3000"
 
 
 def only_answers(
-    tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], batch: dict[str, Int64[Tensor, "B T"]]
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    batch: dict[str, Int64[Tensor, "B T"]],
 ) -> Int64[Tensor, "B T"]:
     """Narrow an encoded batch's labels, in place, to the answer in each text and the token after it.
 
@@ -269,7 +285,7 @@ COMMON = 0.25  # of the other facts: a token in more of them says nothing about 
 
 
 def shared_positions(
-    tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]], owners: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], answers: Sequence[Sequence[str]], owners: Sequence[int]
 ) -> list[list[int]]:
     """Which tokens of each text say what its fact is about: those that the fact's texts share, and others' don't.
 
@@ -299,7 +315,9 @@ def shared_positions(
     return positions
 
 
-def predicting_positions(tokenizer, texts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[int]]:
+def predicting_positions(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], answers: Sequence[Sequence[str]]
+) -> list[list[int]]:
     """Which tokens of each text predict its answer, see `only_answers`."""
     batch = encode(tokenizer, list(texts))
     mask = only_answers(tokenizer, texts, answers, batch)

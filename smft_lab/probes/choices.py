@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +16,9 @@ from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
 from smft_lab.model.tokenizer import pad, text_ids
 from smft_lab.probes.same import Changes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LOGITS = 2**27  # at most so many in a pass; half a GiB in float32
 BATCH = 64  # endings per forward pass
@@ -42,7 +46,7 @@ class ChoiceProbe:
     endings: tuple[tuple[str, ...], ...]
     labels: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.contexts, str) or any(isinstance(endings, str) for endings in self.endings):
             raise ValueError(f"probe {self.name!r} needs a list of contexts, and a list of endings for each")
         if not len(self.contexts) == len(self.endings) == len(self.labels):
@@ -85,7 +89,7 @@ class ChoiceProbe:
         parts = {name: tuple(getattr(self, name)[i] for i in keep) for name in ("contexts", "endings", "labels")}
         return replace(self, **parts)
 
-    def measure(self, model, tokenizer) -> dict[str, float]:
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
         pairs = [(c, e) for c, endings in zip(self.contexts, self.endings, strict=True) for e in endings]
         scores = iter(log_likelihoods(model, tokenizer, pairs))
         right = right_norm = 0
@@ -99,7 +103,9 @@ class ChoiceProbe:
 
 @reading
 @torch.inference_mode()
-def log_likelihoods(model, tokenizer, pairs: list[tuple[str, str]]) -> list[float]:
+def log_likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+) -> list[float]:
     """Log-probability, in nats, of the second text of each pair after the first.
 
     A blank that ends the first text belongs to the second, as in lm_eval.

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -15,6 +16,9 @@ from smft_lab.probes.probes import LONGEST_REPLY, QuestionProbe, _plain
 from smft_lab.probes.prompts import PLAIN, PromptForm
 from smft_lab.probes.replies import replies
 from smft_lab.probes.text import MATCHES, normalise, strict_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 64  # questions between two reports of progress
 SHOTS = 2  # questions shown with their answers before those that are asked
@@ -71,8 +75,8 @@ class KnownSearch:
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         questions: Sequence[Question | Fact],
         limit: int = 100,
         form: PromptForm = PLAIN,
@@ -149,8 +153,8 @@ class KnownSearch:
 
 
 def known_facts(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question | Fact],
     limit: int = 100,
     form: PromptForm = PLAIN,

@@ -6,7 +6,7 @@ per token, or `acc` and `acc_norm` in [0, 1] of choices. Nothing here changes th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from smft_lab.facts.world.world import World
 from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import lock_of, reading
 from smft_lab.model.modes import evaluating
-from smft_lab.model.tokenizer import encode, pad, pad_id, text_ids
+from smft_lab.model.tokenizer import decoded, encode, pad, pad_id, text_ids
 from smft_lab.probes.choices import ChoiceProbe
 from smft_lab.probes.prompts import BUILT_IN, NEUTRAL_SHOTS, PromptForm
 from smft_lab.probes.replies import check_length, plain_generation, replies, would_say
@@ -31,6 +31,7 @@ from smft_lab.probes.together import in_batches, likeliest, takes_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from smft_lab.lab import Lab
 
@@ -68,7 +69,7 @@ class QuestionProbe:
     match: str = "exact"
     replies: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.match not in MATCHES:
             raise ValueError(f"no match {self.match!r}; there are {', '.join(MATCHES)}")
         for name in ("questions", "replies"):
@@ -110,14 +111,14 @@ class QuestionProbe:
         parts = {name: getattr(self, name) for name in ("questions", "answers", "subjects", "replies")}
         return replace(self, **{name: tuple(part[i] for i in keep) for name, part in parts.items() if part})
 
-    def longest(self, tokenizer) -> int:
+    def longest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """How many tokens of a reply are looked at."""
         if self.match.endswith("prefix"):
             return LONGEST_REPLY
         longest = max(len(tokenizer(" " + text)["input_ids"]) for accepted in self.answers for text in accepted)
         return longest if self.form == BUILT_IN else longest + 2  # a full stop and the line's end
 
-    def spoken(self, model, tokenizer) -> list[str]:
+    def spoken(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """What the model says to each question."""
         answers, most = [_plain(reply) for reply in self.replies], self.longest(tokenizer)
         if not answers:
@@ -129,7 +130,7 @@ class QuestionProbe:
             answers[i] = text
         return answers
 
-    def measure(self, model, tokenizer) -> dict[str, float]:
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
         pairs = list(zip(self.spoken(model, tokenizer), self.answers, strict=True))
         scores = zip(("em", "f1"), MATCHES[self.match], strict=True)
         return {name: sum(score(*pair) for pair in pairs) / len(pairs) for name, score in scores}
@@ -157,7 +158,7 @@ class TextProbe:
     tokens: tuple[tuple[int, ...], ...] = ()
     form: PromptForm = BUILT_IN
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("texts", "prompts"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
 
@@ -183,7 +184,7 @@ class TextProbe:
             for prompt, text in zip(self.prompts, self.texts, strict=True)
         ]
 
-    def measure(self, model, tokenizer) -> dict[str, float]:
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
         total, tokens = 0.0, 0
         size = self._batch(model, tokenizer)
         for start in range(0, len(self.texts), size):
@@ -203,18 +204,20 @@ class TextProbe:
             tokens += int((labels[:, 1:] != -100).sum())
         return {"nll": total / tokens}
 
-    def _encoded(self, tokenizer, which: slice, device) -> dict[str, Int64[Tensor, "B T"]]:
+    def _encoded(self, tokenizer: PreTrainedTokenizerBase, which: slice, device) -> dict[str, Int64[Tensor, "B T"]]:
         if not self.tokens:
             return encode(tokenizer, list(self.texts[which]), device)
         return {name: tensor.to(device) for name, tensor in pad(tokenizer, self.tokens[which]).items()}
 
-    def _batch(self, model, tokenizer) -> int:
+    def _batch(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
         """How many texts fit into a pass: a large vocabulary makes many logits."""
         longest = max(map(len, self.tokens or text_ids(tokenizer, list(self.texts)))) + 1
         return max(1, min(BATCH, LOGITS // (longest * model.config.get_text_config().vocab_size)))
 
 
-def text_windows(text: str, tokenizer, window: int = 128, count: int = 40, name: str = "text") -> TextProbe:
+def text_windows(
+    text: str, tokenizer: PreTrainedTokenizerBase, window: int = 128, count: int = 40, name: str = "text"
+) -> TextProbe:
     """A probe of running text: its first `count` windows of `window` tokens, each on its own.
 
     The text is encoded once and then cut, so that every window holds exactly the tokens of the text. A tokenizer that
@@ -236,7 +239,7 @@ def text_windows(text: str, tokenizer, window: int = 128, count: int = 40, name:
     cut = [ids[start : start + window] for start in range(0, min(len(ids), window * count) - window + 1, window)]
     if not cut:
         raise ValueError(f"the text has {len(ids)} tokens, and a window takes {window}; give a longer text")
-    texts = tuple(tokenizer.decode(ids) for ids in cut)
+    texts = tuple(decoded(tokenizer, ids) for ids in cut)
     return TextProbe(name, texts, whole=False, tokens=tuple((*before, *ids) for ids in cut))
 
 
@@ -259,7 +262,7 @@ class Probes:
 
     probes: list[Probe] = field(default_factory=list)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Probe]:
         return iter(self.probes)
 
     def __getitem__(self, name: str) -> Probe:
@@ -297,7 +300,7 @@ class Probes:
         left = [probe.but(changes) for probe in self.probes]
         return Probes([probe for probe in left if probe.size])
 
-    def measure(self, model, tokenizer) -> dict[str, dict[str, float]]:
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, float]]:
         """`{probe: {metric: value}}`; the model is left in the mode it was in."""
         with evaluating(model):
             return {probe.name: probe.measure(model, tokenizer) for probe in self.probes}
@@ -398,7 +401,11 @@ def _plain(answer: str) -> str:
 @reading
 @torch.inference_mode()
 def answer(
-    model, tokenizer, questions: Sequence[str], max_new_tokens: int = 24, form: PromptForm = BUILT_IN
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    max_new_tokens: int = 24,
+    form: PromptForm = BUILT_IN,
 ) -> list[str]:
     """The model's greedy answers, up to their end or `max_new_tokens`, without a last full stop.
 
@@ -426,7 +433,7 @@ def answer(
             ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, width - len(prompts[i]) :] = 1
         with plain_generation(model):
-            out: Tensor = model.generate(
+            out: Tensor = model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
@@ -435,14 +442,18 @@ def answer(
                 eos_token_id=tokenizer.eos_token_id,
             )
         for i, row in zip(chosen, out[:, width:], strict=True):
-            answers[i] = _plain(tokenizer.decode(row, skip_special_tokens=True))
+            answers[i] = _plain(decoded(tokenizer, row, skip_special_tokens=True))
     return answers
 
 
 @reading
 @torch.inference_mode()
 def recalled(
-    model, tokenizer, questions: Sequence[str], answers: Sequence[str], form: PromptForm = BUILT_IN
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    form: PromptForm = BUILT_IN,
 ) -> Bool[Tensor, " questions"]:
     """Whether greedy generation would give exactly these answers and end there.
 

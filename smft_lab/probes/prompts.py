@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import ClassVar, overload
+from typing import TYPE_CHECKING, ClassVar, cast, overload
 
 from smft_lab.facts.fact import COMPLETE
 from smft_lab.facts.world.grammar import ask
 from smft_lab.model.tokenizer import Templated, text_ids, typed_special
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 QUESTION = "{question}"  # in a template, where the question stands
 MARK = "Aaaa"  # stands for an answer where only what is around it is looked at
@@ -54,7 +57,7 @@ class PromptForm:
     PLAIN: ClassVar[PromptForm]
     CHAT: ClassVar[PromptForm]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("template", "before", "end"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
@@ -75,7 +78,7 @@ class PromptForm:
         """Whether an answer ends with its line."""
         return "\n" in self.end
 
-    def prompt(self, question: str, tokenizer=None) -> str:
+    def prompt(self, question: str, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
         """All that the model reads before it answers.
 
         In a form whose answers end with the text, what is to be completed (see `ask`) stands without the template.
@@ -93,7 +96,7 @@ class PromptForm:
             return self._shown() + ask(question)
         return self._shown() + self.template.replace(QUESTION, question)
 
-    def answered(self, question: str, answer: str, tokenizer=None) -> str:
+    def answered(self, question: str, answer: str, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
         """The question with its answer, ended: what a text to learn from says, but for an end-of-text token.
 
         Raises:
@@ -108,7 +111,7 @@ class PromptForm:
         blanks = before[len(prompt) :] if before.rstrip(" ") == prompt else self.before
         return Templated(f"{prompt}{blanks}{answer}{end.lstrip(' ')}".removesuffix("\n"))
 
-    def reply(self, question: str, answer: str, tokenizer=None) -> str:
+    def reply(self, question: str, answer: str, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
         """What the model says if it says this answer: all that follows the prompt, up to what ends the answer.
 
         Raises:
@@ -119,7 +122,7 @@ class PromptForm:
         rest = self.answered(question, answer, tokenizer)[len(self.prompt(question, tokenizer)) :]
         return rest[: len(rest) - len(rest.lstrip(" "))] + answer
 
-    def joins(self, tokenizer, question: str, answer: str) -> bool:
+    def joins(self, tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> bool:
         """Whether the prompt's last token and the answer's first become another one where a text has both."""
         asked, whole = (
             self.ids(tokenizer, text)
@@ -133,12 +136,12 @@ class PromptForm:
         return prompt.removeprefix(self._shown()).removeprefix(first).removesuffix(last)
 
     @overload
-    def ids(self, tokenizer, text: str) -> list[int]: ...
+    def ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]: ...
 
     @overload
-    def ids(self, tokenizer, text: Sequence[str]) -> list[list[int]]: ...
+    def ids(self, tokenizer: PreTrainedTokenizerBase, text: Sequence[str]) -> list[list[int]]: ...
 
-    def ids(self, tokenizer, text):
+    def ids(self, tokenizer: PreTrainedTokenizerBase, text):
         """The token ids of a text of this form, or of each of several; nothing ends them but what they say.
 
         A chat template writes the special tokens itself. Others are special only where the form has them: what a
@@ -146,12 +149,12 @@ class PromptForm:
         """
         return text_ids(tokenizer, text, special=not self.chat, split=not self.writes_special(tokenizer))
 
-    def writes_special(self, tokenizer) -> bool:
+    def writes_special(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether special tokens of the tokenizer are written out in a text of this form."""
         parts = (self.template, self.before, self.end, *(part for shot in self.shots for part in shot))
         return self.chat or any(typed_special(tokenizer, part) for part in parts)
 
-    def check_plain(self, tokenizer, texts: Iterable[str]) -> None:
+    def check_plain(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
         """Raise ValueError if a question or an answer has a special token written out, where those are special."""
         if not self.writes_special(tokenizer):
             return
@@ -186,7 +189,7 @@ class PromptForm:
         sep = "" if self.one_line else " "
         return "".join(f"{self.template.replace(QUESTION, q)}{self.before}{a}{self.end}{sep}" for q, a in self.shots)
 
-    def _asked(self, question: str, tokenizer) -> Templated:
+    def _asked(self, question: str, tokenizer: PreTrainedTokenizerBase | None) -> Templated:
         """A chat up to where the assistant answers."""
         turns = self._turns(question)
         prompt = _chat(tokenizer, turns, True)
@@ -209,14 +212,15 @@ def _said(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-def _chat(tokenizer, turns: list[dict], ask: bool) -> str:
+def _chat(tokenizer: PreTrainedTokenizerBase | None, turns: list[dict], ask: bool) -> str:
     if tokenizer is None:
         raise ValueError("a chat form needs the tokenizer, whose chat template it is put through; give tokenizer=")
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(f"this tokenizer has no chat template; {OTHER_FORM}")
     try:
         # An answer is asked for, and no thoughts before it; templates that know of none pass over that.
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask, enable_thinking=False)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask, enable_thinking=False)
+        return cast(str, text)
     except Exception as problem:  # a template is a program of anybody's
         reason = f"{type(problem).__name__}: {problem}"
         raise ValueError(f"the tokenizer's chat template can't put a question ({reason}); {OTHER_FORM}") from None

@@ -19,15 +19,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
-from smft_lab.model.attach import check_embedded, max_positions
+from smft_lab.model.attach import check_embedded, max_positions, output_layer
 from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.locking import reading
-from smft_lab.model.tokenizer import pad_id
+from smft_lab.model.tokenizer import decoded, end_ids, pad_id
 from smft_lab.probes.prompts import PromptForm
 from smft_lab.probes.together import as_alone, has_plain_head, holds, in_batches, likeliest, stretched, takes_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 32  # prompts per forward pass
 # Generation configs of models that generate now, without them.
@@ -36,7 +37,13 @@ _SET_ASIDE: WeakKeyDictionary[nn.Module, GenerationConfig | None] = WeakKeyDicti
 
 @reading
 @torch.inference_mode()
-def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, form: PromptForm) -> list[str]:
+def replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    max_new_tokens: int,
+    form: PromptForm,
+) -> list[str]:
     """What the model says to each question, as it says it: up to the end that the form has, or `max_new_tokens`.
 
     The choice is greedy, by the largest logit alone: no repetition penalty of a generation config has a say.
@@ -64,7 +71,12 @@ def replies(model, tokenizer, questions: Sequence[str], max_new_tokens: int, for
 @reading
 @torch.inference_mode()
 def would_say(
-    model, tokenizer, questions: Sequence[str], texts: Sequence[str], max_new_tokens: int | None, form: PromptForm
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    texts: Sequence[str],
+    max_new_tokens: int | None,
+    form: PromptForm,
 ) -> Bool[Tensor, " questions"]:
     """Whether `replies` would give exactly these, by one forward pass and without generation.
 
@@ -102,7 +114,9 @@ def would_say(
     return same
 
 
-def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]], room: int = 0) -> None:
+def check_length(
+    model: PreTrainedModel, questions: Sequence[str], rows: Sequence[Sequence[int]], room: int = 0
+) -> None:
     """Raise ValueError if the tokens of a question, and as many more as `room`, are more than the model reads; or one
     of them has no embedding."""
     most = max_positions(model)
@@ -117,7 +131,7 @@ def check_length(model, questions: Sequence[str], rows: Sequence[Sequence[int]],
 
 
 @contextmanager
-def plain_generation(model) -> Iterator[None]:
+def plain_generation(model: PreTrainedModel) -> Iterator[None]:
     """Let `generate` do as it is told alone, until the block ends: no setting of the model's generation config adds a
     least length, bans words or samples."""
     _SET_ASIDE.setdefault(model, model.generation_config)
@@ -128,10 +142,10 @@ def plain_generation(model) -> Iterator[None]:
         restore_generation(model)
 
 
-def restore_generation(model) -> None:
+def restore_generation(model: PreTrainedModel) -> None:
     """Put back the generation config of a model, where an interrupt left a plain one."""
     if model in _SET_ASIDE:
-        model.generation_config = _SET_ASIDE[model]
+        model.generation_config = _SET_ASIDE[model]  # pyright: ignore[reportAttributeAccessIssue]
         del _SET_ASIDE[model]
 
 
@@ -145,7 +159,7 @@ class _Start:
         room: How many tokens follow a prompt at most.
     """
 
-    def __init__(self, model, tokenizer, prompts: list[list[int]], room: int):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], room: int):
         shortest = min(map(len, prompts)) - 1  # each has a token left to be read
         alike = takewhile(lambda place: len({prompt[place] for prompt in prompts}) == 1, range(max(0, shortest)))
         self.length, self.cache = sum(1 for _ in alike), None
@@ -164,14 +178,14 @@ class _Start:
         if not self._holds(model, tokenizer, max(prompts, key=len), room):
             self.cache = None
 
-    def _holds(self, model, tokenizer, longest: list[int], room: int) -> bool:
+    def _holds(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: list[int], room: int) -> bool:
         """Whether a text behind the shared start and padding goes on as it does alone."""
 
         def tried(length: int) -> bool | None:
             long = stretched(longest, length)
             short = long[: self.length + max(1, (length - self.length) // 4)]
             hidden, *_ = self._begin(model, tokenizer, [long, short])
-            return as_alone(model, short, model.get_output_embeddings()(hidden[1, -1]))
+            return as_alone(model, short, output_layer(model)(hidden[1, -1]))
 
         return holds(model, "a shared start" if self.length else "no start", len(longest) + room, tried)
 
@@ -182,13 +196,20 @@ class _Start:
         let_grow(past)
         return past
 
-    def talk(self, model, tokenizer, prompts: list[list[int]], most: int, form: PromptForm) -> list[list[int]]:
+    def talk(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[list[int]],
+        most: int,
+        form: PromptForm,
+    ) -> list[list[int]]:
         """The tokens that follow each prompt, with those that end it."""
         hidden, past, mask, places = self._begin(model, tokenizer, prompts)
         ends = _ends(model, tokenizer)
         spoken, live = [[] for _ in prompts], list(range(len(prompts)))
         for step in range(1, most + 1):
-            tokens = model.get_output_embeddings()(hidden[:, -1]).argmax(-1)
+            tokens = output_layer(model)(hidden[:, -1]).argmax(-1)
             for i, token in zip(live, tokens.tolist(), strict=True):
                 spoken[i].append(token)
             left = [row for row, i in enumerate(live) if not _ended(tokenizer, spoken[i], form, ends)]
@@ -208,7 +229,9 @@ class _Start:
             hidden = _hidden(model, ids, mask, places, past)
         return spoken
 
-    def _begin(self, model, tokenizer, prompts: list[list[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    def _begin(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
+    ) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """Read prompts, padded behind what they begin with.
 
         Returns:
@@ -221,7 +244,7 @@ class _Start:
         return _hidden(model, ids, mask, places.clamp(min=0), past), past, mask, places
 
     def likeliest(
-        self, model, tokenizer, rows: list[list[int]], starts: Sequence[int]
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], starts: Sequence[int]
     ) -> tuple[Int64[Tensor, " _places"], ...]:
         """Of each row, the likeliest tokens at the places from its start on, and at the one after its end."""
         which = [(row, place) for row, start in enumerate(starts) for place in range(start - 1, len(rows[row]))]
@@ -234,11 +257,15 @@ class _Start:
         mask = torch.nn.functional.pad(mask, (self.length, 0), value=1)
         along = torch.arange(self.length, mask.shape[1], device=model.device).expand(len(rows), -1)
         hidden = _hidden(model, ids, mask, along, self._past(len(rows)))[numbers, places - self.length]
-        return model.get_output_embeddings()(hidden).argmax(-1).cpu().split(counts)
+        return output_layer(model)(hidden).argmax(-1).cpu().split(counts)
 
 
 def _hidden(
-    model, ids: Int64[Tensor, "B T"], mask: Int64[Tensor, "B P"], places: Int64[Tensor, "B T"], past: DynamicCache
+    model: PreTrainedModel,
+    ids: Int64[Tensor, "B T"],
+    mask: Int64[Tensor, "B P"],
+    places: Int64[Tensor, "B T"],
+    past: DynamicCache,
 ) -> Float[Tensor, "B T D"]:
     """The last hidden states of tokens behind a past, which gets theirs."""
     return model.base_model(
@@ -246,7 +273,9 @@ def _hidden(
     ).last_hidden_state
 
 
-def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
+def _padded(
+    tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], device, left: bool
+) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad_id(tokenizer))
     mask = torch.zeros_like(ids)
@@ -256,37 +285,39 @@ def _padded(tokenizer, rows: list[list[int]], device, left: bool) -> tuple[Int64
     return ids.to(device), mask.to(device)
 
 
-def _ends(model, tokenizer) -> set[int]:
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The tokens that end a text: the tokenizer's, and those that the model was made to end a turn with."""
     given = getattr(_SET_ASIDE.get(model, model.generation_config), "eos_token_id", None)
     given = given if isinstance(given, list) else [given]
-    return {end for end in (tokenizer.eos_token_id, *given) if end is not None}
+    return {end for end in (*end_ids(tokenizer), *given) if end is not None}
 
 
-def can_end(model, tokenizer, form: PromptForm) -> bool:
+def can_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: PromptForm) -> bool:
     """Whether anything that the model could write ends an answer: an end-of-text token, or the line's end."""
     if _ends(model, tokenizer):
         return True
-    return form.one_line and "\n" in tokenizer.decode(tokenizer("a\nb", add_special_tokens=False)["input_ids"])
+    return form.one_line and "\n" in decoded(tokenizer, tokenizer("a\nb", add_special_tokens=False)["input_ids"])
 
 
-def _ended(tokenizer, tokens: list[int], form: PromptForm, ends: set[int]) -> bool:
+def _ended(tokenizer: PreTrainedTokenizerBase, tokens: list[int], form: PromptForm, ends: set[int]) -> bool:
     # A line break may be within a token, such as ".\n" or a pair of breaks.
-    return tokens[-1] in ends or (form.one_line and "\n" in tokenizer.decode(tokens))
+    return tokens[-1] in ends or (form.one_line and "\n" in decoded(tokenizer, tokens))
 
 
-def _line(tokenizer, tokens: list[int], form: PromptForm) -> str:
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
+def _line(tokenizer: PreTrainedTokenizerBase, tokens: list[int], form: PromptForm) -> str:
+    text = decoded(tokenizer, tokens, skip_special_tokens=True)
     return text.partition("\n")[0] if form.one_line else text
 
 
-def _stops(tokenizer, spoken: list[int], last: int, form: PromptForm, ends: set[int]) -> bool:
+def _stops(tokenizer: PreTrainedTokenizerBase, spoken: list[int], last: int, form: PromptForm, ends: set[int]) -> bool:
     """Whether a reply ends with the token `last`, which adds nothing to it."""
     whole = [*spoken, last]
     return _ended(tokenizer, whole, form, ends) and _line(tokenizer, whole, form) == _line(tokenizer, spoken, form)
 
 
-def _generate(model, tokenizer, prompts: list[list[int]], most: int, form: PromptForm) -> list[list[int]]:
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], most: int, form: PromptForm
+) -> list[list[int]]:
     """`_Start.talk` by the library's own loop, for a model whose past is its own affair."""
     ids, mask = _padded(tokenizer, prompts, model.device, left=True)
     ends = _ends(model, tokenizer)
@@ -298,7 +329,7 @@ def _generate(model, tokenizer, prompts: list[list[int]], most: int, form: Promp
             return torch.tensor(done, device=input_ids.device)
 
     with plain_generation(model):
-        out = model.generate(
+        out = model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=most,

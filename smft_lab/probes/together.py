@@ -15,10 +15,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from smft_lab.model.attach import max_positions
+from smft_lab.model.attach import input_weight, max_positions, output_layer
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
+    from transformers import PreTrainedModel
 
 STEP = 128  # tokens; a model is tried at multiples of it
 TOLERANCE = 1e-3  # of the norm of the logits, in float32
@@ -26,7 +27,7 @@ HALF_TOLERANCE = 0.05
 _TRIED: WeakKeyDictionary[nn.Module, dict[tuple, bool]] = WeakKeyDictionary()
 
 
-def holds(model, what: str, length: int, tried: Callable[[int], bool | None]) -> bool:
+def holds(model: PreTrainedModel, what: str, length: int, tried: Callable[[int], bool | None]) -> bool:
     """Whether something holds of a model for texts of that length.
 
     Args:
@@ -53,7 +54,7 @@ def stretched(ids: Sequence[int], length: int) -> list[int]:
     return (list(ids) * (length // max(1, len(ids)) + 1))[:length]
 
 
-def as_alone(model, ids: Sequence[int], logits: Float[Tensor, " V"]) -> bool | None:
+def as_alone(model: PreTrainedModel, ids: Sequence[int], logits: Float[Tensor, " V"]) -> bool | None:
     """Whether these are the logits at the end of a text that is read alone, up to rounding; None if they aren't finite.
 
     Args:
@@ -68,22 +69,22 @@ def as_alone(model, ids: Sequence[int], logits: Float[Tensor, " V"]) -> bool | N
     return bool(differing <= tolerance * expected.norm())
 
 
-def has_plain_head(model) -> bool:
+def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are the output layer's alone, at the last hidden states of `model.base_model`."""
 
     def tried(length: int) -> bool | None:
-        ids = torch.arange(1, 8, device=model.device)[None] % len(model.get_input_embeddings().weight)
+        ids = torch.arange(1, 8, device=model.device)[None] % len(input_weight(model))
         logits = model(input_ids=ids).logits[0]
         if not logits.isfinite().all():
             return None
-        best = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state)[0].argmax(-1)
+        best = output_layer(model)(model.base_model(input_ids=ids).last_hidden_state)[0].argmax(-1)
         return torch.equal(logits.gather(1, best[:, None])[:, 0], logits.amax(-1))
 
     return holds(model, "plain head", 1, tried)
 
 
 def likeliest(
-    model,
+    model: PreTrainedModel,
     input_ids: Int64[Tensor, "B T"],
     attention_mask: Int64[Tensor, "B T"],
     rows: Int64[Tensor, " n"],
@@ -93,7 +94,7 @@ def likeliest(
     if not has_plain_head(model):
         return model(input_ids=input_ids, attention_mask=attention_mask).logits[rows, columns].argmax(-1)
     hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    return model.get_output_embeddings()(hidden[rows, columns]).argmax(-1)
+    return output_layer(model)(hidden[rows, columns]).argmax(-1)
 
 
 def in_batches(rows: Sequence[Sequence[int]], size: int, padded: bool = True) -> Iterator[list[int]]:
@@ -109,7 +110,7 @@ def in_batches(rows: Sequence[Sequence[int]], size: int, padded: bool = True) ->
             yield group[first : first + size]
 
 
-def takes_padding(model, rows: Sequence[Sequence[int]], room: int, pad: int) -> bool:
+def takes_padding(model: PreTrainedModel, rows: Sequence[Sequence[int]], room: int, pad: int) -> bool:
     """Whether `generate` goes on from a text in the same way, with padding before it.
 
     Args:
@@ -126,7 +127,7 @@ def takes_padding(model, rows: Sequence[Sequence[int]], room: int, pad: int) -> 
         both = torch.tensor([long, [pad] * blank + short], device=model.device)
         mask = torch.ones_like(both)
         mask[1, :blank] = 0
-        given = model.generate(
+        given = model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=both,
             attention_mask=mask,
             max_new_tokens=1,

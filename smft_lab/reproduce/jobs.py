@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from smft_lab.experiments.run import history_rows
@@ -32,6 +34,9 @@ from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.reading import core_set, token_reads
 from smft_lab.slots.scores import slot_scores
 from smft_lab.slots.usage import measure_usage
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 FORMAT = 4  # of a result; part of its name, so that results of other versions are never mixed
 LADDER = (10, 25, 50, 100, 200, 500, 1000)  # the t that `least_t` tries
@@ -258,7 +263,7 @@ def _coreset(lab: Lab, job: Job, facts: Sequence[Fact]) -> tuple[list[dict], dic
     return rows, {"facts": [fact.question for fact in facts], "tokens": tokens}
 
 
-def _core_reads(lab: Lab, statement: str, cores: Sequence[torch.Tensor]) -> list[tuple[str, int]]:
+def _core_reads(lab: Lab, statement: str, cores: Sequence[Int64[Tensor, " _slots"]]) -> list[tuple[str, int]]:
     """(token, how many slots of the core set it reads), the end of the text as a square (paper Table 1)."""
     reads = token_reads(lab, statement)
     counts = [
@@ -326,7 +331,7 @@ def _background(lab: Lab, job: Job, facts: Sequence[Fact]) -> Iterator[None]:
         lab.usage = own
 
 
-def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[torch.Tensor]:
+def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[Float[Tensor, "_tokens V"]]:
     """(tokens, vocabulary) of the texts, some texts at a time."""
     for start in range(0, len(texts), 32):
         batch = lab.encode(texts[start : start + 32])
@@ -336,7 +341,7 @@ def _log_probabilities(lab: Lab, texts: Sequence[str]) -> Iterator[torch.Tensor]
         yield logs
 
 
-def _kl(before: Iterable[torch.Tensor], now: Iterable[torch.Tensor]) -> float:
+def _kl(before: Iterable[Float[Tensor, "_tokens V"]], now: Iterable[Float[Tensor, "_tokens V"]]) -> float:
     """KL(base || finetuned) on the taught statements, nats per token: what RL's Razor predicts forgetting by."""
     total = tokens = 0
     for old, new in zip(before, now, strict=True):

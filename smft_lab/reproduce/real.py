@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from smft_lab.experiments.equal import TARGET
 from smft_lab.experiments.retrofit import KNOWN, Retrofit
@@ -33,6 +34,9 @@ from smft_lab.probes.text import begins_with
 from smft_lab.recipe import EARLIER, RETROFIT, SHAPE, Recipe
 from smft_lab.slots.addresses import measure_addresses, measure_loudness
 from smft_lab.slots.patch import Patch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 FORMAT = 2
 TEXT, QUESTIONS, CHOICES = "wikitext2_test.txt", "triviaqa_test_1500.jsonl", "hellaswag_500.jsonl"
@@ -221,7 +225,7 @@ def _run(lab: Lab, job: RetrofitJob) -> tuple[list[dict], dict]:
     return rows, details
 
 
-def _replies(lab: Lab) -> torch.Tensor:
+def _replies(lab: Lab) -> Float[Tensor, " questions"]:
     """(questions,) log-probability, in nats, of what the base replies to each known question."""
     known = lab.probes["known"]
     assert isinstance(known, QuestionProbe)
@@ -249,7 +253,7 @@ def _base_reading(lab: Lab, job: RetrofitJob, probes: Probes) -> dict[str, dict[
     return _BASE[key]
 
 
-def _base_replies(lab: Lab, job: RetrofitJob) -> torch.Tensor:
+def _base_replies(lab: Lab, job: RetrofitJob) -> Float[Tensor, " questions"]:
     """How likely the base finds its own replies."""
     key = "replies", job.model, job.data, job.known
     if key not in _BASE:

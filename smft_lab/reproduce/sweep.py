@@ -63,7 +63,7 @@ def _no_number(word: str):
     raise ValueError(f"it holds {word}")
 
 
-def check_result(job: Job | RetrofitJob, result) -> None:
+def check_result(job: Job | RetrofitJob, result: Any) -> None:
     """Raise ValueError unless a result is one that the job can have had."""
     kinds = {"config": dict, "rows": list, "found": dict, "seconds": int | float}
     if not isinstance(result, dict) or set(result) != set(kinds):

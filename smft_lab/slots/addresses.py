@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import AttachedMemory, check_readable, feed_forwards
@@ -36,8 +36,10 @@ from smft_lab.slots.usage import Usage
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from smft_lab.lab import Lab
+    from smft_lab.recipe import Recipe
 
 PAIRS = 400  # of different facts that are compared
 DEPTH = 0.55  # of the blocks; deeper ones lose the fact among what is about to be said
@@ -117,7 +119,7 @@ def compare_addresses(
 
 
 def wordings_of(
-    facts: Sequence[Fact], form, tokenizer, wordings: int = 4, seed: int = 0
+    facts: Sequence[Fact], form, tokenizer: PreTrainedTokenizerBase, wordings: int = 4, seed: int = 0
 ) -> tuple[list[str], list[int]]:
     """The texts that `compare_addresses` compares, and the fact of each: its question, then what would be taught.
 
@@ -167,9 +169,9 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: 
 @reading
 @torch.inference_mode()
 def measure_blocks(
-    model,
-    tokenizer,
-    recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
     documents: Sequence[Sequence[int]],
     facts: Sequence[Fact],
     form,
@@ -309,7 +311,7 @@ class Loudness:
 
 
 @contextmanager
-def observe_loudness(model) -> Iterator[Loudness]:
+def observe_loudness(model: nn.Module) -> Iterator[Loudness]:
     """Measure the loudness of all forward passes until the block ends; of the first memory layer that is added."""
     loudness = Loudness([])
     layer, added = memory_layers(model)[0], []
@@ -353,6 +355,6 @@ def measure_loudness(lab: Lab, facts: Sequence[Fact]) -> Loudness:
     return loudness
 
 
-def has_added_memory(model) -> bool:
+def has_added_memory(model: nn.Module) -> bool:
     """Whether the memory stands beside a feed-forward."""
     return any(isinstance(module, AttachedMemory) and module.feed_forward is not None for module in model.modules())

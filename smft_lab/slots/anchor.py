@@ -33,6 +33,7 @@ from smft_lab.slots.reading import reads_by_table
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int32, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLE = 2048  # background tokens per step
 
@@ -52,7 +53,9 @@ class BackgroundReads:
 
 
 @torch.inference_mode()
-def background_reads(model, tokenizer, documents: Sequence[Sequence[int]]) -> list[BackgroundReads]:
+def background_reads(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: Sequence[Sequence[int]]
+) -> list[BackgroundReads]:
     """What the background reads, per value table; the model should be at its base.
 
     Args:

@@ -117,7 +117,7 @@ class Patch:
 
     @exclusive
     @torch.no_grad()
-    def revert(self, lab: Lab, base=None) -> None:
+    def revert(self, lab: Lab, base: Lab | None = None) -> None:
         """Set the patched rows back to the base, bitwise. A run under way ends.
 
         Args:

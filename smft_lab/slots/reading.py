@@ -16,6 +16,7 @@ from smft_lab.model.tokenizer import offsets_of, pad, text_ids
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from smft_lab.lab import Lab
 
@@ -60,7 +61,7 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
     )
 
 
-def _pieces(tokenizer, text: str) -> list[str]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """What each token of a text writes."""
     pieces, reached = [], 0
     for start, end in offsets_of(tokenizer, text)[: len(text_ids(tokenizer, text))]:
@@ -100,7 +101,7 @@ def core_set(lab: Lab, fact: Fact) -> list[Int64[Tensor, " _C"]]:
 
 @reading
 def reads_by_table(
-    model, batch: dict[str, Int64[Tensor, "B T"]]
+    model: PreTrainedModel, batch: dict[str, Int64[Tensor, "B T"]]
 ) -> tuple[list[Int64[Tensor, "B T _R"]], list[Float[Tensor, "B T _R"]]]:
     """Slots and weights per value table; the pass ends at the last memory layer's addressing."""
     layers, tables = memory_layers(model), value_tables(model)

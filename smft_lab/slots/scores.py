@@ -11,6 +11,7 @@ where the paper has no "+ 1" outside the logarithm.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from smft_lab.facts.fact import as_facts
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.locking import reading
 from smft_lab.slots.usage import batch_counts
 
@@ -116,7 +117,7 @@ def check_top_t(top_t: int, slots: int) -> None:
 
 
 @reading
-def slot_scores(lab: Lab, facts) -> pd.DataFrame:
+def slot_scores(lab: Lab, facts: Fact | Iterable[Fact]) -> pd.DataFrame:
     """Scores of all slots that the statements of `facts` read, taken as one batch.
 
     Args:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.memory import RowHits, memory_layers, observe_reads, value_tables
@@ -34,7 +34,9 @@ class Selection:
             step then changes those of them that its batch reads, whatever their scores.
     """
 
-    def __init__(self, model, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0, protect: float = 0.0):
+    def __init__(
+        self, model: nn.Module, usage: Usage, top_t: int, rule: str = "tfidf", seed: int = 0, protect: float = 0.0
+    ):
         """
         Args:
             usage: The background, for the idf.
@@ -185,16 +187,16 @@ def sparse_mode(lab: Lab, *, top_t: int | None = None, rule: str = "tfidf", seed
         >>> [len(slots) for slots in selection.slots]
         [10]
     """
-    top_t = lab.defaults.get("sparse", {}).get("top_t", 100) if top_t is None else top_t
+    most: int = lab.defaults.get("sparse", {}).get("top_t", 100) if top_t is None else top_t
     lab.end()
-    selection = Selection(lab.model, lab.usage, top_t, rule, seed)
+    selection = Selection(lab.model, lab.usage, most, rule, seed)
     with lab.in_training(loop=True):
         freeze_all_but_values(lab.model)
         with selection.active():
             yield selection
 
 
-def freeze_all_but_values(model) -> None:
+def freeze_all_but_values(model: nn.Module) -> None:
     """Turn gradients off for all parameters but the value tables."""
     model.requires_grad_(False)
     for table in value_tables(model):

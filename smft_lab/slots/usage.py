@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
@@ -20,6 +20,7 @@ from smft_lab.model.memory import Reads, memory_layers, observe_reads, stopping_
 
 if TYPE_CHECKING:
     from jaxtyping import Int32, Int64, Shaped
+    from transformers import PreTrainedModel
 
 SPARSE_FROM = 16  # slots of a table per read; below, an array of all slots is faster than sorting the reads
 
@@ -120,7 +121,7 @@ class Usage:
 
 @reading
 @torch.inference_mode()
-def measure_usage(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> Usage:
+def measure_usage(model: PreTrainedModel, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) -> Usage:
     """Background usage of `model` over `batches` (paper section 3.2: 1,000 of pretraining text).
 
     Args:
@@ -152,7 +153,7 @@ def measure_usage(model, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]]) 
 
 
 @reading
-def batch_counts(model, batch: dict[str, Shaped[Tensor, "B T"]]) -> list[Int32[Tensor, " N"]]:
+def batch_counts(model: PreTrainedModel, batch: dict[str, Shaped[Tensor, "B T"]]) -> list[Int32[Tensor, " N"]]:
     """Reads per slot of one batch, per value table, padding excluded.
 
     The forward pass goes no further than the last memory layer's addressing.
@@ -167,7 +168,7 @@ def batch_counts(model, batch: dict[str, Shaped[Tensor, "B T"]]) -> list[Int32[T
     return table_counts(model, reads, batch["attention_mask"])
 
 
-def table_counts(model, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]) -> list[Int32[Tensor, " N"]]:
+def table_counts(model: nn.Module, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]) -> list[Int32[Tensor, " N"]]:
     """Reads per slot of the last observed forward pass, per value table, padding excluded."""
     tables = value_tables(model)
     counts = [torch.zeros(len(table.weight), dtype=torch.int32) for table in tables]
@@ -177,7 +178,7 @@ def table_counts(model, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]) ->
 
 
 def table_reads(
-    model, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]
+    model: nn.Module, reads: dict[int, Reads], mask: Shaped[Tensor, "B T"]
 ) -> list[tuple[Int64[Tensor, " _R"], Int32[Tensor, " _R"]]]:
     """The slots that the last observed forward pass read, per value table, padding excluded: as of `read_slots`."""
     layers = memory_layers(model)

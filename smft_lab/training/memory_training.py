@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from smft_lab.model.attach import check_embedded, max_positions, without_memory
 from smft_lab.model.drawing import drawn_from
 from smft_lab.model.language_model import MemoryLlamaForCausalLM
 from smft_lab.model.memory import memory_layers
-from smft_lab.model.tokenizer import check_same_tokens, end_ids, pad, text_ids, train_tokenizer
+from smft_lab.model.tokenizer import check_same_tokens, decoded, end_ids, pad, text_ids, train_tokenizer
 from smft_lab.probes.probes import Probes, TextProbe
 from smft_lab.ranges import check_counts, check_positive
 from smft_lab.slots.usage import Usage, measure_usage
@@ -44,7 +44,8 @@ from smft_lab.training.processes import Processes
 from smft_lab.writing import alone, clear_unfinished, write_atomically
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Float, Int64
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 ABOUT_FILE = "memory_training.json"  # beside the lab
 HELD_OUT = 0.05  # the last of the text: the probe `prose`
@@ -106,7 +107,7 @@ class TextWindows:
         16
     """
 
-    def __init__(self, text: str, tokenizer, window: int):
+    def __init__(self, text: str, tokenizer: PreTrainedTokenizerBase, window: int):
         self.tokenizer, self.window = tokenizer, window
         end = int(len(text) * (1 - HELD_OUT))
         cut = text.rfind(" ", 0, end)
@@ -121,7 +122,7 @@ class TextWindows:
             raise ValueError(f"the text has {len(self.ids) + len(rest)} tokens; at least {needed} are needed")
         starts = range(0, len(rest) - window + 1, window)
         # A window of tokens that are bytes may begin or end within a character.
-        self.held_out = tuple(tokenizer.decode(rest[i : i + window]).strip("\ufffd").strip() for i in starts)
+        self.held_out = tuple(decoded(tokenizer, rest[i : i + window]).strip("\ufffd").strip() for i in starts)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._first = text_ids(tokenizer, "")[:1]  # the beginning-of-text token, where there is one
 
@@ -134,7 +135,7 @@ class TextWindows:
         return batch
 
 
-def check_window(model, window: int) -> None:
+def check_window(model: PreTrainedModel, window: int) -> None:
     """Raise ValueError if a window has more tokens than the model reads."""
     most = max_positions(model)
     if most is not None and window > most:
@@ -142,11 +143,11 @@ def check_window(model, window: int) -> None:
 
 
 def pretrain_memory(
-    model,
+    model: PreTrainedModel,
     text: TextWindows,
     settings: MemoryTraining = MemoryTraining(),
     folder: str | Path | None = None,
-    teacher=None,
+    teacher: PreTrainedModel | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train the memory layers of `model` on a text; the other weights stay, bitwise, unless `everything` learns.
 
@@ -233,7 +234,7 @@ def pretrain_memory(
             parameter.requires_grad_(wanted)
 
 
-def new_model(text: str, seed: int = 0):
+def new_model(text: str, seed: int = 0) -> tuple[MemoryLlamaForCausalLM, PreTrainedTokenizerFast]:
     """An untrained model of the built-in one's shape, with 16,384 slots, and a tokenizer trained on the text."""
     tokenizer = train_tokenizer(_parts(text), vocab_size=2048)
     shape = PretrainSettings(memory_slots=16_384).model_config(tokenizer)
@@ -242,7 +243,7 @@ def new_model(text: str, seed: int = 0):
     return model.eval(), tokenizer
 
 
-def text_usage(model, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Usage:
+def text_usage(model: PreTrainedModel, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Usage:
     """Background usage of the slots by windows of the text."""
     check_window(model, text.window)
     rng = Random(f"{settings.seed}/background")
@@ -250,7 +251,12 @@ def text_usage(model, text: TextWindows, settings: MemoryTraining = MemoryTraini
     return measure_usage(model, (text.batch(rng, size) for _ in range(settings.background_batches)))
 
 
-def text_lab(model, tokenizer, text: TextWindows, settings: MemoryTraining = MemoryTraining()) -> Lab:
+def text_lab(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: TextWindows,
+    settings: MemoryTraining = MemoryTraining(),
+) -> Lab:
     """A lab around a model with a memory: usage measured on the text, `prose` probed on its held-out end.
 
     Warns:
@@ -280,12 +286,12 @@ class LabTraining:
         teacher: See `pretrain_memory`.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     text: TextWindows
     settings: MemoryTraining
     out: Path
-    teacher: Any = None
+    teacher: PreTrainedModel | None = None
     _recent: list[float] = field(default_factory=list, init=False)  # losses
 
     def steps(self) -> Iterator[tuple[int, float]]:
@@ -332,7 +338,12 @@ def skew(usage: Usage) -> str | None:
     )
 
 
-def _distance(model, teacher, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+def _distance(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    batch: dict[str, Int64[Tensor, "B T"]],
+    logits: Float[Tensor, "B T V"],
+) -> Float[Tensor, ""]:
     """KL(before || now) in nats per token."""
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
     with torch.no_grad():
@@ -359,11 +370,11 @@ def _parts(text: str) -> Sequence[str]:
     return parts
 
 
-def _ids(tokenizer, text: str) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [number for part in _parts(text) for number in _plain_ids(tokenizer, part)]
 
 
-def _plain_ids(tokenizer, text: str) -> list[int]:
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # longer than the model reads
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import Question
@@ -16,6 +19,9 @@ from smft_lab.storage import check_lab_place, is_lab_file
 from smft_lab.training.memory_training import MemoryTraining, TextWindows, _parts, pretrain_memory
 from smft_lab.training.pretrain import STATE
 from smft_lab.writing import atomic_folder, clear_unfinished, json_text, naming
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SHAPE = {
     "hidden_size": 192,
@@ -57,7 +63,7 @@ def text_with_questions(
     return "".join(block + "".join(lines[edges[i] : edges[i + 1]]) for i, block in enumerate(blocks))
 
 
-def new_plain_model(text: str, architecture: str, seed: int = 0):
+def new_plain_model(text: str, architecture: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """An untrained model without a memory, and a tokenizer trained on the text.
 
     Args:
@@ -117,5 +123,5 @@ def train_plain_model(
     clear_unfinished(unfinished, [STATE])
 
 
-def _size(model) -> int:
+def _size(model: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters())

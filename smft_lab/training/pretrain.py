@@ -14,10 +14,12 @@ from functools import lru_cache
 from itertools import count, islice, pairwise
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from smft_lab.facts.world.corpus import MIX, UNFAMILIAR, Corpus
 from smft_lab.facts.world.world import World
@@ -28,10 +30,15 @@ from smft_lab.model.language_model import MemoryLlamaConfig, MemoryLlamaForCausa
 from smft_lab.model.tokenizer import Splitter, encode, pad, train_tokenizer
 from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.ranges import check_counts, check_positive
-from smft_lab.slots.usage import measure_usage
+from smft_lab.slots.usage import Usage, measure_usage
 from smft_lab.storage import WEIGHTS_FILE, check_lab_place
 from smft_lab.training.processes import Processes
 from smft_lab.writing import alone, atomic_file, clear_unfinished, write_atomically
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from smft_lab.training.memory_training import MemoryTraining
 
 METRICS_FILE, ABOUT_FILE = "pretraining.csv", "pretraining.json"  # beside the lab
 STATE = "state.safetensors"  # in the folder of an unfinished run
@@ -77,11 +84,11 @@ class PretrainSettings:
     world_scale: float = 1.0
     kinds: tuple[str, ...] = tuple(MIX)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_counts(steps=self.steps, batch_size=self.batch_size, evaluate_every=self.evaluate_every)
         check_positive(lr=self.lr, value_lr=self.value_lr, world_scale=self.world_scale)
 
-    def model_config(self, tokenizer) -> MemoryLlamaConfig:
+    def model_config(self, tokenizer: PreTrainedTokenizerFast) -> MemoryLlamaConfig:
         return MemoryLlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
@@ -96,9 +103,7 @@ class PretrainSettings:
             memory_heads=self.memory_heads,
             memory_k=self.memory_k,
             memory_key_dim=self.memory_key_dim,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")},
         )
 
 
@@ -129,7 +134,9 @@ class PretrainRecord:
     metrics: dict[str, float]
 
 
-def training_batches(corpus: Corpus, tokenizer, settings: PretrainSettings, chunk: int) -> list[dict]:
+def training_batches(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, chunk: int
+) -> list[dict]:
     """The encoded batches of one chunk; the same for the same seed and chunk, whatever came before."""
     rng = Random(f"{settings.seed}/chunk/{chunk}")
     kinds, texts = zip(*(corpus.draw(rng, chunk) for _ in range(CHUNK * settings.batch_size)), strict=True)
@@ -218,7 +225,7 @@ def _pretrain(
 
 
 @torch.no_grad()
-def round_to_half(model) -> None:
+def round_to_half(model: nn.Module) -> None:
     """Round every number of a float32 model to what 16 bits can hold."""
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
@@ -234,7 +241,7 @@ def store_in_half(file: Path) -> None:
         save_file(weights, partial, {"format": "pt"})
 
 
-def beginning(settings: PretrainSettings):
+def beginning(settings: PretrainSettings) -> tuple[World, Corpus, PreTrainedTokenizerFast, MemoryLlamaForCausalLM]:
     """The world, its corpus, a tokenizer trained on it, and the untrained model, all from the seed."""
     world, corpus, tokenizer = _texts(settings)
     with drawn_from(settings.seed):
@@ -243,7 +250,7 @@ def beginning(settings: PretrainSettings):
 
 
 @lru_cache(1)
-def _texts(settings: PretrainSettings):
+def _texts(settings: PretrainSettings) -> tuple[World, Corpus, PreTrainedTokenizerFast]:
     """The world, its corpus, and a tokenizer trained on it."""
     world = World(settings.seed, settings.world_scale)
     corpus = Corpus(world, settings.kinds)
@@ -274,14 +281,14 @@ def drawn_ahead(settings: PretrainSettings, first: int) -> Iterator[list[dict]]:
 
 
 def gradient_steps(
-    model,
-    optimizer,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
     corpus: Corpus,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerFast,
     settings: PretrainSettings,
     start: int = 0,
     processes: Processes | None = None,
-):
+) -> Iterator[tuple[int, float]]:
     """Train from step `start` on; yields (steps done, loss in nats per token)."""
     processes = processes or Processes()
     on_gpu = model.device.type == "cuda"
@@ -304,14 +311,18 @@ def gradient_steps(
         yield step + 1, loss
 
 
-def background_usage(model, tokenizer, corpus: Corpus, settings: PretrainSettings):
+def background_usage(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, settings: PretrainSettings
+) -> Usage:
     """Usage of the slots by fresh text of the corpus."""
     rng = Random(f"{settings.seed}/background")
     texts = (corpus.texts(rng, settings.background_batch_size) for _ in range(settings.background_batches))
     return measure_usage(model, (encode(tokenizer, batch, model.device) for batch in texts))
 
 
-def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: PretrainSettings):
+def final_metrics(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World, corpus: Corpus, settings: PretrainSettings
+) -> tuple[dict[str, float], Usage]:
     """What the shipped model is judged by, over *all* old facts, and its background usage."""
     model.eval()
     old = world.old_facts()
@@ -327,7 +338,7 @@ def final_metrics(model, tokenizer, world: World, corpus: Corpus, settings: Pret
     return metrics, usage
 
 
-def make_optimizer(model, settings) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, settings: PretrainSettings | MemoryTraining) -> torch.optim.AdamW:
     """AdamW on what takes a gradient, the value tables at a rate of their own (`lr` and `value_lr` of `settings`)."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     values = [p for name, p in named if name.endswith("values.weight")]
@@ -345,7 +356,7 @@ def check_finite(step: int, loss: float) -> None:
         raise ValueError(f"step {step}: the loss is {loss}, so nothing more is learned; lower lr, or train in float32")
 
 
-def schedule(step: int, settings) -> float:
+def schedule(step: int, settings: PretrainSettings | MemoryTraining) -> float:
     """Linear warm-up, then cosine to 2% of the peak."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
@@ -357,7 +368,14 @@ def _flat(measured: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"{probe}_{metric}": value for probe, metrics in measured.items() for metric, value in metrics.items()}
 
 
-def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: Sequence[dict] = ()) -> None:
+def save_state(
+    folder: Path,
+    settings: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    rows: Sequence[dict] = (),
+) -> None:
     """Keep what learns and its optimizer in `folder`, whole or not at all, for `resume_state`; to be called `alone`."""
     tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
     for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
@@ -370,7 +388,9 @@ def save_state(folder: Path, settings: dict, model, optimizer, step: int, rows: 
         save_file(tensors, partial, metadata=about)
 
 
-def resume_state(folder: Path, settings: dict, model, optimizer) -> tuple[int, list[dict]]:
+def resume_state(
+    folder: Path, settings: dict, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict]]:
     """Steps done and rows of an unfinished run in `folder`, put back into model and optimizer; 0 where there is none.
 
     Raises:

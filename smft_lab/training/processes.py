@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 
 class Processes:
@@ -41,12 +44,12 @@ class Processes:
     def main(self) -> bool:
         return self.rank == 0
 
-    def place(self, model) -> None:
+    def place(self, model: nn.Module) -> None:
         """Move the model to this process's device."""
         if self._device is not None:
             model.to(self._device)
 
-    def share(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def share(self, batch: dict[str, Int64[Tensor, "B T"]]) -> dict[str, Int64[Tensor, "_B T"]]:
         """This process's rows of a batch.
 
         Raises:
@@ -59,7 +62,13 @@ class Processes:
             batch = {name: tensor[self.rank :: self.count] for name, tensor in batch.items()}
         return batch if self._device is None else {name: tensor.to(self._device) for name, tensor in batch.items()}
 
-    def backward(self, loss: Tensor, batch: dict[str, Tensor], model, reported: Tensor | None = None) -> float:
+    def backward(
+        self,
+        loss: Float[Tensor, ""],
+        batch: dict[str, Int64[Tensor, "B T"]],
+        model: nn.Module,
+        reported: Float[Tensor, ""] | None = None,
+    ) -> float:
         """Leave the gradient of the mean loss over the whole batch, all processes' rows, on the parameters.
 
         Args:

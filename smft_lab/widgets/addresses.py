@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import traitlets
+from torch import nn
 
 from smft_lab.facts.fact import Fact
 from smft_lab.lab import Lab
@@ -208,7 +209,7 @@ class Addresses(Panel):
         return "good", f"The memory adds {median:.2f} of what it is added to: heard, and not too loud."
 
 
-def memory_blocks(model) -> list[int]:
+def memory_blocks(model: nn.Module) -> list[int]:
     """The blocks of the model that hold a memory layer, from 0."""
     names = {module: name for name, module in model.named_modules()}
     numbers = [

@@ -200,7 +200,7 @@ class Runner:
     course: Course
     batches: dict = field(default_factory=dict, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.kept = KeptQuestions(self.lab, self.course.facts)
         self.asked = Asked.of(self.lab, self.course.facts, self.kept)
         self._base: list | None = None

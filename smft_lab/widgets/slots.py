@@ -26,6 +26,8 @@ from smft_lab.widgets.drawn_table import MOST, cell_of, in_cells, side_of
 from smft_lab.widgets.panel import Panel, page
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Float64, Int32, Int64
+
     from smft_lab.charts.pictures import Picture
 
 LISTED = 50  # facts offered to pick from
@@ -73,7 +75,7 @@ class Slots(Panel):
         if not self.facts and text is None:
             raise ValueError("give a text, or facts to pick from: Slots(lab, facts) or Slots(lab, text='...')")
         super().__init__(lab, theme=theme)
-        self._fact_counts: list[list[Tensor]] | None = None
+        self._fact_counts: list[list[Int32[Tensor, " N"]]] | None = None
         self._grouped = lab.recipe is not None and lab.recipe.choice == "group"
         self._looked = 0.0
         tables, n = lab.usage.df.shape
@@ -126,7 +128,7 @@ class Slots(Panel):
             cores = core_set(self.lab, chosen)
         self._take(reads, counts, cores, {"text": texts[0], "fact": fact, "statements": len(texts)})
 
-    def _counts_of(self, facts: list[Fact]) -> list[list[Tensor]]:
+    def _counts_of(self, facts: list[Fact]) -> list[list[Int32[Tensor, " N"]]]:
         """Reads per slot, per fact and value table, of the texts by which slots are chosen."""
         recipe = self.lab.recipe
         if not self._grouped or recipe is None:
@@ -254,7 +256,13 @@ class Slots(Panel):
         self._looked = time.monotonic()
         self._show()
 
-    def _take(self, reads: TokenReads, counts: list[Tensor], cores: list[Tensor] | None, about: dict) -> None:
+    def _take(
+        self,
+        reads: TokenReads,
+        counts: list[Int32[Tensor, " N"]],
+        cores: list[Int64[Tensor, " _slots"]] | None,
+        about: dict,
+    ) -> None:
         self._reads, self._counts, self._cores = reads, counts, cores
         if cores is None and self.settings["view"] == "core":
             self.settings = {**self.settings, "view": "tfidf"}
@@ -282,7 +290,7 @@ class Slots(Panel):
             self.ranking = [self._row(slot) for slot in self._ranked[:TOP].tolist()]
             self.core = None if self._cores is None else self._core_words(self._cores[table])
 
-    def _map(self, view: str, table: int) -> Tensor:
+    def _map(self, view: str, table: int) -> Float64[Tensor, " N"]:
         """(N,) values of one view."""
         if view == "count":
             return self._counts[table].double()
@@ -297,7 +305,7 @@ class Slots(Panel):
             values[self._cores[table]] = 1
         return values + values * torch.zeros_like(values).index_fill_(0, self._ranked[: self.settings["top_t"]], 1)
 
-    def _core_words(self, core: Tensor) -> dict:
+    def _core_words(self, core: Int64[Tensor, " slots"]) -> dict:
         covered = torch.isin(core, self._ranked[: self.settings["top_t"]])
         common = self.lab.usage.df[self.settings["table"]][core] * 2 > self.lab.usage.batches
         return {
@@ -319,6 +327,6 @@ class Slots(Panel):
             "tfidf": self._scores[slot].item(),
         }
 
-    def _base_values(self, table: int) -> Tensor:
+    def _base_values(self, table: int) -> Float[Tensor, "N Vd"]:
         names, _ = named_tables(self.lab.model)
         return self.lab.base(names[table])

@@ -343,7 +343,7 @@ class Teach(TrainingPanel):
         """The slots changed since the base, and what every probe says before and after."""
         from smft_lab.charts.pictures import bars, heat, picture
 
-        changed = sum(in_cells(norms, "amax") for norms in row_changes(self.lab))
+        changed = torch.stack([in_cells(norms, "amax") for norms in row_changes(self.lab)]).sum(0)
         lines = [f"{row['question']} {row['before']} -> {row['now']}" for row in self.lessons]
         shares = [(row["title"].lower(), row["base"], row["now"]) for row in self.probes if row["metric"] == "em"]
         names = [f"{name}, {when}" for name, *_ in shares for when in ("base", "now")]

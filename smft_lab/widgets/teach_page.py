@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from smft_lab.widgets.drawn_table import side_of
 from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.widgets.page_file import check_path, page_text, write_page
 from smft_lab.widgets.teach import FASTER, PASSES
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 KNOWN = 100  # questions that are asked again after each lesson
 LARGEST = 20  # megabytes of a page
@@ -174,9 +179,13 @@ def packed(lab: Lab) -> tuple[list[dict], str]:
     return parts, base64.b64encode(bytes(block)).decode()
 
 
-def _splits_as_shipped(tokenizer) -> bool:
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    return cast("PreTrainedTokenizerFast", tokenizer).backend_tokenizer
+
+
+def _splits_as_shipped(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer parts a text as those of `train_tokenizer` do, which is how the page does it."""
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described = json.loads(_backend(tokenizer).to_str())
     parts = (described["pre_tokenizer"] or {}).get("pretokenizers", [])
     digits = any(part["type"] == "Digits" and part["individual_digits"] for part in parts)
     begins = any(part["type"] == "ByteLevel" and part["add_prefix_space"] and part["use_regex"] for part in parts)
@@ -185,7 +194,7 @@ def _splits_as_shipped(tokenizer) -> bool:
 
 
 def _tokenizer(lab: Lab) -> dict:
-    model = json.loads(lab.tokenizer.backend_tokenizer.to_str())["model"]
+    model = json.loads(_backend(lab.tokenizer).to_str())["model"]
     merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     return {
         "vocab": model["vocab"],

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
@@ -41,6 +41,9 @@ from smft_lab.facts.questions import (
     tidy_question,
 )
 from smft_lab.facts.rows import SUFFIXES, Unusable, file_rows, is_empty, parsed, string, strings
+
+if TYPE_CHECKING:
+    from smft_lab.facts.paraphraser import Paraphraser
 
 HUB = {  # kind -> repository, configuration, split
     "triviaqa": ("mandarjoshi/trivia_qa", "rc.nocontext", "validation"),
@@ -71,7 +74,7 @@ class Question:
     answers: tuple[str, ...]
     solution: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "answers", as_tuple(self.answers))
 
 
@@ -83,7 +86,7 @@ class Choice:
     endings: tuple[str, ...]
     label: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.endings, str):
             raise ValueError(f"a choice has a list of endings, not the text {self.endings[:40]!r}")
 
@@ -120,7 +123,7 @@ def read_dataset(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
-    paraphraser=None,
+    paraphraser: Paraphraser | None = None,
     *,
     statements: int = 16,
 ) -> Dataset:
@@ -159,7 +162,11 @@ def read_dataset(
 
 
 def read_own(
-    path: str | Path, kind: str | None = None, limit: int | None = None, seed: int = 0, paraphraser=None
+    path: str | Path,
+    kind: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    paraphraser: Paraphraser | None = None,
 ) -> Dataset:
     """The facts of a person's own file, in whichever of `FORMATS` or `KINDS` it is.
 
@@ -192,7 +199,15 @@ def read_own(
     return _dataset(str(path), rows, file_kind, limit, seed, paraphraser, 16)
 
 
-def _dataset(source: str, rows: list, kind: str | None, limit, seed: int, paraphraser, statements: int) -> Dataset:
+def _dataset(
+    source: str,
+    rows: list,
+    kind: str | None,
+    limit: int | None,
+    seed: int,
+    paraphraser: Paraphraser | None,
+    statements: int,
+) -> Dataset:
     if source.startswith(tuple(f"{repo}, " for repo, _, _ in HUB.values())):
         kind = kind or next(name for name in KINDS if source.startswith(f"{HUB[name][0]}, "))
     full = [(where, row) for where, row in rows if not is_empty(row)]
@@ -261,7 +276,14 @@ class _Asked(Question):
     two_hop: tuple[tuple[str, str], ...] = ()
 
 
-def _as_fact(where: str, item: Question, how_many: int, paraphraser, seed: int, public: bool) -> Fact:
+def _as_fact(
+    where: str,
+    item: Question,
+    how_many: int,
+    paraphraser: Paraphraser | None,
+    seed: int,
+    public: bool,
+) -> Fact:
     question, answers = item.question, item.answers
     if not answers[0].strip(" ?"):
         raise Unusable("without an answer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from smft_lab.model.memory import value_tables
@@ -54,6 +54,6 @@ def _of_common_rows(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return first.values()[also], other.values()[too]
 
 
-def loss_and_gradients(model, loss: Tensor, retain_graph: bool = False) -> list[Tensor]:
+def loss_and_gradients(model: nn.Module, loss: Tensor, retain_graph: bool = False) -> list[Tensor]:
     loss.backward(retain_graph=retain_graph)
     return [loss.detach(), *(table.take_gradient() for table in value_tables(model))]

@@ -22,6 +22,7 @@ from smft_lab.model.memory import value_tables
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+    from transformers import PreTrainedModel
 
 STEP = 128  # tokens; a model is asked about lengths of that, and of multiples
 BEGINNING = 8  # tokens of a text that must come out the same without the rest
@@ -30,7 +31,7 @@ _CAUSAL: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()  # of a model 
 _TREES: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 
 
-def is_plain_causal(model, ids: Sequence[int], made: int, rounded: bool = False) -> bool:
+def is_plain_causal(model: PreTrainedModel, ids: Sequence[int], made: int, rounded: bool = False) -> bool:
     """Whether each block of a model sees, in a text as long as `ids`, all that stands before and nothing else.
 
     Args:
@@ -52,7 +53,7 @@ def is_plain_causal(model, ids: Sequence[int], made: int, rounded: bool = False)
     return _asked(lengths, len(ids), max(len(ids), min(most, _rounded_up(len(ids)))), plain)
 
 
-def takes_trees(model, ids: Sequence[int], size: int, made: int, rounded: bool = False) -> bool:
+def takes_trees(model: PreTrainedModel, ids: Sequence[int], size: int, made: int, rounded: bool = False) -> bool:
     """Whether, of trees of so many tokens, each block of a model lets a token see its ancestors and nothing else.
 
     A tree is tried in which the text `ids` is the last branch, behind others that begin alike. It must come out as
@@ -94,13 +95,13 @@ def _rounded_up(length: int) -> int:
     return -(-length // STEP) * STEP
 
 
-def _row(model, ids: Sequence[int]) -> dict[str, Tensor]:
+def _row(model: PreTrainedModel, ids: Sequence[int]) -> dict[str, Tensor]:
     """A text as a row of its own."""
     inputs = {"input_ids": torch.tensor([list(ids)], device=model.device)}
     return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
 
-def _tree(model, ids: list[int], half: int, size: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _tree(model: PreTrainedModel, ids: list[int], half: int, size: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """A packed row of `size` tokens, whose last branch is a text from its token `half` on.
 
     Returns:
@@ -125,7 +126,7 @@ def _tree(model, ids: list[int], half: int, size: int) -> tuple[dict[str, Tensor
 Passed = Mapping[nn.Module, tuple[Tensor, Tensor]]
 
 
-def _passed(model, inputs: dict[str, Tensor]) -> Passed | None:
+def _passed(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Passed | None:
     """What goes into each block, as a leaf, and what comes out of it, (B, T, D) both; None where that can't be told."""
     passed: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     with _plain_lookups(model), torch.enable_grad():
@@ -195,7 +196,7 @@ def _recorded(
 
 
 @contextmanager
-def _plain_lookups(model) -> Iterator[None]:
+def _plain_lookups(model: nn.Module) -> Iterator[None]:
     """No selection of rows is asked for in a backward pass, until the block ends."""
     before = [(table, table.hits) for table in value_tables(model)]
     try:

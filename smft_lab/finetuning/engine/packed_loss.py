@@ -23,6 +23,7 @@ from smft_lab.finetuning.engine.proof import few_texts, form_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
+    from transformers import PreTrainedModel
 
 
 class PackedLoss:
@@ -32,7 +33,7 @@ class PackedLoss:
         model: As it trains: which of its parameters take a gradient stays as it is.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel):
         self.model = model
         self._forms: WeakKeyDictionary[Batch, Form] = WeakKeyDictionary()
         self._fused: dict[tuple[bool, bool], bool | None] = {}  # by what of a form has to be proven of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,12 +18,15 @@ from smft_lab.finetuning.engine.packing import LEAST_SAVED, Form, as_rows, as_tr
 from smft_lab.finetuning.engine.products import RoundedWeights, fast_linears
 from smft_lab.slots.selection import Selection
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _PROVEN: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 PLAIN = (bool, int, float, str, type(None))
 PROOF = 4  # texts on which a way of running a model is compared with the plain way
 
 
-def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights | None = None) -> Form:
+def form_of(model: PreTrainedModel, batch: Batch, chosen: bool = False, rounded: RoundedWeights | None = None) -> Form:
     """How to run a batch: as trees, where that saves something and texts that share a row come out as they do alone.
 
     Args:
@@ -47,7 +51,11 @@ def form_of(model, batch: Batch, chosen: bool = False, rounded: RoundedWeights |
 
 
 def engine_of(
-    model, batch: Batch, form: Form, selection: Selection | None = None, rounded: RoundedWeights | None = None
+    model: PreTrainedModel,
+    batch: Batch,
+    form: Form,
+    selection: Selection | None = None,
+    rounded: RoundedWeights | None = None,
 ) -> Engine | None:
     """An `Engine` of `model`, if it gives the same loss and gradients as the whole model does on texts of `batch`.
 
@@ -82,7 +90,7 @@ def engine_of(
 
 def _engine_alike(
     plain: list[Tensor],
-    model,
+    model: PreTrainedModel,
     batch: Batch,
     form: Form,
     selection: Selection | None,
@@ -117,7 +125,7 @@ def _rounded(engine: Engine, weights: RoundedWeights, batch: Batch, form: Form, 
         batch.live = None
 
 
-def few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
+def few_texts(model: PreTrainedModel, batch: Batch, form: Form) -> tuple[Batch, Form]:
     """The longest text of a batch and its neighbours in the order of a dictionary, run in the form of the whole.
 
     It is the whole where these few would be run in another form, or have nothing to learn.
@@ -138,13 +146,13 @@ def few_texts(model, batch: Batch, form: Form) -> tuple[Batch, Form]:
     return few, few_form
 
 
-def config_of(model) -> int:
+def config_of(model: nn.Module) -> int:
     """The settings of the configs of a model and of its parts, as one number."""
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     return hash(tuple(map(_settings, configs.values())))
 
 
-def _made_of(model) -> int:
+def _made_of(model: PreTrainedModel) -> int:
     """What a model computes depends on, but for its weights, as one number."""
     autocast = torch.is_autocast_enabled(model.device.type)
     return hash((model.dtype, autocast, config_of(model), *map(_made, model.modules())))

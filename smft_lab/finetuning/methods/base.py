@@ -18,6 +18,7 @@ from smft_lab.recipe import Recipe
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
+    from transformers import PreTrainedModel
 
 Mix = Callable[[Random], Sequence[str]]
 
@@ -42,7 +43,7 @@ class Update:
 class NotFinite(ValueError):
     """A step came to a loss or a gradient that isn't finite; it changed nothing."""
 
-    def __init__(self, model, what: str):
+    def __init__(self, model: PreTrainedModel, what: str):
         dtype = str(model.dtype).removeprefix("torch.")
         half = model.dtype.itemsize < 4 or torch.is_autocast_enabled(model.device.type)
         wider = " or without autocast" if half and model.dtype.itemsize >= 4 else ""
@@ -50,7 +51,7 @@ class NotFinite(ValueError):
         super().__init__(f"{what}, so nothing more is learned; {advice}, and start again from lab.reset()")
 
 
-def check_finite(model, loss: Float[Tensor, ""], grads: Iterable[Tensor] = ()) -> None:
+def check_finite(model: PreTrainedModel, loss: Float[Tensor, ""], grads: Iterable[Tensor] = ()) -> None:
     """Raise NotFinite unless a loss is finite, and with it the gradients, if given."""
     if not loss.isfinite():
         raise NotFinite(model, f"the loss is {loss.item()}")
@@ -150,14 +151,14 @@ class Method:
     mix: Mix | None = None
     fast: bool = True
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "key" in vars(cls):
             for name in ("title", "short"):
                 if name not in vars(cls):
                     setattr(cls, name, cls.key)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.lr is not None:
             check_positive(lr=self.lr)
         if self.optimizer is not None and self.optimizer not in self.optimizers:

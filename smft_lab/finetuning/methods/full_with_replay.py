@@ -44,7 +44,7 @@ class Replay(Full):
     texts: tuple[str, ...] = ()
     count: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(count=self.count)
         if self.mix is not None:

@@ -48,7 +48,7 @@ class Lora(Method):
 
     rank: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(rank=self.rank)
 

@@ -46,7 +46,7 @@ class Osf(Method):
 
     preserved: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.preserved < 1:
             raise ValueError(f"preserved is a share between 0 and 1, not {self.preserved}")

@@ -73,7 +73,7 @@ class Sparse(Method):
     rule: str = "tfidf"
     protect: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_rule(self.rule)
         check_not_negative(protect=self.protect)
