@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from smft_lab.ranges import check_counts, check_not_negative, check_positive
@@ -18,8 +19,6 @@ from smft_lab.ranges import check_counts, check_not_negative, check_positive
 KEYS = ("random", "kmeans", "pca")
 CHOICES = ("group", "batch")
 COUNTED = ("all", "shared", "answer")
-ORDERS = ("stream", "shuffled", "mixed")
-LOSSES = ("statement", "answer")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 SHAPE = (
     "slots",
@@ -35,6 +34,31 @@ SHAPE = (
     "window",
 )
 """Fields of a recipe that say how a memory is made; the others say how facts are taught."""
+
+
+class Order(StrEnum):
+    """In which order facts are taught (see `finetune`)."""
+
+    stream = "stream"
+    shuffled = "shuffled"
+    mixed = "mixed"
+
+
+class LossOn(StrEnum):
+    """Which tokens of a text are learned."""
+
+    statement = "statement"
+    answer = "answer"
+
+
+class Optimizer(StrEnum):
+    """What moves the rows of a table (see `smft_lab.finetuning.rows`)."""
+
+    sgd = "sgd"
+    adam = "adam"
+
+
+ORDERS, LOSSES = (tuple(option.value for option in options) for options in (Order, LossOn))
 
 
 @dataclass(frozen=True)

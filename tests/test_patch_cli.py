@@ -7,7 +7,9 @@ import torch
 
 import smft_lab as smft
 from smft_lab import cli
+from smft_lab.cli.patch import OnConflict
 from smft_lab.lab import load
+from smft_lab.slots.combine import RULES
 from smft_lab.slots.patch import Patch
 
 
@@ -144,3 +146,7 @@ def test_names_and_dates_are_shown_literally(run, folder, tmp_path):
     told = out.replace("\n", "").replace(" ", "").replace("\u2502", "")
     for shown in ("[bold]n", r"\x1b[31m", "[link=x]2", r"\x07", r"a\rb", r"One\x1b]0;title\x07fact."):
         assert shown in told, (shown, out)
+
+
+def test_the_command_line_has_every_rule_for_rows_set_differently():
+    assert [rule.value for rule in OnConflict] == list(RULES)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -484,3 +484,8 @@ def test_the_chart_of_core_sets_has_a_cell_per_token_in_the_order_of_its_stateme
 
 def test_the_help_of_reproduce_names_every_experiment():
     assert NAMES.split(", ") == list(EXPERIMENTS)
+
+
+def test_the_page_has_a_column_for_every_setting_of_a_job_that_may_differ_within_an_experiment():
+    alike = {"kind", "order", "evaluations", "pretraining", "lab", "base"}
+    assert {*FIELDS} == {field.name for field in fields(Job)} - alike

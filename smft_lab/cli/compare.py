@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +23,7 @@ from smft_lab.cli.options import (
     facts_in,
     names_in,
 )
-from smft_lab.recipe import read_switches, recipe_to_teach
+from smft_lab.recipe import LossOn, Optimizer, Order, read_switches, recipe_to_teach
 from smft_lab.terminal import cell, console, progress_bar, say
 from smft_lab.wording import counted
 
@@ -33,22 +32,6 @@ if TYPE_CHECKING:
     from smft_lab.facts.fact import Fact
     from smft_lab.finetuning.methods import Method
     from smft_lab.lab import Lab
-
-
-class Order(StrEnum):
-    stream = "stream"
-    shuffled = "shuffled"
-    mixed = "mixed"
-
-
-class LossOn(StrEnum):
-    statement = "statement"
-    answer = "answer"
-
-
-class Optimizer(StrEnum):
-    sgd = "sgd"
-    adam = "adam"
 
 
 def compare(

@@ -15,6 +15,7 @@ from torch import Tensor
 from smft_lab.lab import Lab
 from smft_lab.model.memory import value_tables
 from smft_lab.ranges import check_positive
+from smft_lab.recipe import Optimizer
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -160,7 +161,7 @@ class RowAdam:
             self._first = state["first"].to(device).clone()
 
 
-OPTIMIZERS = {"sgd": RowSGD, "adam": RowAdam}
+OPTIMIZERS = {Optimizer.sgd.value: RowSGD, Optimizer.adam.value: RowAdam}
 
 
 class RowOptimizer(torch.optim.Optimizer):

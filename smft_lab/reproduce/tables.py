@@ -11,6 +11,8 @@ import pandas as pd
 from smft_lab.experiments.equal import mean_interval, read_run
 from smft_lab.finetuning.teaching import stream_order
 
+MEASURED = ["step", "probe", "metric", "value"]  # columns of a table of results besides the jobs' fields and `key`
+
 
 def ends(
     table: pd.DataFrame, label: Callable[[dict], str] | None = None, metric: Literal["em", "f1"] = "em"
@@ -24,23 +26,7 @@ def ends(
     rows = table[(table["metric"] == metric) & table["probe"].isin(["learned", "old_facts"])]
     last = rows[rows["step"] == rows.groupby("key")["step"].transform("max")]
     wide = last.pivot(index="key", columns="probe", values="value")
-    names = [
-        "method",
-        "lr",
-        "top_t",
-        "rank",
-        "optimizer",
-        "rule",
-        "seed",
-        "background",
-        "facts",
-        "protect",
-        "remedy",
-        "strength",
-        "slots",
-        "k",
-    ]
-    fields = table.drop_duplicates("key").set_index("key")[names]
+    fields = table.drop_duplicates("key").set_index("key").drop(columns=MEASURED)
     rows = fields.join(wide.rename(columns={"old_facts": "kept"}), how="inner").reset_index()
     return rows if label is None else rows.assign(label=[label(row) for row in rows.to_dict("records")])
 
@@ -55,7 +41,7 @@ def at_target(table: pd.DataFrame, label: Callable[[dict], str], probe: str = "o
     answers = table[(table["kind"] == "finetune") & (table["metric"] == "em")]
     rows = []
     for key, run in answers.groupby("key", sort=False):
-        reached, values = read_run(run[["step", "probe", "metric", "value"]])
+        reached, values = read_run(run[MEASURED])
         base = run.loc[(run["step"] == 0) & (run["probe"] == probe), "value"].item()
         kept = values[probe, "em"]
         rows.append(

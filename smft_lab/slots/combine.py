@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from smft_lab.lab import Lab
 
 OnConflict = Literal["refuse", "last", "mean", "sum"]
-RULES = ("refuse", "last", "mean", "sum")
+RULES = get_args(OnConflict)
 KEPT_ALIKE = ("method", "rule", "top_t", "layers")  # what a combination says of itself where its parts agree
 
 
