@@ -1,8 +1,7 @@
 """Background usage: how often, and in how many background batches, each slot is read by ordinary text.
 
 Everything is per value table: where several memory layers share one, their reads add up, because it is the rows that
-finetuning changes. Tables are numbered in the order of the model (`table` 0, 1, ... where tables are told apart). Counts are
-on the CPU, wherever the model is.
+finetuning changes. Tables are numbered in the order of the model, from 0. Counts are on the CPU, wherever the model is.
 """
 
 from __future__ import annotations
