@@ -116,8 +116,8 @@ def _write(lab: Lab, folder: Path, reference: bool) -> None:
         if lab.model.generation_config is not None:
             # `save_pretrained` refuses what it would not generate with, and opening a model does not.
             lab.model.generation_config.to_json_file(folder / GENERATION_FILE)
-        kept, rows = _tensors(lab, reference)
-        save_file(kept, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
+        stored, rows = _tensors(lab, reference)
+        save_file(stored, folder / (MEMORY_FILE if reference else WEIGHTS_FILE), {"format": "pt"})
         if rows:
             about |= {"format": FORMAT, "tables_by_rows": rows}
         if reference and lab.source is not None:
@@ -151,21 +151,21 @@ def _tensors(lab: Lab, reference: bool) -> tuple[dict[str, torch.Tensor], list[s
     """What the weights file of a model with an added memory holds, and the names of tables of which it has rows."""
     outside = set(outside_memory(lab.model)) if reference else set()
     rows, entries = few_rows(lab.model), lab.model.state_dict()
-    kept = {
+    stored = {
         name: tensor.contiguous()
         for name, tensor in distinct(entries).items()
         if name not in outside and name not in rows
     }
     for name, places in rows.items():
-        kept |= {name + ROWS: places, name + VALUES: entries[name][places].contiguous()}
-    return kept, list(rows)
+        stored |= {name + ROWS: places, name + VALUES: entries[name][places].contiguous()}
+    return stored, list(rows)
 
 
 def _size(lab: Lab, reference: bool) -> int:
     """Bytes of a saved lab, but for small files of text."""
     added = hasattr(lab.model.config, CONFIG_KEY)
-    kept = _tensors(lab, reference)[0] if added else distinct(lab.model.state_dict())
-    tensors = (*kept.values(), *lab.usage.to_tensors().values(), *_packed(lab.documents).values())
+    stored = _tensors(lab, reference)[0] if added else distinct(lab.model.state_dict())
+    tensors = (*stored.values(), *lab.usage.to_tensors().values(), *_packed(lab.documents).values())
     return sum(tensor.nbytes for tensor in tensors)
 
 

@@ -157,7 +157,7 @@ def test_the_model_is_whole_again_after_every_step_also_after_a_failed_one(lab):
         engine.loss(batch, form_of(lab.model, batch))
     assert dict(lab.model.named_modules()) == modules
     assert hooks_of(lab.model) == hooks + 1  # the one that failed
-    assert modules["model.layers.1.mlp"].keys.known is None
+    assert modules["model.layers.1.mlp"].keys._known is None
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "failure"])
@@ -259,7 +259,8 @@ def test_positions_that_no_chosen_slot_reaches_are_run_once_in_hugging_face_fami
     batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
     usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
     selection = Selection(model, usage, 8)
-    selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
+    selection.choose_from((read_late(model, batch),))
+    selection.remember_in(batch.memo)
     lengths = []
     last = model.get_submodule(FAMILIES[family][0])[2]
     last.register_forward_hook(lambda module, args, output: lengths.append(args[0].shape[:2].numel()))
@@ -294,7 +295,7 @@ def test_texts_that_come_back_in_other_company_are_not_run_below_the_memory(fami
     whole = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
     usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
     selection = Selection(model, usage, 8)
-    selection.chosen = (read_late(model, whole),)
+    selection.choose_from((read_late(model, whole),))
     halves = [rows_of(whole, [0, 1, 4, 5]), rows_of(whole, [2, 3, 6, 7])]
     with selection.active():
         engine = engine_of(model, halves[0], form_of(model, halves[0], True), selection)
@@ -303,7 +304,7 @@ def test_texts_that_come_back_in_other_company_are_not_run_below_the_memory(fami
         with torch.no_grad():
             table.weight[selection.chosen[0]] += torch.randn(len(selection.chosen[0]), table.weight.shape[1])
         mixed = rows_of(whole, [7, 0, 2])
-        selection.counted, selection.memo = mixed.counted, mixed.memo
+        selection.expect(mixed.counted, mixed.memo)
         plain = loss_and_gradient(model, model(**mixed.inputs).loss, table)
         form, ran = form_of(model, mixed, True), []
         below = model.get_submodule(FAMILIES[family][0])[0]
@@ -332,7 +333,7 @@ def test_what_stands_behind_the_last_label_is_not_run(tokenizer):
     batch = batch_of(tokenizer, Fact((text,), question="Where does Ada live?", answers=("Rome",)), "answer", True)
     usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
     selection = Selection(model, usage, 8)
-    selection.chosen = (torch.arange(1024),)
+    selection.choose_from((torch.arange(1024),))
     with selection.active():
         form = form_of(model, batch, True)
         engine = engine_of(model, batch, form, selection)
@@ -346,7 +347,8 @@ def test_a_model_that_makes_no_use_of_known_keys_is_run_whole(tokenizer, monkeyp
     batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
     usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
     selection = Selection(model, usage, 8)
-    selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
+    selection.choose_from((read_late(model, batch),))
+    selection.remember_in(batch.memo)
     with selection.active():
         form = form_of(model, batch)
         engine = engine_of(model, batch, form, selection)
@@ -370,7 +372,8 @@ def test_how_a_model_takes_known_keys_is_tried_on_the_first_batch_that_has_some(
     batch = batch_of(tokenizer, FACTS[0], "answer", everywhere=True)
     usage = Usage(1, *(torch.ones(1, 1024, dtype=torch.int32) for _ in range(2)))
     selection = Selection(model, usage, 8)
-    selection.chosen, selection.memo = (read_late(model, batch),), batch.memo
+    selection.choose_from((read_late(model, batch),))
+    selection.remember_in(batch.memo)
     with selection.active():
         form = form_of(model, batch)
         engine = engine_of(model, batch, form, selection)

@@ -54,7 +54,7 @@ def assembly(model) -> dict:
         "trained": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
         "gradients": [name for name, parameter in model.named_parameters() if parameter.grad is not None],
         "modes": [
-            module.hits if isinstance(module, ValueTable) else module.known
+            module.hits if isinstance(module, ValueTable) else module._known
             for module in model.modules()
             if isinstance(module, ValueTable | ProductKeys)
         ],

@@ -105,7 +105,7 @@ def test_a_stop_keeps_the_runs_that_had_ended_and_the_same_call_goes_on(lab, fac
         page(lab, facts, path, **FEW)
     assert not path.exists()
     assert len(list((tmp_path / "page.runs").iterdir())) == 3
-    assert Plan(lab, facts, **{**FEW, "seeds": (0,)}).kept(path) == 3
+    assert Plan(lab, facts, **{**FEW, "seeds": (0,)}).stored(path) == 3
     assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
     monkeypatch.setattr(shared_runs.Runner, "run", lambda self, one: ran.append(one) or run(self, one))
     page(lab, facts, path, **FEW)
@@ -156,7 +156,7 @@ def test_a_run_that_was_damaged_or_changed_by_hand_is_run_again(lab, facts, made
     for text in ["{", "[" * 100_000, *map(json.dumps, others)]:
         file.write_text(text)
         assert shared_runs.kept_run(folder, plan.course, lab, run) is None, text[:200]
-    assert plan.kept(made) == len(plan.runs) - 1
+    assert plan.stored(made) == len(plan.runs) - 1
     page(lab, facts, made, force=True, **FEW)
     assert json.loads(file.read_text())["points"] == whole["points"]
 
@@ -296,7 +296,7 @@ def test_workers_give_the_same_runs(tmp_path, facts, lab):
     for workers, name in ((1, "one"), (2, "two")):
         plan = Plan(lab, facts[:2], methods=("sparse",), rules=("tfidf",), top_t=(3, 20), seeds=(0,), passes=1)
         assert list(plan.compute(tmp_path / f"{name}.html", workers, (tmp_path / "mine", "cpu")))[-1] == 2
-        runs.append({run: (found["points"], found["rows"], found["answers"]) for run, found in plan.found.items()})
+        runs.append({run: (found["points"], found["rows"], found["answers"]) for run, found in plan.results.items()})
     assert runs[0] == runs[1]
 
 

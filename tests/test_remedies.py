@@ -195,7 +195,8 @@ def test_replay_takes_what_a_model_of_the_built_in_world_was_pretrained_on(lab, 
 
 def test_replay_has_another_model_answer_general_questions_that_no_probe_asks(lab, monkeypatch):
     monkeypatch.setattr(lab, "world_seed", None)
-    monkeypatch.setattr(full_with_replay, "ASKED", 4)
+    few = common_questions("background")[:4]
+    monkeypatch.setattr(full_with_replay, "common_questions", lambda part: few)
     batches = labelled_texts(lab, monkeypatch)
     train(lab, Replay(count=2, lr=1e-3, fast=False), passes=1)
     background = [question.question for question in common_questions("background")]
@@ -220,7 +221,7 @@ def test_what_one_fact_wrote_is_left_alone_by_the_next(lab):
     selection = Selection(lab.model, lab.usage, 20, protect=1e6)
 
     def select(owner, batch):
-        selection.owner = owner
+        selection.expect(None, owner=owner)
         lab.model(**batch)
         return set(selection.slots[0].tolist())
 
@@ -249,7 +250,7 @@ def test_the_write_log_counts_a_fact_once_however_often_it_writes(lab):
         ("sparse", {"protect": -1.0}, "protect must be at least 0"),
         ("full", {"rank": 8}, "full has no 'rank'"),
         ("lora", {"rank": 0}, "rank must be at least 1"),
-        ("lora", {"rank": 10**9}, "rank must be at most 1024, which is all"),
+        ("lora", {"rank": 10**9}, "rank must be at most 1024, not 1000000000: beyond its matrices"),
         ("full", {"optimizer": "adam"}, "no optimizer 'adam' for full; there are adamw, sgd"),
         ("replay", {"count": 0}, "count must be at least 1"),
         ("replay", {"texts": ("One.",), "count": 2}, "2 texts can't be drawn from 1"),

@@ -90,7 +90,7 @@ def make_page(
             for done in plan.compute(out, workers, (lab and lab.resolve(), device)):
                 bar.update(task, completed=done)
     except KeyboardInterrupt:
-        stored = f"{plan.kept(out)} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
+        stored = f"{plan.stored(out)} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
         say(f"stopped; {stored}, and the same command goes on")
         raise typer.Exit(130) from None
     print(plan.write(out))

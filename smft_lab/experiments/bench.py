@@ -142,7 +142,7 @@ def _ours_plain(reads: Reads):
     x = torch.randn(1, TOKENS, WIDTH)
     nothing = torch.zeros(1, reads.total, dtype=torch.int32)
     selection = Selection(layer, Usage(1000, nothing, nothing), TOP_T)
-    selection.counted = torch.ones(1, TOKENS)
+    selection.count_at(torch.ones(1, TOKENS))
     optimizer = torch.optim.SGD([layer.values.weight], lr=1.0)
 
     def step():

@@ -104,8 +104,7 @@ class ProductKeys(Wide):
         self.temperature = nn.Parameter(torch.empty(heads)) if qk_norm else None
         self.register_buffer("mean", torch.zeros(hidden_size) if whiten else None)
         self.register_buffer("deviation", torch.ones(hidden_size) if whiten else None)
-        # The slots and weights that the fast engine has computed before: `forward` then returns these.
-        self.known: tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]] | None = None
+        self._known: tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]] | None = None
         self.widen()
         self.reset_parameters()
 
@@ -127,10 +126,19 @@ class ProductKeys(Wide):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]]:
         """The slots that each token reads, and their weights; the weights of a head sum to 1."""
-        if self.known is not None:
-            return self.known
+        if self._known is not None:
+            return self._known
         with torch.autocast(x.device.type, enabled=False):
             return self._search(x)
+
+    @contextmanager
+    def answering(self, reads: tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]]) -> Iterator[None]:
+        """Let `forward` give these slots and weights until the block ends: where they were computed before."""
+        try:
+            self._known = reads
+            yield
+        finally:
+            self._known = None
 
     def _search(self, x: Float[Tensor, "B T D"]) -> tuple[Int64[Tensor, "B T H k"], Float[Tensor, "B T H k"]]:
         B, T, _ = x.shape

@@ -65,8 +65,8 @@ class Source:
 
     def to_json(self) -> dict:
         """What a saved lab keeps of it."""
-        kept = asdict(self)
-        return {name: value for name, value in kept.items() if name not in ("tensors", "tokenizer")}
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in ("tensors", "tokenizer")}
 
     @classmethod
     def from_json(cls, record) -> Source:
@@ -402,8 +402,8 @@ def _open_transformers(place: _Place):
     if mismatched := sorted(map(str, loading.get("mismatched_keys", ()))):
         raise ValueError(f"{place.name} is not what its config.json describes: {mismatched[0]} has another shape there")
     name = Path(where).name if place.path else where
-    kept = f", {str(stored).removeprefix('torch.')}" if stored else ""
-    return model, tokenizer, f"{name}{kept}", cached
+    dtype_note = f", {str(stored).removeprefix('torch.')}" if stored else ""
+    return model, tokenizer, f"{name}{dtype_note}", cached
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from smft_lab.model.hooks import HOOKS
 from smft_lab.model.memory import ProductKeys, ValueTable
 from smft_lab.model.modes import ROUTER_LOSS, router_configs
 
-MODES = {ProductKeys: "known", ValueTable: "hits"}
+MODES = {ProductKeys: "_known", ValueTable: "hits"}
 
 
 class Wiring:

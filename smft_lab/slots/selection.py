@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 
     from smft_lab.lab import Lab
 
+Memo = dict[int, tuple[Tensor, RowHits]]
+"""Per table: the slots chosen, best first, and their hits."""
+
 
 class Selection:
     """Chooses, batch by batch, the slots of each value table that a step may change (paper section 3.2).
 
     Attributes:
-        counted: Mask of the positions whose reads count in the next batches; by default the attention mask.
-        memo: Where given, the choices of the present batch are kept there for the next time it comes, for tables
-            whose reads cannot have changed meanwhile: those of the first memory layer alone.
-        owner: What the next batches are about; see `protect`.
-        chosen: Where given, per value table the slots that may change at all, chosen beforehand for a group of facts: a
-            step then changes those of them that its batch reads, whatever their scores.
+        chosen: Per value table the slots that may change at all, where they were chosen beforehand for a group of facts
+            (`choose_from`): a step then changes those of them that its batch reads, whatever their scores.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Selection:
             top_t: Slots per table and batch.
             rule: See `smft_lab.slots.scores.score`.
             seed: Of the rule `random`.
-            protect: For each other owner (`owner`) that a slot was written for, it counts as read by so many more
+            protect: For each other owner (see `expect`) that a slot was written for, it counts as read by so many more
                 background batches: what was written for one fact is then left alone by the next. 0, as in the paper,
                 whose idf never learns of what finetuning wrote.
 
@@ -57,13 +56,12 @@ class Selection:
         self.top_t = None if rule == "all" else top_t
         self.tables = value_tables(model)
         self.protect = protect
-        self.owner: object = None
+        self._owner: object = None
         self._written_by: dict[object, list[Bool[Tensor, " N"]]] = {}  # by owner, per table
         self._writers = [torch.zeros(len(table.weight), dtype=torch.int32) for table in self.tables]
-        self.counted: Shaped[Tensor, "B T"] | None = None
+        self._counted: Shaped[Tensor, "B T"] | None = None
         self.chosen: tuple[Int64[Tensor, " _rows"], ...] | None = None
-        # Per table: slots, best first, and their hits.
-        self.memo: dict[int, tuple[Int64[Tensor, " _best"], RowHits]] | None = None
+        self._memo: Memo | None = None
         self._generator = torch.Generator().manual_seed(seed)
         layers = list(memory_layers(model).values())
         first = self.tables.index(layers[0].values)
@@ -86,13 +84,38 @@ class Selection:
                 stack.enter_context(table.train_rows(partial(self._hits, i)))
             yield self
 
+    def expect(self, counted: Shaped[Tensor, "B T"] | None, memo: Memo | None = None, owner: object = None) -> None:
+        """Be told what the next batch is.
+
+        Args:
+            counted: Mask of the positions whose reads count; the attention mask by default.
+            memo: See `remember_in`.
+            owner: What it is about; see `protect`.
+        """
+        self._counted, self._memo, self._owner = counted, memo, owner
+
+    def count_at(self, counted: Shaped[Tensor, "B T"]) -> None:
+        """Count the reads at these positions alone, as where a batch is run in another form."""
+        self._counted = counted
+
+    def remember_in(self, memo: Memo) -> None:
+        """Keep the choices of the present batch there for the next time it comes.
+
+        That is, for tables whose reads cannot have changed meanwhile: those of the first memory layer alone.
+        """
+        self._memo = memo
+
+    def choose_from(self, slots: tuple[Int64[Tensor, " _rows"], ...]) -> None:
+        """Let only these slots change, per value table, which were chosen beforehand."""
+        self.chosen = slots
+
     @property
     def slots(self) -> tuple[Int64[Tensor, " _best"], ...]:
         """The slots selected for the last batch, per value table, best first."""
-        if self._slots is None and self.memo is not None and len(self.memo) == len(self.tables):
-            self._slots = tuple(self.memo[table][0] for table in range(len(self.tables)))
+        if self._slots is None and self._memo is not None and len(self._memo) == len(self.tables):
+            self._slots = tuple(self._memo[table][0] for table in range(len(self.tables)))
         if self._slots is None:
-            mask = self._mask if self.counted is None else self.counted
+            mask = self._mask if self._counted is None else self._counted
             reads = table_reads(self.model, self._reads, mask)
             self._slots = tuple(self._choose(table, *read) for table, read in enumerate(reads))
         return self._slots
@@ -124,7 +147,7 @@ class Selection:
             return chosen[torch.isin(chosen, read)]
         df, batches = self.usage.df[table], self.usage.batches
         if self.protect:
-            own = self._written_by.get(self.owner)
+            own = self._written_by.get(self._owner)
             others = self._writers[table] - (0 if own is None else own[table].int())
             df = df + self.protect * others
             batches += self.protect * (len(self._written_by) - (own is not None))
@@ -140,14 +163,14 @@ class Selection:
         if not self.protect:
             return
         new = [torch.zeros(len(writers), dtype=torch.bool) for writers in self._writers]
-        own = self._written_by.setdefault(self.owner, new)
+        own = self._written_by.setdefault(self._owner, new)
         for written, writers, slots in zip(own, self._writers, self.slots, strict=True):
             writers[slots] += (~written[slots]).int()
             written[slots] = True
 
     def _hits(self, table: int, slots: Int64[Tensor, "M reads"], weights: Float[Tensor, "M reads"]) -> RowHits:
-        """Where the selected rows of a table are read in a lookup; from `memo` where it can't have changed."""
-        memo = self.memo if table in self._constant else None
+        """Where the selected rows of a table are read in a lookup; from the memo where it can't have changed."""
+        memo = self._memo if table in self._constant else None
         if memo is not None and table in memo:
             return memo[table][1]
         hits = RowHits.find(self.slots[table].sort().values.to(slots.device), slots, weights)

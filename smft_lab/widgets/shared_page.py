@@ -132,7 +132,7 @@ class Plan:
         self.usual = min(self.top_t, key=lambda t: abs(math.log(t / usual)))
         count = len(self.course.facts)
         self.title = title or f"Teach a language model {counted(count, 'new fact')}. What does it forget?"
-        self.found: dict[SharedRun, dict] = {}
+        self.results: dict[SharedRun, dict] = {}
 
     def compute(self, path: Path, workers: int = 1, source: tuple[Path | None, str] | None = None) -> Iterator[int]:
         """Compute what is not in the folder of runs beside the page; each time, how many runs are done.
@@ -145,10 +145,10 @@ class Plan:
         check_new(folder / "run.json", force=True)
         yield 0
         for done, result in computed(self.lab, self.course, self.runs, folder, workers, source):
-            self.found[SharedRun(**result["run"])] = result
+            self.results[SharedRun(**result["run"])] = result
             yield done
 
-    def kept(self, path: Path) -> int:
+    def stored(self, path: Path) -> int:
         """How many of the runs are in the folder beside the page: workers may have ended some after a stop."""
         folder = path.with_suffix(RUNS)
         return sum(kept_run(folder, self.course, self.lab, run) is not None for run in self.runs)
@@ -181,7 +181,7 @@ class Plan:
             sparse = METHODS[method].sparse
             t = self.usual if self.usual in self._t(self.rules[0]) else self.top_t[-1]
             rule, t = (self.rules[0], t) if sparse else ("", 0)
-            ends = [self.found[SharedRun(method, seed, rule, t)]["points"][-1] for seed in self.seeds]
+            ends = [self.results[SharedRun(method, seed, rule, t)]["points"][-1] for seed in self.seeds]
             learned, kept = mean(end[1] for end in ends), [end[2] for end in ends if end[2] is not None]
             words = f"{name_in_sentence(method)}{f' (t = {t:,})' if sparse else ''} learned {learned:.0%}"
             sentences.append(
@@ -199,7 +199,7 @@ class Plan:
         course, lab = self.course, self.lab
         rates = {name: course.tuned(lab, name).settings() for name in self.methods}
         versions = {"smft-lab": __version__} | {name: importlib.metadata.version(name) for name in LIBRARIES}
-        seconds = sum(result["seconds"] for result in self.found.values())
+        seconds = sum(result["seconds"] for result in self.results.values())
         return [
             (
                 "Model",
@@ -232,7 +232,7 @@ class Plan:
             return {"answers": [text_of(text) for text in replies], "right": right}
 
         def run(key: SharedRun) -> dict:
-            result = self.found[key]
+            result = self.results[key]
             ms = 1000 * result["trained"] / max(1, result["steps"])
             shown = {name: result[name] for name in ("points", "loss", "rows", "steps")}
             return {**shown, "ms": ms, **answers(result["answers"])}

@@ -228,7 +228,7 @@ class Engine:
     def _run_above(self, frozen: Frozen, memo: dict, cache=None) -> tuple[Float[Tensor, ""], Float32[Tensor, " L"]]:
         """The mean loss over the labels, and that of each of the targets' pairs."""
         if self.selection is not None:
-            self.selection.memo = memo
+            self.selection.remember_in(memo)
         targets = frozen.form.targets
         places: list[tuple[nn.Module, str, nn.Module]] = [*self._linear]
         places += [(self._blocks, name, KnownOutput(block, frozen.below)) for name, block in self._below]
@@ -243,12 +243,8 @@ class Engine:
         parent, name, head = self._head
         stand_in = Head(head, targets, self.fused, self.rounded)
         places.append((parent, name, stand_in))
-        try:
-            self.layer.keys.known = frozen.reads
-            with replaced(places):
-                out = self._run(frozen.form, cache).logits
-        finally:
-            self.layer.keys.known = None
+        with self.layer.keys.answering(frozen.reads), replaced(places):
+            out = self._run(frozen.form, cache).logits
         if self.fused:
             return out.squeeze(), stand_in.nats
         nats = targets.nats(out)
@@ -257,7 +253,7 @@ class Engine:
     def _run(self, form: Form, cache=None):
         """Call the model on a batch; the selection then counts the reads of that form."""
         if self.selection is not None:
-            self.selection.counted = form.counted
+            self.selection.count_at(form.counted)
         return self.model(**form.inputs, use_cache=False, past_key_values=cache)
 
     def _keep_live(self, batch: Batch, loss: Float[Tensor, ""], cache: KeptKeys) -> None:
@@ -277,20 +273,20 @@ class Engine:
         if part is None:
             return
         C = part.still.shape[1]
-        past = sum(tensor[:, :, :C].nbytes for pair in cache.kept.values() for tensor in pair)
+        past = sum(tensor[:, :, :C].nbytes for pair in cache.by_layer.values() for tensor in pair)
         if self._held("live") + past + frozen.size() > LIVE_BYTES:  # asked at each step: nothing is gathered in vain
             return
-        kept = self._cut(frozen, part, part.past_of(cache.kept))
+        cut = self._cut(frozen, part, part.past_of(cache.by_layer))
         if bool(C) not in self._tried:  # without known keys nothing shows of how they are taken
             self.live = None
             whole = loss_and_gradients(self.model, loss, retain_graph=True)
-            above, _ = self._run_above(kept, kept.memo, PastKeys(kept.past))
+            above, _ = self._run_above(cut, cut.memo, PastKeys(cut.past))
             check = check_alike if self.rounded is None else check_alike_if_rounded
             check(whole, loss_and_gradients(self.model, above))
             self.live = True
             self._tried.add(bool(C))
-            selection.memo = batch.memo
-        batch.live = kept
+            selection.remember_in(batch.memo)
+        batch.live = cut
 
     def _regrouped(self, batch: Batch, form: Form) -> Frozen | None:
         """What `_freeze` would compute of a batch, if its texts came in others before, and left in it what is live."""

@@ -158,10 +158,10 @@ class KeptKeys(DynamicCache):
 
     def __init__(self):
         super().__init__()
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.by_layer: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
-        self.kept[layer_idx] = key_states, value_states
+        self.by_layer[layer_idx] = key_states, value_states
         return key_states, value_states
 
 

@@ -74,7 +74,8 @@ def engine_of(
     whole = batch
     batch, form = few_texts(model, whole, form)
     if selection is not None:
-        selection.counted, selection.memo = batch.counted, batch.memo
+        selection.count_at(batch.counted)
+        selection.remember_in(batch.memo)
     plain = loss_and_gradients(model, model(**batch.inputs).loss)
     if selection is not None and selection.rule == "random":
         plain = plain[:1]
@@ -84,7 +85,8 @@ def engine_of(
     if engine is not None:
         proven[made] = engine.fused, engine.trees, engine.rounded is not None
     elif selection is not None:
-        selection.counted, selection.memo = whole.counted, whole.memo
+        selection.count_at(whole.counted)
+        selection.remember_in(whole.memo)
     return engine
 
 

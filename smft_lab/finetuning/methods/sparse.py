@@ -152,9 +152,10 @@ class SparseTraining(Training):
         """Choose the slots that may change for all the texts at once, before any of them is taught."""
         owners, reads = counted_reads(self.lab, facts, texts, recipe.counted)
         usage, top_t, rule, seed = self.lab.usage, self.top_t, self.rule, self.seed
-        self.selection.chosen = choose_slots(usage, owners, reads, top_t, rule=rule, seed=seed, **recipe.choosing)
+        chosen = choose_slots(usage, owners, reads, top_t, rule=rule, seed=seed, **recipe.choosing)
+        self.selection.choose_from(chosen)
         if self.anchor:
-            chosen, reads = self.selection.chosen, self.lab.background_reads()
+            reads = self.lab.background_reads()
             tables = [table.weight for table in self.tables]
             self.anchors = [Anchor(*parts) for parts in zip(chosen, tables, reads, strict=True)]
 
@@ -164,7 +165,7 @@ class SparseTraining(Training):
                 optimizer.lr = (1 - done) * self.lr
 
     def update(self, batch: Batch) -> Update:
-        self.selection.counted, self.selection.memo, self.selection.owner = batch.counted, batch.memo, batch.owner
+        self.selection.expect(batch.counted, batch.memo, batch.owner)
         loss, nats = self._loss_from_cache(batch) if self.fast else (None, None)
         drift = 0.0
         if loss is None or nats is None:
