@@ -398,7 +398,7 @@ class Lab:
         return self._base[name]
 
     @exclusive
-    def save(self, path: str | Path, base: str = "copy") -> None:
+    def save(self, path: str | Path, *, base: str = "copy") -> None:
         """Write the lab as a directory that `load` reads back: config, safetensors, tokenizer, usage, probes, defaults.
 
         A finetune under way ends first: what is saved is the model as it left it. A lab already there is replaced only
@@ -423,7 +423,7 @@ class Lab:
 
 
 @torch.inference_mode(False)  # a lab is to be trained, whoever loads it
-def load(path: str | Path | None = None, device: str | torch.device = "cpu", dtype: str = "float32") -> Lab:
+def load(path: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: str = "float32") -> Lab:
     """Open a saved lab; the shipped one by default.
 
     Args:

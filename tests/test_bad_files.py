@@ -96,7 +96,7 @@ def saved(tiny_model, tokenizer, tmp_path_factory):
     lab = load(folder / "built-in")
     for _ in finetune(lab, new_facts(2), passes=1, top_t=10, probe_every=0):
         pass
-    Patch.between(lab, {"method": "sparse"}).save(folder / "patch.safetensors")
+    Patch.between(lab, about={"method": "sparse"}).save(folder / "patch.safetensors")
     lab.reset()
     return folder, lab
 

@@ -55,8 +55,8 @@ KINDS = {
     "teach, left early": lambda lab: left_early(Teach(lab, runner="thread"), "teach", passes=500, **LESSON),
     "top t": lambda lab: trained(TopT(lab, FACTS, runner="thread"), "commit", settings=FEW),
     "top t, left early": lambda lab: left_early(TopT(lab, FACTS, runner="thread"), "commit", settings={"passes": 99}),
-    "train": lambda lab: trained(Train("thread", **TINY)),
-    "train, left early": lambda lab: left_early(Train("thread", **{**TINY, "steps": 9999})),
+    "train": lambda lab: trained(Train(runner="thread", **TINY)),
+    "train, left early": lambda lab: left_early(Train(runner="thread", **{**TINY, "steps": 9999})),
 }
 
 

@@ -112,5 +112,5 @@ def test_pretraining_that_is_cut_off_goes_on(tmp_path):
     records.close()
     steps = [record.step for record in pretrain(tmp_path / "lab", settings)]
     assert (steps[0], steps[-1]) == (17, 40)
-    assert next(load(tmp_path / "lab", "cuda").model.parameters()).is_cuda
+    assert next(load(tmp_path / "lab", device="cuda").model.parameters()).is_cuda
     assert torch.get_float32_matmul_precision() == "highest"  # TF32 is for pretraining alone

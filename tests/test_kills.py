@@ -77,7 +77,7 @@ import smft_lab as smft
 lab = smft.load(sys.argv[1])
 facts = smft.new_facts(3)
 for step in smft.finetune(lab, facts, passes=1000, top_t=20, probe_every=0):
-    smft.Patch.between(lab, {"step": step.step}).save(sys.argv[2])
+    smft.Patch.between(lab, about={"step": step.step}).save(sys.argv[2])
     if step.step == 1:
         print("ready", flush=True)
 """

@@ -130,7 +130,7 @@ def test_a_device_where_nothing_can_be_computed_is_told_before_anything_is_read(
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("there is one")
     with pytest.raises(ValueError, match=f"^device {device}: .*use cpu$"):
-        load(tmp_path / "nowhere", device)
+        load(tmp_path / "nowhere", device=device)
 
 
 def test_a_lab_that_does_not_fit_its_device_is_not_called_damaged(tiny_lab, tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_distilling_keeps_the_model_nearer_to_what_it_said(small_llama, text):
 
 
 def test_a_replaced_feed_forward_is_distilled_only_from_a_teacher(small_llama, text):
-    model = add_memory(small_llama(), 1, 256, "replace", heads=2, k=4, key_dim=8)
+    model = add_memory(small_llama(), 1, 256, mode="replace", heads=2, k=4, key_dim=8)
     settings = dataclasses.replace(SETTINGS, distill=0.5)
     with pytest.raises(ValueError, match="is gone"):
         trained(model, text, settings)

@@ -79,7 +79,7 @@ def patched(make_lab, facts):
         lab = make_lab(**options)
         base = state(lab)
         teach(lab, facts, top_t=10)
-        finetuned, patch = state(lab), Patch.between(lab, {"method": "sparse"})
+        finetuned, patch = state(lab), Patch.between(lab, about={"method": "sparse"})
         lab.reset()
         assert not same(base, finetuned)
         return lab, base, finetuned, patch
@@ -122,7 +122,7 @@ def test_a_patch_keeps_its_values_when_training_goes_on(lab, facts):
 def test_a_patch_can_be_saved_at_every_step_while_training_goes_on(lab, facts, tmp_path):
     rows = []
     for step in finetune(lab, facts, passes=2, top_t=10, probe_every=0):
-        patch = Patch.between(lab, {"step": step.step})
+        patch = Patch.between(lab, about={"step": step.step})
         patch.save(tmp_path / "now.safetensors")
         rows.append(len(patch))
     assert len(rows) == 1 + 2 * len(facts)

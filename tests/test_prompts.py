@@ -395,8 +395,8 @@ def test_what_was_learned_is_asked_in_four_ways():
     assert probes["prefixed"].questions == (cat.question, DOG.question)
     assert probes["prefixed"].form == PLAIN.with_shots(NEUTRAL_SHOTS)
     assert probes["two_hop_new"].answers == (("Seven",),)
-    assert [probe.name for probe in learned_probes([cat], PLAIN, SHOTS)] == ["learned", "prefixed"]
-    assert learned_probes([cat], FEW, SHOTS)[1].form.shots == SHOTS * 2
+    assert [probe.name for probe in learned_probes([cat], PLAIN, prefix=SHOTS)] == ["learned", "prefixed"]
+    assert learned_probes([cat], FEW, prefix=SHOTS)[1].form.shots == SHOTS * 2
 
 
 def test_a_lab_measures_in_its_own_form_and_keeps_it_when_saved(tiny_lab, tmp_path):

@@ -44,7 +44,7 @@ COMMANDS = {  # with what they write, in the folder that they are given in
     "patch combine": (["one.safetensors", "one.safetensors", "--out", "out.safetensors"], "out.safetensors"),
     "patch show": (["one.safetensors"], ""),
     "pretrain": (["--out", "out", "--steps", "3"], "out"),
-    "reproduce": (["--quick", "--seeds", "1", "--lab", "lab", "--out", "out", "--workers", "2"], "out"),
+    "reproduce": (["facts", "--quick", "--seeds", "1", "--lab", "lab", "--out", "out", "--workers", "2"], "out"),
     "bench": (["--quick", "--lab", "lab", "--out", "out"], "out"),
 }
 LONG = ("pretrain", "reproduce", "bench")  # which are not awaited

@@ -332,7 +332,7 @@ WORKS = {
         [p.measure(lab.model, lab.tokenizer) for p in smft.learned_probes(FACTS, PLAIN)],
     ),
     "a text probe": lambda lab, _: lab.probes["prose"].measure(lab.model, lab.tokenizer),
-    "windows": lambda lab, _: smft.text_windows("A boat is here. " * 40, lab.tokenizer, 8).measure(
+    "windows": lambda lab, _: smft.text_windows("A boat is here. " * 40, lab.tokenizer, window=8).measure(
         lab.model, lab.tokenizer
     ),
     "choices": lambda lab, _: smft.ChoiceProbe("c", ("The capital is",), ((" Paris", " Rome"),), (0,)).measure(

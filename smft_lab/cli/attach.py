@@ -137,6 +137,6 @@ def _trained(model, out, text, blocks, slots, mode, steps, window, distill, ever
     training.check_window(opened, window)
     windows = training.TextWindows(words, tokenizer, window)
     teacher = open_model(model)[0] if distill and mode is Mode.replace else None
-    add_memory(opened, blocks or [middle_block(opened)], slots, mode.value, seed=seed)
+    add_memory(opened, blocks or [middle_block(opened)], slots, mode=mode.value, seed=seed)
     say(described(opened))
     follow_training(training.LabTraining(opened, tokenizer, windows, settings, out, teacher))

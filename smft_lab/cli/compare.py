@@ -65,7 +65,7 @@ def compare(
     from smft_lab.lab import load
 
     chosen = {name: _method(name, top_t, optimizer and optimizer.value) for name in names}
-    opened = load(lab, device)
+    opened = load(lab, device=device)
     taught = _built_in(opened, count) if own is None else own
     taught_by = recipe_to_teach(opened.recipe, switches)
     called = f"{counted(count, 'fact')} about people the model has never met"
@@ -186,7 +186,7 @@ def tune(
     from smft_lab.storage import LAB_FILE, save_defaults
     from smft_lab.writing import check_new
 
-    opened = load(lab, device)
+    opened = load(lab, device=device)
     check_new(lab / LAB_FILE, force=True)
     taught = _built_in(opened, count)
     tried = [_method(name, top_t) for name in names_in(methods, "--methods")]

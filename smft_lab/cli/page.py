@@ -59,7 +59,7 @@ def make_page(
         from smft_lab.lab import load
         from smft_lab.widgets.teach_page import TITLE, teach_page
 
-        print(teach_page(load(lab, device), out, title or TITLE, force))
+        print(teach_page(load(lab, device=device), out, title or TITLE, force))
         return
     check_kind(kind, facts)
     names = {"methods": names_in(methods, "--methods"), "rules": None if rules is None else names_in(rules, "--rules")}
@@ -69,7 +69,7 @@ def make_page(
     from smft_lab.widgets.page_file import check_path
     from smft_lab.widgets.shared_page import RUNS, Plan
 
-    opened = load(lab, device)
+    opened = load(lab, device=device)
     if passes is None and opened.recipe is None:
         passes = PASSES
     command = shlex.join(["smft-lab", *(part for part in sys.argv[1:] if part != "--force")])

@@ -291,7 +291,7 @@ class Comparison:
             self._answer(name)
             if self.chosen[name].sparse and self.patch is None:
                 about = {"method": name, **self.settings(), **self.method_settings(name)}
-                self.patch = Patch.between(self.lab, about, self.taught(self.seeds[0]))
+                self.patch = Patch.between(self.lab, self.taught(self.seeds[0]), about=about)
 
     def _sample_questions(self, facts: Sequence[Fact]) -> list[dict]:
         """A few questions per probe, drawn at random from a seed and not by how anyone answers them.

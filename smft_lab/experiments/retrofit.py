@@ -289,7 +289,9 @@ class Retrofit:
 
     def _text_probe(self, texts: list[list[int]]) -> TextProbe:
         if self.text is not None:
-            return text_windows(self.text[self._held_out_from :], self.tokenizer, 2 * self.recipe.window, HELD_OUT)
+            return text_windows(
+                self.text[self._held_out_from :], self.tokenizer, window=2 * self.recipe.window, count=HELD_OUT
+            )
         own = texts[self.recipe.background_texts :]
         written = tuple(decoded(self.tokenizer, ids) for ids in own)
         return TextProbe("text", written, whole=False, tokens=tuple(map(tuple, own)))

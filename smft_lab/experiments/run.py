@@ -109,5 +109,5 @@ def run(lab: Lab, facts: Sequence[Fact], method: str | Method = "sparse", *, rep
         settings["earlier"] = len(before)
     if last.adapted is not None:
         settings["adapted"] = last.adapted
-    patch = Patch.between(lab, settings, [*before, *facts]) if chosen.sparse else None
+    patch = Patch.between(lab, [*before, *facts], about=settings) if chosen.sparse else None
     return Run(pd.DataFrame(rows, columns=["step", "probe", "metric", "value"]), losses, settings, patch)

@@ -54,6 +54,7 @@ class Documents:
 
 def read_documents(
     path: str | Path,
+    *,
     passage_tokens: int = 100,
     tokenizer: PreTrainedTokenizerBase | None = None,
     augmentations: int = 15,

@@ -156,6 +156,7 @@ def known_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question | Fact],
+    *,
     limit: int = 100,
     form: PromptForm = PLAIN,
     progress: bool = False,

@@ -216,7 +216,7 @@ class TextProbe:
 
 
 def text_windows(
-    text: str, tokenizer: PreTrainedTokenizerBase, window: int = 128, count: int = 40, name: str = "text"
+    text: str, tokenizer: PreTrainedTokenizerBase, *, window: int = 128, count: int = 40, name: str = "text"
 ) -> TextProbe:
     """A probe of running text: its first `count` windows of `window` tokens, each on its own.
 
@@ -332,7 +332,7 @@ def world_probes(world: World, per_probe: int = 240) -> Probes:
 
 
 def learned_probes(
-    facts: Sequence[Fact], form: PromptForm = BUILT_IN, prefix: Sequence[tuple[str, str]] = NEUTRAL_SHOTS
+    facts: Sequence[Fact], form: PromptForm = BUILT_IN, *, prefix: Sequence[tuple[str, str]] = NEUTRAL_SHOTS
 ) -> list[QuestionProbe]:
     """What was learned of `facts`, told apart by how far the question is from what was taught.
 

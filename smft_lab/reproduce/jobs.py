@@ -146,7 +146,7 @@ def method_of(job: Job, **others) -> Method:
 @lru_cache(8)
 def opened(folder: str, device: str = "cpu") -> Lab:
     """The lab of a job; kept by the process from one job to the next."""
-    return load(folder or None, device)
+    return load(folder or None, device=device)
 
 
 def run_job(job: Job, device: str = "cpu") -> dict:

@@ -140,7 +140,7 @@ def wordings_of(
 
 
 @reading
-def measure_addresses(lab: Lab, facts: Sequence[Fact], wordings: int = 4, seed: int = 0) -> list[Addresses]:
+def measure_addresses(lab: Lab, facts: Sequence[Fact], *, wordings: int = 4, seed: int = 0) -> list[Addresses]:
     """How well facts would be found from their questions, by forward passes alone, per value table.
 
     Compares what the question of each fact reads, as the lab's form asks it, with what the wordings read that may be

@@ -61,7 +61,7 @@ class Coverage:
         return {"chosen": int(self.chosen[i]), **shares}
 
 
-def coverage(lab: Lab, counts: list[list[Int32[Tensor, " N"]]], rule: str = "tfidf", seed: int = 0) -> Coverage:
+def coverage(lab: Lab, counts: list[list[Int32[Tensor, " N"]]], rule: str = "tfidf", *, seed: int = 0) -> Coverage:
     """The slots that `rule` would choose for each fact, for every t.
 
     Args:

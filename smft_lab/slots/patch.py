@@ -61,12 +61,12 @@ class Patch:
 
     @classmethod
     @exclusive
-    def between(cls, lab: Lab, about: dict | None = None, facts: Sequence[Fact] = ()) -> Patch:
+    def between(cls, lab: Lab, facts: Sequence[Fact] = (), *, about: dict | None = None) -> Patch:
         """The rows in which the lab's model now differs from its base; a sparse finetune under way may go on.
 
         Args:
-            about: How they came about, for whoever finds the file.
             facts: What was taught; the patch keeps a statement and the question of each.
+            about: How they came about, for whoever finds the file.
 
         Raises:
             ValueError: more than value rows differs, as after full finetuning or LoRA; rows can't restore that.

@@ -62,7 +62,7 @@ class Addresses(Panel):
     loudness = traitlets.Dict().tag(sync=True)  # median, low, high, state, message, trail
 
     def __init__(
-        self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None, theme: str = "auto"
+        self, lab: Lab, facts: Sequence[Fact], blocks: pd.DataFrame | str | Path | None = None, *, theme: str = "auto"
     ):
         self._facts = list(facts)[:LISTED]
         if len(self._facts) < 2:

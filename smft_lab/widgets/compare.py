@@ -85,6 +85,7 @@ class Compare(TrainingPanel):
         lab: Lab,
         facts: Sequence[Fact],
         methods: Sequence[str] = STANDARD,
+        *,
         runner: str | None = None,
         theme: str = "auto",
         **settings,

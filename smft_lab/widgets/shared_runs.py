@@ -328,7 +328,8 @@ def _in_parallel(
 @cache
 def _runner(course: Course, source: tuple[Path | None, str]) -> Runner:
     torch.set_num_threads(1)
-    return Runner(load(*source), course)
+    folder, device = source
+    return Runner(load(folder, device=device), course)
 
 
 def _keep(course: Course, run: SharedRun, key: str, folder: Path, source: tuple[Path | None, str], parent: int) -> dict:

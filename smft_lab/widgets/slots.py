@@ -70,7 +70,7 @@ class Slots(Panel):
     slot = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # the card
     under = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)  # what a drawn cell holds
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact] = (), text: str | None = None, theme: str = "auto"):
+    def __init__(self, lab: Lab, facts: Sequence[Fact] = (), *, text: str | None = None, theme: str = "auto"):
         self.facts = list(facts)[:LISTED]
         if not self.facts and text is None:
             raise ValueError("give a text, or facts to pick from: Slots(lab, facts) or Slots(lab, text='...')")

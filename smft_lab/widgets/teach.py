@@ -104,6 +104,7 @@ class Teach(TrainingPanel):
         lab: Lab,
         sentence: str = EXAMPLE[0],
         question: str = EXAMPLE[1],
+        *,
         runner: str | None = None,
         theme: str = "auto",
     ):
@@ -465,7 +466,7 @@ class Teach(TrainingPanel):
         with self._claim.lock:
             if lesson.steps:
                 taught = [each.fact for each in [*self._lessons, lesson]]
-                lesson.patch = Patch.between(self.lab, {"method": Sparse.key}, taught)
+                lesson.patch = Patch.between(self.lab, taught, about={"method": Sparse.key})
                 self._lessons.append(lesson)
                 self._taught = True
             self._after()

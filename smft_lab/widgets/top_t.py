@@ -106,7 +106,7 @@ class TopT(TrainingPanel):
     live = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
     answers = traitlets.List().tag(sync=True)
 
-    def __init__(self, lab: Lab, facts: Sequence[Fact], runner: str | None = None, theme: str = "auto"):
+    def __init__(self, lab: Lab, facts: Sequence[Fact], *, runner: str | None = None, theme: str = "auto"):
         facts = with_paraphrases(facts, lab.recipe)
         check_facts(lab, facts)
         tuned = Sparse().resolved(lab).settings()
@@ -549,7 +549,7 @@ class TopT(TrainingPanel):
         path, self._items = self._path, None
         with self._claim.lock:
             taught = self.facts[: path.settings["facts"]]
-            path.patch = Patch.between(self.lab, {"method": Sparse.key, **path.settings}, taught)
+            path.patch = Patch.between(self.lab, taught, about={"method": Sparse.key, **path.settings})
             path.rows = len(path.patch)  # of those that were trained, some may be as they were
         self.release()
         self._taught = True

@@ -86,7 +86,7 @@ class Train(TrainingPanel):
     live = traitlets.Dict().tag(sync=True)  # step, total, loss, left
     heat = traitlets.Bytes(b"").tag(sync=True)  # float32 per cell of the drawn table: reads of some text
 
-    def __init__(self, runner: str | None = None, theme: str = "auto", **settings):
+    def __init__(self, *, runner: str | None = None, theme: str = "auto", **settings):
         unknown = set(settings) - set(PretrainSettings.__dataclass_fields__)
         if unknown:
             raise ValueError(f"no setting {', '.join(sorted(unknown))}; see smft_lab.training.pretrain")

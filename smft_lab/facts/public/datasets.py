@@ -120,11 +120,11 @@ class Dataset:
 def read_dataset(
     name_or_path: str | Path,
     kind: str | None = None,
+    *,
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
     paraphraser: Paraphraser | None = None,
-    *,
     statements: int = 16,
 ) -> Dataset:
     r"""Read a question set, or a corpus for probes, from a local file or the Hugging Face hub.
