@@ -45,7 +45,7 @@ def tiny(one_lab, monkeypatch):
     """Has the command line open one tiny lab, whatever --lab says; answers are two tokens long."""
     one_lab.reset()
     one_lab.defaults = {}
-    monkeypatch.setattr("smft_lab.lab.load", lambda *_: one_lab)
+    monkeypatch.setattr("smft_lab.lab.load", lambda *_, **__: one_lab)
     answer = probes_module.answer
 
     def short(*args, **options):
