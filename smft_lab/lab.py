@@ -383,6 +383,8 @@ class Lab:
                 self.restore_weights()
                 yield
             finally:
+                if self.model.state_dict().keys() != self._base.keys():  # a run that gives weights other names is on
+                    self.end()
                 self.restore_weights()  # whatever was put there meanwhile
                 with torch.no_grad():
                     for tensor, rows, values in changed:

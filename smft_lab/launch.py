@@ -172,6 +172,7 @@ def _voila(own: Path, lessons: Path):
     class Front(JupyterHandler):
         @authenticated
         def get(self) -> None:
+            _ = self.xsrf_token  # sets the cookie by which a page that is closed may end its kernel
             self.finish(index(lessons, self.base_url))
 
     class Pages(Voila):

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
@@ -35,7 +36,7 @@ from smft_lab.model.autoclass import (
     write_config,
 )
 from smft_lab.model.copies import distinct, few_rows, storage
-from smft_lab.model.memory import MemoryLayer
+from smft_lab.model.memory import CHUNK, MemoryLayer
 from smft_lab.model.opening import Source, check_unchanged, outside_memory, own_memory, quiet, reopen, tokenizer_hash
 from smft_lab.probes.probes import Probes, world_probes
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
@@ -91,8 +92,24 @@ def write_lab(lab: Lab, path: Path, reference: bool) -> None:
         _check_reference(lab)
     else:
         check_rebuilds(lab.model, attached_at(lab.model))
+    _check_finite(lab)
     with atomic_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: _size(lab, reference)):
         _write(lab, folder, reference)
+
+
+def _check_finite(lab: Lab) -> None:
+    """Raise ValueError if a weight is not finite any more, as after a training that diverged."""
+    for name, tensor in distinct(lab.model.state_dict()).items():
+        if not _is_finite(tensor) and _is_finite(lab.base(name)):
+            raise ValueError(
+                f"{name} holds numbers that are not finite, as after a training that diverged, so nothing was saved; "
+                "lab.reset() brings the base back"
+            )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    parts = torch.atleast_1d(tensor.detach()).split(CHUNK)  # nothing of the size of a table is made
+    return all(bool(part.isfinite().all()) for part in parts)
 
 
 def _check_reference(lab: Lab) -> None:

@@ -186,7 +186,10 @@ class Unwritable(OSError):
 
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path} can't be written ({reason}); nothing was saved, choose another place")
-        self.reason = reason
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):  # from a worker process to the one that waits for it
+        return type(self), (self.path, self.reason)
 
 
 def unwritable(path: Path, problem: Exception, size: int | None = None) -> Unwritable:

@@ -349,6 +349,17 @@ def test_a_lora_that_fails_to_merge_leaves_the_base(lab, monkeypatch):
     assert bitwise_equal(state(lab.model), base)
 
 
+def test_a_run_that_renames_weights_within_at_base_costs_nothing_that_was_taught_before(lab):
+    run(lab, "sparse")
+    taught = state(lab.model)
+    with suppress(KeyboardInterrupt), lab.at_base():
+        steps = finetune(lab, FACTS, "lora", passes=1, probe_every=0)
+        next(steps), next(steps)
+        raise KeyboardInterrupt
+    assert bitwise_equal(state(lab.model), taught)
+    lab.reset()
+
+
 def test_a_model_with_other_names_than_its_lab_is_not_saved(lab, tmp_path):
     lab.model.add_module("stranger", torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"can't be rebuilt from its config: stranger\.bias is"):

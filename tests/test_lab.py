@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 
 from smft_lab import storage as module
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.finetune import TakenOver, finetune
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory
@@ -27,7 +28,7 @@ from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import LAB_FILE, READS, check_lab_place, is_lab_file
-from smft_lab.writing import REPLACED, atomic_folder, check_new, check_place, write_atomically
+from smft_lab.writing import REPLACED, Unwritable, atomic_folder, check_new, check_place, write_atomically
 
 
 def test_loading_while_a_lab_is_replaced_waits_for_the_new_one(tiny_lab, tmp_path, monkeypatch):
@@ -484,3 +485,20 @@ def test_a_lab_answers_in_its_form_unless_another_is_given(tiny_lab):
     assert lab.answer(old.questions, max_new_tokens=4, form=PromptForm.PLAIN) == expected[PromptForm.PLAIN]
     lab.form = PromptForm.PLAIN
     assert lab.answer(old.questions, max_new_tokens=4) == expected[PromptForm.PLAIN]
+
+
+def test_a_lab_that_diverged_is_not_saved_over_a_good_one(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    lab.save(tmp_path / "lab")
+    with torch.no_grad():
+        value_tables(lab.model)[0].weight[3] = float("nan")
+    with pytest.raises(ValueError, match=r"values\.weight holds numbers that are not finite, .*lab\.reset\(\) brings"):
+        lab.save(tmp_path / "lab")
+    lab.reset()
+    assert all(tensor.isfinite().all() for tensor in load(tmp_path / "lab").model.state_dict().values())
+
+
+@pytest.mark.parametrize("problem", [Unwritable(Path("a.json"), "No space left on device"), TakenOver(3)])
+def test_a_problem_of_a_worker_process_is_the_same_one_outside_of_it(problem):
+    again = pickle.loads(pickle.dumps(problem))
+    assert (type(again), str(again)) == (type(problem), str(problem))

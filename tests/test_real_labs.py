@@ -452,7 +452,7 @@ def test_a_fact_is_ranked_by_the_texts_that_its_choice_of_slots_counts(lab, fact
     assert all(len(slots) % reads == 0 for (slots,) in counted)
     shown = []  # a card has the five facts that read its slot most
     for row in panel.ranking[:10]:
-        press(panel, "card", slot=row["slot"])
+        press(panel, "describe", slot=row["slot"])
         shown += [question for question, _ in panel.slot["facts"]]
     assert panel.error == ""
     assert facts[1].question in shown

@@ -266,6 +266,17 @@ def test_what_a_patch_changes_is_no_cost_of_it_and_nothing_that_was_forgotten(pr
     panel.close()
 
 
+def test_the_slots_panel_describes_slots_of_a_patch_that_was_opened_in_it(probed, facts, patch):
+    panel = Slots(probed, facts)
+    panel.open_patch(patch[0])
+    assert panel.card is not None
+    panel.describe(panel.ranking[0]["slot"])
+    assert panel.slot is not None
+    assert panel.slot["rank"] == 1
+    probed.reset()
+    panel.close()
+
+
 def test_the_base_comes_back_and_lessons_come_on_top_of_a_patch_and_are_undone_to_it(probed, facts, patch):
     file, taught = patch
     panel = Teach(probed, runner="inline")

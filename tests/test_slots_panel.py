@@ -102,7 +102,7 @@ def test_another_panels_finetune_shows_as_change_and_its_reset_takes_it_back(lab
     changed = set(np.flatnonzero(heat(panel)))
     assert changed == set(trainer._paths[-1].patch.slots[0].tolist())
     slot = changed.pop()
-    press(panel, "card", slot=int(slot))
+    press(panel, "describe", slot=int(slot))
     assert panel.slot["moved"] == pytest.approx(heat(panel)[slot], rel=1e-5)
     press(trainer, "reset")
     assert heat(panel).max() == 0
@@ -111,7 +111,7 @@ def test_another_panels_finetune_shows_as_change_and_its_reset_takes_it_back(lab
 
 def test_a_card_tells_who_reads_the_slot(lab, facts, panel):
     top = panel.ranking[0]["slot"]
-    press(panel, "card", slot=top)
+    press(panel, "describe", slot=top)
     card = panel.slot
     assert card["rank"] == 1
     own = batch_counts(lab.model, encode(lab.tokenizer, list(facts[0].statements)))[0][top]
@@ -125,7 +125,7 @@ def test_a_card_tells_who_reads_the_slot(lab, facts, panel):
         ("read", {"text": "  "}, "type a text first"),
         ("read", {"text": "word " * 3000}, "tokens long, and the model reads"),
         ("pick", {"fact": 9}, "facts 0 to 2, not 9"),
-        ("card", {"slot": -1}, "not -1"),
+        ("describe", {"slot": -1}, "not -1"),
         ("look", {"top_t": 0}, "top-t must be between"),
         ("look", {"view": "smell"}, "no view 'smell'"),
     ],

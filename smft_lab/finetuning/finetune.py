@@ -80,10 +80,14 @@ class TakenOver(ValueError):
     """A finetune was ended from outside, before its last step."""
 
     def __init__(self, after: int):
+        self.after = after
         super().__init__(
             f"this run ended after step {after}: a cell or another panel took the lab over (it reset or saved the lab, "
             "or began to train it); start again when that is done"
         )
+
+    def __reduce__(self):
+        return type(self), (self.after,)
 
 
 def all_steps(run: Iterable[Step]) -> Generator[Step, None, None]:

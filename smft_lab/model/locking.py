@@ -13,7 +13,7 @@ from torch import nn
 from smft_lab.model.modes import evaluating
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_MAKING = threading.Lock()
+_MAKING = threading.RLock()  # a run that is collected meanwhile ends, and takes a lock, too
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 

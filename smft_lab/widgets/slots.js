@@ -68,7 +68,7 @@ function render({ model, el }) {
   topT.addEventListener("change", () => send("look", { top_t: asNumber(topT) ?? 0 }));
   const wanted = make("input", { type: "number", min: 0, max: limits.slots - 1, placeholder: "0" });
   wanted.addEventListener("change", () => wanted.value !== "" && card(Math.round(Number(wanted.value))));
-  const card = (slot) => send("card", { slot });
+  const card = (slot) => send("describe", { slot });
   heed(text, pick, table, topT);
   text.addEventListener("input", showStale);
   function showStale() {

@@ -58,7 +58,7 @@ class Slots(Panel):
     lab: Lab
     _esm = page("slots.js")
     title, takes_patches = "Which slots a text reads", True
-    commands = ("read", "pick", "look", "card", "peek")
+    commands = ("read", "pick", "look", "describe", "peek")
 
     limits = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)  # view, table, top_t
@@ -157,9 +157,9 @@ class Slots(Panel):
         self.settings = wanted
         self._show()
         if self.slot is not None:
-            self.card(self.slot["slot"])
+            self.describe(self.slot["slot"])
 
-    def card(self, slot: int) -> None:
+    def describe(self, slot: int) -> None:
         """Show all there is to know about one slot.
 
         Raises:
@@ -270,7 +270,7 @@ class Slots(Panel):
             self.subject = about
             self._show()
             if self.slot is not None:
-                self.card(self.slot["slot"])
+                self.describe(self.slot["slot"])
 
     def _show(self) -> None:
         table = self.settings["table"]

@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.skipif(not find_spec("voila"), reason="needs the extra `app`")
@@ -46,7 +48,7 @@ def address(tmp_path_factory):
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen([*command, "--port", str(port)], cwd=home, env=env, **out) as process:
         url = next(found[0] for line in process.stdout if (found := re.findall(r"http://\S+token=[0-9a-f]+", line)))
-        yield url, home
+        yield url, home, psutil.Process(process.pid)
         process.send_signal(signal.SIGINT)
         try:
             process.wait(30)
@@ -86,6 +88,32 @@ def test_the_front_page_leads_to_a_panel_that_is_live(front):
     front.keyboard.press("Home")
     assert front.locator(".preview").text_content() != before
     shot(front, "voila-top_t")
+
+
+def is_kernel(process: psutil.Process) -> bool:
+    try:
+        return "ipykernel" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
+
+
+def test_a_page_that_is_closed_takes_its_kernel_along(front, address):
+    def kernels() -> set[int]:
+        return {child.pid for child in address[2].children(recursive=True) if is_kernel(child)}
+
+    before = kernels()
+    page = front.context.new_page()
+    page.set_default_timeout(90_000)
+    page.goto(front.url)
+    page.get_by_role("link", name="Top-t").click()
+    page.get_by_role("slider").wait_for()
+    of_page = kernels() - before
+    assert of_page
+    page.close(run_before_unload=True)
+    until = time.monotonic() + 30
+    while of_page & kernels() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not of_page & kernels()
 
 
 def test_a_cell_is_shown_as_soon_as_it_is_done(front, address):
