@@ -288,6 +288,10 @@ def changed_result(result: dict, how: str) -> dict:
         "half a step": lambda: result | {"rows": [row | {"step": 0.5}]},
         "a row twice": lambda: result | {"rows": [*result["rows"], row]},
         "no base": lambda: result | {"rows": [row for row in result["rows"] if row["step"]]},
+        "no share": lambda: result | {"rows": [row | {"metric": "f1", "value": None}, *result["rows"][1:]]},
+        "a number that no float holds": lambda: result | {"seconds": 10**400},
+        "less than no seconds": lambda: result | {"seconds": -1.0},
+        "the base alone": lambda: result | {"rows": [row for row in result["rows"] if not row["step"]]},
         "no end": lambda: result | {"rows": [*result["rows"], row | {"step": 10**6}]},
     }[how]()
 
@@ -311,6 +315,10 @@ BAD = (
     "half a step",
     "a row twice",
     "no base",
+    "no share",
+    "a number that no float holds",
+    "less than no seconds",
+    "the base alone",
     "no end",
 )
 FOUND_BY_HAND = {

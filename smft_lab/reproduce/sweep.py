@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ from itertools import product
 from pathlib import Path
 from random import SystemRandom
 from threading import Thread
-from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -71,6 +71,8 @@ def check_result(job: Job | RetrofitJob, result: Any) -> None:
     for name, kind in kinds.items():
         if not isinstance(result[name], kind) or (name == "rows" and not result[name]):
             raise ValueError(f"its {name} are {str(result[name])[:40]!r}")
+    if not _is_number(result["seconds"]):
+        raise ValueError(f"its seconds are {str(result['seconds'])[:40]!r}")
     usual = {field.name: field.default for field in fields(job)}  # of a setting that a result is older than
     for name, value in json.loads(json.dumps(asdict(job))).items():
         had = result["config"].get(name, usual[name])
@@ -90,26 +92,26 @@ def check_result(job: Job | RetrofitJob, result: Any) -> None:
         step, probe, metric, value = row["step"], row["probe"], row["metric"], row["value"]
         if type(step) is not int or step < 0 or not isinstance(probe, str) or not isinstance(metric, str):
             raise ValueError(f"a row has the step {str(step)[:40]!r}, or a probe or a metric that is no name")
-        if type(value) not in (int, float, NoneType) or (
-            metric in SHARES and value is not None and not 0 <= value <= 1
-        ):
+        if not _is_number_or_none(value) or (metric in SHARES and (value is None or not 0 <= value <= 1)):
             raise ValueError(f"a row has the {metric} {str(value)[:40]!r}")
         if (step, probe, metric) in measured:
             raise ValueError(f"it has two rows of {probe[:40]} {metric[:40]} at step {step}")
         measured.add((step, probe, metric))
     last = max(step for step, *_ in measured)
+    if job.measures and not last:
+        raise ValueError("it has no row but of the base")
     for step, probe in product((0, last), job.measures):
         if (step, probe, "em") not in measured:
             raise ValueError(f"it has no row of {probe} em at step {step}")
 
 
 def _is_number(value) -> bool:
-    return type(value) in (int, float) and value >= 0
+    return _is_number_or_none(value) and value is not None and value >= 0
 
 
 def _is_number_or_none(value) -> bool:
-    """Null stands for what is not finite."""
-    return value is None or type(value) in (int, float)
+    """Null stands for what is not finite; a number that no float holds is none."""
+    return value is None or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
 
 def _is_known(value) -> bool:
