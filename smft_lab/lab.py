@@ -310,10 +310,14 @@ class Lab:
 
         A finetune under way that gives weights other names, as LoRA does, ends; others may go on.
         """
-        if self.model.state_dict().keys() != self._base.keys():
-            self.end()
+        self._end_if_renamed()
         check_own_weights(self.model)
         self.check_dtypes()
+
+    def _end_if_renamed(self) -> None:
+        """End a finetune under way that gives the model's weights other names; others may go on."""
+        if self.model.state_dict().keys() != self._base.keys():
+            self.end()
 
     @exclusive
     def reset(self) -> None:
@@ -383,8 +387,7 @@ class Lab:
                 self.restore_weights()
                 yield
             finally:
-                if self.model.state_dict().keys() != self._base.keys():  # a run that gives weights other names is on
-                    self.end()
+                self._end_if_renamed()  # one that was begun in the block
                 self.restore_weights()  # whatever was put there meanwhile
                 with torch.no_grad():
                     for tensor, rows, values in changed:

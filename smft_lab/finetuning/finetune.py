@@ -38,7 +38,7 @@ JOINED = (
     "let the answer begin with a blank or a line of its own, by the before of a PromptForm or the chat template"
 )
 
-SELDOM = 20  # steps between measurements, at least, which take as long as many steps of few facts
+SELDOM = 20  # steps from one measurement to the next, at least: measuring takes as long as many steps of few facts
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,15 @@ ROUTER_LOSS = "output_router_logits"
 """Of a config: whether a mixture of experts adds what balances its experts to the loss of a text."""
 
 
-def router_configs(model: nn.Module) -> list:
-    """The configs of a model and of its parts that say whether there is a router's loss."""
+def configs_of(model: nn.Module) -> list:
+    """The configs of a model and of its parts, each once."""
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    return [config for config in configs.values() if hasattr(config, ROUTER_LOSS)]
+    return list(configs.values())
+
+
+def router_configs(model: nn.Module) -> list:
+    """The configs that say whether there is a router's loss."""
+    return [config for config in configs_of(model) if hasattr(config, ROUTER_LOSS)]
 
 
 def leave_router_loss(model: nn.Module) -> None:

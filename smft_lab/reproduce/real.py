@@ -25,6 +25,7 @@ from smft_lab.facts.public.datasets import Question, read_dataset
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS, Sparse
+from smft_lab.finetuning.methods.full_with_replay import own_answers
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.opening import open_model
@@ -301,7 +302,5 @@ def _addresses(lab: Lab) -> dict:
 def _replay(lab: Lab, job: RetrofitJob):
     """Background questions with what the base itself answers."""
     _, others = _questions(job.data)
-    asked = [question.question for question in others[:150]]
-    replies = lab.answer(asked)
-    texts = [lab.form.answered(question, reply, lab.tokenizer) for question, reply in zip(asked, replies, strict=True)]
+    texts = own_answers(lab, [question.question for question in others[:150]])
     return lambda rng: rng.sample(texts, job.replay)

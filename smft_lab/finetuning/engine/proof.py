@@ -16,6 +16,7 @@ from smft_lab.finetuning.engine.likeness import check_alike, check_alike_if_roun
 from smft_lab.finetuning.engine.masks import is_plain_causal, takes_trees
 from smft_lab.finetuning.engine.packing import LEAST_SAVED, Form, as_rows, as_trees
 from smft_lab.finetuning.engine.products import RoundedWeights, fast_linears
+from smft_lab.model.modes import configs_of
 from smft_lab.slots.selection import Selection
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ def few_texts(model: PreTrainedModel, batch: Batch, form: Form) -> tuple[Batch, 
 
 def config_of(model: nn.Module) -> int:
     """The settings of the configs of a model and of its parts, as one number."""
-    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    return hash(tuple(map(_settings, configs.values())))
+    return hash(tuple(map(_settings, configs_of(model))))
 
 
 def _made_of(model: PreTrainedModel) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -63,13 +64,13 @@ class Replay(Full):
         if not self.texts and lab.world_seed is not None:
             corpus = Corpus(lab.world)
             return lambda rng: corpus.texts(rng, self.count)
-        texts = list(self.texts) or own_answers(lab)
+        questions = [question.question for question in common_questions("background")]
+        shuffled = Random("replay").sample(questions, len(questions))  # the order in which earlier runs drew from them
+        texts = list(self.texts) or own_answers(lab, shuffled)
         return lambda rng: rng.sample(texts, self.count)
 
 
-def own_answers(lab: Lab) -> list[str]:
-    """General questions in the lab's form, with what its model answers now."""
-    questions = [question.question for question in common_questions("background")]
-    asked = Random("replay").sample(questions, len(questions))  # the order in which earlier runs drew from them
-    replies = lab.answer(asked)
-    return [lab.form.answered(question, reply, lab.tokenizer) for question, reply in zip(asked, replies, strict=True)]
+def own_answers(lab: Lab, questions: Sequence[str]) -> list[str]:
+    """Questions in the lab's form, with what its model answers now."""
+    replies = lab.answer(questions)
+    return [lab.form.answered(*pair, lab.tokenizer) for pair in zip(questions, replies, strict=True)]
