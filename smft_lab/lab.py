@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import warnings
 import weakref
@@ -23,7 +24,7 @@ from smft_lab.model.attach import check_embedded
 from smft_lab.model.autoclass import check_own_weights, check_plain, check_trainable
 from smft_lab.model.copies import cloned, distinct, few_rows, storage
 from smft_lab.model.hooks import drop_ended
-from smft_lab.model.locking import exclusive, lock_of
+from smft_lab.model.locking import exclusive, give_way, lock_of
 from smft_lab.model.memory import Wide, differing_rows, value_tables
 from smft_lab.model.opening import Source
 from smft_lab.model.precision import restore_precision
@@ -136,6 +137,7 @@ class Lab:
         self.turn = 0
         self.watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
         self._run: weakref.ref[Generator] | None = None
+        self._stop = threading.Event()  # of that run
         self._wiring: Wiring | None = None  # of the model before the training under way
         self._loop = False  # whether that is a person's own
 
@@ -231,16 +233,20 @@ class Lab:
                 self._background_reads = background_reads(self.model, self.tokenizer, documents)
         return self._background_reads
 
-    def begin(self, run: Generator) -> None:
+    @exclusive
+    def begin(self, run: Generator, stop: threading.Event) -> None:
         """Make `run` the one finetune that may change the model; one still under way ends here.
 
         A run that nobody holds any more ends by itself.
+
+        Args:
+            stop: Tells the run, each time it has the lock, that it is to end.
         """
         self.end()
         self.turn += 1
         check_own_weights(self.model)
-        self.check_dtypes()
-        self._run = weakref.ref(run)
+        self.check_weights()
+        self._run, self._stop = weakref.ref(run), stop
 
     @exclusive
     def end(self) -> None:
@@ -250,16 +256,27 @@ class Lab:
             ValueError: asked for within a step of it.
         """
         run = self._run and self._run()
-        if run is not None and getgeneratorstate(run) == GEN_RUNNING:
+        if run is not None and _is_within(run):
             raise ValueError("a finetune can't be ended within its own step")
-        self._run = None
         under_way = run is not None and getgeneratorstate(run) != GEN_CLOSED
         if run is not None:
-            run.close()
+            self._stop.set()
+            self._close(run)
+        self._run = None
         self.put_together()
         if run is not None and under_way:
             for watcher in list(self.watchers):
                 watcher.run_ended(run)
+
+    def _close(self, run: Generator) -> None:
+        """Close a run; where another thread is in it, waiting for the lock, that one ends it."""
+        while getgeneratorstate(run) != GEN_CLOSED:
+            give_way(self.lock, lambda: getgeneratorstate(run) != GEN_RUNNING)
+            try:
+                run.close()
+            except ValueError:
+                if getgeneratorstate(run) != GEN_RUNNING:  # else it was just asked for another step
+                    raise
 
     @contextmanager
     def in_training(self, loop: bool = False) -> Iterator[None]:
@@ -312,7 +329,7 @@ class Lab:
         """
         self._end_if_renamed()
         check_own_weights(self.model)
-        self.check_dtypes()
+        self.check_weights()
 
     def _end_if_renamed(self) -> None:
         """End a finetune under way that gives the model's weights other names; others may go on."""
@@ -329,15 +346,20 @@ class Lab:
         self.end()
         self.turn += 1
         check_own_weights(self.model)
-        self.check_dtypes()
+        self.check_weights()
         self.restore_weights()
         for watcher in list(self.watchers):
             watcher.base_is_back()
 
-    def check_dtypes(self) -> None:
-        """Raise ValueError if a weight is in another dtype than in the base, which no copy would bring back bitwise."""
-        for name, tensor in self.model.state_dict().items():
-            if name in self._base and tensor.dtype != (dtype := self.base(name).dtype):
+    def check_weights(self) -> None:
+        """Raise ValueError if the model's weights aren't those of the base by name, or are in other dtypes, in which no
+        copy would bring them back bitwise."""
+        entries = self.model.state_dict()
+        for name in sorted(entries.keys() ^ self._base.keys()):
+            what = "was added to the model" if name in entries else "was taken from the model"
+            raise ValueError(f"{name} {what} since the lab was made; undo that, or make another lab around the model")
+        for name, tensor in entries.items():
+            if tensor.dtype != (dtype := self.base(name).dtype):
                 raise ValueError(
                     f"{name} is in {tensor.dtype}, and in {dtype} in the lab's base; convert the model back, "
                     f"as by lab.model.to({dtype}), or make another lab around it"
@@ -425,6 +447,14 @@ class Lab:
         self.end()
         check_own_weights(self.model)
         write_lab(self, Path(path), base == "reference")
+
+
+def _is_within(run: Generator) -> bool:
+    """Whether this thread is in the run: what asks was called by it."""
+    frame = inspect.currentframe()
+    while frame is not None and frame is not run.gi_frame:
+        frame = frame.f_back
+    return frame is not None
 
 
 @torch.inference_mode(False)  # a lab is to be trained, whoever loads it

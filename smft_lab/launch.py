@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from smft_lab.pages import index, make_root
+from smft_lab.writing import atomic_file
 
 PACKAGE = Path(__file__).parent
 COPIES = Path("smft-lab-notebooks")
@@ -58,6 +59,7 @@ def copy_notebooks(notebooks: list[Path], folder: Path) -> tuple[list[str], list
         The names copied, and the names kept whose content is not the notebook's.
 
     Raises:
+        OSError: they can't be written.
         ValueError: `folder` is a file, or lies in one.
     """
     for path in (folder, *folder.parents):
@@ -67,13 +69,12 @@ def copy_notebooks(notebooks: list[Path], folder: Path) -> tuple[list[str], list
     copied, untouched = [], []
     for notebook in notebooks:
         content, target = notebook.read_bytes(), folder / notebook.name
-        try:
-            with target.open("xb") as file:
-                file.write(content)
+        if not os.path.lexists(target):
+            with atomic_file(target, replace=False) as partial:
+                partial.write_bytes(content)
             copied.append(notebook.name)
-        except FileExistsError:
-            if not target.is_file() or target.read_bytes() != content:
-                untouched.append(notebook.name)
+        elif not target.is_file() or target.read_bytes() != content:
+            untouched.append(notebook.name)
     return copied, untouched
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,7 @@ def write_lab(lab: Lab, path: Path, reference: bool) -> None:
     Args:
         reference: Whether the base is named instead of copied.
     """
+    check_name(path)
     if not _is_defaults(lab.defaults):  # else it could be saved, and not loaded
         raise ValueError(f"lab.defaults is {str(lab.defaults)[:60]!r}, not {ABOUT['defaults'][1]} with rates above 0")
     if reference:
@@ -223,6 +225,15 @@ def is_lab_file(name: str) -> bool:
     return EARLIER_FILES.fullmatch(name) is not None
 
 
+def check_name(path: Path) -> None:
+    """Raise ValueError if a name on the way to a file is no UTF-8, which tokenizers and safetensors can't open."""
+    try:
+        os.path.realpath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        problem = "a name in it is not in UTF-8, and a tokenizer is opened by no other"
+        raise ValueError(f"{path}: {problem}; choose another name") from None
+
+
 def check_lab_place(
     path: Path, mark: str = LAB_FILE, besides: Collection[str] = (), otherwise: str = "delete it"
 ) -> None:
@@ -234,11 +245,12 @@ def check_lab_place(
         otherwise: What a person may do about a finished one, if not name another folder.
     """
     what = "lab" if mark == LAB_FILE else "model"
+    check_name(path)
     check_place(path, mark)
     if (path / mark).exists():
         raise ValueError(f"{path} already holds a finished {what}; name another folder, or {otherwise}")
     lost = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
-    if lost := [name for name in lost if is_lab_file(name) or name in besides]:
+    if lost := [name for name in lost if is_lab_file(name) or name == BACKGROUND_FILE or name in besides]:
         raise ValueError(
             f"{path} holds a file {lost[0]} of another model, which a {what} would replace; name another folder"
         )
@@ -248,7 +260,7 @@ def _check_rows(rows: torch.Tensor, values: torch.Tensor, table: torch.Tensor, n
     """Raise ValueError unless these can be rows of the table."""
     ascend = rows.dtype == torch.int64 and rows.ndim == 1 and bool((rows.diff() > 0).all())
     inside = ascend and (not len(rows) or (rows[0] >= 0 and rows[-1] < len(table)))
-    if not inside or values.shape != (len(rows), table.shape[1]) or values.dtype != table.dtype:
+    if not inside or values.shape != (len(rows), table.shape[1]) or values.dtype not in NUMBERS:
         raise ValueError(f"the rows of {name} are damaged")
 
 
@@ -268,6 +280,7 @@ def read_lab(path: Path | None, device: str | torch.device, dtype: str, lab_of: 
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     path = path or shipped_checkpoint()
+    check_name(path)
     for _ in range(READS):
         if moved_away(path, LAB_FILE):
             with alone(path, PATIENCE):
@@ -399,7 +412,7 @@ def _read_model(
                 entries[name].zero_()
             rows, values = stored.get_tensor(name + ROWS), stored.get_tensor(name + VALUES)
             _check_rows(rows, values, entries[name], name)
-            entries[name][rows] = values
+            entries[name][rows] = values.to(entries[name].dtype)
     return model
 
 
@@ -479,7 +492,16 @@ def _is_defaults(value) -> bool:
     if not all(isinstance(value[name], kind) for name, kind in kinds.items()):
         return False
     settings = [settings for name, settings in value.items() if name != "sweep"]
-    return all(isinstance(row, dict) for row in value.get("sweep", [])) and all(map(_has_rates, settings))
+    return all(map(_is_tried, value.get("sweep", []))) and all(map(_has_rates, settings))
+
+
+def _is_tried(row) -> bool:
+    """Whether this may be a setting that a sweep tried, with what came of it (see `smft_lab.experiments.tune`)."""
+    kinds = {"method": str, "optimizer": str, "chosen": bool, "reached": bool}
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
+        return False
+    numbers = {name: number for name, number in row.items() if name not in kinds and number is not None}
+    return "lr" in numbers and _has_rates(numbers) and all(type(number) in (int, float) for number in numbers.values())
 
 
 def _has_rates(settings: dict) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import IO
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +20,26 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+
+class Telling(Console):
+    """A console whose end costs nothing but what would be shown: when nobody reads it any more, or its disk is full,
+    the work that it tells of goes on."""
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except OSError:
+            self.quiet = True
+            to_nowhere(self.file)
+
+
+def to_nowhere(stream: IO[str]) -> None:
+    """What a stream still has to write, and can't, goes nowhere: at its end Python would call that an error."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+console = Telling(stderr=True, highlight=False)
 
 EVERY = 15.0  # seconds between two lines of a task in a log
 PACE_OVER = 300.0  # seconds of the past that the time left is reckoned from

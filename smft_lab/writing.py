@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import math
 import os
@@ -11,8 +10,9 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
@@ -22,13 +22,16 @@ from safetensors import SafetensorError
 
 PARTIAL, UNFINISHED, REPLACED, LOCK = ".partial", ".unfinished", ".replaced", ".lock"
 RANDOM = 8  # hexadecimal digits
+HEXADECIMAL = f"[0-9a-f]{{{RANDOM}}}"
 LEFT_BEHIND = 3600  # seconds; what is older was left by a process that was killed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 IMMOVABLE = (errno.EBUSY, errno.EXDEV)
 
 
 @contextmanager
-def atomic_file(path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None) -> Iterator[Path]:
+def atomic_file(
+    path: Path, left_behind: float = LEFT_BEHIND, size: int | None = None, replace: bool = True
+) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place at the end of the block: the file is the old one or the
     new one, never a part, also where several machines write it at once. An error leaves the old one.
 
@@ -36,14 +39,15 @@ def atomic_file(path: Path, left_behind: float = LEFT_BEHIND, size: int | None =
         path: A link stays one: the file that it names is written.
         left_behind: Age in seconds from which another's part is deleted; 0 where nobody else writes `path`.
         size: Bytes that are to be written, for the message of a full disk.
+        replace: Whether a file that is there at the end of the block may be replaced.
 
     Raises:
         OSError: it can't be written; the message says which file, and what a full disk lacks.
-        ValueError: it is a device or the like, whose place no file is to take.
+        ValueError: it is a device or the like, whose place no file is to take; or it is there and not to be replaced.
     """
     asked, path = path, Path(os.path.realpath(path))
     _check_no_device(path)
-    for left in path.parent.glob(f"{glob.escape(path.name)}.{'?' * RANDOM}{PARTIAL}"):
+    for left in _parts_of(path):
         with suppress(OSError):  # it may be another's
             if not left_behind or time.time() - left.stat().st_mtime > left_behind:
                 left.unlink()
@@ -52,8 +56,18 @@ def atomic_file(path: Path, left_behind: float = LEFT_BEHIND, size: int | None =
         partial.touch()
         mode = stat.S_IMODE((path if path.exists() else partial).stat().st_mode)
         yield partial
-        partial.chmod(mode)  # safetensors writes for the owner alone
-        os.replace(partial, path)
+        _chmod(partial, mode)  # safetensors writes for the owner alone
+        if replace:
+            os.replace(partial, path)
+        else:
+            _move_new(partial, path)
+    except FileExistsError:
+        raise ValueError(
+            f"{asked} is there now, written by somebody else meanwhile, and nothing was saved; name another, or "
+            "replace it with --force"
+        ) from None
+    except Unwritable:  # of another file that is written within the block
+        raise
     except (OSError, SafetensorError) as problem:
         raise unwritable(asked, problem, size) from None
     finally:
@@ -61,11 +75,58 @@ def atomic_file(path: Path, left_behind: float = LEFT_BEHIND, size: int | None =
             partial.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text`, whole or not at all."""
-    data = text.encode("utf-8", "backslashreplace")  # a file's name in another encoding may be part of it
-    with atomic_file(path, size=len(data)) as partial:
-        partial.write_bytes(data)
+def write_atomically(path: Path, text: str, replace: bool = True) -> None:
+    """Write `text`, whole or not at all.
+
+    Args:
+        replace: See `atomic_file`.
+    """
+    write_together({path: text}, replace)
+
+
+def write_together(texts: Mapping[Path, str], replace: bool = True) -> None:
+    """Write several files, each whole or not at all; none takes its place before all are written.
+
+    Args:
+        texts: By path.
+        replace: See `atomic_file`.
+    """
+    with ExitStack() as taking_places:
+        for path, text in texts.items():
+            data = text.encode("utf-8", "backslashreplace")  # a file's name in another encoding may be part of it
+            partial = taking_places.enter_context(atomic_file(path, size=len(data), replace=replace))
+            partial.write_bytes(data)
+
+
+def _parts_of(path: Path) -> list[Path]:
+    """The unfinished files beside `path` that `atomic_file` began for it."""
+    name = re.compile(rf"{re.escape(path.name)}\.{HEXADECIMAL}{re.escape(PARTIAL)}")
+    try:
+        return [file for file in path.parent.iterdir() if name.fullmatch(file.name)]
+    except OSError:  # the folder may be missing, or not to be listed
+        return []
+
+
+def _move_new(file: Path, place: Path) -> None:
+    """Give a file a place where none is.
+
+    Raises:
+        FileExistsError: one is there.
+    """
+    try:
+        os.link(file, place)
+    except FileExistsError:
+        raise
+    except OSError:  # not on every disk
+        if os.path.lexists(place):
+            raise FileExistsError(place) from None
+        os.replace(file, place)
+
+
+def _chmod(file: Path, mode: int) -> None:
+    """Give a file its mode, where the disk knows any and the file is one's own."""
+    with suppress(PermissionError, NotImplementedError):
+        file.chmod(mode)
 
 
 def check_new(path: Path, force: bool = False) -> None:
@@ -122,7 +183,7 @@ def _has_keys(file: Path, keys: Collection[str]) -> bool:
 def clear_unfinished(folder: Path, names: Iterable[str]) -> None:
     """Delete the files in which a run kept what it needed to go on, and their folder, if nothing else is in it."""
     for name in names:
-        for file in (folder / name, *folder.glob(f"{glob.escape(name)}.{'?' * RANDOM}{PARTIAL}")):
+        for file in (folder / name, *_parts_of(folder / name)):
             file.unlink(missing_ok=True)
     _beside(folder, LOCK).unlink(missing_ok=True)
     with suppress(OSError):
@@ -178,7 +239,11 @@ def _finite(value):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    if isinstance(value, Integral):  # of other libraries, too
+        return int(value)
+    return float(value) if math.isfinite(value) else None
 
 
 class Unwritable(OSError):
@@ -247,7 +312,9 @@ def alone(path: Path, patience: float = 0):
 
 
 @contextmanager
-def atomic_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room: int = 0) -> Iterator[Path]:
+def atomic_folder(
+    path: Path, mark: str, is_earlier: Callable[[str], bool], room: int = 0, names: Collection[str] = ()
+) -> Iterator[Path]:
     """A folder beside `path` to write to, whose files take their place there at the end of the block.
 
     A kill at any moment leaves what was there or what is new; after an error all is as it was. Files of others in the
@@ -257,6 +324,8 @@ def atomic_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room
         mark: The file that says what is in the folder: a JSON object, whose `files` lists all that the block writes.
         is_earlier: Whether a file of that name was written with the mark, by versions that listed none.
         room: Bytes that have to be free on the disk before the block begins.
+        names: What the block may write, as far as that is known before: a file of somebody else that would be lost is
+            then told before the block begins.
 
     Raises:
         OSError: `path` can't be written.
@@ -266,6 +335,7 @@ def atomic_folder(path: Path, mark: str, is_earlier: Callable[[str], bool], room
     target = Path(os.path.realpath(path))
     with alone(path):
         _recover(path, mark)
+        _check_none_lost(target, mark, is_earlier, names)
         unfinished = target.with_name(f".{target.name}.{uuid4().hex[:RANDOM]}{UNFINISHED}")
         unfinished.mkdir()
         try:
@@ -352,15 +422,17 @@ def _recover(path: Path, mark: str) -> None:
     """Undo what killed processes left half done; to be called `alone`."""
     bring_back(path, mark)
     target = Path(os.path.realpath(path))
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{RANDOM}}}{re.escape(UNFINISHED)}")
+    name = re.compile(rf"\.{re.escape(target.name)}\.{HEXADECIMAL}{re.escape(UNFINISHED)}")
     for left in target.parent.iterdir():
         if not name.fullmatch(left.name):
             continue
         if not (target / mark).exists():
-            for moved in (_listed(left, mark) or set()) - {file.name for file in left.iterdir()}:
-                _delete(target / moved)
+            _take_back(left, target, mark)
         _delete(left)
-    _delete(old := _beside(path, REPLACED))
+    old = _beside(path, REPLACED)
+    if old.exists() and target.exists() and (listed := _listed(old, mark)) is not None:
+        _bring_late(old, target, {mark} | listed)
+    _delete_marked(old, mark)
     if old.exists():
         raise OSError(errno.ENOTEMPTY, f"{old} is left of an earlier one and can't be deleted; delete it")
 
@@ -382,11 +454,23 @@ def _follow_umask(folder: Path) -> None:
     """Give all files the mode that a new file gets; safetensors writes for the owner alone."""
     for file in folder.rglob("*"):
         if file.is_file():
-            file.chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
+            _chmod(file, stat.S_IMODE(folder.stat().st_mode) & 0o666)
 
 
-def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], bool]) -> None:
-    new = sorted((file.name for file in unfinished.iterdir()), key=lambda name: name == mark)  # the mark comes last
+def _delete_marked(folder: Path, mark: str) -> None:
+    """Delete a folder, its mark first: without it, whoever finds a rest of the folder takes nothing from there."""
+    (folder / mark).unlink(missing_ok=True)
+    _delete(folder)
+
+
+def _check_none_lost(
+    target: Path, mark: str, is_earlier: Callable[[str], bool], new: Collection[str]
+) -> tuple[set[str], set[str]]:
+    """The names in a folder, and those of them that were written with its mark.
+
+    Raises:
+        ValueError: one of the others is new, too.
+    """
     there = {file.name for file in target.iterdir()} if target.exists() else set()
     own = set()
     if mark in there:
@@ -397,19 +481,61 @@ def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], 
             f"{target} holds a file {lost[0]} that was not written with {mark} and would be lost; name "
             "another folder, or move it away"
         )
+    return there, own
+
+
+def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], bool]) -> None:
+    new = sorted((file.name for file in unfinished.iterdir()), key=lambda name: name == mark)  # the mark comes last
+    there, own = _check_none_lost(target, mark, is_earlier, new)
     if not there and not target.exists():
         os.replace(unfinished, target)
     elif mark not in there:
-        for name in new:
-            os.replace(unfinished / name, target / name)
+        try:
+            for name in new:
+                _move_new(unfinished / name, target / name)
+        except BaseException:
+            _take_back(unfinished, target, mark)
+            raise
     else:
         for name in there - own:
             _take_along(target / name, unfinished / name)
-        shutil.copymode(target, unfinished)
+        _chmod(unfinished, stat.S_IMODE(target.stat().st_mode))
+        with suppress(OSError):  # to whom it belongs is for its owner to say
+            os.chown(unfinished, -1, target.stat().st_gid)
         old = _beside(target, REPLACED)
         os.replace(target, old)
         os.replace(unfinished, target)
-        _delete(old)
+        _bring_late(old, target, own)
+        _delete_marked(old, mark)
+
+
+def _take_back(unfinished: Path, target: Path, mark: str) -> None:
+    """Delete from a folder what was given its place there, but for what somebody else has put there since."""
+    left = {file.name for file in unfinished.iterdir()}
+    for name in left:  # a file that has its place has two names
+        with suppress(FileNotFoundError):
+            if os.path.samefile(unfinished / name, target / name):
+                _delete(target / name)
+    for name in (_listed(unfinished, mark) or set()) - left:  # and one, on disks that know no second names
+        _delete(target / name)
+
+
+def _bring_late(old: Path, new: Path, own: Collection[str] = ()) -> None:
+    """Move to a folder's successor what somebody else wrote into the folder since its files were taken along.
+
+    Args:
+        own: Names of files that the successor has in place of the folder's.
+    """
+    for file in old.iterdir():
+        place = new / file.name
+        if file.name in own:
+            continue
+        if not os.path.lexists(place):
+            os.replace(file, place)
+        elif file.is_dir() and not file.is_symlink() and place.is_dir():
+            _bring_late(file, place)
+        elif not file.is_dir() and file.lstat().st_mtime_ns > place.lstat().st_mtime_ns:
+            os.replace(file, place)
 
 
 def _take_along(file: Path, place: Path) -> None:

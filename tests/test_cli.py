@@ -481,6 +481,22 @@ def test_attach_leaves_files_that_were_there_alone(smft, tokenizer, tmp_path, ho
     assert [file.read_text() for file in diary.parent.iterdir()] == ["mine"]
 
 
+def test_of_two_attaches_to_one_folder_the_second_is_told_so(smft, tokenizer, tmp_path):
+    from test_attach import small
+
+    small("llama").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "words.txt").write_text(" ".join(TEXT), encoding="utf-8")
+    (tmp_path / "lab" / "unfinished").mkdir(parents=True)
+    asked = ["--known", facts_file(tmp_path, 8), "--questions", facts_file(tmp_path, 8)]
+    args = ("attach", "model", "--slots", 256, "--text", "words.txt", "--layers", 1, *asked, "--out", "lab")
+    with alone(tmp_path / "lab" / "unfinished"):
+        code, _, err = smft(*args)
+    assert code == 2
+    assert "another process is writing to" in err[-1]
+    assert smft(*args)[0] == 0
+
+
 # Ctrl-C -----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from safetensors import SafetensorError
 
 from smft_lab import storage as module
 from smft_lab.facts.world.world import new_facts
-from smft_lab.finetuning.finetune import TakenOver, finetune
+from smft_lab.finetuning.finetune import TakenOver, all_steps, finetune
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory
@@ -27,7 +29,8 @@ from smft_lab.probes.probes import answer
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
-from smft_lab.storage import LAB_FILE, READS, check_lab_place, is_lab_file
+from smft_lab.storage import BACKGROUND_FILE, LAB_FILE, READS, check_lab_place, is_lab_file
+from smft_lab.widgets import Compare
 from smft_lab.writing import REPLACED, Unwritable, atomic_folder, check_new, check_place, write_atomically
 
 
@@ -502,3 +505,125 @@ def test_a_lab_that_diverged_is_not_saved_over_a_good_one(tiny_lab, tmp_path):
 def test_a_problem_of_a_worker_process_is_the_same_one_outside_of_it(problem):
     again = pickle.loads(pickle.dumps(problem))
     assert (type(again), str(again)) == (type(problem), str(problem))
+
+
+TAKE = {
+    "reset": lambda lab, path: lab.reset(),
+    "save": lambda lab, path: lab.save(path / "lab"),
+    "finetune": lambda lab, path: list(finetune(lab, new_facts(1), passes=1, probe_every=0)),
+}
+
+
+@pytest.mark.parametrize("take", TAKE)
+@pytest.mark.parametrize("method", ["sparse", "full", "lora"])
+def test_a_run_in_another_thread_that_waits_for_its_turn_ends_where_the_lab_is_taken_over(
+    method, take, tiny_lab, tmp_path
+):
+    lab, ended = tiny_lab(), []
+    base = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    run = finetune(lab, new_facts(2), method, passes=100_000, probe_every=0)
+    next(run), next(run)
+
+    def go_on():
+        try:
+            for _ in all_steps(run):
+                pass
+        except TakenOver as problem:
+            ended.append(problem)
+
+    other = threading.Thread(target=go_on)
+    with lab.lock:
+        other.start()
+        while getgeneratorstate(run) != GEN_RUNNING:  # it waits within its step for the lock that is held here
+            time.sleep(0.01)
+        TAKE[take](lab, tmp_path)
+        assert getgeneratorstate(run) == GEN_CLOSED
+        if take == "reset":
+            assert all(torch.equal(tensor, base[name]) for name, tensor in lab.model.state_dict().items())
+    other.join(60)
+    assert not other.is_alive()
+    assert len(ended) == 1
+    assert lab.model.state_dict().keys() == base.keys()
+    lab.reset()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in lab.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["sparse", "lora"])
+def test_a_panel_can_be_stopped_while_the_base_is_put_back_for_a_moment(method, tiny_lab):
+    lab = tiny_lab()
+    base = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    panel = Compare(lab, new_facts(2), [method], runner="thread", passes=100_000, seeds=1)
+    turn = lab.turn
+    panel.start()
+    while lab.turn == turn:  # the run has not begun yet
+        time.sleep(0.01)
+    with lab.at_base():
+        panel.stop()
+    assert panel.state != "running"
+    panel.close()
+    lab.reset()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in lab.model.state_dict().items())
+
+
+def test_a_part_that_was_added_to_the_model_or_taken_from_it_is_named(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    lab.model.own = torch.nn.Linear(2, 2)
+    for use in (lab.reset, lambda: Patch.between(lab), lambda: finetune(lab, new_facts(1))):
+        with pytest.raises(ValueError, match=r"own\.bias was added to the model since the lab was made; undo that"):
+            use()
+    del lab.model.own
+    lab.reset()
+    norm, lab.model.model.norm = lab.model.model.norm, torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"model\.norm\.weight was taken from the model since the lab was made"):
+        lab.reset()
+    lab.model.model.norm = norm
+    lab.reset()
+
+
+def test_a_lab_in_float64_comes_back_in_float32_and_as_it_was(tiny_lab, tmp_path):
+    source = tiny_lab()
+    add_to = source.model.double()
+    lab = Lab(add_to, source.tokenizer, source.usage)
+    lab.save(tmp_path / "lab")
+    assert load(tmp_path / "lab").model.dtype == torch.float32
+    again = load(tmp_path / "lab", dtype="auto")
+    assert all(torch.equal(tensor, lab.base(name)) for name, tensor in again.model.state_dict().items())
+
+
+def test_a_name_that_is_no_utf8_is_told_before_anything_is_written(tiny_lab, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    for use in (lambda: tiny_lab().save(path), lambda: check_lab_place(path), lambda: load(path)):
+        with pytest.raises(ValueError, match="a name in it is not in UTF-8"):
+            use()
+    assert not path.exists()
+
+
+def test_a_file_that_a_lab_would_replace_is_told_before_long_work(tmp_path):
+    (tmp_path / BACKGROUND_FILE).write_text("a person's own")
+    with pytest.raises(ValueError, match=r"holds a file background\.safetensors of another model"):
+        check_lab_place(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "x",
+        {"chosen": None},
+        {"reached": 1},
+        {"lr": "0.1"},
+        {"lr": 0},
+        {"lr": 10**400},
+        {"method": None},
+        {"steps": [1]},
+    ],
+)
+def test_a_sweep_with_a_row_that_none_has_written_is_refused(row, tiny_lab, tmp_path):
+    lab = tiny_lab()
+    good = {"method": "full", "optimizer": "adamw", "lr": 0.1, "top_t": None, "reached": True, "chosen": True}
+    lab.defaults = {"sweep": [{**good, "steps": 12.5}]}
+    lab.save(tmp_path / "lab")
+    about = json.loads((tmp_path / "lab" / LAB_FILE).read_text())
+    about["defaults"]["sweep"] = [{**good, **row} if isinstance(row, dict) else row]
+    (tmp_path / "lab" / LAB_FILE).write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"defaults is .* not an object of settings per method"):
+        load(tmp_path / "lab")

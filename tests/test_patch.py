@@ -18,6 +18,7 @@ from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
 from smft_lab.lab import Lab, load
 from smft_lab.model.memory import value_tables
+from smft_lab.slots import patch as patch_module
 from smft_lab.slots.patch import Patch, fingerprint
 from smft_lab.slots.usage import Usage
 from smft_lab.storage import FORMAT, LAB_FILE
@@ -505,3 +506,25 @@ def test_a_lab_needs_a_memory_and_usage_of_its_shape(tiny_model, tokenizer, lab)
     fewer = Usage(1, torch.zeros(1, 64, dtype=torch.int32), torch.zeros(1, 64, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"\(1, 64\), the model has \(1, 256\)"):
         Lab(tiny_model(), tokenizer, fewer)
+
+
+def test_a_large_file_of_something_else_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    model = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(100_000)}, model)
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda *_: pytest.fail("all of it was read"))
+    monkeypatch.setattr(patch_module, "from_bytes", read.append)
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a patch written by .*its metadata don't say so"):
+        Patch.load(model)
+    (tmp_path / "long.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="it is no safetensors file"):
+        Patch.load(tmp_path / "long.safetensors")
+    assert not read
+
+
+def test_a_file_that_is_not_to_be_replaced_by_a_patch_stays(patched, tmp_path):
+    _, patch = patched
+    patch.save(tmp_path / "mine.safetensors", replace=False)
+    with pytest.raises(ValueError, match=r"mine\.safetensors is there now"):
+        patch.save(tmp_path / "mine.safetensors", replace=False)
+    assert Patch.load(tmp_path / "mine.safetensors").about == patch.about

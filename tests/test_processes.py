@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from joblib import Parallel, delayed
@@ -113,6 +114,32 @@ def test_batches_drawn_ahead_by_other_processes_are_those_drawn_in_turn():
 def test_a_sweep_by_local_processes_follows_batches_drawn_ahead():
     next(pretraining.drawn_ahead(TINY, 0))
     assert Parallel(n_jobs=2, backend="loky")(delayed(abs)(number) for number in (-1, -2)) == [1, 2]
+
+
+DRAW = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from test_processes import TINY
+from smft_lab.training.pretrain import drawn_ahead
+drawn = drawn_ahead(TINY, 0)
+next(drawn)
+print("drawn", flush=True)
+time.sleep(300)
+"""
+
+
+def test_the_processes_that_draw_batches_end_with_the_one_that_asked_for_them():
+    process = subprocess.Popen([sys.executable, "-c", DRAW, os.path.dirname(__file__)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"drawn\n"
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    for worker in alive:
+        worker.kill()
+    assert not alive
 
 
 def test_more_processes_than_texts_in_a_batch_are_refused():

@@ -296,6 +296,39 @@ def test_probes_of_every_kind_come_back_from_records_and_old_records_are_read(pl
     assert Probes.from_records(old).probes == [TextProbe("prose", ("A boat.",), whole=False)]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ["known"]),
+        ("questions", "Who?"),
+        ("questions", [1]),
+        ("questions", []),
+        ("answers", ["Otto"]),
+        ("answers", [[]]),
+        ("answers", [[["Otto"]]]),
+        ("subjects", [["Otto"]]),
+        ("match", None),
+        ("replies", [None]),
+        ("form", []),
+        ("form", {"shots": [1]}),
+    ],
+)
+def test_a_record_of_a_probe_with_a_value_of_another_type_is_refused(field, value):
+    record = {"kind": "questions", "name": "known", "questions": ["Who?"], "answers": [["Otto"]]}
+    assert Probes.from_records([record])["known"].size == 1
+    empty = {"answers": []} if value == [] and field == "questions" else {}
+    with pytest.raises(ValueError, match=r"probe|prompt form|shot|questions"):
+        Probes.from_records([{**record, **empty, field: value}])
+
+
+@pytest.mark.parametrize(("field", "value"), [("texts", [1]), ("whole", 1), ("tokens", [["a"]]), ("tokens", 3)])
+def test_a_record_of_a_text_probe_with_a_value_of_another_type_is_refused(field, value):
+    record = {"kind": "texts", "name": "text", "texts": ["A boat."], "whole": False, "tokens": [[1, 2]]}
+    assert Probes.from_records([record])["text"].size == 1
+    with pytest.raises(ValueError, match=f"{field} of a probe can't be"):
+        Probes.from_records([{**record, field: value}])
+
+
 def test_text_windows_hold_the_tokens_of_the_text_and_measure_them(talkative):
     model, tokenizer = talkative
     text = "What was there, and who was there to see it? Four legs.\n" * 4

@@ -1,7 +1,9 @@
 """A setting that is no number in its range is refused, by name, wherever one is given."""
 
+import json
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 import smft_lab as smft
@@ -49,7 +51,7 @@ def test_a_run_of_a_rate_that_is_none_does_not_begin(lab, value):
         smft.RowOptimizer(lab, lr=value)
 
 
-@pytest.mark.parametrize("seed", [float("nan"), 1.5, "x", None, 2**70])
+@pytest.mark.parametrize("seed", [float("nan"), 1.5, "x", None, 2**70, True, np.float64(1)])
 def test_a_seed_is_a_number_that_every_generator_takes(seed, lab):
     facts = new_facts(1)
     with pytest.raises(ValueError, match="a seed must be a whole number"):
@@ -58,7 +60,27 @@ def test_a_seed_is_a_number_that_every_generator_takes(seed, lab):
         Comparison(lab, facts, "sparse", seeds=[seed], passes=1)
 
 
-@pytest.mark.parametrize("number", [float("nan"), 0.5])
+def test_whole_numbers_of_numpy_are_taken_for_pythons(lab, tmp_path):
+    facts, one = new_facts(np.int64(1)), np.int64(1)
+    lab.reset()
+    run = smft.run(lab, facts, top_t=np.int64(20), lr=np.float32(0.05), passes=one, seed=one, probe_every=one)
+    run.patch.save(tmp_path / "patch.safetensors")
+    assert smft.Patch.load(tmp_path / "patch.safetensors").about == run.patch.about
+    lab.reset()
+    comparison = smft.compare(lab, facts, ["sparse"], seeds=np.arange(1), passes=one, evaluations=one)
+    comparison.save(tmp_path / "results")
+    assert json.loads((tmp_path / "results" / "summary.json").read_text())["settings"]["passes"] == 1
+    assert smft.compare(lab, facts, ["sparse"], seeds=one, passes=one, evaluations=one).seeds == (0,)
+    lab.reset()
+
+
+def test_a_number_with_a_point_is_no_count(lab):
+    for give in (lambda: new_facts(2.0), lambda: finetune(lab, new_facts(1), passes=2.0), lambda: Recipe(top_t=2.0)):
+        with pytest.raises(ValueError, match=r"must be a whole number, not 2\.0"):
+            give()
+
+
+@pytest.mark.parametrize("number", [float("nan"), 0.5, 1.0, True])
 def test_how_often_is_measured_is_a_whole_number(number, lab):
     facts = new_facts(1)
     with pytest.raises(ValueError, match="probe_every must be"):

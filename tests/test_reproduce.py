@@ -29,7 +29,7 @@ from smft_lab.reproduce.beyond import _known_of_quarters
 from smft_lab.reproduce.claims import Claim
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, run_job, with_defaults
-from smft_lab.reproduce.page import FIELDS, write_claims, write_page, write_runs
+from smft_lab.reproduce.page import FIELDS, claims_text, report_html, runs_text
 from smft_lab.reproduce.sweep import read_result, result_file, sweep, table_of
 from smft_lab.reproduce.tables import known_in_stream
 from smft_lab.reproduce.verdicts import (
@@ -377,19 +377,16 @@ def test_no_text_of_a_result_or_a_claim_is_more_than_text_on_the_page(tmp_path):
         name=MARKED, title=MARKED, paper=MARKED, draw=[lambda *_: figure], label=lambda job: MARKED
     )
     about = {**ABOUT, MARKED: MARKED}
-    write_page(tmp_path / "page.html", about, [(experiment, table, {}, [claim])])
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    text = report_html(about, [(experiment, table, {}, [claim])])
     page = Scripts(text)
     assert "em" not in page.tags
     assert allowed(page)
     assert len(page.scripts) == 2
     drawn = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text).group(1)
     assert json.loads(drawn)["chart0-0"]["data"][0]["x"] == [MARKED]
-    write_claims(tmp_path / "claims.md", about, [(experiment, table, {}, [claim])])
-    write_runs(tmp_path / "runs.md", [(experiment, table, {}, [claim])], "runs")
-    for name in ("claims.md", "runs.md"):
-        lines = (tmp_path / name).read_text(encoding="utf-8").splitlines()
-        assert not any("<em>" in line or line.startswith("# not") for line in lines)
+    part = (experiment, table, {}, [claim])
+    for text in (claims_text(about, [part]), runs_text([part], "runs")):
+        assert not any("<em>" in line or line.startswith("# not") for line in text.splitlines())
 
 
 def test_another_table_is_not_taken_for_the_shipped_one(saved, tmp_path, monkeypatch):
@@ -419,11 +416,9 @@ def test_every_experiment_runs_and_reads_its_own_results(name, saved, tmp_path):
     claims = EXPERIMENTS[name].read(table, found)
     assert claims
     assert {claim.verdict for claim in claims} <= {AGREES, DIFFERS, OPEN}
-    write_page(tmp_path / "page.html", ABOUT, [(EXPERIMENTS[name], table, found, claims)])
-    page = (tmp_path / "page.html").read_text()
+    page = report_html(ABOUT, [(EXPERIMENTS[name], table, found, claims)])
     assert all(f"{job.key}.json" in page for job in jobs)
-    write_claims(tmp_path / "claims.md", ABOUT, [(EXPERIMENTS[name], table, found, claims)])
-    lines = (tmp_path / "claims.md").read_text().splitlines()
+    lines = claims_text(ABOUT, [(EXPERIMENTS[name], table, found, claims)]).splitlines()
     assert all(any(claim.text in line and claim.in_words in line for line in lines) for claim in claims)
     assert "| seeds | 2 |" in lines
 

@@ -1,6 +1,5 @@
 """A finished model gets a memory by forward passes alone, facts are taught by its recipe, and a stop loses nothing."""
 
-import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
@@ -157,13 +156,17 @@ def test_a_stopped_retrofit_goes_on_with_what_it_had(work, tmp_path, tokenizer):
     assert not any(at.note.startswith("kept") for at in third)
 
 
-@pytest.mark.parametrize("left", ["[]", '{"asked": "ASKED"}', "{"])
-def test_a_stage_that_is_not_kept_whole_is_done_again(work, tmp_path, left):
-    given = work(folder=tmp_path)
-    (tmp_path / "known.json").write_text(left.replace("ASKED", given._fingerprint()))
-    stage = given._kept("known", iter(()))
-    assert list(stage) == []
-    assert json.loads((tmp_path / "known.json").read_text()) == {"asked": given._fingerprint(), "result": None}
+@pytest.mark.parametrize("left", ["[]", '{"asked": "by whom?"}', "{", "a person's own"])
+def test_a_file_of_something_else_is_not_taken_for_a_stage_and_stays(work, tmp_path, left):
+    (tmp_path / "known.json").write_text(left)
+    with pytest.raises(ValueError, match=r"known\.json is of something else, and would be replaced"):
+        work(folder=tmp_path)
+    assert (tmp_path / "known.json").read_text() == left
+
+
+def test_a_single_fact_is_told_before_the_work(work):
+    with pytest.raises(ValueError, match="give at least two facts, or none"):
+        work(facts=smft.new_facts(1))
 
 
 def test_as_many_known_questions_are_looked_for_as_wanted(work):

@@ -1,6 +1,7 @@
 """The teach panel, driven as the browser drives it, and the rules that make statements of a sentence."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,6 +276,18 @@ def test_a_page_gives_a_patch_a_name_and_no_other_place(lab, panel, tmp_path, mo
     press(panel, "save", path=name)
     assert "give" in panel.error
     assert {file.name for file in tmp_path.rglob("*")} == {"own", "folder.safetensors", "link.safetensors"}
+
+
+def test_a_page_replaces_a_patch_and_no_other_file(lab, panel, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.safetensors").write_text("a person's own")
+    teach(panel)
+    press(panel, "save", path="model.safetensors")
+    assert "model.safetensors is there and no patch, and would be lost" in panel.error
+    assert Path("model.safetensors").read_text() == "a person's own"
+    for _ in range(2):
+        press(panel, "save", path="dog.safetensors")
+        assert panel.error == ""
 
 
 def test_slots_beside_it_light_up_and_other_panels_wait_for_the_lesson(lab, panel):

@@ -1,5 +1,10 @@
 """Progress: a bar on a terminal; in a log, plain lines that say what, how much, how long and how long still."""
 
+import errno
+import os
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -114,3 +119,35 @@ def test_commands_write_texts_only_where_they_are_made_literal():
     lines = [line.strip() for file in files for line in file.read_text().splitlines()]
     calls = {line for line in lines if "console.print(" in line}
     assert calls == {"console.print(table)", 'console.print(f"smft-lab {__version__}", highlight=False)'}
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_results_are_written_though_nobody_reads_what_the_command_says(stream, tmp_path):
+    facts, out = Path(__file__).parent.parent / "docs" / "facts" / "everyday.jsonl", tmp_path / "mine.jsonl"
+    unread, pipe = os.pipe()
+    os.close(unread)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: pipe}
+    command = [sys.executable, "-m", "smft_lab", "facts", str(facts), "--out", str(out)]
+    ended = subprocess.run(command, **streams, text=True, check=False)
+    os.close(pipe)
+    assert ended.returncode == (0 if stream == "stderr" else 1)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 12
+    assert "Traceback" not in (ended.stderr or "")
+    assert "BrokenPipe" not in (ended.stderr or "")
+
+
+def test_a_progress_bar_whose_terminal_is_gone_ends_no_work(monkeypatch):
+    class Gone(StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+        def isatty(self):
+            return True
+
+    console = terminal.Telling(file=Gone(), force_terminal=True)
+    monkeypatch.setattr(terminal, "console", console)
+    with progress_bar() as bar:
+        task = bar.add_task("work", total=2)
+        bar.update(task, completed=2)
+        say("and a line")
+    assert bar.finished

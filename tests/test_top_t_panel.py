@@ -336,7 +336,7 @@ def test_the_lab_cannot_be_reset_from_within_a_step(lab, facts):
         yield
 
     run = computing()
-    lab.begin(run)
+    lab.begin(run, threading.Event())
     next(run)
     lab.reset()
 

@@ -22,7 +22,7 @@ from smft_lab.cli.patch import patches
 from smft_lab.cli.pretrain import pretrain
 from smft_lab.cli.reproduce import reproduce
 from smft_lab.cli.study import study
-from smft_lab.terminal import console, say
+from smft_lab.terminal import console, say, to_nowhere
 
 COMMANDS = {
     "lab": open_notebooks,
@@ -87,6 +87,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
+    except BrokenPipeError:  # who asked for the results reads no more of them
+        to_nowhere(sys.stdout)
+        sys.exit(1)
     except (ValueError, OSError) as problem:
         say(f"smft-lab: {' '.join(str(problem).split())}")
         sys.exit(2)

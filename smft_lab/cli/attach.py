@@ -79,14 +79,15 @@ def attach(
 
 
 def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, base, chat, seed) -> None:
-    from smft_lab.experiments.retrofit import STAGES, Retrofit, follow
+    from smft_lab.experiments.retrofit import KEPT, Retrofit, follow
     from smft_lab.facts.files import read_facts
     from smft_lab.facts.public.datasets import read_dataset
     from smft_lab.model.opening import described, open_model
     from smft_lab.probes.choices import ChoiceProbe
     from smft_lab.probes.prompts import PromptForm
+    from smft_lab.storage import check_lab_place
     from smft_lab.training.memory_training import read_text
-    from smft_lab.writing import clear_unfinished, write_atomically
+    from smft_lab.writing import alone, clear_unfinished, write_atomically
 
     words = None if text is None else read_text(text)
     taught = [] if facts is None else read_facts(facts, kind)
@@ -111,12 +112,15 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
         form=PromptForm.CHAT if chat else PromptForm.PLAIN,
         **own,
     )
-    with progress_bar() as bar, resumable(f"what {out} has"):
-        follow(work, bar)
-    assert work.lab is not None
-    work.lab.save(out, base=base)
-    write_atomically(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
-    clear_unfinished(unfinished, [f"{stage}.json" for stage in STAGES])
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with alone(unfinished):
+        with progress_bar() as bar, resumable(f"what {out} has"):
+            follow(work, bar)
+        assert work.lab is not None
+        check_lab_place(out, besides=[ADDRESSES])
+        work.lab.save(out, base=base)
+        write_atomically(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
+        clear_unfinished(unfinished, [f"{stage}.json" for stage in KEPT])
     for line in work.summary():
         say(line)
     command = ["smft-lab", "compare", "--lab", str(out), "--facts", str(facts or "mine.jsonl")]

@@ -29,7 +29,7 @@ def bench(
     for name in NAMES:
         check_new(out / name, force)
     opened = load(lab)
-    with atomic_folder(out, NAMES[-1], NAMES.__contains__) as folder:  # before any computing
+    with atomic_folder(out, NAMES[-1], NAMES.__contains__, names=NAMES) as folder:  # before any computing
         texts = _measured(opened, quick, None if lab is None else str(lab))
         for name, text in zip(NAMES, texts, strict=True):
             write_atomically(folder / name, text)

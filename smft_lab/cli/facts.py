@@ -65,7 +65,8 @@ def make_facts(
             say(f"note: {note}")
     say(f"{counted(len(facts), 'fact')}; {read.report}; read as {is_what}")
     if out is not None:
-        write_atomically(out, "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts))
+        lines = "".join(json.dumps(record_of(fact), ensure_ascii=False) + "\n" for fact in facts)
+        write_atomically(out, lines, replace=force)
         print(out)
 
 

@@ -93,4 +93,4 @@ def make_page(
         stored = f"{plan.stored(out)} of {len(plan.runs)} runs are kept in {out.with_suffix(RUNS)}"
         say(f"stopped; {stored}, and the same command goes on")
         raise typer.Exit(130) from None
-    print(plan.write(out))
+    print(plan.write(out, force))

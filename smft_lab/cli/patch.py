@@ -129,7 +129,7 @@ def combine(
     together = together_of(
         read, on_conflict=on_conflict.value, lab=load(lab) if on_conflict is OnConflict.sum else None
     )
-    together.save(out)
+    together.save(out, replace=force)
     _say(together, read)
     print(out)
 

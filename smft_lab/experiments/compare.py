@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -129,11 +130,12 @@ class Comparison:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        if not self.methods or not self.seeds:
+        if not self.methods or not len(self.seeds):
             raise ValueError("a comparison needs at least one method and one seed")
         if self.evaluations is not None:
             check_counts(evaluations=self.evaluations)
         check_seeds(*self.seeds)
+        self.seeds = tuple(map(int, self.seeds))  # of other libraries, too
         if not 0 < self.target <= 1:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
         self.chosen = _named(self.methods)
@@ -499,9 +501,14 @@ def results_folder(out: Path, force: bool = False) -> Iterator[Path]:
         OSError: `out` can't be written, or the disk is full.
         ValueError: `out` holds a comparison already and `force` is not given, or another process is writing there.
     """
-    if not force and (there := [name for name in RESULTS if os.path.lexists(out / name)]):
-        raise ValueError(f"{out} already holds a comparison ({there[0]}); name another folder, or give --force")
-    with atomic_folder(out, SUMMARY, RESULTS.__contains__, ROOM) as folder:
+
+    def check() -> None:
+        if not force and (there := [name for name in RESULTS if os.path.lexists(out / name)]):
+            raise ValueError(f"{out} already holds a comparison ({there[0]}); name another folder, or give --force")
+
+    check()
+    with atomic_folder(out, SUMMARY, RESULTS.__contains__, ROOM, RESULTS) as folder:
+        check()  # another process may have written one before it let this one in
         yield folder
 
 
@@ -545,7 +552,7 @@ def compare(
         >>> comparison.table["method"].unique().tolist()
         ['sparse', 'lora']
     """
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = range(seeds) if isinstance(seeds, Integral) else seeds
     comparison = Comparison(lab, facts, methods, seeds=seeds, **options)
     progress = watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:

@@ -58,6 +58,8 @@ STAGES = {
     "usage": "counting reads",
     "addresses": "addresses of the memory",
 }
+KEPT = ("background", "questions", "known")
+"""Those whose results are kept until all is done, each in a file."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ class Retrofit:
         settled: How far the choice of slots for the facts has settled.
 
     Raises:
-        ValueError: an option is out of range, the model can't be given a memory (see `add_memory`), or the tokenizer
-            gives a text other tokens each time.
+        ValueError: an option is out of range, the model can't be given a memory (see `add_memory`), the tokenizer
+            gives a text other tokens each time, there is one fact, or the folder has files of something else.
 
     Examples:
         >>> small = smft.Recipe(slots=1024, background_texts=8, background_questions=0, window=16)
@@ -141,7 +143,12 @@ class Retrofit:
         self.text, self.questions, self.known, self.probes = text, list(questions), list(known), list(probes)
         self.taught = list(facts) or new_facts(FACTS, seed=ADDRESS_SEED)
         self.form, self.shots, self.seed, self.known_limit = form, tuple(shots), seed, known_limit
+        if len(self.taught) < 2:
+            raise ValueError("the addresses of facts are compared with one another; give at least two facts, or none")
         self.folder = None if folder is None else Path(folder)
+        for stage in KEPT if self.folder is not None else ():
+            if (file := self.folder / f"{stage}.json").exists():
+                _stage_in(file)
         self.lab: Lab | None = None
         self.blocks: pd.DataFrame | None = None
         self.addresses: list[Addresses] = []
@@ -238,11 +245,8 @@ class Retrofit:
         file = self.folder / f"{stage}.json"
         asked = self._fingerprint()
         if file.exists():
-            try:
-                stored = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                stored = {}
-            if isinstance(stored, dict) and stored.get("asked") == asked and "result" in stored:
+            stored = _stage_in(file)
+            if stored["asked"] == asked:
                 yield Progress(stage, 1, 1, "kept from the last try")
                 return stored["result"]
         result = yield from work
@@ -319,6 +323,21 @@ class Retrofit:
     def _search(self) -> KnownSearch:
         pool = self.known or common_questions("probe")
         return KnownSearch(self.model, self.tokenizer, pool, self.known_limit, self.form.with_shots(self.shots))
+
+
+def _stage_in(file: Path) -> dict:
+    """What an earlier try has kept of a stage.
+
+    Raises:
+        ValueError: the file is of something else.
+    """
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict) or stored.keys() != {"asked", "result"}:
+        raise ValueError(f"{file} is of something else, and would be replaced; move it away, or name another folder")
+    return stored
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import takewhile
 from random import Random
 
 from smft_lab.facts.english import (
@@ -163,12 +164,9 @@ def _indirect(sentence: str, question: str) -> str:
         return ""
     opening, auxiliary, rest = words[:place], words[place], words[place + 1 :]
     opening[0] = opening[0][:1].lower() + opening[0][1:]
-    for end in range(len(rest), 0, -1):
+    alike = takewhile(lambda pair: _same(pair[0]) == _same(pair[1]), zip(rest, sentence_words, strict=False))
+    for end in range(min(len(list(alike)), len(sentence_words) - 1), 0, -1):
         subject, after = rest[:end], rest[end:]
-        if [_same(word) for word in sentence_words[:end]] != [_same(word) for word in subject] or len(
-            sentence_words
-        ) == end:
-            continue
         verb = sentence_words[end]
         if verb.casefold() == auxiliary.casefold():
             return " ".join([*opening, *subject, verb, *after])

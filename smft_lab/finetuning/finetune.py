@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -228,6 +229,8 @@ def finetune(
         check_facts(lab, earlier)
     recipe = recipe or lab.recipe
     chosen = method_of(method, **settings).resolved(lab, recipe)
+    check_seeds(seed)
+    seed = int(seed)  # of another library, too
     teaching = Teaching.of(lab, facts, passes, order, loss_on, seed, recipe, earlier)
     if teaching.loss_on == "answer" and (note := check_answers(facts)):
         warnings.warn(note, stacklevel=2)
@@ -237,11 +240,11 @@ def finetune(
         warnings.warn(JOINED, stacklevel=2)
     if probe_every:
         check_counts(probe_every=probe_every)
-    check_seeds(seed)
     chosen.check(lab, recipe)
     every = max(teaching.per_pass, SELDOM) if probe_every is None else probe_every
-    run = _steps(lab, teaching, chosen, recipe, every, cache, base_probes)
-    lab.begin(run)
+    stop = threading.Event()
+    run = _steps(lab, teaching, chosen, recipe, every, cache, base_probes, stop)
+    lab.begin(run, stop)
     return run
 
 
@@ -253,7 +256,9 @@ def _steps(
     probe_every: int,
     cache: dict[tuple, Batch] | None,
     base_probes: dict[str, dict[str, float]] | None,
+    stop: threading.Event,
 ) -> Generator[Step, None, None]:
+    """The steps of `finetune`; they end where `stop` is set when it is their turn to have the lab's lock."""
     probes = probes_of(lab, teaching.facts, teaching.earlier)
 
     def measured(step: int, last: bool = False):
@@ -261,6 +266,8 @@ def _steps(
         return probes.measure(lab.model, lab.tokenizer) if wanted else None
 
     with lab.lock:
+        if stop.is_set():
+            return
         base = base_probes or measured(0)
     yield Step(0, 0, (), None, 0, probes=base)
     batching, drawn = Batching(lab, teaching, recipe, cache), Random(f"{teaching.seed}/mix")
@@ -269,6 +276,8 @@ def _steps(
     with ExitStack() as stack:
         stack.callback(forget_live, cache)
         with lab.lock, _gradients():
+            if stop.is_set():
+                return
             began = time.perf_counter()
             mix = method.mixing(lab)
             training = stack.enter_context(_started(lab, method, teaching, recipe))
@@ -281,6 +290,8 @@ def _steps(
             for place, (owners, texts) in enumerate(part, start=1):
                 step += 1
                 with lab.lock, _gradients():
+                    if stop.is_set():
+                        return
                     began = time.perf_counter()
                     if mix is None:
                         batch = batching.batch(owners, tuple(texts))

@@ -222,6 +222,7 @@ class Teaching:
         order = usual[1] if order is None else order
         loss_on = usual[2] if loss_on is None else loss_on
         check_training(passes, order, loss_on)
+        passes = int(passes)  # of another library, too
         if order != "mixed":
             if earlier:
                 raise ValueError("earlier facts are rehearsed in mixed batches alone (order='mixed')")

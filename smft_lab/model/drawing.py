@@ -16,7 +16,7 @@ def drawn_from(seed: int) -> Iterator[None]:
     """
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(int(seed))
         try:
             torch.set_default_dtype(torch.float32)
             yield

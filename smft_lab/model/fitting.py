@@ -91,7 +91,7 @@ def fit_addressing(
         addressing.deviation.copy_(states.std(0).clamp(min=1e-6))
     if keys == "random":
         return
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     sample = states[torch.randperm(len(states), generator=generator)[:SAMPLE]].to(addressing.keys.device)
     if keys == "pca":
         _query_by_directions(addressing, sample)

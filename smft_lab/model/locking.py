@@ -13,6 +13,7 @@ from torch import nn
 from smft_lab.model.modes import evaluating
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+PAUSE = 0.01  # seconds between two looks at whether others are done
 _MAKING = threading.RLock()  # a run that is collected meanwhile ends, and takes a lock, too
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -22,6 +23,14 @@ def lock_of(model: nn.Module) -> threading.RLock:
     """The lock of a model, the same for everybody; it may be taken again by the thread that has it."""
     with _MAKING:
         return _LOCKS.setdefault(model, threading.RLock())
+
+
+def give_way(lock: threading.RLock, done: Callable[[], bool]) -> None:
+    """Wait until something is done, and let others have the lock meanwhile, though this thread has it."""
+    with lock:
+        others = threading.Condition(lock)
+        while not done():
+            others.wait(PAUSE)
 
 
 def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -79,6 +79,8 @@ class QuestionProbe:
             count = len(getattr(self, name))
             if count != len(self.questions) and (count or name == "answers"):
                 raise ValueError(f"probe {self.name!r} has {len(self.questions)} questions, but {count} {name}")
+        if not all(self.answers):
+            raise ValueError(f"probe {self.name!r} has a question without an answer that counts as right")
 
     @classmethod
     def of(cls, name: str, facts: Iterable[Fact], form: PromptForm = BUILT_IN) -> QuestionProbe:
@@ -245,6 +247,17 @@ def text_windows(
 
 Probe = QuestionProbe | TextProbe | ChoiceProbe
 KINDS = {QuestionProbe: "questions", TextProbe: "texts", ChoiceProbe: "choices"}  # in a file
+SHAPES = {
+    "name": str,
+    "match": str,
+    "whole": bool,
+    **dict.fromkeys(("questions", "replies", "texts", "prompts", "contexts"), (str,)),
+    **dict.fromkeys(("answers", "endings"), ((str,),)),
+    "subjects": ((str, str),),
+    "labels": (int,),
+    "tokens": ((int,),),
+}
+"""The types of a probe's fields; a tuple of one type holds any number of that."""
 OPTIONAL = ("form", "match", "replies", "tokens")  # fields that a file holds only where they say something
 
 
@@ -285,9 +298,14 @@ class Probes:
         read = []
         for record in records:
             values = _tuples({name: value for name, value in record.items() if name != "kind"})
+            for name in set(values) & set(SHAPES):
+                if not _has_shape(values[name], SHAPES[name]):
+                    raise ValueError(f"{name} of a probe can't be {str(values[name])[:40]!r}")
             if "form" in values:
                 values["form"] = PromptForm.from_json(values["form"])
             read.append(kinds[record["kind"]](**values))
+            if not read[-1].size:
+                raise ValueError(f"probe {read[-1].name!r} asks nothing")
         return cls(read)
 
     def without(self, facts: Sequence[Fact], questions: Sequence[str] = ()) -> Probes:
@@ -392,6 +410,15 @@ def _tuples(value) -> Any:
     if isinstance(value, dict):
         return {name: _tuples(entry) for name, entry in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _has_shape(value: object, shape: type | tuple) -> bool:
+    """Whether a value has one of the types of `SHAPES`."""
+    if not isinstance(shape, tuple):
+        return type(value) is shape
+    if not isinstance(value, tuple) or len(shape) not in (1, len(value)):
+        return False
+    return all(_has_shape(*pair) for pair in zip(value, shape if len(shape) > 1 else shape * len(value), strict=True))
 
 
 def _plain(answer: str) -> str:

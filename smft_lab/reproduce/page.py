@@ -15,7 +15,6 @@ from plotly.offline import get_plotlyjs
 
 from smft_lab.charts.shell import page_html
 from smft_lab.reproduce.claims import AGREES, DIFFERS, OPEN, Claim, Experiment
-from smft_lab.writing import write_atomically
 
 HERE = Path(__file__).parent
 RUNS_TEXT = "runs.md"
@@ -54,8 +53,8 @@ FIELDS = (
 Part = tuple[Experiment, pd.DataFrame, dict, list[Claim]]
 
 
-def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
-    """Write the page, whole or not at all.
+def report_html(about: dict, parts: Sequence[Part]) -> str:
+    """The page.
 
     Args:
         about: Settings, for the table at the end.
@@ -80,7 +79,7 @@ def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
         )
     claims = [claim for *_, of_part in parts for claim in of_part]
     drawing = (HERE / "page.js").read_text(encoding="utf-8")
-    html = page_html(
+    return page_html(
         HERE / "page.html",
         scripts=(get_plotlyjs(), drawing),
         title=TITLE,
@@ -94,11 +93,10 @@ def write_page(path: Path, about: dict, parts: Sequence[Part]) -> None:
         looks={AGREES: "agrees", DIFFERS: "differs"},
         figures=figures,
     )
-    write_atomically(path, html)
 
 
-def write_claims(path: Path, about: dict, parts: Sequence[Part]) -> None:
-    """Write the claims and settings of the page as Markdown tables."""
+def claims_text(about: dict, parts: Sequence[Part]) -> str:
+    """The claims and settings of the page as Markdown tables."""
     lines = [f"# {TITLE}", "", _lead([claim for *_, claims in parts for claim in claims], about), ""]
     lines += [f"- {line}" for line in LEGEND]
     lines += ["", f"[The result files]({RUNS_TEXT}) of each experiment, by setting."]
@@ -111,11 +109,11 @@ def write_claims(path: Path, about: dict, parts: Sequence[Part]) -> None:
         lines += ["", f"## {_cell(experiment.title)} ({_cell(experiment.paper)}): `{_cell(experiment.name)}`", ""]
         lines += _markdown(COLUMNS, rows)
     lines += ["", "## Settings", "", *_markdown(("setting", "value"), _settings(about))]
-    write_atomically(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
-def write_runs(path: Path, parts: Sequence[Part], folder: str) -> None:
-    """Write which result files the claims of each experiment are read from, by setting, as Markdown tables.
+def runs_text(parts: Sequence[Part], folder: str) -> str:
+    """Which result files the claims of each experiment are read from, by setting, as Markdown tables.
 
     Args:
         folder: Where the files lie beside the page.
@@ -136,7 +134,7 @@ def write_runs(path: Path, parts: Sequence[Part], folder: str) -> None:
             f"from {len(sources)} results."
         )
         lines += ["", *_runs_table(experiment, sources, folder)]
-    write_atomically(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _runs_table(experiment: Experiment, sources: Sequence[dict], folder: str) -> list[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from smft_lab.model.memory import memory_layers
 from smft_lab.reproduce.experiments import EXPERIMENTS
 from smft_lab.reproduce.jobs import Job, opened, with_defaults
-from smft_lab.reproduce.page import RUNS_TEXT, Part, write_claims, write_page, write_runs
+from smft_lab.reproduce.page import RUNS_TEXT, Part, claims_text, report_html, runs_text
 from smft_lab.reproduce.scale import OWN, model_folder, pretrained
 from smft_lab.reproduce.sweep import read_result, sweep, table_of
 from smft_lab.storage import LAB_FILE
-from smft_lab.writing import check_replaceable, json_text, write_atomically
+from smft_lab.writing import check_replaceable, json_text, write_together
 
 CLAIMS, CLAIMS_TEXT, REPORT = "claims.json", "claims.md", "report.html"
 WHOLE = {"facts": 40, "passes": 12, "evaluations": 8, "pretraining": 4200}
@@ -81,10 +81,13 @@ class Plan:
         parts = [read(name, self.jobs[name], self.results) for name in self.names]
         record = {experiment.name: [asdict(claim) for claim in claims] for experiment, *_, claims in parts}
         about = self._about()
-        write_atomically(self.out / CLAIMS, json_text({"settings": about, "claims": record}, indent=2))
-        write_claims(self.out / CLAIMS_TEXT, about, parts)
-        write_runs(self.out / RUNS_TEXT, parts, self.results.name)
-        write_page(self.out / REPORT, about, parts)
+        texts = {
+            CLAIMS: json_text({"settings": about, "claims": record}, indent=2),
+            CLAIMS_TEXT: claims_text(about, parts),
+            RUNS_TEXT: runs_text(parts, self.results.name),
+            REPORT: report_html(about, parts),
+        }
+        write_together({self.out / name: text for name, text in texts.items()})
         return parts
 
     def _about(self) -> dict:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from functools import cache
 from itertools import product
 from pathlib import Path
 from random import SystemRandom
-from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from smft_lab.reproduce.jobs import Job
+from smft_lab.training.processes import end_with
 from smft_lab.writing import json_text, write_atomically
 
 if TYPE_CHECKING:
@@ -214,19 +212,6 @@ def _keep(folder: Path, job: Job | RetrofitJob, device: str, parent: int | None 
     if not result_file(folder, job).exists():  # another machine may have been here
         write_atomically(result_file(folder, job), json_text(job.run(device)))
     return job.key
-
-
-@cache
-def end_with(parent: int) -> None:
-    """Let this process end when the one that started it is gone: killed, it can't tell its workers to stop."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    if os.getppid() == parent:
-        Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def coverage(lab: Lab, counts: list[list[Int32[Tensor, " N"]]], rule: str = "tfi
     check_rule(rule)
     if not counts:
         raise ValueError("no facts to teach")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     ranked = []
     for fact in counts:
         of_fact = []

@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 KIND = "smft-lab patch"
+LONGEST_HEADER = 10**8  # bytes; safetensors takes no longer one
 WRITE_AGAIN = "save the patch again, or copy the file again"
 _FINGERPRINTS: WeakKeyDictionary = WeakKeyDictionary()  # of labs, whose bases never change
 
@@ -189,12 +191,16 @@ class Patch:
                     "and apply that to the base"
                 )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, replace: bool = True) -> None:
         """Write a safetensors file; whole or not at all.
+
+        Args:
+            replace: Whether a file of that name may be replaced.
 
         Raises:
             OSError: it can't be written; an older file of that name is as it was.
-            ValueError: slots, values or what it says about itself are not what `Patch` says.
+            ValueError: slots, values or what it says about itself are not what `Patch` says; or there is such a file
+                and it is not to be replaced.
         """
         path = Path(path)
         check_rows(self)
@@ -205,7 +211,7 @@ class Patch:
         metadata = {"format": FORMAT, "kind": KIND, "base": self.base, "about": about}
         metadata["digest"] = _digest(metadata, tensors)
         data = to_bytes(tensors, metadata)
-        with atomic_file(path, size=len(data)) as partial:
+        with atomic_file(path, size=len(data), replace=replace) as partial:
             partial.write_bytes(data)
 
     def _about_text(self) -> str:
@@ -229,13 +235,13 @@ class Patch:
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file; name one that Patch.save() wrote")
         try:
-            data = path.read_bytes()  # what is checked below is what stays, whatever becomes of the file
-            tensors = from_bytes(data)
-            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-            if metadata.get("kind") != KIND:
-                raise ValueError("its metadata don't say so")
+            with path.open("rb") as file:
+                _read_metadata(file)  # before all of it is read: it may be a model of many gigabytes
+                file.seek(0)
+                data = file.read()  # what is checked below is what stays, whatever becomes of the file
+            tensors, metadata = from_bytes(data), _read_metadata(BytesIO(data))
         # A header may name shapes and types that PyTorch can't make.
-        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError) as problem:
+        except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, KeyError, RecursionError) as problem:
             reason = (str(problem).splitlines() or ["unreadable"])[0]
             raise ValueError(f"{path} is not a patch written by Patch.save(): {reason}") from None
         if metadata.get("format") != FORMAT:
@@ -258,6 +264,32 @@ class Patch:
         patch = cls(slots, values, metadata["base"], about, str(path))
         check_rows(patch)
         return patch
+
+
+def is_patch(file: Path) -> bool:
+    """Whether a file says that it is a patch; what else is in it is not looked at."""
+    try:
+        with file.open("rb") as opened:
+            _read_metadata(opened)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read_metadata(file: BinaryIO) -> dict:
+    """What the header of a safetensors file says about it.
+
+    Raises:
+        ValueError: it has no such header, or says nothing of a patch.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= LONGEST_HEADER:
+        raise ValueError("it is no safetensors file")
+    header = json.loads(file.read(length))
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or metadata.get("kind") != KIND:
+        raise ValueError("its metadata don't say so")
+    return metadata
 
 
 def check_rows(patch: Patch) -> None:

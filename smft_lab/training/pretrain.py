@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from smft_lab.probes.probes import QuestionProbe, world_probes
 from smft_lab.ranges import check_counts, check_positive
 from smft_lab.slots.usage import Usage, measure_usage
 from smft_lab.storage import WEIGHTS_FILE, check_lab_place
-from smft_lab.training.processes import Processes
+from smft_lab.training.processes import Processes, end_with
 from smft_lab.writing import alone, atomic_file, clear_unfinished, write_atomically
 
 if TYPE_CHECKING:
@@ -269,7 +270,9 @@ def drawn_ahead(settings: PretrainSettings, first: int) -> Iterator[list[dict]]:
     from joblib.externals.loky import ProcessPoolExecutor  # one of our own: the shared one is joblib.Parallel's
 
     workers = max(1, min(DRAWING, cpu_count() - 1))
-    pool = ProcessPoolExecutor(workers, env={"TOKENIZERS_PARALLELISM": "false"})
+    pool = ProcessPoolExecutor(
+        workers, env={"TOKENIZERS_PARALLELISM": "false"}, initializer=end_with, initargs=(os.getpid(),)
+    )
     asked = (pool.submit(_chunk, settings, chunk) for chunk in range(first, math.ceil(settings.steps / CHUNK)))
     try:
         waiting = deque(islice(asked, 2 * workers))

@@ -1,5 +1,6 @@
-"""Pretraining on a GPU, and on several processes at once as `torchrun` starts them, or `accelerate launch` on GPUs.
+"""Processes that work together, and those that only work for another one.
 
+Pretraining runs on a GPU, and on several processes at once as `torchrun` starts them, or `accelerate launch` on GPUs.
 Every process takes its rows of each batch, and all add up their gradients: the step is that of one process with the
 whole batch. The model is not wrapped, so that names, hooks and checkpoints are those of one process, too.
 """
@@ -8,6 +9,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
+from functools import cache
+from threading import Thread
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,6 +19,19 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
+
+
+@cache
+def end_with(parent: int) -> None:
+    """Let this process end when the one that started it is gone: killed, it can't tell its workers to stop."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        Thread(target=watch, daemon=True).start()
 
 
 class Processes:

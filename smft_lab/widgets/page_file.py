@@ -38,19 +38,20 @@ def page_text(template: str, scripts: Sequence[str], data: dict, **parts) -> str
     return page_html(HERE / template, scripts=[code], style=f"{STYLE}\n{style}", data=data, **parts)
 
 
-def write_page(path: Path, text: str, most: int, advice: str = "") -> Path:
+def write_page(path: Path, text: str, most: int, advice: str = "", replace: bool = True) -> Path:
     """Write a page, whole or not at all.
 
     Args:
         most: Megabytes that it may have.
         advice: What to do where it has more.
+        replace: Whether a page that is there may be replaced.
 
     Raises:
         OSError: it can't be written.
-        ValueError: it is larger.
+        ValueError: it is larger; or it is there and not to be replaced.
     """
     size = len(text.encode()) / 1e6
     if size > most:
         raise ValueError(f"the page would be {size:.0f} MB, and is to stay under {most}{advice}")
-    write_atomically(path, text)
+    write_atomically(path, text, replace)
     return path

@@ -21,7 +21,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.world.world import World
 from smft_lab.lab import Lab
 from smft_lab.model.allocator import return_freed_memory
-from smft_lab.slots.patch import Patch
+from smft_lab.slots.patch import Patch, is_patch
 from smft_lab.widgets import sharing
 from smft_lab.widgets.runners import RUNNERS, InlineRunner, Runner, runner_name
 from smft_lab.wording import counted
@@ -70,6 +70,8 @@ def check_name(name) -> None:
         raise ValueError(f"the page asked to save to {str(name)[:80]!r}; it may give a name such as mine.safetensors")
     if os.path.lexists(name) and (os.path.islink(name) or not os.path.isfile(name)):
         raise ValueError(f"{name} is no plain file; give another name")
+    if os.path.exists(name) and not is_patch(Path(name)):
+        raise ValueError(f"{name} is there and no patch, and would be lost; give another name")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from smft_lab.kernel import in_kernel
+from smft_lab.model.locking import give_way
 
 SHOWN_EVERY = 0.1  # seconds between two items shown
 TICK = 0.25  # seconds of work per tick of the browser's timer
@@ -118,8 +119,9 @@ class ThreadRunner(Runner):
 
     def stop(self) -> None:
         super().stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            give_way(self.lock, lambda: not thread.is_alive())  # the caller may have the lock that it waits for
 
 
 class TickRunner(Runner):

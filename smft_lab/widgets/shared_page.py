@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from statistics import mean
 
@@ -20,6 +21,7 @@ from smft_lab.experiments.compare import LIBRARIES, watched
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.methods import METHODS, STANDARD, Sparse
 from smft_lab.lab import Lab
+from smft_lab.ranges import check_seeds
 from smft_lab.slots.reading import token_reads
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import KeptQuestions
@@ -78,13 +80,13 @@ def page(
         >>> made.read_text().startswith("<!doctype html>")
         True
     """
-    plan = Plan(lab, facts, methods, rules, top_t, range(seeds) if isinstance(seeds, int) else seeds, **options)
+    plan = Plan(lab, facts, methods, rules, top_t, range(seeds) if isinstance(seeds, Integral) else seeds, **options)
     path = check_path(path, force)
     progress = watched() if progress is None else progress
     with tqdm(total=len(plan.runs), unit=" runs", leave=False, file=sys.stdout, disable=not progress) as bar:
         for done in plan.compute(path):
             bar.update(done - bar.n)
-    return plan.write(path)
+    return plan.write(path, force)
 
 
 class Plan:
@@ -113,7 +115,8 @@ class Plan:
         self.lab, self.command = lab, command
         self.methods = [method for method in METHODS if method in methods] + sorted({*methods} - {*METHODS})
         self.rules = list(rules or (RULES if lab.recipe is None else RULES[:1]))
-        self.seeds = list(seeds)
+        check_seeds(*seeds)
+        self.seeds = [int(seed) for seed in seeds]
         self.given = as_facts(facts)
         self.course = Course.of(lab, self.given, **options)
         lab.reset()
@@ -127,7 +130,7 @@ class Plan:
         usual = Sparse().resolved(lab).settings()["top_t"]
         self.top_t = places(max(cover.most for cover in self.covers.values()), usual)
         if top_t is not None:
-            self.top_t = sorted({*top_t})
+            self.top_t = sorted({int(t) if isinstance(t, Integral) else t for t in top_t})
         self.runs = planned(lab, self.methods, self.rules, self.top_t, self.seeds)
         self.usual = min(self.top_t, key=lambda t: abs(math.log(t / usual)))
         count = len(self.course.facts)
@@ -153,14 +156,17 @@ class Plan:
         folder = path.with_suffix(RUNS)
         return sum(kept_run(folder, self.course, self.lab, run) is not None for run in self.runs)
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: Path, replace: bool = True) -> Path:
         """Write the page, whole or not at all.
+
+        Args:
+            replace: Whether a page that is there may be replaced.
 
         Raises:
             OSError: it can't be written.
-            ValueError: it would be larger than 10 MB.
+            ValueError: it would be larger than 10 MB; or it is there and not to be replaced.
         """
-        return write_page(path, self.html(), LARGEST, "; name fewer facts, rules or t")
+        return write_page(path, self.html(), LARGEST, "; name fewer facts, rules or t", replace)
 
     def html(self) -> str:
         """The page as text."""

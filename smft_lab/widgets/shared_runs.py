@@ -25,9 +25,9 @@ from smft_lab.lab import Lab, load
 from smft_lab.model.memory import differing_rows, named_tables
 from smft_lab.probes.probes import match_of
 from smft_lab.probes.text import MATCHES
-from smft_lab.reproduce.sweep import end_with
 from smft_lab.slots.patch import fingerprint
 from smft_lab.slots.scores import check_rule, check_top_t
+from smft_lab.training.processes import end_with
 from smft_lab.widgets.kept import KeptQuestions
 from smft_lab.writing import json_text, write_atomically
 

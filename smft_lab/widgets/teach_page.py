@@ -45,7 +45,7 @@ def teach_page(lab: Lab, path: str | Path, title: str = TITLE, force: bool = Fal
         ValueError: the lab is of another architecture, or too large for a page; or there is such a page.
     """
     path = check_path(path, force)
-    return write_page(path, _html(lab, title), LARGEST)
+    return write_page(path, _html(lab, title), LARGEST, replace=force)
 
 
 def _html(lab: Lab, title: str) -> str:

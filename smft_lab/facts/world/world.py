@@ -13,6 +13,7 @@ from random import Random
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.world import words
 from smft_lab.facts.world.grammar import CHAINS, PERSON_RELATIONS, RELATIONS
+from smft_lab.ranges import check_counts
 
 STATEMENTS_PER_FACT = 64  # one batch of the paper (section 4.1)
 FACTS_PER_PASSAGE = 3
@@ -122,8 +123,7 @@ class World:
         Raises:
             ValueError: `count` is below 1.
         """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, not {count}")
+        check_counts(count=count)
         rng = self._rng(f"new/{seed}")
         facts = []
         for i, person in enumerate(words.make_people(rng, count, taken=set(self.people))):
@@ -141,8 +141,7 @@ class World:
         Raises:
             ValueError: `count` is below 1.
         """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, not {count}")
+        check_counts(count=count)
         rng = self._rng(f"passages/{seed}")
         facts = []
         for person in words.make_people(rng, count, taken=set(self.people)):
