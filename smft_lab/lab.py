@@ -451,8 +451,8 @@ class Lab:
 
 def _is_within(run: Generator) -> bool:
     """Whether this thread is in the run: what asks was called by it."""
-    frame = inspect.currentframe()
-    while frame is not None and frame is not run.gi_frame:
+    frame, own = inspect.currentframe(), getattr(run, "gi_frame", None)
+    while frame is not None and frame is not own:
         frame = frame.f_back
     return frame is not None
 

@@ -1,6 +1,7 @@
 """The command line: a good run leaves its report, bad input one line and nothing else, Ctrl-C what was finished."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -171,6 +172,32 @@ def test_tune_keeps_the_best_rates_with_the_lab(tiny, smft, tmp_path, monkeypatc
         ("sparse", "full", "lora"), 0.01
     )
     assert len(kept["defaults"]["sweep"]) == 4
+
+
+def test_a_stopped_sweep_keeps_the_methods_that_were_done(tiny, smft, tmp_path, monkeypatch):
+    (tmp_path / LAB_FILE).write_text(json.dumps({"format": 1, "world_seed": 0, "defaults": {}}))
+    for kind in (Sparse, Full, Lora):
+        monkeypatch.setattr(kind, "rates", dict.fromkeys(kind.rates, (0.01,)))
+    args = ("tune", "--lab", tmp_path, "--count", 1, "--passes", 1, "--top-t", 5)
+    with monkeypatch.context() as patched:
+        patched.setattr(FullTraining, "update", interrupt)
+        code, out, err = smft(*args)
+    assert (code, out) == (130, [])
+    assert "stopped; sparse kept, and for the rest: --methods full,lora" in err
+    assert set(json.loads((tmp_path / LAB_FILE).read_text())["defaults"]) == {"sparse", "sweep", "sweep_settings"}
+
+
+def test_what_a_sweep_found_is_told_where_it_can_not_be_kept(tiny, smft, tmp_path, monkeypatch):
+    (tmp_path / LAB_FILE).write_text(json.dumps({"format": 1, "world_seed": 0, "defaults": {}}))
+    monkeypatch.setattr(Full, "rates", dict.fromkeys(Full.rates, (0.01,)))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("smft_lab.storage.save_defaults", full)
+    code, out, err = smft("tune", "--lab", tmp_path, "--count", 1, "--passes", 1, "--methods", "full")
+    assert (code, json.loads("\n".join(out))["defaults"]["full"]["lr"]) == (2, 0.01)
+    assert "No space left on device" in err[-1]
 
 
 def test_kind_says_what_a_file_of_facts_is_to_every_command_that_reads_one(tiny, smft, tmp_path):

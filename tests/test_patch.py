@@ -523,7 +523,7 @@ def test_a_large_file_of_something_else_is_refused_before_it_is_read(tmp_path, m
 
 
 def test_a_file_that_is_not_to_be_replaced_by_a_patch_stays(patched, tmp_path):
-    _, patch = patched
+    _, _, _, patch = patched()
     patch.save(tmp_path / "mine.safetensors", replace=False)
     with pytest.raises(ValueError, match=r"mine\.safetensors is there now"):
         patch.save(tmp_path / "mine.safetensors", replace=False)

@@ -180,17 +180,36 @@ def tune(
     methods: Annotated[str, typer.Option(help="Also replay, osf.")] = STANDARD,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour."""
+    """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour.
+
+    Stopped, it keeps what it found of the methods that were done.
+    """
     from smft_lab.experiments.tune import Tuning
     from smft_lab.lab import load
     from smft_lab.storage import LAB_FILE, save_defaults
-    from smft_lab.writing import check_new
+    from smft_lab.writing import check_new, json_text
 
     opened = load(lab, device=device)
     check_new(lab / LAB_FILE, force=True)
     taught = _built_in(opened, count)
     tried = [_method(name, top_t) for name in names_in(methods, "--methods")]
-    save_defaults(lab, _follow_sweep(Tuning(opened, taught, tried, passes)))
+    tuning, stopped = Tuning(opened, taught, tried, passes), False
+    try:
+        defaults = _follow_sweep(tuning)
+    except KeyboardInterrupt:
+        stopped, defaults = True, tuning.defaults()
+    if tuning.tuned:
+        try:
+            save_defaults(lab, defaults)
+        except OSError:
+            say("what was found, to be put into lab.json:")
+            print(json_text({"defaults": defaults}, indent=2))
+            raise
+    if stopped:
+        left = [method.key for method in tried if method.key not in tuning.tuned]
+        kept = f"{', '.join(tuning.tuned)} kept" if tuning.tuned else "nothing was kept"
+        say(f"stopped; {kept}, and for the rest: --methods {','.join(left)}")
+        raise typer.Exit(130)
     print(lab / LAB_FILE)
 
 

@@ -552,7 +552,7 @@ def compare(
         >>> comparison.table["method"].unique().tolist()
         ['sparse', 'lora']
     """
-    seeds = range(seeds) if isinstance(seeds, Integral) else seeds
+    seeds = range(seeds) if isinstance(seeds, int | Integral) else seeds
     comparison = Comparison(lab, facts, methods, seeds=seeds, **options)
     progress = watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:

@@ -146,9 +146,10 @@ class Retrofit:
         if len(self.taught) < 2:
             raise ValueError("the addresses of facts are compared with one another; give at least two facts, or none")
         self.folder = None if folder is None else Path(folder)
-        for stage in KEPT if self.folder is not None else ():
-            if (file := self.folder / f"{stage}.json").exists():
-                _stage_in(file)
+        if self.folder is not None:
+            for file in (self.folder / f"{stage}.json" for stage in KEPT):
+                if file.exists():
+                    _stage_in(file)
         self.lab: Lab | None = None
         self.blocks: pd.DataFrame | None = None
         self.addresses: list[Addresses] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
@@ -180,17 +181,33 @@ class Tuning:
                 done = len(self._rows) * of_setting  # a run ends when the target is learned
             yield method, done
 
+    @property
+    def tuned(self) -> list[str]:
+        """The methods of which all candidates have been tried."""
+        tried = Counter(row["method"] for row in self._rows)
+        return [
+            name for name, count in Counter(method.key for method in self.candidates).items() if tried[name] == count
+        ]
+
+    @property
+    def _whole(self) -> list[dict]:
+        """The rows of those."""
+        return [row for row in self._rows if row["method"] in self.tuned]
+
     def defaults(self) -> dict:
-        """The lab's defaults, with the best settings in place of theirs, the table, and what it was made under."""
-        best = best_settings(self._rows, self.teaching.steps)
+        """The lab's defaults, with the best settings of the methods tuned in place of theirs, the table, and what it
+        was made under; rows of other methods stay in the table where they were made under the same."""
+        best = best_settings(self._whole, self.teaching.steps)
         tuned = {name: {**self.lab.defaults.get(name, {}), **best[name]} for name in best}
         under = {**self._options, "facts": len(self.teaching.facts), "seeds": len(SEEDS)}
-        return {**self.lab.defaults, **tuned, "sweep": self._rows, "sweep_settings": under}
+        earlier = self.lab.defaults.get("sweep", []) if self.lab.defaults.get("sweep_settings") == under else []
+        rows = [row for row in earlier if row["method"] not in best] + self._whole
+        return {**self.lab.defaults, **tuned, "sweep": rows, "sweep_settings": under}
 
     def at_edge(self) -> dict[str, float]:
         """The best rates that are the lowest or the highest tried, by method, once `defaults` chose them."""
-        best = {row["method"]: row["lr"] for row in self._rows if row["chosen"]}
-        return {name: best[name] for name, rates in edges(self._rows).items() if best[name] in rates}
+        best = {row["method"]: row["lr"] for row in self._whole if row["chosen"]}
+        return {name: best[name] for name, rates in edges(self._whole).items() if best[name] in rates}
 
 
 def tuned_on(lab: Lab) -> dict[str, str]:
