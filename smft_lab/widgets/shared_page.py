@@ -80,7 +80,8 @@ def page(
         >>> made.read_text().startswith("<!doctype html>")
         True
     """
-    plan = Plan(lab, facts, methods, rules, top_t, range(seeds) if isinstance(seeds, int | Integral) else seeds, **options)
+    seeds = range(seeds) if isinstance(seeds, int | Integral) else seeds
+    plan = Plan(lab, facts, methods, rules, top_t, seeds, **options)
     path = check_path(path, force)
     progress = watched() if progress is None else progress
     with tqdm(total=len(plan.runs), unit=" runs", leave=False, file=sys.stdout, disable=not progress) as bar:
