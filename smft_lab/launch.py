@@ -19,6 +19,7 @@ from smft_lab.pages import index, make_root
 from smft_lab.writing import atomic_file
 
 PACKAGE = Path(__file__).parent
+FORGOTTEN = 3600  # seconds without a word from a page, as of a browser that was killed, after which its kernel ends
 COPIES = Path("smft-lab-notebooks")
 # What each way to serve imports, and what installs it (the extras `lab` and `app` of pyproject.toml).
 NEEDED = {
@@ -121,6 +122,7 @@ def voila_options(root: Path, browser: bool, port: int | None) -> list[str]:
         "--Voila.auto_token=True",
         "--VoilaConfiguration.show_tracebacks=True",
         "--VoilaConfiguration.progressive_rendering=True",
+        f"--MappingKernelManager.cull_idle_timeout={FORGOTTEN}",
     ]
     return [str(root), *options, *_common("Voila", browser, port)]
 

@@ -184,3 +184,15 @@ def test_the_browser_is_given_the_token_in_a_file_and_not_on_its_command_line(tm
         time.sleep(0.01)
     assert "secret" not in opened[0]
     assert "url=http://localhost:1/?token=secret" in (tmp_path / "open.html").read_text()
+
+
+def test_the_kernel_of_a_page_that_is_gone_ends_after_an_hour(tmp_path):
+    from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+    from voila.configuration import VoilaConfiguration
+
+    (option,) = (option for option in launch.voila_options(tmp_path, False, None) if "cull" in option)
+    assert option == "--MappingKernelManager.cull_idle_timeout=3600"
+    manager = VoilaConfiguration().multi_kernel_manager_class
+    assert issubclass(manager, MappingKernelManager)
+    assert "cull_idle_timeout" in manager.class_traits()
+    assert not manager().cull_connected  # a page that is open keeps its kernel, however long nobody touches it
