@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_attach import small
 
+import smft_lab as smft
 from smft_lab.facts.world.world import built_in_world
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
@@ -506,6 +507,18 @@ def test_a_lab_needs_a_memory_and_usage_of_its_shape(tiny_model, tokenizer, lab)
     fewer = Usage(1, torch.zeros(1, 64, dtype=torch.int32), torch.zeros(1, 64, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"\(1, 64\), the model has \(1, 256\)"):
         Lab(tiny_model(), tokenizer, fewer)
+
+
+def test_a_patch_and_a_run_say_what_they_are_in_a_line(lab, facts):
+    run = smft.run(lab, facts, top_t=10, passes=1)
+    lab.reset()
+    rows, base = len(run.patch), fingerprint(lab)
+    assert repr(run.patch) == f"<Patch of {rows} rows for {len(facts)} facts, base {base}>"
+    assert repr(run).startswith(f"<Run of sparse, {len(facts)} facts, {len(run.losses)} steps, {rows} rows: learned ")
+    assert "\n" not in repr(run)
+    unmeasured = smft.run(lab, facts, "full", passes=1, probe_every=0)
+    lab.reset()
+    assert repr(unmeasured) == f"<Run of full, {len(facts)} facts, {len(run.losses)} steps>"
 
 
 def test_a_large_file_of_something_else_is_refused_before_it_is_read(tmp_path, monkeypatch):

@@ -16,9 +16,10 @@ from smft_lab.finetuning.methods import Method, method_of
 from smft_lab.lab import Lab
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
+from smft_lab.wording import counted
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A finished finetune.
 
@@ -39,6 +40,15 @@ class Run:
     losses: list[float]
     settings: dict
     patch: Patch | None
+
+    def __repr__(self) -> str:
+        """What was taught how, and what was learned and kept, in a line."""
+        summary = self.summary()
+        about = [summary["method"], counted(summary["facts"], "fact"), counted(summary["steps"], "step")]
+        about += [] if self.patch is None else [counted(len(self.patch), "row")]
+        shares = {probe: values["em"] for probe, values in summary["probes"].items() if "em" in values}
+        read = ", ".join(f"{probe} {share:.0%}" for probe, share in shares.items())
+        return f"<Run of {', '.join(about)}{f': {read}' if read else ''}>"
 
     def summary(self) -> dict:
         """The settings, and `probes`: the last measurement of every probe, `{probe: {metric: value}}`."""

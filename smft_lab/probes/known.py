@@ -26,7 +26,7 @@ LONGEST_SHOT = 200  # characters of a question that is repeated before every oth
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchProgress:
     """How far a search is.
 
     Attributes:
@@ -103,7 +103,7 @@ class KnownSearch:
         self.total = len(self._questions)
         self._known: list[tuple[Question | Fact, str]] = []
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[SearchProgress]:
         began, asked = time.perf_counter(), 0
         right, _ = MATCHES[self._match]
         self._known = []
@@ -119,7 +119,7 @@ class KnownSearch:
                 if right(_plain(reply), self._answers_of(question))
             ]
             seconds = time.perf_counter() - began
-            yield Found(asked, self.total, len(self._known), seconds, seconds * (self.total - asked) / asked)
+            yield SearchProgress(asked, self.total, len(self._known), seconds, seconds * (self.total - asked) / asked)
 
     @property
     def probe(self) -> QuestionProbe:

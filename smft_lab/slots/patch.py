@@ -22,6 +22,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.model.autoclass import check_own_weights
 from smft_lab.model.locking import exclusive
 from smft_lab.model.memory import CHUNK, differing_rows, named_tables, value_tables
+from smft_lab.wording import counted
 from smft_lab.writing import atomic_file, json_text
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ WRITE_AGAIN = "save the patch again, or copy the file again"
 _FINGERPRINTS: WeakKeyDictionary = WeakKeyDictionary()  # of labs, whose bases never change
 
 
-@dataclass
+@dataclass(repr=False)
 class Patch:
     """Rows and their new values, per value table.
 
@@ -89,6 +90,11 @@ class Patch:
         if lab.model.dtype != torch.float32:
             described["dtype"] = str(lab.model.dtype).removeprefix("torch.")
         return cls(slots, values, fingerprint(lab), {**made, **(about or {}), **described})
+
+    def __repr__(self) -> str:
+        facts = self.about.get("facts")
+        taught = f" for {counted(len(facts), 'fact')}" if isinstance(facts, list) else ""
+        return f"<Patch of {counted(len(self), 'row')}{taught}, base {self.base}>"
 
     def __len__(self) -> int:
         return sum(map(len, self.slots))
