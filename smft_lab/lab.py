@@ -255,18 +255,21 @@ class Lab:
         Raises:
             ValueError: asked for within a step of it.
         """
-        run = self._run and self._run()
-        if run is not None and _is_within(run):
-            raise ValueError("a finetune can't be ended within its own step")
-        under_way = run is not None and getgeneratorstate(run) != GEN_CLOSED
-        if run is not None:
-            self._stop.set()
-            self._close(run)
+        under_way = []
+        while (run := self._run and self._run()) is not None:
+            if _is_within(run):
+                raise ValueError("a finetune can't be ended within its own step")
+            if getgeneratorstate(run) != GEN_CLOSED:
+                under_way = [run]
+                self._stop.set()
+                self._close(run)  # others may have the lock meanwhile, and begin another run
+            if self._run is not None and self._run() is run:
+                break
+            under_way = []  # who has ended it has told so
         self._run = None
         self.put_together()
-        if run is not None and under_way:
-            for watcher in list(self.watchers):
-                watcher.run_ended(run)
+        for watcher in list(self.watchers) if under_way else ():
+            watcher.run_ended(*under_way)
 
     def _close(self, run: Generator) -> None:
         """Close a run; where another thread is in it, waiting for the lock, that one ends it."""

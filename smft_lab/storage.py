@@ -88,8 +88,10 @@ def write_lab(lab: Lab, path: Path, reference: bool) -> None:
         reference: Whether the base is named instead of copied.
     """
     check_name(path)
-    if not _is_defaults(lab.defaults):  # else it could be saved, and not loaded
+    if not _is_defaults(json.loads(json_text(lab.defaults))):  # else it could be saved, and not loaded
         raise ValueError(f"lab.defaults is {str(lab.defaults)[:60]!r}, not {ABOUT['defaults'][1]} with rates above 0")
+    if lab.world_seed is None:
+        _check_probes(lab.probes)
     if reference:
         _check_reference(lab)
     else:
@@ -97,6 +99,14 @@ def write_lab(lab: Lab, path: Path, reference: bool) -> None:
     _check_finite(lab)
     with atomic_folder(path, LAB_FILE, is_lab_file) as folder, naming(path, lambda: _size(lab, reference)):
         _write(lab, folder, reference)
+
+
+def _check_probes(probes: Probes) -> None:
+    """Raise ValueError unless what is saved of the probes could be loaded."""
+    try:
+        Probes.from_records(json.loads(json_text(probes.to_records())))
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise ValueError(f"the lab's probes can't be saved: {problem}") from None
 
 
 def _check_finite(lab: Lab) -> None:
@@ -498,7 +508,10 @@ def _is_defaults(value) -> bool:
 def _is_tried(row) -> bool:
     """Whether this may be a setting that a sweep tried, with what came of it (see `smft_lab.experiments.tune`)."""
     kinds = {"method": str, "optimizer": str, "chosen": bool, "reached": bool}
-    if not isinstance(row, dict) or not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
+    if not isinstance(row, dict):
+        return False
+    row = {"chosen": False, **row}  # it has that mark once the best of all are known
+    if not all(isinstance(row.get(name), kind) for name, kind in kinds.items()):
         return False
     numbers = {name: number for name, number in row.items() if name not in kinds and number is not None}
     return "lr" in numbers and _has_rates(numbers) and all(type(number) in (int, float) for number in numbers.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,19 +29,21 @@ class Telling(Console):
     def _write_buffer(self) -> None:
         try:
             super()._write_buffer()
-        except OSError:
-            self.quiet = True
-            to_nowhere(self.file)
+        except OSError as problem:
+            if problem.errno in GONE:
+                self.quiet = True
+                to_nowhere(self.file)
 
 
 def to_nowhere(stream: IO[str]) -> None:
     """What a stream still has to write, and can't, goes nowhere: at its end Python would call that an error."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 console = Telling(stderr=True, highlight=False)
 
+GONE = (errno.EPIPE, errno.EIO)  # what an unread pipe and a closed terminal say
 EVERY = 15.0  # seconds between two lines of a task in a log
 PACE_OVER = 300.0  # seconds of the past that the time left is reckoned from
 

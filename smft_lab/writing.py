@@ -12,7 +12,6 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
@@ -59,13 +58,14 @@ def atomic_file(
         _chmod(partial, mode)  # safetensors writes for the owner alone
         if replace:
             os.replace(partial, path)
-        else:
+            return
+        try:
             _move_new(partial, path)
-    except FileExistsError:
-        raise ValueError(
-            f"{asked} is there now, written by somebody else meanwhile, and nothing was saved; name another, or "
-            "replace it with --force"
-        ) from None
+        except FileExistsError:
+            raise ValueError(
+                f"{asked} is there now, written by somebody else meanwhile, and nothing was saved; name another, or "
+                "replace it with --force"
+            ) from None
     except Unwritable:  # of another file that is written within the block
         raise
     except (OSError, SafetensorError) as problem:
@@ -88,11 +88,11 @@ def write_together(texts: Mapping[Path, str], replace: bool = True) -> None:
     """Write several files, each whole or not at all; none takes its place before all are written.
 
     Args:
-        texts: By path.
+        texts: By path, in the order in which they take their places.
         replace: See `atomic_file`.
     """
     with ExitStack() as taking_places:
-        for path, text in texts.items():
+        for path, text in reversed(texts.items()):
             data = text.encode("utf-8", "backslashreplace")  # a file's name in another encoding may be part of it
             partial = taking_places.enter_context(atomic_file(path, size=len(data), replace=replace))
             partial.write_bytes(data)
@@ -239,11 +239,9 @@ def _finite(value):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return value
-    if isinstance(value, Integral):  # of other libraries, too
-        return int(value)
-    return float(value) if math.isfinite(value) else None
+    if hasattr(value, "item"):  # a number of another library
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Unwritable(OSError):
@@ -349,7 +347,7 @@ def atomic_folder(
             except OSError as problem:
                 raise (_immovable(path) if problem.errno in IMMOVABLE else unwritable(path, problem)) from None
         finally:
-            _delete(unfinished)
+            _delete_marked(unfinished, mark)
 
 
 def check_place(path: Path, mark: str, room: int = 0) -> None:
@@ -428,10 +426,10 @@ def _recover(path: Path, mark: str) -> None:
             continue
         if not (target / mark).exists():
             _take_back(left, target, mark)
-        _delete(left)
+        _delete_marked(left, mark)
     old = _beside(path, REPLACED)
     if old.exists() and target.exists() and (listed := _listed(old, mark)) is not None:
-        _bring_late(old, target, {mark} | listed)
+        _bring_late(old, target, {mark} | listed | (_listed(target, mark) or set()))
     _delete_marked(old, mark)
     if old.exists():
         raise OSError(errno.ENOTEMPTY, f"{old} is left of an earlier one and can't be deleted; delete it")
@@ -505,26 +503,28 @@ def _put(unfinished: Path, target: Path, mark: str, is_earlier: Callable[[str], 
         old = _beside(target, REPLACED)
         os.replace(target, old)
         os.replace(unfinished, target)
-        _bring_late(old, target, own)
-        _delete_marked(old, mark)
+        with suppress(OSError):  # all is saved, and what is left of the old one is seen to by whoever writes next
+            _bring_late(old, target, own.union(new))
+            _delete_marked(old, mark)
 
 
 def _take_back(unfinished: Path, target: Path, mark: str) -> None:
-    """Delete from a folder what was given its place there, but for what somebody else has put there since."""
-    left = {file.name for file in unfinished.iterdir()}
-    for name in left:  # a file that has its place has two names
+    """Delete from a folder what was given its place there, but for what somebody else has put there since.
+
+    Nothing has its place where the mark is missing: it is written before any has, and is the first to be deleted.
+    """
+    for name in _listed(unfinished, mark) or ():
         with suppress(FileNotFoundError):
-            if os.path.samefile(unfinished / name, target / name):
+            # A file that has its place has two names, and one on disks that know no second names.
+            if not os.path.lexists(unfinished / name) or os.path.samefile(unfinished / name, target / name):
                 _delete(target / name)
-    for name in (_listed(unfinished, mark) or set()) - left:  # and one, on disks that know no second names
-        _delete(target / name)
 
 
 def _bring_late(old: Path, new: Path, own: Collection[str] = ()) -> None:
     """Move to a folder's successor what somebody else wrote into the folder since its files were taken along.
 
     Args:
-        own: Names of files that the successor has in place of the folder's.
+        own: Names of files that are the folder's or its successor's own.
     """
     for file in old.iterdir():
         place = new / file.name
@@ -534,7 +534,7 @@ def _bring_late(old: Path, new: Path, own: Collection[str] = ()) -> None:
             os.replace(file, place)
         elif file.is_dir() and not file.is_symlink() and place.is_dir():
             _bring_late(file, place)
-        elif not file.is_dir() and file.lstat().st_mtime_ns > place.lstat().st_mtime_ns:
+        elif not file.is_dir() and file.lstat().st_ctime_ns > place.lstat().st_ctime_ns:  # whoever wrote it, came last
             os.replace(file, place)
 
 

@@ -13,6 +13,7 @@ import time
 from inspect import GEN_CLOSED, GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -25,7 +26,7 @@ from smft_lab.lab import Lab, load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import value_tables
 from smft_lab.model.opening import open_model
-from smft_lab.probes.probes import answer
+from smft_lab.probes.probes import Probes, QuestionProbe, answer
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import Usage
@@ -390,7 +391,7 @@ def test_a_full_disk_says_which_lab_and_how_much_room_it_needs(tiny_lab, tmp_pat
 MAPPED = """
 import sys
 import smft_lab as smft
-from smft_lab.probes.probes import answer
+from smft_lab.probes.probes import Probes, QuestionProbe, answer
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
 from smft_lab.slots.patch import Patch
 patch, *files = sys.argv[1:]
@@ -608,7 +609,7 @@ def test_a_file_that_a_lab_would_replace_is_told_before_long_work(tmp_path):
     "row",
     [
         "x",
-        {"chosen": None},
+        {"chosen": 1},
         {"reached": 1},
         {"lr": "0.1"},
         {"lr": 0},
@@ -627,3 +628,46 @@ def test_a_sweep_with_a_row_that_none_has_written_is_refused(row, tiny_lab, tmp_
     (tmp_path / "lab" / LAB_FILE).write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"defaults is .* not an object of settings per method"):
         load(tmp_path / "lab")
+
+
+def test_a_run_that_was_begun_while_another_was_ended_ends_too(tiny_lab, monkeypatch):
+    lab, facts = tiny_lab(), new_facts(1)
+    first, later = finetune(lab, facts, probe_every=0), []
+    next(first), next(first)
+    close = lab._close
+
+    def close_and_begin(run):
+        close(run)
+        if not later:  # as another thread may, which has the lock meanwhile
+            later.append(finetune(lab, facts, probe_every=0))
+            next(later[0])
+
+    monkeypatch.setattr(lab, "_close", close_and_begin)
+    lab.reset()
+    assert getgeneratorstate(first) == getgeneratorstate(later[0]) == GEN_CLOSED
+
+
+def test_probes_that_could_not_be_loaded_are_told_before_a_lab_is_saved(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    lab.world_seed = None  # else they come from the seed
+    lab.probes = Probes([QuestionProbe("known", ("Who?",), (("Otto",),), subjects=(("a", None),))])
+    with pytest.raises(ValueError, match="the lab's probes can't be saved: subjects of a probe can't be"):
+        lab.save(tmp_path / "lab")
+    assert not (tmp_path / "lab").exists()
+    lab.probes = Probes([QuestionProbe("none", (), ()), QuestionProbe("known", ("Who?",), (("Otto",),))])
+    lab.save(tmp_path / "lab")
+    assert [probe.name for probe in load(tmp_path / "lab").probes] == ["known"]
+
+
+def test_numbers_of_numpy_in_the_defaults_are_saved_as_plain_ones(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    row = {
+        "method": "sparse",
+        "optimizer": "adam",
+        "lr": np.float64(0.1),
+        "top_t": np.int64(20),
+        "steps": np.float32(2),
+    }
+    lab.defaults = {"sweep": [{**row, "reached": np.bool_(True)}], "sparse": {"lr": np.float32(0.5)}}
+    lab.save(tmp_path / "lab")
+    assert load(tmp_path / "lab").defaults["sweep"] == [{**row, "reached": True}]

@@ -156,7 +156,7 @@ def test_files_that_belong_together_take_their_places_when_all_are_written(tmp_p
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"report\.html can't be written"):
+    with pytest.raises(OSError, match=r"claims\.json can't be written"):
         write_together(texts)
     assert {path.read_text() for path in texts} == {"old"}
     assert len(os.listdir(tmp_path)) == 3
@@ -270,3 +270,71 @@ def test_a_disk_without_modes_and_a_folder_of_a_group_take_files_all_the_same(tm
         _saved(tmp_path / "lab", text)
     assert (tmp_path / "file").read_text() == "text"
     assert (tmp_path / "lab" / "weights").read_text() == "new"
+
+
+def test_files_that_belong_together_take_their_places_in_their_order(tmp_path, monkeypatch):
+    replaced, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (replaced.append(Path(new).name), replace(old, new)))
+    write_together({tmp_path / name: "text" for name in ("claims.json", "runs.md", "report.html")})
+    assert replaced == ["claims.json", "runs.md", "report.html"]
+
+
+def test_a_persons_files_stay_where_the_clean_up_of_a_refused_save_was_killed(tmp_path, monkeypatch):
+    target = tmp_path / "results"
+    target.mkdir()
+    (target / "weights").write_text("a person's own")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, **_):
+        (Path(folder) / "weights").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing.shutil, "rmtree", killed)
+        with pytest.raises(Killed):
+            _saved(target, "new")  # it is refused, and what was written for it is cleared away
+    check_place(target, "mark.json")
+    assert (target / "weights").read_text() == "a person's own"
+    assert set(os.listdir(tmp_path)) <= {"results", ".results.lock"}
+
+
+def test_what_was_taken_along_stays_where_a_kill_came_before_the_renames(tmp_path, monkeypatch):
+    lab = tmp_path / "lab"
+    _saved(lab, "old")
+    (lab / "notes.txt").write_text("a person's own")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "_chmod", killed)
+        patched.setattr(writing, "_follow_umask", lambda _: None)
+        patched.setattr(writing, "_delete_marked", killed)
+        with pytest.raises(Killed):
+            _saved(lab, "new")
+    for name in ("weights", "mark.json"):  # and then the person deletes the lab by hand
+        (lab / name).unlink()
+    check_place(lab, "mark.json")
+    assert (lab / "notes.txt").read_text() == "a person's own"
+
+
+def test_a_late_file_does_not_take_the_place_of_a_new_one(tmp_path, monkeypatch):
+    lab = tmp_path / "lab"
+    with atomic_folder(lab, "mark.json", lambda _: False) as folder:
+        (folder / "mark.json").write_text(json_text({"files": ["mark.json"]}))
+    (lab / "notes.txt").write_text("a person's own")
+    take_along = writing._take_along
+
+    def slowly(file, place):
+        take_along(file, place)
+        (lab / "weights").write_text("late")
+
+    monkeypatch.setattr(writing, "_take_along", slowly)
+    _saved(lab, "new")
+    assert (lab / "weights").read_text() == "new"
+    assert (lab / "notes.txt").read_text() == "a person's own"

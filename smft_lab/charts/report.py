@@ -234,7 +234,7 @@ def _sweep_row(row: dict) -> dict:
         "optimizer": row["optimizer"],
         "lr": f"{row['lr']:g}",
         "top_t": "–" if missing(top_t) else top_t,
-        "chosen": row["chosen"],
+        "chosen": row.get("chosen", False),
         "reached": row["reached"],
         "steps": "–" if steps is None or missing(steps) else readings.steps_words(steps),
         "shares": [percent(row.get(key)) for key in ("learned", "old_facts")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -78,6 +78,15 @@ def _options(version: VersionOption = False) -> None:
     pass
 
 
+def _is_unread(stream: TextIO) -> bool:
+    """Whether nobody reads any more what is still to be written to a stream."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
+
+
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -87,9 +96,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except BrokenPipeError:  # who asked for the results reads no more of them
-        to_nowhere(sys.stdout)
-        sys.exit(1)
     except (ValueError, OSError) as problem:
+        if isinstance(problem, BrokenPipeError) and _is_unread(sys.stdout):
+            to_nowhere(sys.stdout)
+            sys.exit(1)
         say(f"smft-lab: {' '.join(str(problem).split())}")
         sys.exit(2)

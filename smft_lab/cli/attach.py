@@ -114,10 +114,10 @@ def _retrofitted(model, out, recipe, layers, text, own, choices, facts, kind, ba
     )
     unfinished.mkdir(parents=True, exist_ok=True)
     with alone(unfinished):
+        check_lab_place(out, besides=[ADDRESSES])  # another process may have ended since that was asked
         with progress_bar() as bar, resumable(f"what {out} has"):
             follow(work, bar)
         assert work.lab is not None
-        check_lab_place(out, besides=[ADDRESSES])
         work.lab.save(out, base=base)
         write_atomically(out / ADDRESSES, json.dumps(work.report(), indent=1) + "\n")
         clear_unfinished(unfinished, [f"{stage}.json" for stage in KEPT])

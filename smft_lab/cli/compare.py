@@ -201,12 +201,12 @@ def tune(
     if tuning.tuned:
         try:
             save_defaults(lab, defaults)
-        except OSError:
+        except Exception:  # the folder is written by another process, or what is in it is damaged, or the disk full
             say("what was found, to be put into lab.json:")
             print(json_text({"defaults": defaults}, indent=2))
             raise
-    if stopped:
-        left = [method.key for method in tried if method.key not in tuning.tuned]
+    left = [method.key for method in tried if method.key not in tuning.tuned]
+    if stopped and left:
         kept = f"{', '.join(tuning.tuned)} kept" if tuning.tuned else "nothing was kept"
         say(f"stopped; {kept}, and for the rest: --methods {','.join(left)}")
         raise typer.Exit(130)

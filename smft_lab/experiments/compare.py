@@ -130,7 +130,8 @@ class Comparison:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        if not self.methods or not len(self.seeds):
+        self.seeds = tuple(self.seeds)
+        if not self.methods or not self.seeds:
             raise ValueError("a comparison needs at least one method and one seed")
         if self.evaluations is not None:
             check_counts(evaluations=self.evaluations)

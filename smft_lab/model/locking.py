@@ -26,7 +26,8 @@ def lock_of(model: nn.Module) -> threading.RLock:
 
 
 def give_way(lock: threading.RLock, done: Callable[[], bool]) -> None:
-    """Wait until something is done, and let others have the lock meanwhile, though this thread has it."""
+    """Wait until something is done, and let others have the lock meanwhile, though this thread has it: to be called
+    before anything is read that they might change."""
     with lock:
         others = threading.Condition(lock)
         while not done():

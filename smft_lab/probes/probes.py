@@ -290,7 +290,8 @@ class Probes:
 
     @classmethod
     def from_records(cls, records: list[dict]) -> Probes:
-        """
+        """The probes of such records, but for those that ask nothing.
+
         Raises:
             ValueError, KeyError, TypeError, AttributeError: these are not records of probes.
         """
@@ -304,9 +305,7 @@ class Probes:
             if "form" in values:
                 values["form"] = PromptForm.from_json(values["form"])
             read.append(kinds[record["kind"]](**values))
-            if not read[-1].size:
-                raise ValueError(f"probe {read[-1].name!r} asks nothing")
-        return cls(read)
+        return cls([probe for probe in read if probe.size])
 
     def without(self, facts: Sequence[Fact], questions: Sequence[str] = ()) -> Probes:
         """The same probes, without the questions that `facts` are about to change; a probe left empty goes.

@@ -116,8 +116,9 @@ class Plan:
         self.lab, self.command = lab, command
         self.methods = [method for method in METHODS if method in methods] + sorted({*methods} - {*METHODS})
         self.rules = list(rules or (RULES if lab.recipe is None else RULES[:1]))
-        check_seeds(*seeds)
-        self.seeds = [int(seed) for seed in seeds]
+        self.seeds = list(seeds)
+        check_seeds(*self.seeds)
+        self.seeds = [int(seed) for seed in self.seeds]
         self.given = as_facts(facts)
         self.course = Course.of(lab, self.given, **options)
         lab.reset()
