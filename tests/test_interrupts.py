@@ -211,6 +211,18 @@ def test_a_hook_does_nothing_once_its_scope_is_gone_though_it_was_never_ended():
     assert not layer._forward_hooks
 
 
+def test_a_hook_goes_though_its_scope_was_interrupted_at_its_end_and_is_kept_by_a_cycle():
+    layer = torch.nn.Linear(1, 1)
+    scope = HookScope()
+    scope.hook(layer, lambda *_: None)
+    scope.itself = scope
+    drop_ended(layer)
+    assert layer._forward_hooks
+    del scope
+    drop_ended(layer)
+    assert not layer._forward_hooks
+
+
 def test_an_interrupt_within_a_product_leaves_no_setting_of_the_process_that_reset_does_not_bring_back(
     lab, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -68,8 +69,10 @@ def _lasts(scope: weakref.ref[HookScope]) -> bool:
 
 def drop_ended(model: nn.Module) -> None:
     """Take away the hooks of scopes that have ended."""
-    for module in model.modules():
-        hooks = [kind for name in HOOKS if (kind := vars(module)[name])]
+    places = [[kind for name in HOOKS if (kind := vars(module)[name])] for module in model.modules()]
+    if any(isinstance(hook, _Hook) and hook.lasts() for hooks in places for kind in hooks for hook in kind.values()):
+        gc.collect()  # an interrupted scope may be kept by nothing but the errors that refer to each other
+    for hooks in places:
         ended = {key for kind in hooks for key, hook in kind.items() if isinstance(hook, _Hook) and not hook.lasts()}
         for kind in hooks if ended else ():
             for key in ended & kind.keys():
