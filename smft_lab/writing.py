@@ -92,7 +92,7 @@ def write_together(texts: Mapping[Path, str], replace: bool = True) -> None:
         replace: See `atomic_file`.
     """
     with ExitStack() as taking_places:
-        for path, text in reversed(texts.items()):
+        for path, text in reversed(list(texts.items())):
             data = text.encode("utf-8", "backslashreplace")  # a file's name in another encoding may be part of it
             partial = taking_places.enter_context(atomic_file(path, size=len(data), replace=replace))
             partial.write_bytes(data)
