@@ -37,7 +37,7 @@ class Telling(Console):
 
 def to_nowhere(stream: IO[str]) -> None:
     """What a stream still has to write, and can't, goes nowhere: at its end Python would call that an error."""
-    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
