@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 
@@ -34,6 +35,24 @@ def check_seeds(*seeds: object) -> None:
     for seed in seeds:
         if not isinstance(seed, Integral) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
             raise ValueError(f"a seed must be a whole number of at most 63 bits, not {str(seed)[:40]!r}")
+
+
+def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """The seeds that are named, or the first so many (0, 1, ...), as Python's own numbers.
+
+    Raises:
+        ValueError: there is none, one is named twice, or one is out of range (see `check_seeds`).
+    """
+    if isinstance(seeds, Integral):
+        check_counts(seeds=seeds)
+        return tuple(range(int(seeds)))
+    seeds = tuple(seeds)
+    check_seeds(*seeds)
+    if not seeds:
+        raise ValueError("at least one seed is needed")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is named twice")
+    return tuple(map(int, seeds))
 
 
 def _finite(name: str, value: object) -> float:

@@ -12,6 +12,7 @@ from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.baselines import WeightPenalty
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.methods import METHODS
+from smft_lab.ranges import seeds_of
 from smft_lab.recipe import Recipe
 from smft_lab.training.pretrain import PretrainSettings
 
@@ -58,6 +59,14 @@ def test_a_seed_is_a_number_that_every_generator_takes(seed, lab):
         next(finetune(lab, facts, passes=1, seed=seed))
     with pytest.raises(ValueError, match="a seed must be a whole number"):
         Comparison(lab, facts, "sparse", seeds=[seed], passes=1)
+
+
+def test_seeds_are_named_or_counted_from_zero():
+    assert seeds_of(3) == seeds_of(np.int64(3)) == seeds_of(range(3)) == seeds_of(iter([0, 1, 2])) == (0, 1, 2)
+    assert [type(seed) for seed in seeds_of(np.arange(2))] == [int, int]
+    for none, said in ((0, "at least 1"), (-1, "at least 1"), (True, "whole"), ((), "at least one"), ((1, 1), "twice")):
+        with pytest.raises(ValueError, match=said):
+            seeds_of(none)
 
 
 def test_whole_numbers_of_numpy_are_taken_for_pythons(lab, tmp_path):

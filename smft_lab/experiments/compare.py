@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -38,7 +37,7 @@ from smft_lab.kernel import in_kernel
 from smft_lab.lab import Lab
 from smft_lab.probes.probes import LEARNED, QuestionProbe, TextProbe, probes_of
 from smft_lab.probes.prompts import BUILT_IN, PromptForm
-from smft_lab.ranges import check_counts, check_seeds
+from smft_lab.ranges import check_counts, seeds_of
 from smft_lab.recipe import Recipe
 from smft_lab.slots.patch import Patch
 from smft_lab.wording import counted
@@ -130,21 +129,17 @@ class Comparison:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        self.seeds = tuple(self.seeds)
-        if not self.methods or not self.seeds:
-            raise ValueError("a comparison needs at least one method and one seed")
+        self.seeds = seeds_of(self.seeds)
+        if not self.methods:
+            raise ValueError("a comparison needs at least one method")
         if self.evaluations is not None:
             check_counts(evaluations=self.evaluations)
-        check_seeds(*self.seeds)
-        self.seeds = tuple(map(int, self.seeds))  # of other libraries, too
         if not 0 < self.target <= 1:
             raise ValueError(f"target is a share between 0 and 1, not {self.target}")
         self.chosen = _named(self.methods)
         self.names = tuple(self.chosen)
         own, self.recipe = self.lab.recipe, self.recipe or self.lab.recipe
         self._recipe_text = "" if self.recipe is None or self.recipe == own else self.recipe.describe(own)
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("a seed is named twice")
         if self.stop_at_target is None:
             self.stop_at_target = self.recipe is not None
         if not callable(self.facts):
@@ -553,8 +548,7 @@ def compare(
         >>> comparison.table["method"].unique().tolist()
         ['sparse', 'lora']
     """
-    seeds = range(seeds) if isinstance(seeds, int | Integral) else seeds
-    comparison = Comparison(lab, facts, methods, seeds=seeds, **options)
+    comparison = Comparison(lab, facts, methods, seeds=seeds_of(seeds), **options)
     progress = watched() if progress is None else progress
     with tqdm(unit=" steps", leave=False, file=sys.stdout, disable=not progress) as bar:
         for step in comparison.steps():

@@ -21,7 +21,7 @@ from smft_lab.experiments.compare import LIBRARIES, watched
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.methods import METHODS, STANDARD, Sparse
 from smft_lab.lab import Lab
-from smft_lab.ranges import check_seeds
+from smft_lab.ranges import seeds_of
 from smft_lab.slots.reading import token_reads
 from smft_lab.widgets import sharing
 from smft_lab.widgets.kept import KeptQuestions
@@ -80,8 +80,7 @@ def page(
         >>> made.read_text().startswith("<!doctype html>")
         True
     """
-    seeds = range(seeds) if isinstance(seeds, int | Integral) else seeds
-    plan = Plan(lab, facts, methods, rules, top_t, seeds, **options)
+    plan = Plan(lab, facts, methods, rules, top_t, seeds_of(seeds), **options)
     path = check_path(path, force)
     progress = watched() if progress is None else progress
     with tqdm(total=len(plan.runs), unit=" runs", leave=False, file=sys.stdout, disable=not progress) as bar:
@@ -116,9 +115,7 @@ class Plan:
         self.lab, self.command = lab, command
         self.methods = [method for method in METHODS if method in methods] + sorted({*methods} - {*METHODS})
         self.rules = list(rules or (RULES if lab.recipe is None else RULES[:1]))
-        self.seeds = list(seeds)
-        check_seeds(*self.seeds)
-        self.seeds = [int(seed) for seed in self.seeds]
+        self.seeds = list(seeds_of(seeds))
         self.given = as_facts(facts)
         self.course = Course.of(lab, self.given, **options)
         lab.reset()
