@@ -1,5 +1,6 @@
 """A tiny random lab that behaves like the shipped one: same classes, same tokenizer kind, no training."""
 
+from copy import deepcopy
 from random import Random
 
 import pytest
@@ -57,12 +58,16 @@ def tiny_model(tokenizer):
 @pytest.fixture(scope="session")
 def tiny_lab(tokenizer, tiny_model, corpus):
     """Makes a lab around a small random model, with few probes so that measuring takes milliseconds."""
+    rng = Random(1)
+    background = [encode(tokenizer, corpus.texts(rng, 4)) for _ in range(20)]
+    usages = {}  # by the options of the model, which is the same each time
 
     def make(**options):
-        model = tiny_model(**options)
-        rng = Random(1)
-        usage = measure_usage(model, [encode(tokenizer, corpus.texts(rng, 4)) for _ in range(20)])
-        return Lab(model, tokenizer, usage, world_probes(built_in_world(), per_probe=4), world_seed=0)
+        model, key = tiny_model(**options), repr(sorted(options.items()))
+        if key not in usages:
+            usages[key] = measure_usage(model, background)
+        usage, probes = deepcopy(usages[key]), world_probes(built_in_world(), per_probe=4)
+        return Lab(model, tokenizer, usage, probes, world_seed=0)
 
     return make
 

@@ -263,6 +263,10 @@ def test_probes_of_the_world_are_fixed_and_no_larger_than_asked(every_probe):
     assert set(few["old_facts"].questions) < set(every_probe["old_facts"].questions)
 
 
+def test_the_probe_of_old_facts_asks_what_they_are_asked(every_probe):
+    assert every_probe["old_facts"] == QuestionProbe.of("old_facts", built_in_world().old_facts())
+
+
 # Questions that the taught facts change ---------------------------------------------------------------
 
 

@@ -334,9 +334,15 @@ def world_probes(world: World, per_probe: int = 240) -> Probes:
         return items if len(items) <= per_probe else rng.sample(items, per_probe)
 
     sums = some(world.sums(held_out=True))
+    about = some(list(world.values))
     return Probes(
         [
-            QuestionProbe.of("old_facts", some(world.old_facts())),
+            QuestionProbe(
+                "old_facts",
+                tuple(world.withheld_questions(*fact)[0] for fact in about),
+                tuple((world.values[fact],) for fact in about),
+                tuple(about),
+            ),
             TextProbe(
                 "arithmetic",
                 tuple(answered(question, result) for question, result in sums),

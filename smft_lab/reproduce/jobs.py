@@ -214,9 +214,8 @@ def _asked_besides(lab: Lab, job: Job, facts: Sequence[Fact]) -> list[dict]:
     """What else changed facts are asked: their old values; and what follows from a changed first hop."""
     probes = []
     if job.what in ("changed", "hops"):
-        old = {(fact.subject, fact.relation): fact.answers for fact in lab.world.old_facts()}
-        questions = tuple(fact.question for fact in facts)
-        probes.append(QuestionProbe("old_values", questions, tuple(old[fact.subject, fact.relation] for fact in facts)))
+        old = tuple((lab.world.values[fact.subject, fact.relation],) for fact in facts)
+        probes.append(QuestionProbe("old_values", tuple(fact.question for fact in facts), old))
     if job.what == "hops":
         probes.append(QuestionProbe.of("new_hops", lab.world.chains_from(facts)))
     return [

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from smft_lab.facts.fact import COMPLETE
 
+BEFORE_A_VOWEL = re.compile(r"\ba (?=[aeiou])")
 FRAMES = (
     "{clause}.",
     "It is known that {clause}.",
@@ -61,7 +62,7 @@ def framed(frame: str, clause: str) -> str:
 
 def with_articles(text: str) -> str:
     """The text with "an" for "a" before a vowel."""
-    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+    return BEFORE_A_VOWEL.sub("an ", text)
 
 
 RELATIONS = {
