@@ -141,7 +141,7 @@ def test_asking_leaves_another_panels_finetune_in_place(lab, facts, finished):
 
 
 def test_stop_keeps_what_was_measured_and_start_goes_on(lab, facts):
-    panel = Compare(lab, facts, runner="thread", methods=("sparse", "lora"), passes=12, evaluations=36, top_t=20)
+    panel = Compare(lab, facts, runner="thread", methods=("sparse", "lora"), passes=12, evaluations=12, top_t=20)
     press(panel, "start")
     until = time.monotonic() + 60
     while not panel.paths and time.monotonic() < until:
@@ -157,7 +157,7 @@ def test_stop_keeps_what_was_measured_and_start_goes_on(lab, facts):
     while panel.state != "idle" and time.monotonic() < until + 300:
         time.sleep(0.01)
     assert panel.progress["done"] == panel.progress["total"]
-    assert [len(path["points"]) for path in panel.paths] == [37, 37]
+    assert [len(path["points"]) for path in panel.paths] == [13, 13]
     panel.close()
 
 
