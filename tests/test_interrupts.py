@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import peft
@@ -37,7 +37,7 @@ from smft_lab.widgets import Compare, Teach, TopT, Train
 
 FACTS = new_facts(2, seed=5)
 EVERY_LINE = bool(os.environ.get("SMFT_LAB_EVERY_LINE"))
-OFTEN = int(os.environ.get("SMFT_LAB_INTERRUPTS", "1"))
+OFTEN = float(os.environ.get("SMFT_LAB_INTERRUPTS", "0.5"))
 # Lines from one interrupt to the next.
 STRIDE = {"sparse": 1601, "full": 661, "lora": 3989, "replay": 1499, "osf": 2999}
 TINY = {"steps": 2, "batch_size": 4, "vocab_size": 400, "memory_slots": 64, "background_batches": 2, "warmup": 1}
@@ -78,6 +78,11 @@ def run(lab, method: str) -> None:
         pass
 
 
+@cache
+def source_line(file: str, number: int) -> str:
+    return linecache.getline(file, number).strip()
+
+
 def lines_of(function, stop_at: int | None = None, again: int | None = None) -> int:
     """Call the function; how many lines of ours and of peft it ran, up to the one before which it was interrupted.
 
@@ -99,7 +104,7 @@ def lines_of(function, stop_at: int | None = None, again: int | None = None) -> 
         if not frame.f_code.co_filename.startswith(PLACES):
             return None
         if event == "line":
-            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+            line = source_line(frame.f_code.co_filename, frame.f_lineno)
             if line.startswith(("with ", "try:")):  # where Python itself is not interrupted, nor where a block ends
                 return trace
             count += 1
@@ -158,7 +163,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_in_the_shipped_lab(lab, method,
     before, base = assembly(lab.model), state(lab.model)
     total = lines_of(lambda: run(lab, method))
     lab.reset()
-    lines = range(1, total, total // (7 * OFTEN))
+    lines = range(1, total, int(total / (7 * OFTEN)))
     record_property("tried", len(lines))
     check_interrupted(lab, partial(run, method=method), lines, before, base)
 
@@ -192,7 +197,7 @@ def test_an_interrupt_of_what_reads_the_model_leaves_nothing_that_reset_does_not
     lab = smft.Lab(model, tokenizer, usage, form=smft.PromptForm.PLAIN)
     before, base = assembly(lab.model), state(lab.model)
     total = lines_of(lambda: READING[name](lab))
-    lines = sorted({*range(1, total, max(1, total // (40 * OFTEN))), *range(max(1, total - 11), total)})
+    lines = sorted({*range(1, total, max(1, int(total / (40 * OFTEN)))), *range(max(1, total - 11), total)})
     record_property("tried", len(lines))
     check_interrupted(lab, READING[name], lines, before, base)
     READING[name](lab)
@@ -239,7 +244,7 @@ def test_an_interrupt_within_a_product_leaves_no_setting_of_the_process_that_res
 
 
 def stepping(stride: int) -> int:
-    return 1 if EVERY_LINE else max(1, stride // OFTEN)
+    return 1 if EVERY_LINE else max(1, int(stride / OFTEN))
 
 
 def compare(lab) -> None:
