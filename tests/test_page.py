@@ -182,7 +182,8 @@ def test_a_page_is_not_replaced_unasked_and_nothing_is_computed_for_it(lab, fact
         ({"methods": ("sparse", "best")}, "no method 'best'"),
         ({"rules": ("best",)}, "no rule 'best'"),
         ({"top_t": (0, 3)}, "top-t must be between 1 and the 256 slots"),
-        ({"seeds": 0}, "at least one method, one rule, one t and one seed"),
+        ({"seeds": 0}, "seeds must be at least 1, not 0"),
+        ({"top_t": ()}, "at least one method, one rule, one t and one seed"),
         ({"passes": 0}, "passes must be at least 1"),
     ],
 )
