@@ -43,16 +43,16 @@ def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
     Raises:
         ValueError: there is none, one is named twice, or one is out of range (see `check_seeds`).
     """
-    if isinstance(seeds, Integral):
+    if isinstance(seeds, int | Integral):
         check_counts(seeds=seeds)
         return tuple(range(int(seeds)))
-    seeds = tuple(seeds)
-    check_seeds(*seeds)
-    if not seeds:
+    named = tuple(seeds)
+    check_seeds(*named)
+    if not named:
         raise ValueError("at least one seed is needed")
-    if len(set(seeds)) < len(seeds):
+    if len(set(named)) < len(named):
         raise ValueError("a seed is named twice")
-    return tuple(map(int, seeds))
+    return tuple(map(int, named))
 
 
 def _finite(name: str, value: object) -> float:
