@@ -1,6 +1,6 @@
 """Whatever stops a finetune, the model is put together as it was, and `reset` brings the base back.
 
-`SMFT_LAB_INTERRUPTS=10` tries ten times as many interrupts, and `SMFT_LAB_EVERY_LINE=1` one at every line.
+`SMFT_LAB_INTERRUPTS=10` tries twenty times as many interrupts, and `SMFT_LAB_EVERY_LINE=1` one at every line.
 """
 
 from __future__ import annotations
