@@ -375,8 +375,8 @@ def test_a_swept_run_ends_where_it_is_read(lab):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": ()}, "at least one method"),
-        ({"seeds": ()}, "at least one seed"),
+        ({"methods": ()}, "a comparison needs at least one method"),
+        ({"seeds": ()}, "at least one seed is needed"),
         ({"methods": ("sparse", "adapter")}, "no method 'adapter'; there are sparse, full, lora"),
         ({"methods": ("full", "sparse:best")}, "no rule 'best'"),
         ({"passes": 0}, "passes"),

@@ -98,7 +98,9 @@ def of_process() -> dict:
             for logger in [logging.getLogger(name)]
         },
         "logging at all": logging.root.manager.disable,
-        "pandas": {name: pd.get_option(name) for name in ("display.max_rows", "display.precision")},
+        "pandas": {
+            name: pd.get_option(name) for name in ("display.max_rows", "mode.copy_on_write", "display.precision")
+        },
         "python": (
             os.getcwd(),
             sys.getrecursionlimit(),

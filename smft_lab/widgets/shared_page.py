@@ -80,7 +80,7 @@ def page(
         >>> made.read_text().startswith("<!doctype html>")
         True
     """
-    plan = Plan(lab, facts, methods, rules, top_t, seeds_of(seeds), **options)
+    plan = Plan(lab, facts, methods, rules, top_t, seeds, **options)
     path = check_path(path, force)
     progress = watched() if progress is None else progress
     with tqdm(total=len(plan.runs), unit=" runs", leave=False, file=sys.stdout, disable=not progress) as bar:
@@ -107,7 +107,7 @@ class Plan:
         methods: Sequence[str] = STANDARD,
         rules: Sequence[str] | None = None,
         top_t: Sequence[int] | None = None,
-        seeds: Sequence[int] = range(SEEDS),
+        seeds: int | Sequence[int] = SEEDS,
         title: str | None = None,
         command: str = "",
         **options,
