@@ -19,6 +19,7 @@ from smft_lab.ranges import check_counts, check_not_negative, check_positive
 KEYS = ("random", "kmeans", "pca")
 CHOICES = ("group", "batch")
 COUNTED = ("all", "shared", "answer")
+FITTED = ("all", "answer")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 SHAPE = (
     "slots",
@@ -29,6 +30,7 @@ SHAPE = (
     "project",
     "whiten",
     "keys",
+    "fitted",
     "background_texts",
     "background_questions",
     "window",
@@ -72,6 +74,8 @@ class Recipe:
         whiten: Whether queries are of hidden states less their mean, each dimension over its deviation.
         keys: `random`; `kmeans`, the codebooks are the centres of background queries; `pca`, the queries are the
             principal directions of background hidden states. None needs a backward pass.
+        fitted: Of which hidden states of the background whitening and keys are: of `all`; or of those of its questions
+            where an `answer` is predicted, which a deep block tells apart far better (with `counted="answer"`).
         background_texts, background_questions: Windows of text, and questions with answers, in which reads are counted
             for the idf; each is a document.
         window: Tokens of a window.
@@ -126,6 +130,7 @@ class Recipe:
     project: bool = False
     whiten: bool = True
     keys: str = "pca"
+    fitted: str = "all"
     background_texts: int = 200
     background_questions: int = 400
     window: int = 64
@@ -158,6 +163,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, known in (
             ("keys", KEYS),
+            ("fitted", FITTED),
             ("choice", CHOICES),
             ("counted", COUNTED),
             ("order", ORDERS),
@@ -177,6 +183,8 @@ class Recipe:
             raise ValueError("a recipe must teach statements, questions, or both")
         if not self.background_texts + self.background_questions:
             raise ValueError("a recipe needs a background: texts, questions, or both")
+        if self.fitted == "answer" and not self.background_questions:
+            raise ValueError("what is fitted to answers needs questions in the background (background_questions)")
         if self.max_df > 1:
             raise ValueError(f"max_df must be at least 0 and at most 1, not {self.max_df}")
         if self.momentum >= 1:

@@ -229,7 +229,8 @@ def test_a_short_text_gives_fewer_windows_and_one_shorter_than_a_window_none(tok
 def test_own_questions_and_answers_of_a_person_are_documents_of_the_form(tokenizer):
     asked = [Question("Who?", ("Mira", "Tom")), Question("Where?", ("Rome",))]
     documents = question_documents(asked, tokenizer, PLAIN)
-    assert documents[0] == tokenizer("Question: Who?\nAnswer: Mira\n")["input_ids"]
+    prompt, whole = tokenizer(["Question: Who?\nAnswer:", "Question: Who?\nAnswer: Mira\n"])["input_ids"]
+    assert documents[0] == (whole, len(prompt))
     assert len(documents) == 2
 
 
@@ -237,7 +238,8 @@ def test_every_fourth_question_stands_behind_what_is_shown_before_questions(toke
     asked = [Question(f"Who is {name}?", (name,)) for name in "ABCDEFGHI"]
     openings = [[("Why?", "So")], [("How?", "Well"), ("When?", "Now")]]
     documents = [
-        tokenizer.decode(ids, skip_special_tokens=True) for ids in question_documents(asked, tokenizer, PLAIN, openings)
+        tokenizer.decode(ids, skip_special_tokens=True)
+        for ids, _ in question_documents(asked, tokenizer, PLAIN, openings)
     ]
     alone = [PLAIN.answered(one.question, one.answers[0]) for one in asked]
     assert [text.strip() for text in documents] == [

@@ -22,13 +22,20 @@ from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
 from smft_lab.model.fitting import fit_keys, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
-from smft_lab.model.tokenizer import encode, only_answers, pad, shared_positions
+from smft_lab.model.tokenizer import encode, only_answers, pad, predicting_positions, shared_positions
 from smft_lab.probes.probes import QuestionProbe
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import GATED, PAPER, RETROFIT, SHAPE, Recipe, recipe_to_attach, recipe_to_teach
 from smft_lab.reproduce import real
-from smft_lab.slots.addresses import compare_addresses, measure_blocks, measure_loudness, weighted_jaccard
-from smft_lab.slots.group import choose_slots
+from smft_lab.slots.addresses import (
+    compare_addresses,
+    measure_addresses,
+    measure_blocks,
+    measure_loudness,
+    weighted_jaccard,
+    wordings_of,
+)
+from smft_lab.slots.group import choose_slots, reads_of
 from smft_lab.slots.patch import Patch
 from smft_lab.slots.usage import measure_usage
 
@@ -219,6 +226,55 @@ def test_rounding_does_not_choose_the_reads_behind_a_layer_norm(tokenizer, words
     noise = 1 + 1e-6 * torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
     before, after = (read(x.unsqueeze(0))[0] for x in (states, states * noise))
     assert (before == after).float().mean() > 0.99
+
+
+def test_addressing_is_fitted_to_all_of_the_background_or_to_where_its_questions_are_answered(work, tokenizer):
+    for fitted in ("all", "answer"):
+        done = work(replace(RECIPE, fitted=fitted), layers=[1])
+        list(done)
+        documents, states = done.lab.documents, []
+        for number, ids in enumerate(documents):
+            batch = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+            (x,) = memory_inputs(done.lab.model, [batch]).values()
+            if fitted == "answer":
+                question = number - RECIPE.background_texts
+                text = tokenizer.decode(ids, skip_special_tokens=True)
+                answers = [KNOWN[question].answers] if question >= 0 else []
+                x = x[predicting_positions(tokenizer, [text], answers)[0]] if answers else x[:0]
+            states.append(x)
+        expected = torch.cat(states)
+        addressing = memory_layers(done.lab.model)[0].keys
+        assert torch.allclose(addressing.mean, expected.mean(0), atol=1e-5)
+        assert torch.allclose(addressing.deviation, expected.std(0), atol=1e-5)
+        assert len(expected) < sum(map(len, documents)) or fitted == "all"
+
+
+def test_what_is_fitted_to_answers_needs_a_block_that_is_named(work):
+    with pytest.raises(ValueError, match="name a block, best a late one"):
+        work(replace(RECIPE, fitted="answer"))
+
+
+def test_addresses_are_where_an_answer_is_predicted_if_only_those_reads_count(lab):
+    facts = smft.new_facts(3)
+    per_token = RECIPE.heads * RECIPE.k
+    texts, owners = wordings_of(facts, lab.form, lab.tokenizer)
+    last = [reads[0][-per_token:] for reads in reads_of(lab, texts)]
+    expected = compare_addresses(last, owners, lab.usage.df[0], lab.usage.batches)
+    assert measure_addresses(lab, facts) != [expected]
+    lab.recipe = replace(lab.recipe, counted="answer")
+    assert measure_addresses(lab, facts) == [expected]
+
+
+def test_addresses_of_a_statement_are_where_it_predicts_its_answer_if_only_those_reads_count(lab):
+    lab.recipe = replace(lab.recipe, counted="answer")
+    facts = [replace(fact, statements=fact.statements[:1], questions=()) for fact in smft.new_facts(3)]
+    told = [fact.statements[0] for fact in facts]
+    asked = [reads[0][-RECIPE.heads * RECIPE.k :] for reads in reads_of(lab, [PLAIN.prompt(f.question) for f in facts])]
+    answering = predicting_positions(lab.tokenizer, told, [fact.answers for fact in facts])
+    read = [reads[0] for reads in reads_of(lab, told, answering)]
+    both = [row for pair in zip(asked, read, strict=True) for row in pair]
+    expected = compare_addresses(both, [0, 0, 1, 1, 2, 2], lab.usage.df[0], lab.usage.batches)
+    assert measure_addresses(lab, facts) == [expected]
 
 
 def test_fewer_hidden_states_than_keys_are_refused(tokenizer):
@@ -566,6 +622,8 @@ def test_dense_methods_leave_an_empty_memory_as_it_is(lab):
     ("changed", "message"),
     [
         ({"counted": "some"}, "counted must be one of all, shared, answer"),
+        ({"fitted": "some"}, "fitted must be one of all, answer"),
+        ({"fitted": "answer", "background_questions": 0}, "needs questions in the background"),
         ({"choice": "group", "order": "stream"}, "only where they are taught mixed"),
         ({"statements": 0, "questions": 0}, "must teach statements, questions, or both"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),

@@ -351,8 +351,8 @@ def question_documents(
     tokenizer: PreTrainedTokenizerBase,
     form: PromptForm = PLAIN,
     openings: Sequence[Sequence[tuple[str, str]]] = (),
-) -> list[list[int]]:
-    """Each question with its first answer in a form of asking, as token ids.
+) -> list[tuple[list[int], int]]:
+    """Each question with its first answer in a form of asking, as token ids, and how many of them ask.
 
     Args:
         openings: What stands before questions wherever some are asked or taught: questions with answers. Every fourth
@@ -363,10 +363,13 @@ def question_documents(
     """
     opened = [form.with_shots((*form.shots, *opening)) for opening in openings]
     forms = [each for shown in opened for each in (form, form, form, shown)] or [form]
-    return [
-        form.ids(tokenizer, shown.answered(question.question, question.answers[0], tokenizer))
-        for question, shown in zip(questions, cycle(forms), strict=False)
-    ]
+    documents = []
+    for question, shown in zip(questions, cycle(forms), strict=False):
+        ids = form.ids(tokenizer, shown.answered(question.question, question.answers[0], tokenizer))
+        prompt = form.ids(tokenizer, shown.prompt(question.question, tokenizer))
+        differ = (i for i, (token, other) in enumerate(zip(ids, prompt, strict=False)) if token != other)
+        documents.append((ids, next(differ, min(len(ids), len(prompt)))))
+    return documents
 
 
 class _Draw:

@@ -37,14 +37,14 @@ from smft_lab.training.memory_training import check_window, skew
 from smft_lab.writing import write_atomically
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from rich.progress import Progress as ProgressBar
     from rich.progress import TaskID
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
-FORMAT = 2  # of what is kept of a stage
+FORMAT = 3  # of what is kept of a stage
 KNOWN = 60  # questions that the base answers right
 HELD_OUT = 40  # windows of the text probe
 HELD_OUT_SHARE = 0.1  # of a given text
@@ -134,6 +134,11 @@ class Retrofit:
     ):
         if isinstance(layers, str) and layers != "auto":
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
+        if isinstance(layers, str) and recipe.fitted == "answer":
+            raise ValueError(
+                "layers='auto' looks at what all tokens read, and here those count that predict an answer; name a "
+                "block, best a late one, such as six sevenths of the way up"
+            )
         check_attachable(model, None if isinstance(layers, str) else layers)
         check_same_tokens(tokenizer)
         if known_limit < 1:
@@ -164,7 +169,8 @@ class Retrofit:
         recipe, model = self.recipe, self.model
         texts = yield from self._kept("background", self._texts())
         asked = yield from self._kept("questions", self._asked())
-        documents = [*texts[: recipe.background_texts], *asked]
+        texts_read = texts[: recipe.background_texts]
+        documents = [*texts_read, *(ids for ids, _ in asked)]
         known = yield from self._kept("known", self._known())
         layers = self.layers
         if isinstance(layers, str):
@@ -186,7 +192,11 @@ class Retrofit:
             seed=self.seed,
         )
         inputs = memory_inputs(model, document_batches(self.tokenizer, documents, next(model.parameters()).device))
-        fit_keys(model, inputs, recipe.keys, self.seed)
+        fitted = inputs
+        if recipe.fitted == "answer":
+            answering = torch.cat([torch.zeros(sum(map(len, texts_read)), dtype=torch.bool), *map(_answering, asked)])
+            fitted = {position: states[answering] for position, states in inputs.items()}
+        fit_keys(model, fitted, recipe.keys, self.seed)
         yield Progress("usage", 0, 1)
         half, usage = count_documents(model, inputs, [len(document) for document in documents])
         probes = [*Probes.from_records(known), self._text_probe(texts), *self.probes]
@@ -324,6 +334,13 @@ class Retrofit:
     def _search(self) -> KnownSearch:
         pool = self.known or common_questions("probe")
         return KnownSearch(self.model, self.tokenizer, pool, self.known_limit, self.form.with_shots(self.shots))
+
+
+def _answering(document: tuple[list[int], int]) -> Bool[Tensor, " _tokens"]:
+    """The tokens of a question with its answer that predict one of the answer, or the one that ends it."""
+    ids, asking = document
+    places = torch.arange(len(ids))
+    return (places >= asking - 1) & (places < len(ids) - 1)
 
 
 def _stage_in(file: Path) -> dict:

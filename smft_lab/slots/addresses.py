@@ -29,7 +29,7 @@ from smft_lab.model.fitting import fit_addressing
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import ProductKeys, block_of, memory_layers, stopping_at
-from smft_lab.model.tokenizer import pad
+from smft_lab.model.tokenizer import pad, predicting_positions
 from smft_lab.slots.group import choose_slots, reads_of
 from smft_lab.slots.scores import inverse_document_frequency
 from smft_lab.slots.usage import Usage
@@ -144,7 +144,8 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], *, wordings: int = 4, see
     """How well facts would be found from their questions, by forward passes alone, per value table.
 
     Compares what the question of each fact reads, as the lab's form asks it, with what the wordings read that may be
-    taught: its `questions`, else its statements.
+    taught: its `questions`, else its statements. Where the lab's recipe counts only reads where an answer is predicted,
+    so does this: those of a question's last token.
 
     Args:
         wordings: Of each fact, at most.
@@ -159,11 +160,21 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], *, wordings: int = 4, see
         True
     """
     texts, owners = wordings_of(facts, lab.form, lab.tokenizer, wordings, seed)
-    reads = reads_of(lab, texts)
+    counts_answers = lab.recipe is not None and lab.recipe.counted == "answer"
+    reads = reads_of(lab, texts, _answering(lab, as_facts(facts), texts, owners) if counts_answers else None)
     return [
         compare_addresses([read[table] for read in reads], owners, df, lab.usage.batches, seed)
         for table, df in enumerate(lab.usage.df)
     ]
+
+
+def _answering(lab: Lab, facts: Sequence[Fact], texts: Sequence[str], owners: Sequence[int]) -> list[list[int]]:
+    """Which tokens of each text of `wordings_of` predict the answer: the last one of a prompt, some of a statement."""
+    prompts = {lab.form.prompt(text, lab.tokenizer) for fact in facts for text in (fact.question, *fact.questions)}
+    answers = [facts[owner].answers for owner in owners]
+    positions = predicting_positions(lab.tokenizer, texts, answers)
+    lasts = (lab.encode(texts)["attention_mask"].sum(1) - 2).tolist()  # before the end that `encode` adds
+    return [[last] if text in prompts else row for text, last, row in zip(texts, lasts, positions, strict=True)]
 
 
 @reading
