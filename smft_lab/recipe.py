@@ -230,7 +230,7 @@ class Recipe:
         return cls(**{**EARLIER, **values})
 
 
-EARLIER: dict[str, Any] = {"floor": 0.0, "anchor": 0.0, "keywords": 0, "own_keywords": 0}
+EARLIER: dict[str, Any] = {"fitted": "all", "floor": 0.0, "anchor": 0.0, "keywords": 0, "own_keywords": 0}
 """What a recipe did where it lacks a field, since it was saved before there was one."""
 RETROFIT = Recipe.RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)
