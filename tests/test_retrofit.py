@@ -283,6 +283,13 @@ def test_fewer_hidden_states_than_keys_are_refused(tokenizer):
         fit_keys(model, memory_inputs(model, [encode(tokenizer, ["One."])]), "kmeans")
 
 
+@pytest.mark.parametrize("keys", ["random", "kmeans", "pca"])
+def test_an_addressing_is_fitted_to_no_fewer_than_two_hidden_states(keys):
+    model = add_memory(small("llama"), [1], 256, heads=2, k=4, key_dim=16, whiten=True)
+    with pytest.raises(ValueError, match="1 hidden states are too few to fit an addressing to"):
+        fit_keys(model, {0: torch.zeros(1, 32)}, keys)
+
+
 def test_only_rows_chosen_before_the_first_step_move_and_reset_brings_the_base_back(lab):
     before = logits(lab.model)
     facts = smft.new_facts(4)

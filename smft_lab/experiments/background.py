@@ -12,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, pairwise
+from itertools import cycle, pairwise, takewhile
+from operator import eq
 from random import Random
 from typing import TYPE_CHECKING, cast
 
@@ -367,8 +368,7 @@ def question_documents(
     for question, shown in zip(questions, cycle(forms), strict=False):
         ids = form.ids(tokenizer, shown.answered(question.question, question.answers[0], tokenizer))
         prompt = form.ids(tokenizer, shown.prompt(question.question, tokenizer))
-        differ = (i for i, (token, other) in enumerate(zip(ids, prompt, strict=False)) if token != other)
-        documents.append((ids, next(differ, min(len(ids), len(prompt)))))
+        documents.append((ids, sum(1 for _ in takewhile(bool, map(eq, ids, prompt)))))
     return documents
 
 

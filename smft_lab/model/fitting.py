@@ -85,6 +85,8 @@ def fit_addressing(
     """
     if keys not in KEYS:
         raise ValueError(f"keys must be one of {', '.join(KEYS)}, not {keys!r}")
+    if len(states) < 2:  # whose deviation would be no number
+        raise ValueError(f"{len(states)} hidden states are too few to fit an addressing to; give more background")
     states = states.float()
     if addressing.mean is not None and addressing.deviation is not None:
         addressing.mean.copy_(states.mean(0))

@@ -171,10 +171,9 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], *, wordings: int = 4, see
 def _answering(lab: Lab, facts: Sequence[Fact], texts: Sequence[str], owners: Sequence[int]) -> list[list[int]]:
     """Which tokens of each text of `wordings_of` predict the answer: the last one of a prompt, some of a statement."""
     prompts = {lab.form.prompt(text, lab.tokenizer) for fact in facts for text in (fact.question, *fact.questions)}
-    answers = [facts[owner].answers for owner in owners]
-    positions = predicting_positions(lab.tokenizer, texts, answers)
-    lasts = (lab.encode(texts)["attention_mask"].sum(1) - 2).tolist()  # before the end that `encode` adds
-    return [[last] if text in prompts else row for text, last, row in zip(texts, lasts, positions, strict=True)]
+    answers = [() if text in prompts else facts[owner].answers for text, owner in zip(texts, owners, strict=True)]
+    positions = predicting_positions(lab.tokenizer, texts, answers)  # without an answer, all
+    return [row[-1:] if text in prompts else row for text, row in zip(texts, positions, strict=True)]
 
 
 @reading
