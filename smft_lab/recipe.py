@@ -31,6 +31,7 @@ SHAPE = (
     "whiten",
     "keys",
     "fitted",
+    "threshold",
     "background_texts",
     "background_questions",
     "window",
@@ -76,6 +77,8 @@ class Recipe:
             principal directions of background hidden states. None needs a backward pass.
         fitted: Of which hidden states of the background whitening and keys are: of `all`; or of those of its questions
             where an `answer` is predicted, which a deep block tells apart far better (with `counted="answer"`).
+        threshold: How loud what a token reads must be, against the hidden state that it is added to, to be added at
+            all (see `smft_lab.model.memory.Threshold`); at 0 all is.
         background_texts, background_questions: Windows of text, and questions with answers, in which reads are counted
             for the idf; each is a document.
         window: Tokens of a window.
@@ -131,6 +134,7 @@ class Recipe:
     whiten: bool = True
     keys: str = "pca"
     fitted: str = "all"
+    threshold: float = 0.0
     background_texts: int = 200
     background_questions: int = 400
     window: int = 64
@@ -176,7 +180,7 @@ class Recipe:
         check_positive(**{name: getattr(self, name) for name in ("lr", "full_lr", "lora_lr")})
         or_none = ("background_texts", "background_questions", "statements", "questions", "contexts")
         or_none += ("keywords", "own_keywords")
-        from_zero = ("protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
+        from_zero = ("threshold", "protect", "learned_at", "floor", "kl_anchor", "anchor", "max_df", "momentum")
         check_not_negative(**{name: getattr(self, name) for name in or_none + from_zero})
         check_counts(**{name: getattr(self, name) for name in or_none if getattr(self, name)})
         if not self.statements + self.questions:
@@ -230,7 +234,14 @@ class Recipe:
         return cls(**{**EARLIER, **values})
 
 
-EARLIER: dict[str, Any] = {"fitted": "all", "floor": 0.0, "anchor": 0.0, "keywords": 0, "own_keywords": 0}
+EARLIER: dict[str, Any] = {
+    "fitted": "all",
+    "threshold": 0.0,
+    "floor": 0.0,
+    "anchor": 0.0,
+    "keywords": 0,
+    "own_keywords": 0,
+}
 """What a recipe did where it lacks a field, since it was saved before there was one."""
 RETROFIT = Recipe.RETROFIT = Recipe("retrofit")
 GATED = Recipe("gated", gate=True, project=True)

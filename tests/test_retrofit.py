@@ -249,9 +249,20 @@ def test_addressing_is_fitted_to_all_of_the_background_or_to_where_its_questions
         assert len(expected) < sum(map(len, documents)) or fitted == "all"
 
 
-def test_what_is_fitted_to_answers_needs_a_block_that_is_named(work):
-    with pytest.raises(ValueError, match="name a block, best a late one"):
-        work(replace(RECIPE, fitted="answer"))
+def test_blocks_for_what_is_fitted_to_answers_are_ranked_by_what_answers_read_alone(work, tokenizer, words):
+    done = work(replace(RECIPE, fitted="answer"))
+    list(done)
+    assert sorted(done.blocks["block"]) == list(range(len(small("llama").model.layers)))  # the last one, too
+    texts, asked = done.lab.documents[: RECIPE.background_texts], done.lab.documents[RECIPE.background_texts :]
+    answering = [torch.arange(len(ids)) >= len(ids) - 3 for ids in asked]
+    facts, tables = smft.new_facts(4), []
+    for others in (texts, [ids[::-1] for ids in texts]):
+        nowhere = [torch.zeros(len(ids), dtype=torch.bool) for ids in others]
+        given = (small("llama"), tokenizer, RECIPE, [*others, *asked], facts, PLAIN)
+        tables.append(measure_blocks(*given, answering=[*nowhere, *answering]))
+    assert tables[0].equals(tables[1])
+    everywhere = [torch.ones(len(ids), dtype=torch.bool) for ids in (*texts, *asked)]
+    assert not tables[0].equals(measure_blocks(*given[:3], [*texts, *asked], facts, PLAIN, answering=everywhere))
 
 
 def test_addresses_are_where_an_answer_is_predicted_if_only_those_reads_count(lab):

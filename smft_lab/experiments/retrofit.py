@@ -22,7 +22,7 @@ from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.teaching import CONTEXTS, counted_reads, taught_texts
 from smft_lab.lab import Lab
 from smft_lab.model.attach import add_memory, check_attachable
-from smft_lab.model.fitting import fit_keys, memory_inputs
+from smft_lab.model.fitting import fit_keys, fit_threshold, memory_inputs
 from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.tokenizer import check_same_tokens, decoded, document_batches
 from smft_lab.probes.known import KnownSearch
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+HEARD = 60  # background documents whose hidden states the threshold is measured against
 RANKING = 240  # background documents with which blocks are ranked
 FACTS = 16  # built-in ones that addresses are measured with, where no others are given
 FORMAT = 3  # of what is kept of a stage
@@ -134,11 +135,6 @@ class Retrofit:
     ):
         if isinstance(layers, str) and layers != "auto":
             raise ValueError(f"layers must be 'auto' or numbers of blocks, not {layers!r}")
-        if isinstance(layers, str) and recipe.fitted == "answer":
-            raise ValueError(
-                "layers='auto' looks at what all tokens read, and here those count that predict an answer; name a "
-                "block, best a late one, such as six sevenths of the way up"
-            )
         check_attachable(model, None if isinstance(layers, str) else layers)
         check_same_tokens(tokenizer)
         if known_limit < 1:
@@ -171,12 +167,24 @@ class Retrofit:
         asked = yield from self._kept("questions", self._asked())
         texts_read = texts[: recipe.background_texts]
         documents = [*texts_read, *(ids for ids, _ in asked)]
+        answering = None
+        if recipe.fitted == "answer":
+            answering = [*(torch.zeros(len(ids), dtype=torch.bool) for ids in texts_read), *map(_answering, asked)]
         known = yield from self._kept("known", self._known())
         layers = self.layers
         if isinstance(layers, str):
             yield Progress("blocks", 0, 1)
-            ranked = documents[:: max(1, len(documents) // RANKING)]
-            self.blocks = measure_blocks(model, self.tokenizer, recipe, ranked, self.taught, self.form, seed=self.seed)
+            step = max(1, len(documents) // RANKING)
+            self.blocks = measure_blocks(
+                model,
+                self.tokenizer,
+                recipe,
+                documents[::step],
+                self.taught,
+                self.form,
+                seed=self.seed,
+                answering=answering and answering[::step],
+            )
             layers = [int(self.blocks["block"][0])]
         yield Progress("keys", 0, 1)
         add_memory(
@@ -189,14 +197,18 @@ class Retrofit:
             gate=recipe.gate,
             project=recipe.project,
             whiten=recipe.whiten,
+            threshold=recipe.threshold > 0,
             seed=self.seed,
         )
         inputs = memory_inputs(model, document_batches(self.tokenizer, documents, next(model.parameters()).device))
         fitted = inputs
-        if recipe.fitted == "answer":
-            answering = torch.cat([torch.zeros(sum(map(len, texts_read)), dtype=torch.bool), *map(_answering, asked)])
-            fitted = {position: states[answering] for position, states in inputs.items()}
+        if answering is not None:
+            fitted = {position: states[torch.cat(answering)] for position, states in inputs.items()}
         fit_keys(model, fitted, recipe.keys, self.seed)
+        if recipe.threshold:
+            device = next(model.parameters()).device
+            some = document_batches(self.tokenizer, documents[:: max(1, len(documents) // HEARD)], device)
+            fit_threshold(model, some, recipe.threshold)
         yield Progress("usage", 0, 1)
         half, usage = count_documents(model, inputs, [len(document) for document in documents])
         probes = [*Probes.from_records(known), self._text_probe(texts), *self.probes]

@@ -125,6 +125,7 @@ def add_memory(
     gate: bool = True,
     project: bool = True,
     whiten: bool = False,
+    threshold: bool = False,
     shared: bool = True,
     seed: int = 0,
 ) -> PreTrainedModel:
@@ -133,7 +134,7 @@ def add_memory(
     Args:
         model: Any causal language model whose blocks have a feed-forward that can be found (see the module's text).
         layers: Which blocks, from 0; negative numbers count from the end.
-        slots, heads, k, key_dim, value_dim, qk_norm, gate, project, whiten: See `MemoryLayer`.
+        slots, heads, k, key_dim, value_dim, qk_norm, gate, project, whiten, threshold: See `MemoryLayer`.
         mode: `replace`, the memory layer takes the place of the feed-forward, as in the paper: the model must be
             trained again before it speaks; or `add`, beside it and with a table of zeros: logits are bitwise unchanged
             until something is trained.
@@ -163,7 +164,8 @@ def add_memory(
         for place, feed_forward, parameter in zip(taken, old, like, strict=True):
             if mode == "add" and values is None:
                 values = ValueTable(slots, value_dim or width, empty=True)
-            memory = MemoryLayer(width, slots, heads, k, key_dim, value_dim, qk_norm, values, gate, project, whiten)
+            shape = (width, slots, heads, k, key_dim, value_dim, qk_norm)
+            memory = MemoryLayer(*shape, values, gate, project, whiten, threshold)
             memory.to(device=parameter.device, dtype=parameter.dtype)
             values = memory.values if shared else None
             made.append(AttachedMemory(memory, feed_forward if mode == "add" else None, place.residual, place.outputs))
@@ -171,7 +173,8 @@ def add_memory(
         place.put(attached)
     asked = {"layers": chosen, "slots": slots, "mode": mode, "heads": heads, "k": k, "key_dim": key_dim}
     asked |= {"value_dim": value_dim, "qk_norm": qk_norm, "shared": shared}
-    changed = {"gate": (gate, True), "project": (project, True), "whiten": (whiten, False)}  # from Memory+
+    changed = {"gate": (gate, True), "project": (project, True)}  # from Memory+
+    changed |= {"whiten": (whiten, False), "threshold": (threshold, False)}
     asked |= {name: value for name, (value, usual) in changed.items() if value != usual}
     setattr(model.config, CONFIG_KEY, asked)
     keep_when_saved(model, _shared(model))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smft_lab.model.attach import check_readable
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.locking import reading
-from smft_lab.model.memory import ProductKeys, memory_layers, stopping_at
+from smft_lab.model.memory import MemoryLayer, ProductKeys, block_of, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
 if TYPE_CHECKING:
@@ -99,6 +99,40 @@ def fit_addressing(
         _query_by_directions(addressing, sample)
     else:
         _centre_keys(addressing, sample, seed)
+
+
+@reading
+@torch.inference_mode()
+def fit_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Shaped[Tensor, "_B _T"]]], share: float) -> None:
+    """Set the level of each memory layer's threshold to a share of the hidden states that the memory is added to.
+
+    Args:
+        batches: As of `memory_inputs`; the median of their tokens' norms is taken, padding left out.
+        share: Of that median.
+
+    Raises:
+        ValueError: a memory layer has no threshold.
+    """
+    norms: dict[MemoryLayer, list[Tensor]] = {}
+    masks: list[Tensor] = []
+
+    def keep(layer: MemoryLayer, module, args, output) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        norms[layer].append(torch.linalg.vector_norm(hidden.float(), dim=-1).flatten().cpu()[masks[-1]])
+
+    with HookScope() as scope:
+        for layer in memory_layers(model).values():
+            if layer.threshold is None:
+                raise ValueError("a memory layer has no threshold to be fitted")
+            norms[layer] = []
+            scope.hook(block_of(model, layer), partial(keep, layer))
+        for batch in batches:
+            check_readable(model, batch["input_ids"])
+            masks.append(batch["attention_mask"].bool().cpu().flatten())
+            model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    for layer, parts in norms.items():
+        assert layer.threshold is not None
+        layer.threshold.level.fill_(share * torch.cat(parts).median())
 
 
 def _query_by_directions(addressing: ProductKeys, states: Float[Tensor, "tokens D"]) -> None:

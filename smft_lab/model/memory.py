@@ -11,7 +11,8 @@ arXiv 2510.15103, section 3.1) finetunes. For one token x, per head h:
     out      = W2 (y * silu(W1 x))
 
 A memory that is given to a finished model (a retrofit) may leave out the gate W1, the projection W2, or both:
-untrained, they make what is written in the values too quiet to be heard. Its queries may be of whitened hidden states.
+untrained, they make what is written in the values too quiet to be heard. Its queries may be of whitened hidden states,
+and what a token reads may have to be louder than a threshold to count at all.
 
 Only sqrt(N) keys are kept per half, so N slots are searched exactly at the price of 2 sqrt(N) + k² scores.
 
@@ -310,6 +311,29 @@ def differing_rows(tensor: Float[Tensor, "N Vd"], other: Float[Tensor, "N Vd"]) 
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 
+class Threshold(Wide):
+    """Lets pass what is louder than a level, and nothing of what is not (hard thresholding).
+
+    A text that happens to read some of the rows that were written for other texts gets a little of many facts, a text
+    that asks for a fact most of one. So what a model knows otherwise stays as it was, to the bit.
+
+    Attributes:
+        level: The norm that must be exceeded, (1,); 0 until `smft_lab.model.fitting.fit_threshold` has set it.
+    """
+
+    level: Float[Tensor, " 1"]
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1))
+        self.widen()
+
+    def forward(self, y: Float[Tensor, "M Vd"]) -> Float[Tensor, "M Vd"]:
+        """Its gradient is that of y itself: a row that is not loud enough yet must be able to become it."""
+        loud = torch.linalg.vector_norm(y.detach(), dim=-1, keepdim=True) > self.level
+        return y - y.detach().masked_fill(loud, 0)
+
+
 class MemoryLayer(nn.Module):
     """A drop-in for a transformer's feed-forward layer, with the Memory+ gate.
 
@@ -320,6 +344,7 @@ class MemoryLayer(nn.Module):
         values: An existing table to share with another layer, instead of a new one.
         gate: Whether what is read is multiplied by silu(W1 x).
         project: Whether it then goes through W2; without it the value rows are what is added to the hidden state.
+        threshold: Whether what a token reads counts only where it is loud enough (see `Threshold`).
 
     Raises:
         ValueError: an option is out of range, or the shared table has another shape.
@@ -343,6 +368,7 @@ class MemoryLayer(nn.Module):
         gate: bool = True,
         project: bool = True,
         whiten: bool = False,
+        threshold: bool = False,
     ):
         super().__init__()
         value_dim = value_dim or hidden_size
@@ -355,12 +381,15 @@ class MemoryLayer(nn.Module):
             raise ValueError(f"the shared value table is {shape}, but this layer needs ({slots}, {value_dim})")
         self.gate = nn.Linear(hidden_size, value_dim, bias=False) if gate else None  # W1
         self.out = nn.Linear(value_dim, hidden_size, bias=False) if project else None  # W2
+        self.threshold = Threshold() if threshold else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """What each token reads, of the dtype of x."""
         B, T, _ = x.shape
         slots, weights = self.keys(x)
         y = self.values(slots.reshape(B * T, -1), weights.reshape(B * T, -1))  # heads are summed with their reads
+        if self.threshold is not None:
+            y = self.threshold(y)
         y = y.view(B, T, -1).to(x.dtype)
         if self.gate is not None:
             y = y * F.silu(self.gate(x))

@@ -35,10 +35,11 @@ from smft_lab.slots.scores import inverse_document_frequency
 from smft_lab.slots.usage import Usage
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int, Int64
+    from jaxtyping import Bool, Float, Int, Int64
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from smft_lab.lab import Lab
+    from smft_lab.probes.prompts import PromptForm
     from smft_lab.recipe import Recipe
 
 PAIRS = 400  # of different facts that are compared
@@ -161,18 +162,25 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], *, wordings: int = 4, see
     """
     texts, owners = wordings_of(facts, lab.form, lab.tokenizer, wordings, seed)
     counts_answers = lab.recipe is not None and lab.recipe.counted == "answer"
-    reads = reads_of(lab, texts, _answering(lab, as_facts(facts), texts, owners) if counts_answers else None)
+    asked = (lab.form, lab.tokenizer, as_facts(facts), texts, owners)
+    reads = reads_of(lab, texts, _answering(*asked) if counts_answers else None)
     return [
         compare_addresses([read[table] for read in reads], owners, df, lab.usage.batches, seed)
         for table, df in enumerate(lab.usage.df)
     ]
 
 
-def _answering(lab: Lab, facts: Sequence[Fact], texts: Sequence[str], owners: Sequence[int]) -> list[list[int]]:
+def _answering(
+    form: PromptForm,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    texts: Sequence[str],
+    owners: Sequence[int],
+) -> list[list[int]]:
     """Which tokens of each text of `wordings_of` predict the answer: the last one of a prompt, some of a statement."""
-    prompts = {lab.form.prompt(text, lab.tokenizer) for fact in facts for text in (fact.question, *fact.questions)}
+    prompts = {form.prompt(text, tokenizer) for fact in facts for text in (fact.question, *fact.questions)}
     answers = [() if text in prompts else facts[owner].answers for text, owner in zip(texts, owners, strict=True)]
-    positions = predicting_positions(lab.tokenizer, texts, answers)  # without an answer, all
+    positions = predicting_positions(tokenizer, texts, answers)  # without an answer, all
     return [row[-1:] if text in prompts else row for text, row in zip(texts, positions, strict=True)]
 
 
@@ -187,6 +195,7 @@ def measure_blocks(
     form,
     blocks: Sequence[int] | None = None,
     seed: int = 0,
+    answering: Sequence[Bool[Tensor, " _tokens"]] | None = None,
 ) -> pd.DataFrame:
     """The addresses that a memory would have beside each block, by forward passes alone; no table is made.
 
@@ -196,7 +205,10 @@ def measure_blocks(
         documents: Background, as token ids, two at least; some hundreds are enough to rank blocks.
         facts: Whose wordings are compared; see `measure_addresses`.
         form: How they are asked (see `PromptForm`).
-        blocks: Which; by default all of the first `DEPTH` of the model, with a step that makes them at most `BLOCKS`.
+        blocks: Which; by default all of the first `DEPTH` of the model, or of all of it with `answering`, with a step
+            that makes them at most `BLOCKS`.
+        answering: Which tokens of each document predict an answer, where the memory is to be fitted to those alone.
+            Then only what such tokens read counts, of documents and of facts.
 
     Returns:
         Columns block, same, different, margin, stray, weak (how many facts), best block first. Half of the background
@@ -206,7 +218,7 @@ def measure_blocks(
     """
     places = feed_forwards(model)
     if blocks is None:
-        last = max(1, round(DEPTH * len(places)))
+        last = len(places) if answering is not None else max(1, round(DEPTH * len(places)))
         known = [block for block, place in enumerate(places) if place is not None]
         known = [block for block in known if block < last] or known[:1]
         blocks = known[:: -(-len(known) // BLOCKS)]
@@ -231,14 +243,16 @@ def measure_blocks(
                     yield start + i, block, x[i, : len(rows[start + i])].cpu()
 
     background: dict[int, list[Tensor]] = {block: [] for block in keys}
-    for _, block, x in states(list(documents)):
-        background[block].append(x)
+    for i, block, x in states(list(documents)):
+        background[block].append(x if answering is None else x[answering[i]])
     texts, owners = wordings_of(facts, form, tokenizer, seed=seed)
+    places_of = None if answering is None else _answering(form, tokenizer, as_facts(facts), texts, owners)
     reads: dict[int, list[Tensor]] = {block: [torch.empty(0)] * len(texts) for block in keys}
     counted, others = range(0, len(documents), 2), range(1, len(documents), 2)
     for block, inputs in background.items():
         fit_addressing(keys[block], torch.cat(inputs), recipe.keys, seed)
     for i, block, x in states([form.ids(tokenizer, text) for text in texts]):
+        x = x if places_of is None else x[places_of[i]]
         reads[block][i] = keys[block](x.unsqueeze(0))[0].flatten().cpu()
     rows = []
     for block, inputs in background.items():
