@@ -17,11 +17,11 @@ from smft_lab.finetuning.methods import Full, Sparse
 from smft_lab.finetuning.methods.sparse import SparseTraining
 from smft_lab.finetuning.teaching import Teaching, counted_reads
 from smft_lab.lab import Lab
-from smft_lab.model.fitting import fit_keys, memory_inputs
+from smft_lab.model.fitting import fit_keys, fit_threshold, memory_inputs
 from smft_lab.model.tokenizer import document_batches, encode
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.recipe import RETROFIT
-from smft_lab.slots.addresses import measure_loudness
+from smft_lab.slots.addresses import measure_blocks, measure_loudness
 from smft_lab.slots.coverage import group_coverage
 from smft_lab.slots.settling import settling
 from smft_lab.slots.usage import measure_usage
@@ -53,8 +53,14 @@ def with_all_that_is_optional(monkeypatch):
 
 
 def retrofitted(tokenizer, texts) -> Lab:
-    model = smft.add_memory(small("llama"), 1, 256, heads=2, k=4, key_dim=16, gate=False, project=False, whiten=True)
     documents = [tokenizer(text)["input_ids"] for text in texts]
+    shape: dict = {"heads": 2, "k": 4, "key_dim": 16, "gate": False, "project": False, "whiten": True}
+    answering = [torch.ones(len(ids), dtype=torch.bool) for ids in documents]
+    measure_blocks(
+        small("llama"), tokenizer, replace(RECIPE, slots=256, **shape), documents, FACTS, PLAIN, answering=answering
+    )
+    model = smft.add_memory(small("llama"), 1, 256, **shape, threshold=True)
+    fit_threshold(model, document_batches(tokenizer, documents, model.device), 1e-3)
     inputs = memory_inputs(model, document_batches(tokenizer, documents, model.device))
     fit_keys(model, inputs, "pca")
     _, usage = count_documents(model, inputs, list(map(len, documents)))

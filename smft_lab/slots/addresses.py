@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from smft_lab.lab import Lab
-    from smft_lab.probes.prompts import PromptForm
     from smft_lab.recipe import Recipe
 
 PAIRS = 400  # of different facts that are compared
@@ -171,7 +170,7 @@ def measure_addresses(lab: Lab, facts: Sequence[Fact], *, wordings: int = 4, see
 
 
 def _answering(
-    form: PromptForm,
+    form,
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
     texts: Sequence[str],
