@@ -3,6 +3,7 @@
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -63,15 +64,16 @@ def words(corpus):
     return " ".join(corpus.texts(Random(0), 300))
 
 
+def small_retrofit(tokenizer, words, recipe: Recipe = RECIPE, layers="auto", **options) -> Retrofit:
+    """A retrofit of a small random model."""
+    given = {"text": words, "questions": KNOWN, "known": KNOWN, "facts": smft.new_facts(4), **options}
+    return Retrofit(small("llama"), tokenizer, recipe, layers, **given)
+
+
 @pytest.fixture
-def work(tokenizer, words, tmp_path):
+def work(tokenizer, words):
     """Makes a retrofit of a small random model."""
-
-    def make(recipe: Recipe = RECIPE, layers="auto", **options):
-        given = {"text": words, "questions": KNOWN, "known": KNOWN, "facts": smft.new_facts(4), **options}
-        return Retrofit(small("llama"), tokenizer, recipe, layers, **given)
-
-    return make
+    return partial(small_retrofit, tokenizer, words)
 
 
 @pytest.fixture
@@ -739,6 +741,6 @@ def test_a_persons_own_facts_get_keywords_where_others_get_none():
 
 def test_a_recipe_that_was_saved_before_a_field_was_there_does_as_it_did():
     values = replace(RETROFIT, lr=0.2).to_dict()
-    for name in ("floor", "anchor", "keywords", "own_keywords"):
+    for name in ("fitted", "threshold", "floor", "anchor", "keywords", "own_keywords"):
         del values[name]
     assert Recipe.from_dict(values) == replace(RETROFIT, lr=0.2, floor=0.0, own_keywords=0)

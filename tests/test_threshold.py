@@ -1,14 +1,14 @@
 """What is read of a memory counts only where it is louder than a threshold; all else stays as it was, to the bit."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
 from test_attach import logits, small
-from test_retrofit import KNOWN, RECIPE
+from test_retrofit import RECIPE, small_retrofit
 
 import smft_lab as smft
-from smft_lab.experiments.retrofit import Retrofit
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
@@ -22,11 +22,7 @@ LOUD = replace(RECIPE, threshold=0.02)
 
 @pytest.fixture
 def lab(tokenizer, corpus):
-    from random import Random
-
-    words = " ".join(corpus.texts(Random(0), 300))
-    given = {"text": words, "questions": KNOWN, "known": KNOWN, "facts": smft.new_facts(4)}
-    work = Retrofit(small("llama"), tokenizer, LOUD, [1], **given)
+    work = small_retrofit(tokenizer, " ".join(corpus.texts(Random(0), 300)), LOUD, [1])
     list(work)
     assert work.lab is not None
     return work.lab
@@ -105,9 +101,3 @@ def test_in_half_precision_the_level_stays_as_it_was(lab):
     level = memory_layers(lab.model)[0].threshold.level.clone()
     lab.model.to(torch.bfloat16)
     assert torch.equal(memory_layers(lab.model)[0].threshold.level, level)
-
-
-def test_a_recipe_of_before_there_was_a_threshold_has_none():
-    values = RECIPE.to_dict()
-    del values["threshold"]
-    assert smft.Recipe.from_dict(values).threshold == 0

@@ -174,16 +174,15 @@ class Retrofit:
         layers = self.layers
         if isinstance(layers, str):
             yield Progress("blocks", 0, 1)
-            step = max(1, len(documents) // RANKING)
             self.blocks = measure_blocks(
                 model,
                 self.tokenizer,
                 recipe,
-                documents[::step],
+                _spread(documents, RANKING),
                 self.taught,
                 self.form,
                 seed=self.seed,
-                answering=answering and answering[::step],
+                answering=answering and _spread(answering, RANKING),
             )
             layers = [int(self.blocks["block"][0])]
         yield Progress("keys", 0, 1)
@@ -200,15 +199,16 @@ class Retrofit:
             threshold=recipe.threshold > 0,
             seed=self.seed,
         )
-        inputs = memory_inputs(model, document_batches(self.tokenizer, documents, next(model.parameters()).device))
+        device = next(model.parameters()).device
+        inputs = memory_inputs(model, document_batches(self.tokenizer, documents, device))
         fitted = inputs
         if answering is not None:
-            fitted = {position: states[torch.cat(answering)] for position, states in inputs.items()}
+            places = torch.cat(answering)
+            fitted = {position: states[places] for position, states in inputs.items()}
         fit_keys(model, fitted, recipe.keys, self.seed)
         if recipe.threshold:
-            device = next(model.parameters()).device
-            some = document_batches(self.tokenizer, documents[:: max(1, len(documents) // HEARD)], device)
-            fit_threshold(model, some, recipe.threshold)
+            heard = document_batches(self.tokenizer, _spread(documents, HEARD), device)
+            fit_threshold(model, heard, recipe.threshold)
         yield Progress("usage", 0, 1)
         half, usage = count_documents(model, inputs, [len(document) for document in documents])
         probes = [*Probes.from_records(known), self._text_probe(texts), *self.probes]
@@ -346,6 +346,11 @@ class Retrofit:
     def _search(self) -> KnownSearch:
         pool = self.known or common_questions("probe")
         return KnownSearch(self.model, self.tokenizer, pool, self.known_limit, self.form.with_shots(self.shots))
+
+
+def _spread(items: list, count: int) -> list:
+    """Some of them, evenly spread: `count` or a few more, up to twice as many."""
+    return items[:: max(1, len(items) // count)]
 
 
 def _answering(document: tuple[list[int], int]) -> Bool[Tensor, " _tokens"]:

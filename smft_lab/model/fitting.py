@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smft_lab.model.attach import check_readable
 from smft_lab.model.hooks import HookScope
 from smft_lab.model.locking import reading
-from smft_lab.model.memory import MemoryLayer, ProductKeys, block_of, memory_layers, stopping_at
+from smft_lab.model.memory import ProductKeys, block_of, memory_layers, stopping_at
 from smft_lab.recipe import KEYS
 
 if TYPE_CHECKING:
@@ -113,26 +113,29 @@ def fit_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Shaped[Ten
     Raises:
         ValueError: a memory layer has no threshold.
     """
-    norms: dict[MemoryLayer, list[Tensor]] = {}
-    masks: list[Tensor] = []
+    layers = list(memory_layers(model).values())
+    thresholds = [layer.threshold for layer in layers if layer.threshold is not None]
+    if len(thresholds) < len(layers):
+        raise ValueError("a memory layer has no threshold to be fitted")
+    blocks = [block_of(model, layer) for layer in layers]
+    norms: list[list[Tensor]] = [[] for _ in layers]
 
-    def keep(layer: MemoryLayer, module, args, output) -> None:
+    def keep(into: list[Tensor], module, args, output) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        norms[layer].append(torch.linalg.vector_norm(hidden.float(), dim=-1).flatten().cpu()[masks[-1]])
+        into.append(torch.linalg.vector_norm(hidden.float(), dim=-1).cpu().flatten())
 
     with HookScope() as scope:
-        for layer in memory_layers(model).values():
-            if layer.threshold is None:
-                raise ValueError("a memory layer has no threshold to be fitted")
-            norms[layer] = []
-            scope.hook(block_of(model, layer), partial(keep, layer))
+        for block, into in zip(blocks, norms, strict=True):
+            scope.hook(block, partial(keep, into))
         for batch in batches:
             check_readable(model, batch["input_ids"])
-            masks.append(batch["attention_mask"].bool().cpu().flatten())
-            model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    for layer, parts in norms.items():
-        assert layer.threshold is not None
-        layer.threshold.level.fill_(share * torch.cat(parts).median())
+            with stopping_at(blocks[-1]):
+                model.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            mask = batch["attention_mask"].bool().cpu().flatten()
+            for parts in norms:
+                parts[-1] = parts[-1][mask]
+    for threshold, parts in zip(thresholds, norms, strict=True):
+        threshold.level.fill_(share * torch.cat(parts).median())
 
 
 def _query_by_directions(addressing: ProductKeys, states: Float[Tensor, "tokens D"]) -> None:
