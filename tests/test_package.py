@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def test_dir_lists_what_there_is_and_nothing_else(before):
     code = f"import smft_lab; {before} print(*(name for name in dir(smft_lab) if name[:2] != '__'))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert told == sorted(smft_lab.__all__)
+
+
+@pytest.mark.parametrize("room", [smft_lab.charts, smft_lab.widgets])
+def test_dir_lists_the_public_names_of_a_public_room(room):
+    assert [name for name in dir(room) if name[:2] != "__"] == sorted(room.__all__)
 
 
 @pytest.mark.parametrize("model", ["LlamaForCausalLM", "GPT2LMHeadModel"])
@@ -81,6 +87,28 @@ def test_a_room_imports_only_from_rooms_above_it():
         imported = file.read_text().replace(ANNOTATIONS, "")
         for other in re.findall(r"^ *(?:from|import) smft_lab\.([\w.]+)", imported, re.MULTILINE):
             assert rooms.index(room_of(other)) <= rooms.index(room_of(module)), f"{file.name} imports {other}"
+
+
+def test_every_module_can_be_the_first_that_is_imported():
+    """None needs one that needs it: with an import of a module come the packages that it lies in, but for those that
+    the importing module lies in, too, as they were begun before."""
+    modules = {}
+    for file in (ROOT / "smft_lab").rglob("*.py"):
+        path = file.relative_to(ROOT).with_suffix("")
+        modules[".".join(path.parts).removesuffix(".__init__")] = ast.parse(file.read_text())
+
+    def imported(module: str, tree: ast.Module) -> set[str]:
+        names = set()
+        for line in tree.body:  # what stands in functions, or below TYPE_CHECKING, is not imported at once
+            if isinstance(line, ast.ImportFrom) and (line.module or "").startswith("smft_lab"):
+                names |= {line.module, *(f"{line.module}.{alias.name}" for alias in line.names)}
+        parts = [name.split(".") for name in names & set(modules)]
+        wanted = {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
+        return {name for name in wanted if not f"{module}.".startswith(f"{name}.")}
+
+    graph = {module: imported(module, tree) for module, tree in modules.items()}
+    assert "smft_lab.lab" in graph["smft_lab.finetuning.finetune"]
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the modules
 
 
 def test_tested_versions_meet_what_the_package_asks_for():

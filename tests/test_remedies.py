@@ -7,8 +7,8 @@ from smft_lab.facts.common import common_questions
 from smft_lab.facts.world.world import new_facts
 from smft_lab.finetuning.baselines import WeightPenalty, average_with_base, fisher
 from smft_lab.finetuning.finetune import finetune
+from smft_lab.finetuning.method import Method
 from smft_lab.finetuning.methods import full_with_replay
-from smft_lab.finetuning.methods.base import Method
 from smft_lab.finetuning.methods.full_with_replay import Replay
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.selection import Selection

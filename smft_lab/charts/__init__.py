@@ -30,3 +30,6 @@ if not TYPE_CHECKING:  # matplotlib is imported with the first picture, not with
         if name not in __all__:
             raise AttributeError(f"module 'smft_lab.charts' has no attribute {name!r}")
         return getattr(import_module("smft_lab.charts.pictures"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smft_lab.cli.options import (
+    OTHER_METHODS,
     STANDARD,
     DeviceOption,
     ForceOption,
@@ -39,7 +40,7 @@ def compare(
     kind: KindOption = None,
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     methods: Annotated[
-        str, typer.Option(help="Also replay, osf; sparse:tf, sparse:idf, sparse:kl, sparse:random, sparse:all.")
+        str, typer.Option(help=f"Also {OTHER_METHODS}; sparse:tf, sparse:idf, sparse:kl, sparse:random, sparse:all.")
     ] = STANDARD,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
@@ -177,7 +178,7 @@ def tune(
     count: Annotated[int, typer.Option(help="How many built-in facts to teach.")] = 40,
     passes: Annotated[int | None, typer.Option(min=1, help="Passes over the facts; 12, or the lab's.")] = None,
     top_t: Annotated[int | None, typer.Option(help="Slots that one step may change.")] = None,
-    methods: Annotated[str, typer.Option(help="Also replay, osf.")] = STANDARD,
+    methods: Annotated[str, typer.Option(help=f"Also {OTHER_METHODS}.")] = STANDARD,
     device: DeviceOption = "cpu",
 ) -> None:
     """Sweep every method's learning rate, and t; keep the best and the table with the lab. Takes up to an hour.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smft_lab.facts.public.datasets import Question
 
 STANDARD = "sparse,full,lora"  # as of smft_lab.finetuning.methods, which takes seconds to import
+OTHER_METHODS = "replay, osf"  # likewise
 
 
 def _there(given: Path | list[Path] | None) -> Path | list[Path] | None:

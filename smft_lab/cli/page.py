@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from smft_lab.cli.options import (
+    OTHER_METHODS,
     STANDARD,
     DeviceOption,
     InputOption,
@@ -29,7 +30,7 @@ def make_page(
     facts: Annotated[Path | None, InputOption(help="Your facts (.jsonl, .csv, .txt); else built-in ones.")] = None,
     kind: KindOption = None,
     count: Annotated[int, typer.Option(min=1, help="How many built-in facts to teach.")] = 16,
-    methods: Annotated[str, typer.Option(help="sparse, and others, such as replay or osf.")] = STANDARD,
+    methods: Annotated[str, typer.Option(help=f"sparse, and others; also {OTHER_METHODS}.")] = STANDARD,
     rules: Annotated[
         str | None, typer.Option(help="tfidf,tf,random if absent, or tfidf for a lab of a finished model.")
     ] = None,

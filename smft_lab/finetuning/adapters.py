@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from smft_lab.finetuning.dense import DenseTraining, empty_memories
-from smft_lab.finetuning.methods.base import Method
+from smft_lab.finetuning.method import Method
 from smft_lab.lab import Lab
 from smft_lab.model.drawing import drawn_from
 from smft_lab.model.memory import memory_layers

@@ -9,7 +9,7 @@ from torch import nn
 
 from smft_lab.finetuning.engine.frozen_layers import Batch
 from smft_lab.finetuning.engine.packed_loss import PackedLoss
-from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, required
+from smft_lab.finetuning.method import Method, Training, Update, check_finite, required
 from smft_lab.model.attach import AttachedMemory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DenseTraining(Training):
         return Update(loss.item(), self.trainable)
 
     def pull(self) -> None:
-        """Change the gradients before the step."""
+        """Change the gradients before the step. AdamW decays weights by `WEIGHT_DECAY` times the rate besides."""
 
 
 def empty_memories(model: nn.Module) -> list[str]:

@@ -18,8 +18,8 @@ from smft_lab.facts.answers import check_answers
 from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.finetuning.batching import Batching, forget_live
 from smft_lab.finetuning.engine.frozen_layers import Batch
+from smft_lab.finetuning.method import NotFinite, Training
 from smft_lab.finetuning.methods import Method, method_of
-from smft_lab.finetuning.methods.base import NotFinite, Training
 from smft_lab.finetuning.teaching import Teaching
 from smft_lab.lab import Lab
 from smft_lab.model.attach import input_weight, max_positions

@@ -220,32 +220,36 @@ def sweep_jobs(draft: RetrofitJob, rates: dict[str, tuple[float, ...]] = RATES) 
 def comparison_jobs(
     draft: RetrofitJob, seeds: int, rates: dict[str, float], choices: int = 0
 ) -> dict[str, list[RetrofitJob]]:
-    """Every method on the same facts, the baselines at their best rates; and controls, on those of the first seed.
+    """Every method and control on the same facts, the baselines at their best rates.
 
     Raises:
         ValueError: a baseline has no rate yet.
     """
     _check_rates(rates)
-    many = [replace(draft, seed=seed, choices=choices) for seed in range(seeds)]
-    return {
-        **_of_sparse(many),
-        "full": [replace(job, method="full", lr=rates["full"]) for job in many],
-        "LoRA": [replace(job, method="lora", lr=rates["lora"]) for job in many],
-        "full with replay": [replace(job, method="full", lr=rates["full"], replay=4) for job in many[:1]],
-        f"{WITH_SHARED}, random slots": [replace(_switched(job, NARROW), rule="random") for job in many[:1]],
-    }
+    return _of_methods([replace(draft, seed=seed, choices=choices) for seed in range(seeds)], rates)
 
 
 def many_jobs(draft: RetrofitJob, seeds: int, rates: dict[str, float]) -> dict[str, list[RetrofitJob]]:
-    """So many facts at once as a person may have; the baselines on those of the first seed.
+    """The same with so many facts at once as a person may have.
 
     Raises:
         ValueError: a baseline has no rate yet.
     """
     _check_rates(rates)
-    many = [replace(draft, facts=MANY, seed=seed) for seed in range(seeds)]
-    baselines = {name: [replace(many[0], method=method, lr=rates[method])] for name, method in BASELINES.items()}
-    return {**_of_sparse(many), **baselines}
+    return _of_methods([replace(draft, facts=MANY, seed=seed) for seed in range(seeds)], rates)
+
+
+def _of_methods(jobs: list[RetrofitJob], rates: dict[str, float]) -> dict[str, list[RetrofitJob]]:
+    """The jobs by every method, at the rates of the baselines, and by the controls."""
+    baselines = {
+        name: [replace(job, method=method, lr=rates[method]) for job in jobs] for name, method in BASELINES.items()
+    }
+    return {
+        **_of_sparse(jobs),
+        **baselines,
+        "full with replay": [replace(job, replay=4) for job in baselines["full"]],
+        f"{WITH_SHARED}, random slots": [replace(_switched(job, NARROW), rule="random") for job in jobs],
+    }
 
 
 def _of_sparse(jobs: list[RetrofitJob]) -> dict[str, list[RetrofitJob]]:

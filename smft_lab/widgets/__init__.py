@@ -9,3 +9,7 @@ from smft_lab.widgets.top_t import TopT
 from smft_lab.widgets.train import Train
 
 __all__ = ["Addresses", "Compare", "Predict", "Slots", "Teach", "TopT", "Train"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

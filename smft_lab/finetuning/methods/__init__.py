@@ -1,7 +1,7 @@
-"""The methods of finetuning: every module of this folder but `base` holds one, and registers it.
+"""The methods of finetuning: each module of this folder holds one, and registers it.
 
 A method of one's own needs no more than a file here; `compare`, the command line, panels and charts find it by its key
-(see `smft_lab.finetuning.methods.base.Method`).
+(see `smft_lab.finetuning.method.Method`).
 """
 
 from importlib import import_module
@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 # isort: off
 # In the order in which they are shown.
-from smft_lab.finetuning.methods.base import METHODS, Method, method_of, register
+from smft_lab.finetuning.method import METHODS, Method, method_of, register
 from smft_lab.finetuning.methods.sparse import Sparse
 from smft_lab.finetuning.methods.full import Full
 from smft_lab.finetuning.methods.lora import Lora

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from smft_lab.finetuning.baselines import WeightPenalty
 from smft_lab.finetuning.dense import DenseTraining, empty_memories
-from smft_lab.finetuning.methods.base import Method, register
+from smft_lab.finetuning.method import Method, register
 from smft_lab.lab import Lab
 from smft_lab.recipe import Recipe
 

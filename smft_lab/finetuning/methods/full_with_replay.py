@@ -9,7 +9,7 @@ from typing import Any
 
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.world.corpus import Corpus
-from smft_lab.finetuning.methods.base import Mix, register
+from smft_lab.finetuning.method import Mix, register
 from smft_lab.finetuning.methods.full import Full
 from smft_lab.lab import Lab
 from smft_lab.ranges import check_counts

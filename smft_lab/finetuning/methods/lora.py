@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from smft_lab.finetuning.adapters import AdapterTraining, linear_weights
 from smft_lab.finetuning.dense import empty_memories
-from smft_lab.finetuning.methods.base import Method, register
+from smft_lab.finetuning.method import Method, register
 from smft_lab.lab import Lab
 from smft_lab.ranges import check_counts
 from smft_lab.recipe import Recipe

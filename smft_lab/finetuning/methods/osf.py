@@ -9,7 +9,7 @@ from torch import nn
 
 from smft_lab.finetuning.adapters import AdapterTraining
 from smft_lab.finetuning.dense import empty_memories
-from smft_lab.finetuning.methods.base import Method, register
+from smft_lab.finetuning.method import Method, register
 from smft_lab.lab import Lab
 from smft_lab.recipe import Recipe
 

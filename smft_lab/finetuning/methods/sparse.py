@@ -16,7 +16,7 @@ from smft_lab.finetuning.engine.frozen_layers import Batch, Engine
 from smft_lab.finetuning.engine.packing import as_rows
 from smft_lab.finetuning.engine.products import RoundedWeights
 from smft_lab.finetuning.engine.proof import engine_of, form_of
-from smft_lab.finetuning.methods.base import Method, Training, Update, check_finite, register, required
+from smft_lab.finetuning.method import Method, Training, Update, check_finite, register, required
 from smft_lab.finetuning.rows import OPTIMIZERS
 from smft_lab.finetuning.teaching import TaughtText, Teaching, counted_reads
 from smft_lab.lab import Lab
