@@ -69,6 +69,7 @@ class Fact:
 
     @property
     def answer(self) -> str:
+        """The first of the accepted answers."""
         return self.answers[0]
 
     @property

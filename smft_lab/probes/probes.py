@@ -84,6 +84,7 @@ class QuestionProbe:
 
     @classmethod
     def of(cls, name: str, facts: Iterable[Fact], form: PromptForm = BUILT_IN) -> QuestionProbe:
+        """The questions of some facts, compared as `match_of` says."""
         facts = as_facts(facts)
         return cls(
             name,

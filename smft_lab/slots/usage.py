@@ -95,6 +95,7 @@ class Usage:
         return (ranked[:, :rows].sum() / ranked.sum()).item()
 
     def to_tensors(self) -> dict[str, Tensor]:
+        """Its tensors by the names that a lab's file has them under."""
         return {"usage.df": self.df, "usage.count": self.count, "usage.batches": torch.tensor([self.batches])}
 
     @classmethod
