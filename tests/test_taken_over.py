@@ -24,6 +24,13 @@ TAKE = {
 }
 
 
+def by_a_panel(lab, path):
+    other = TopT(lab, FACTS, runner="inline")
+    press(other, "commit", settings={"passes": 1, "top_t": 5})
+    assert (other.error, len(other.runs)) == ("", 1)
+    other.close()
+
+
 def press(panel, name, **options):
     """What the page sends."""
     panel._command(panel, {"do": name, **options}, [])
@@ -75,14 +82,14 @@ def test_a_running_panel_says_so_at_its_next_step_and_touches_the_model_no_more(
     panel.close()
 
 
-@pytest.mark.parametrize("take", TAKE)
+@pytest.mark.parametrize("take", [*TAKE, "panel"])
 @pytest.mark.parametrize("kind", ["compare", "top t"])
 def test_a_stopped_panel_says_so_at_once(tiny_lab, tmp_path, kind, take):
     lab = tiny_lab()
     panel = under_way(kind, lab)
     press(panel, "stop")
     assert (panel.error, panel.state) == ("", "paused")
-    run = TAKE[take](lab, tmp_path)
+    run = {**TAKE, "panel": by_a_panel}[take](lab, tmp_path)
     assert "took the lab over" in panel.error
     assert panel.state == "idle"
     if take == "reset":
@@ -90,6 +97,36 @@ def test_a_stopped_panel_says_so_at_once(tiny_lab, tmp_path, kind, take):
     if take == "finetune":
         assert [step.step for step in run] == [0, 1, 2]
     panel.close()
+
+
+@pytest.mark.parametrize("kind", ["compare", "top t"])
+def test_a_cell_with_a_panel_can_be_run_again_and_again_though_the_last_one_was_stopped(tiny_lab, kind):
+    lab = tiny_lab()
+    for _ in range(3):
+        panel = under_way(kind, lab)  # which says of no error
+        press(panel, "stop")
+
+
+def test_a_comparison_that_was_stopped_before_its_first_run_gives_way_too(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    panel = Compare(lab, FACTS, runner="tick", passes=9, top_t=20)
+    press(panel, "start")
+    press(panel, "stop")
+    by_a_panel(lab, tmp_path)
+    assert (panel.state, "took the lab over" in panel.error) == ("idle", True)
+    press(panel, "start")
+    assert panel.error == ""
+
+
+def test_to_ask_a_comparison_takes_the_lab_from_nobody(tiny_lab):
+    lab = tiny_lab()
+    comparison = Compare(lab, FACTS, runner="inline", passes=1, top_t=20)
+    press(comparison, "start")
+    panel = under_way("top t", lab)
+    press(panel, "stop")
+    press(comparison, "ask", question="Who?")
+    assert "another panel" in comparison.error
+    assert (panel.state, panel.error) == ("paused", "")
 
 
 @pytest.mark.parametrize("kind", ["teach", "top t"])

@@ -163,9 +163,9 @@ def test_a_new_value_cancels_the_run_under_way(lab, facts):
     panel.close()
 
 
-def test_a_second_panel_says_that_the_lab_is_taken_until_the_first_lets_go(lab, facts, panel):
-    other = TopT(lab, facts, runner="inline")
-    press(panel, "step")
+def test_a_second_panel_says_that_the_lab_is_taken_until_the_first_lets_go(lab, facts):
+    panel, other = TopT(lab, facts, runner="tick"), TopT(lab, facts, runner="inline")
+    press(panel, "teach")
     press(other, "teach")
     assert "another panel" in other.error
     press(other, "reset")

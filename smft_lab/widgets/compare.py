@@ -205,7 +205,7 @@ class Compare(TrainingPanel):
             raise ValueError("type a question first")
         if self._items is not None:
             raise ValueError("wait for the comparison to end, or press Reset; then all models can be asked")
-        self.claim()
+        self.claim(take=False)
         try:
             with self._claim.lock, self.lab.at_base():  # another panel may have left the model finetuned
                 replies = {"question": question, "base": self._answer(question)}

@@ -162,18 +162,29 @@ class Panel(anywidget.AnyWidget):
             raise ValueError(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(self.settings)}")
         return {**self.settings, **settings}
 
-    def claim(self) -> None:
+    def claim(self, take: bool = True) -> None:
         """Make this the panel that may change the lab's model.
+
+        Args:
+            take: Whether a panel that was stopped in the middle of a training, and may be off the screen by now, gives
+                it up for that.
 
         Raises:
             ValueError: another panel is training on it.
         """
         owner = self._claim.owner and self._claim.owner()
+        if take and owner is not None and owner is not self and owner.state == "paused":
+            owner.give_way()
+            owner = self._claim.owner and self._claim.owner()
         if owner is not None and owner is not self:
             raise ValueError(
                 "another panel is in the middle of a finetune on this lab; press Reset there, or wait for it"
             )
         self._claim.owner = weakref.ref(self)
+
+    def give_way(self) -> None:
+        """Give up what was stopped here, since another panel takes the lab over."""
+        self.release()
 
     def release(self) -> None:
         """Let other panels change the lab's model."""

@@ -13,6 +13,7 @@ from smft_lab.lab import Lab
 from smft_lab.widgets.panel import Panel
 
 CHANGED = "Another panel has changed the model since: it is no longer as this one left it. Reset brings the base back."
+TAKEN = "another panel took the lab over; start again when that is done"
 
 
 class TrainingPanel(Panel):
@@ -54,6 +55,12 @@ class TrainingPanel(Panel):
                 next(items)
             except TakenOver as problem:
                 self._ended(problem)
+
+    def give_way(self) -> None:
+        self.lab.end()  # which has `run_ended` say so
+        if self._items is not None:  # it was stopped between two finetunes
+            self._give_up()
+            self._failed(ValueError(TAKEN))
 
     def _go_on(self, items: Generator) -> None:
         """Let the runner ask for the views of a training, from its beginning or from where it was stopped."""
