@@ -117,6 +117,23 @@ def test_a_slow_tokenizer_tells_where_its_tokens_stand(slow, corpus):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Her name is Zoé.", "Zoé"),
+        ("She lives in Łódź now.", "Łódź"),
+        ("It costs 5 € a day.", "5 €"),
+        ("Она живёт в Москве.", "Москве"),
+        ("彼は東京に住む。", "東京"),
+    ],
+)
+def test_a_slow_tokenizer_of_bytes_teaches_the_answer_whole(text, answer, slow):
+    batch = encode(slow, [text])
+    only_answers(slow, [text], [(answer,)], batch)
+    taught = slow.decode(batch["labels"][batch["labels"] != -100])
+    assert taught in (answer, text[text.index(answer) :][: len(answer) + 1])  # and the byte after it
+
+
 @pytest.mark.parametrize("form", [PLAIN, BUILT_IN])
 def test_a_question_longer_than_the_context_is_named(form, lab):
     long = "Who " + "keeps a cat and " * 60 + "sings?"
@@ -154,6 +171,15 @@ def test_a_special_token_that_is_typed_is_text_in_a_question_and_refused_in_a_fa
         changed = {name: text if name == "question" else (text,)}
         with pytest.raises(ValueError, match=f"fact 2, .*'{typed}' is a special token of the model"):
             smft.finetune(lab, [FACT, replace(FACT, **changed)])
+
+
+@pytest.mark.parametrize(
+    ("wording", "says"),
+    [("Who has <eos> here?", "'<eos>' is a special token"), ("Who " + "keeps a cat and " * 80 + "sings?", "shorten")],
+)
+def test_a_wording_that_is_taught_is_held_to_what_a_question_is(wording, says, lab):
+    with pytest.raises(ValueError, match=f"fact 1, question .*{says}"):
+        smft.finetune(lab, [replace(FACT, questions=(wording,))], order="mixed")
 
 
 def test_special_tokens_of_the_form_stay_special_and_none_may_be_typed_beside_them(lab, tokenizer):

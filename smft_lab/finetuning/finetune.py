@@ -114,10 +114,11 @@ def check_facts(lab: Lab, facts: Sequence[Fact]) -> None:
     _check_answers_known(lab.tokenizer, facts)
     if len(lab.tokenizer) > len(input_weight(lab.model)):
         for fact in facts:
-            lab.encode([*fact.statements, fact.question, *fact.answers])
+            lab.encode([*fact.statements, fact.question, *fact.questions, *fact.answers])
     for number, fact in enumerate(facts, start=1):
         texts = [("statement", text) for text in fact.statements]
-        texts += [("question", fact.question), *(("answer", text) for text in fact.answers)]
+        texts += [("question", text) for text in (fact.question, *fact.questions)]
+        texts += [("answer", text) for text in fact.answers]
         for what, text in texts:
             if token := typed_special(lab.tokenizer, text):
                 problem = f"{token!r} is a special token of the model, and no text to it"

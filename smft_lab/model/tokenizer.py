@@ -229,14 +229,21 @@ def offsets_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int,
     if getattr(tokenizer, "is_fast", False):
         return tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
     ids, special = tokenizer(text, **options)["input_ids"], set(tokenizer.all_special_ids)
-    spans, reached = [], 0
-    for token in ids:
-        piece = "" if token in special else decoded(tokenizer, [token]).strip()
-        start = text.find(piece, reached)
+    spans, reached = [(0, 0)] * len(ids), 0
+    run: list[int] = []  # tokens that only together are letters: bytes, where a token is one
+    for place, token in enumerate(ids):
+        run = [] if token in special else [*run, place]
+        piece = decoded(tokenizer, [ids[i] for i in run]) if run else ""
+        if not piece or ("\ufffd" in piece and "\ufffd" not in text):
+            continue
+        letters = piece.strip()
+        start = text.find(letters, reached)
         if start < 0:
             raise ValueError(f"the tokenizer doesn't tell where in {text[:40]!r}... its tokens stand; use a fast one")
-        spans.append((start, start + len(piece)) if piece else (0, 0))
-        reached = max(reached, spans[-1][1])
+        if letters:
+            reached = start + len(letters)
+            spans[run[0] : place + 1] = [(start, reached)] * len(run)
+        run = []
     return spans
 
 
