@@ -25,14 +25,19 @@ _STRICT = tuple(
         (r"([*_`]{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2"),  # emphasis
         (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2"),  # thousands
         (r"(?<![\d.,])([1-9]\d{0,2})[,'](\d{3})[,'](\d{3})(?!\d)(?![,']\d)", r"\1\2\3"),  # millions
+        # Feet, inches and minutes; a quote that was opened before closes.
+        (r"(?<=\d)'(?!\w)(?<!(?<!\w)'[^']*')", "′"),
+        (r"(?<=\d)\"(?!\w)(?<!\"[^\"]*\")", "″"),
         (r"(?<=\d)\s+(?=[%‰°€£¥$])|(?<=[$€£¥])\s+(?=\d)", ""),
         (r"(?<=\d)\s+-\s+(?=\d)", "-"),  # from one to another
         # Of hyphens and dashes those that are no signs, as in Spider-Man and F-16.
         (r"(?<=\w)-(?=\p{L})|(?<=(?<!\d)\p{L})-(?=\d)|(?<!\S)-(?!\S)|(?<=\s)[—―](?=\s)", ""),
         (r"—|―", " "),
-        (r"(?<!\w)/|/(?!\w)|[,:'](?!\d)|(?<!\d)[,:']", ""),  # what stays is within a number, or in n/a
-        (r"\.(?!\d|(?<=\w\.)\p{Ll}{2})|(?<=[^\W\d])\.(?!\p{Ll}{2})", ""),  # what stays is in 3.5, or in x.py
-        (r'[!?;()\[\]{}"\\|_`]|(?![-+#%&@*./:,\'])\p{P}', ""),
+        (r"(?<=[^\w\s])/|/(?!\w)|[,:'](?!\d)|(?<!\d)[,:']", ""),  # what stays is within a number, or in n/a or /etc
+        # What stays is in 3.5, in x.py, or in .NET.
+        (r"\.(?!\d|(?<=\w\.)\p{Ll}{2}|(?<=(?<!\S)\.)\p{L}{2})|(?<=[^\W\d])\.(?!\p{Ll}{2})", ""),
+        (r'(?<=\d)[!?;()\[\]{}"\\|`]+(?=\d)|(?<=\w)_+(?=\w)', " "),  # what they part are two
+        (r'!(?!=)|[?;()\[\]{}"\\|_`]|(?![-+#%&@*./:,\'!′″])\p{P}', ""),
         (f"([{UNSPACED}])", r" \1 "),
     )
 )
@@ -41,7 +46,8 @@ _FRACTION_SIGNS = "".join(
     sign for sign in map(chr, range(0x2190)) if unicodedata.decomposition(sign).startswith("<fraction>")
 )
 _AFTER_NUMBER = re.compile(f"(?<=\\d)[{_FRACTION_SIGNS}]")  # 2½ is 2 1/2
-_ARTICLES, _FIRST = re.compile(r"\b(?:a|[Aa]n|AN|[Tt]he|THE)\b(?=\s+\w)"), re.compile(r"^\s*A\b(?=\s+\w)")
+_ARTICLES = re.compile(r"\b(?:a|[Aa]n|AN|[Tt]he|THE)\b(?=\s+[\"'“‘„«*_]*\w)")
+_FIRST = re.compile(r"^\s*A\b(?=\s+\w)")
 
 
 def normalise(text: str) -> str:
