@@ -281,6 +281,11 @@ class Lab:
                 if getgeneratorstate(run) != GEN_RUNNING:  # else it was just asked for another step
                     raise
 
+    @property
+    def in_loop(self) -> bool:
+        """Whether a person's own training loop is on, in `sparse_mode`."""
+        return self._loop
+
     @contextmanager
     def in_training(self, loop: bool = False) -> Iterator[None]:
         """Whatever happens in the block, the model is afterwards put together as it was before.
@@ -379,6 +384,7 @@ class Lab:
                     tensor[rows] = base[rows]
                 else:
                     tensor.copy_(base)
+        torch.clear_autocast_cache()  # where a caller's block keeps other weights, rounded
 
     @contextmanager
     def at_base(self) -> Iterator[None]:

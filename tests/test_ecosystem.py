@@ -143,6 +143,47 @@ def test_a_row_optimizer_that_is_gone_leaves_later_gradients_alone(lab):
         assert smft.value_tables(lab.model)[0].weight.grad.is_sparse
 
 
+def test_of_two_row_optimizers_the_newest_gets_the_gradients_and_the_other_says_so(lab):
+    table, batch, norms = smft.value_tables(lab.model)[0].weight, encode(lab.tokenizer, ["Mira keeps a cat."]), []
+    kept = []
+    for _ in range(2):
+        before = table.detach().clone()
+        with smft.sparse_mode(lab, top_t=9):
+            kept.append(smft.RowOptimizer(lab, lr=0.5))
+            lab.model(**batch).loss.backward()
+            kept[-1].step()
+        norms.append((table.detach() - before).norm().item())
+        lab.reset()
+    assert norms[0] == norms[1] > 0
+    with pytest.raises(ValueError, match="another RowOptimizer was made for this lab since"):
+        kept[0].step()
+
+
+def test_a_row_optimizer_that_is_kept_leaves_a_later_finetune_alone(lab):
+    options = {"lr": 0.5, "top_t": 9, "passes": 1, "probe_every": 0}
+    losses = smft.run(lab, new_facts(2), **options).losses
+    lab.reset()
+    with smft.sparse_mode(lab, top_t=9):
+        kept = smft.RowOptimizer(lab, lr=0.1)
+    assert smft.run(lab, new_facts(2), **options).losses == losses
+    assert kept._taken == [None]
+
+
+def test_a_row_optimizer_writes_nothing_where_a_gradient_is_not_finite(lab):
+    table = smft.value_tables(lab.model)[0].weight
+    before = table.detach().clone()
+    with smft.sparse_mode(lab, top_t=9):
+        rows = smft.RowOptimizer(lab, lr=0.1)
+        (lab.model(**encode(lab.tokenizer, ["Mira keeps a cat."])).loss * float("nan")).backward()
+        with pytest.raises(ValueError, match="a gradient is not finite, so nothing more is learned; lower lr"):
+            rows.step()
+        assert torch.equal(table, before)
+        lab.model(**encode(lab.tokenizer, ["Mira keeps a cat."])).loss.backward()
+        rows.step()
+    assert table.isfinite().all()
+    assert not torch.equal(table, before)
+
+
 def test_a_peft_adapter_goes_on_top_and_comes_off_again(lab):
     ids = torch.arange(3, 15).view(2, 6)
     before = lab.model(ids).logits

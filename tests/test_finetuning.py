@@ -432,6 +432,18 @@ def test_a_sweep_of_a_method_without_rates_is_refused(lab):
         Tuning(lab, FACTS, [method_of("full", optimizer="sgd")])
 
 
+@pytest.mark.parametrize("method", ["lora", "osf"])
+@pytest.mark.parametrize(("family", "left"), [("llama4_text", "router"), ("qwen2_moe", "shared_expert_gate")])
+def test_adapters_leave_out_layers_that_they_do_not_fit_and_say_so(method, family, left, tokenizer, corpus):
+    lab = lab_of(add_memory(tiny_families.tiny_model(family), 1, **MEMORY), tokenizer, corpus)
+    fits = (method, family) == ("lora", "qwen2_moe")  # a low rank fits a matrix of one row
+    with pytest.warns(UserWarning, match="peft leaves out") as notes:
+        run = smft.run(lab, FACTS[:1], method, passes=1, lr=1e-2, probe_every=0)
+    assert (left in str(notes[0].message)) is not fits
+    assert run.losses[-1] > 0
+    lab.reset()
+
+
 def test_more_general_questions_than_there_are_to_replay_are_refused_before_any_step(lab, monkeypatch):
     monkeypatch.setattr(lab, "world_seed", None)
     with pytest.raises(ValueError, match=r"there are 140 general questions to replay, not 200; give texts"):

@@ -113,6 +113,40 @@ def test_a_lesson_under_autocast(dtype, fast, tokenizer, corpus):
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "replay"])
+def test_under_autocast_a_dense_method_trains_the_weights_of_now(method, tokenizer, corpus):
+    ends = []
+    for cached in (False, True):  # whether what was rounded is kept until the block ends
+        lab = half_lab(torch.float32, tokenizer, corpus)
+        mix = {"texts": ["Mira keeps a cat."], "count": 1} if method == "replay" else {}
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            run = smft.run(lab, short_facts(2), method, passes=4, probe_every=0, lr=3e-3, **mix)
+            ends.append((run.losses[-1], logits(lab.model)))
+            lab.reset()
+            ends[-1] += (logits(lab.model),)
+    (loss, taught, base), (cached_loss, cached_taught, cached_base) = ends
+    assert cached_loss == loss
+    assert torch.equal(cached_taught, taught)
+    assert torch.equal(cached_base, base)
+    assert not torch.equal(taught, base)
+
+
+def test_osf_is_refused_under_autocast_before_anything_is_changed(tokenizer, corpus):
+    lab = half_lab(torch.float32, tokenizer, corpus)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="OSF can't be trained under torch"):
+        smft.finetune(lab, short_facts(1), "osf")
+
+
+def test_a_half_precision_model_gets_its_memory_trained_under_autocast_of_another_dtype(tokenizer, corpus):
+    from random import Random
+
+    windows = smft.TextWindows(" ".join(corpus.texts(Random(2), 200)), tokenizer, 16)
+    model = add_memory(small("llama").half(), 1, **MEMORY)
+    with torch.autocast("cpu", torch.bfloat16):
+        list(smft.pretrain_memory(model, windows, smft.MemoryTraining(steps=2, window=16)))
+    assert value_tables(model)[0].weight.any()
+
+
 def test_under_autocast_an_empty_memory_changes_no_logit():
     model = small("llama")
     with torch.autocast("cpu", torch.bfloat16):

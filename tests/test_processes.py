@@ -142,6 +142,14 @@ def test_the_processes_that_draw_batches_end_with_the_one_that_asked_for_them():
     assert not alive
 
 
+def test_a_worker_whose_parent_is_gone_before_it_begins_ends_at_once():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    code = f"from smft_lab.training.processes import end_with; end_with({gone.pid}); print('went on')"
+    worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (worker.returncode, worker.stdout) == (1, "")
+
+
 def test_more_processes_than_texts_in_a_batch_are_refused():
     processes = Processes()
     processes.count = 3

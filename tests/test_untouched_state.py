@@ -263,6 +263,31 @@ def with_a_failing_probe(lab, method):
         lab.probes = before
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_between_two_steps_a_callers_own_gradients_are_those_of_a_plain_model(fast, tiny_lab):
+    lab, other = tiny_lab(), tiny_lab()
+    run = smft.finetune(lab, FACTS, "sparse", **OPTIONS, fast=fast)
+    next(run), next(run)
+    ids = torch.arange(3, 63).view(3, 20)
+    lab.model(input_ids=ids, labels=ids).loss.backward()
+    gradient = smft.value_tables(lab.model)[0].weight.grad
+    other.model.load_state_dict(lab.model.state_dict())
+    other.model(input_ids=ids, labels=ids).loss.backward()
+    assert torch.equal(gradient, smft.value_tables(other.model)[0].weight.grad)
+    undisturbed = [step.loss for step in smft.finetune(tiny_lab(), FACTS, "sparse", **OPTIONS, fast=fast)]
+    assert [step.loss for step in run] == undisturbed[2:]
+
+
+@pytest.mark.parametrize("method", ["lora", "osf"])
+def test_adapters_leave_no_hook_where_activations_are_computed_again(method, tiny_lab):
+    lab = tiny_lab()
+    lab.model.gradient_checkpointing_enable()
+    hooks = lab.model.get_input_embeddings()._forward_hooks
+    before = [*hooks]
+    smft.run(lab, FACTS, method, **OPTIONS)
+    assert [*hooks] == before
+
+
 ENDS = {
     "finished": lambda lab, method: drained(smft.finetune(lab, FACTS, method, **OPTIONS | {"probe_every": 1})),
     "run": lambda lab, method: smft.run(lab, FACTS, method, **OPTIONS),

@@ -38,6 +38,9 @@ class AdapterTraining(DenseTraining):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         weights = linear_weights(lab.model, empty_memories(lab.model))
+        # Where activations are computed again in the backward pass, peft leaves a hook there.
+        self._embedding = lab.model.get_input_embeddings()
+        self._hooks = set(self._embedding._forward_hooks)
         with drawn_from(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers; nobody here can act on it
             wrapped = get_peft_model(lab.model, config)
@@ -60,6 +63,18 @@ class AdapterTraining(DenseTraining):
 
     def finish(self) -> None:
         self.wrapped.merge_and_unload()
+        torch.clear_autocast_cache()
+        for key in self._embedding._forward_hooks.keys() - self._hooks:
+            del self._embedding._forward_hooks[key]
+
+
+def not_plainly_linear(model: nn.Module) -> list[str]:
+    """Names of linear layers that do more than multiply, such as routers that give a tuple: no adapter fits them."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+    ]
 
 
 def linear_weights(model: PreTrainedModel, without: Sequence[str]) -> dict[str, nn.Parameter]:

@@ -58,6 +58,7 @@ class DenseTraining(Training):
                 parameter.copy_(copy)
                 copy.grad = parameter.grad = None
         self.optimizer.zero_grad(set_to_none=False)
+        torch.clear_autocast_cache()  # where a caller's block keeps the weights of before, rounded
         return Update(loss.item(), self.trainable)
 
     def pull(self) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from smft_lab.finetuning.method import NotFinite
 from smft_lab.lab import Lab
 from smft_lab.model.memory import value_tables
 from smft_lab.ranges import check_positive
@@ -164,6 +165,9 @@ class RowAdam:
 OPTIMIZERS = {Optimizer.sgd.value: RowSGD, Optimizer.adam.value: RowAdam}
 
 
+_NEWEST: weakref.WeakKeyDictionary[Lab, weakref.ref[RowOptimizer]] = weakref.WeakKeyDictionary()
+
+
 class RowOptimizer(torch.optim.Optimizer):
     """The row optimizers for a training loop that looks at all gradients itself, such as `transformers.Trainer`.
 
@@ -171,7 +175,8 @@ class RowOptimizer(torch.optim.Optimizer):
             Trainer(lab.model, arguments, optimizers=(smft.RowOptimizer(lab, lr=0.1), None), ...).train()
 
     Sparse gradients are taken away as soon as they are made, and kept here until the step: norms and clipping, which
-    know only dense ones, then see none. Learning-rate schedulers and gradient accumulation work.
+    know only dense ones, then see none. Learning-rate schedulers and gradient accumulation work; a gradient scaler, for
+    float16, finds nothing to scale. Of several for one lab the newest gets the gradients.
 
     Args:
         optimizer: `adam` (row-wise, no momentum) or `sgd`.
@@ -195,13 +200,15 @@ class RowOptimizer(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr})
         self._rows = [OPTIMIZERS[optimizer](weight, lr) for weight in weights]
         self._taken: list[Tensor | None] = [None] * len(weights)
-        myself = weakref.ref(self)  # gradients of later loops are none of its business
+        self._lab = the_lab = weakref.ref(lab)
+        _NEWEST[lab] = myself = weakref.ref(self)  # gradients of later loops are none of its business
         for i, weight in enumerate(weights):
 
             def take(parameter: Tensor, i: int = i) -> None:
-                optimizer = myself()
-                grad = parameter.grad
-                if optimizer is not None and grad is not None and grad.is_sparse:
+                optimizer, lab, grad = myself(), the_lab(), parameter.grad
+                if optimizer is None or lab is None or _NEWEST.get(lab) is not myself or not lab.in_loop:
+                    return
+                if grad is not None and grad.is_sparse:
                     before = optimizer._taken[i]
                     optimizer._taken[i] = grad if before is None else before + grad
                     parameter.grad = None
@@ -210,17 +217,28 @@ class RowOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Update the rows that the backward passes since the last step selected."""
+        """Update the rows that the backward passes since the last step selected.
+
+        Raises:
+            NotFinite: a gradient isn't finite; nothing is changed.
+            ValueError: another one was made for the lab since, which has the gradients.
+        """
+        lab = self._lab()
+        newest = None if lab is None else _NEWEST.get(lab)
+        if newest is not None and newest() not in (None, self):
+            raise ValueError("another RowOptimizer was made for this lab since, and gets the gradients; step that one")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for rows, grad in zip(self._rows, self._taken, strict=True):
+        taken = [None if grad is None else grad.coalesce() for grad in self._taken]
+        self._taken = [None] * len(self._taken)
+        if lab is not None and not all(bool(grad.values().isfinite().all()) for grad in taken if grad is not None):
+            raise NotFinite(lab.model, "a gradient is not finite")
+        for rows, grad in zip(self._rows, taken, strict=True):
             if grad is not None:
                 rows.lr = self.param_groups[0]["lr"]
-                grad = grad.coalesce()
                 rows.step(grad.indices()[0], grad.values())
-        self._taken = [None] * len(self._taken)
         return loss
 
     def state_dict(self) -> dict:

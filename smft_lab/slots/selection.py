@@ -77,12 +77,24 @@ class Selection:
         """Sparse mode, until the block ends: each backward pass leaves in `weight.grad` of every value table a sparse
         tensor of the selected rows, and nothing of the size of a table is made. Evaluation in between does no harm.
         """
+        with self.observing(), self.training():
+            yield self
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """What is read is known, until the block ends."""
         with ExitStack() as stack:
             self._reads = stack.enter_context(observe_reads(self.model))
             stack.enter_context(HookScope()).pre_hook(self.model, self._begin, with_kwargs=True)
+            yield
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Gradients are those of the selected rows, until the block ends; within `observing`."""
+        with ExitStack() as stack:
             for i, table in enumerate(self.tables):
                 stack.enter_context(table.train_rows(partial(self._hits, i)))
-            yield self
+            yield
 
     def expect(self, counted: Shaped[Tensor, "B T"] | None, memo: Memo | None = None, owner: object = None) -> None:
         """Be told what the next batch is.

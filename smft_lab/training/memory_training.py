@@ -213,8 +213,10 @@ def pretrain_memory(
                 loss = (1 - settings.distill) * loss + settings.distill * _distance(model, teacher, batch, out.logits)
             mean_loss = processes.backward(loss, batch, model, out.loss)
             check_finite(step + 1, mean_loss)
-            torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+            with torch.autocast(model.device.type, enabled=False):  # which can't add up norms of another dtype
+                torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
             optimizer.step()
+            torch.clear_autocast_cache()  # where a caller's block keeps the weights of before, rounded
             optimizer.zero_grad(set_to_none=False)
             done = step + 1
             if (

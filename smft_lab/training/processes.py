@@ -14,6 +14,7 @@ from functools import cache
 from threading import Thread
 from typing import TYPE_CHECKING, cast
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 @cache
 def end_with(parent: int) -> None:
     """Let this process end when the one that started it is gone: killed, it can't tell its workers to stop."""
+    if not psutil.pid_exists(parent):  # already
+        os._exit(1)
 
     def watch() -> None:
         while os.getppid() == parent:

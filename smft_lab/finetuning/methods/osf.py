@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 
-from smft_lab.finetuning.adapters import AdapterTraining
+from smft_lab.finetuning.adapters import AdapterTraining, not_plainly_linear
 from smft_lab.finetuning.dense import empty_memories
 from smft_lab.finetuning.method import Method, register
 from smft_lab.lab import Lab
@@ -51,14 +52,20 @@ class Osf(Method):
         if not 0 < self.preserved < 1:
             raise ValueError(f"preserved is a share between 0 and 1, not {self.preserved}")
 
+    def check(self, lab: Lab, recipe: Recipe | None = None) -> None:
+        if torch.is_autocast_enabled(lab.model.device.type):
+            raise ValueError("OSF can't be trained under torch.autocast; leave its block, or take another method")
+
     def start(self, lab: Lab, seed: int = 0, recipe: Recipe | None = None) -> AdapterTraining:
         from peft import OSFConfig
 
-        output, without = lab.model.get_output_embeddings(), set(empty_memories(lab.model))
+        output = lab.model.get_output_embeddings()
+        without = {*empty_memories(lab.model), *not_plainly_linear(lab.model)}
         targets = [
             name
             for name, module in lab.model.named_modules()
             if isinstance(module, nn.Linear) and module is not output and name not in without
+            if int(self.preserved * min(module.weight.shape))  # one direction at least stays
         ]
         if not targets:
             raise ValueError("the model has no linear layers outside its output, and OSF trains no others")

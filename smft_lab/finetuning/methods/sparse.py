@@ -144,7 +144,7 @@ class SparseTraining(Training):
         freeze_all_but_values(self.lab.model)
         if self.fast and RoundedWeights.suit(self.lab.model):  # which is of frozen layers
             self.rounded = RoundedWeights()
-        self._stack.enter_context(self.selection.active())
+        self._stack.enter_context(self.selection.observing())
         if teaching is not None and self._recipe is not None and self._recipe.chooses_first(teaching.order):
             self._choose(teaching.owners, teaching.texts, self._recipe)
 
@@ -165,6 +165,10 @@ class SparseTraining(Training):
                 optimizer.lr = (1 - done) * self.lr
 
     def update(self, batch: Batch) -> Update:
+        with self.selection.training():  # and not between steps, where a caller may take gradients of its own
+            return self._update(batch)
+
+    def _update(self, batch: Batch) -> Update:
         self.selection.expect(batch.counted, batch.memo, batch.owner)
         loss, nats = self._loss_from_cache(batch) if self.fast else (None, None)
         drift = 0.0
