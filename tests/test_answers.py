@@ -14,8 +14,10 @@ import smft_lab as smft
 from smft_lab.experiments.compare import Comparison
 from smft_lab.experiments.run import run
 from smft_lab.facts.answers import answer_places, check_answers
+from smft_lab.facts.common import common_questions
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import Choice, Question, read_dataset
+from smft_lab.facts.questions import question_paraphrases
 from smft_lab.facts.world.world import built_in_world, new_facts
 from smft_lab.finetuning.finetune import finetune
 from smft_lab.finetuning.teaching import asks_before_it_answers
@@ -365,6 +367,33 @@ def test_a_question_whose_answer_is_being_changed_leaves_the_probes(taught, kept
     assert len(left.questions) == len(left.answers) == len(left.replies) == 1 + kept
     wordings = replace(edit, question="Name it.", questions=(taught,))
     assert Probes([known]).without([wordings])["known"] == left == known.without([edit])
+
+
+def test_an_edit_that_asks_in_other_words_by_rule_is_the_same_and_no_other_question_is():
+    known = common_questions("probe")
+    probe = QuestionProbe.of("known", [Fact("s", question.question, question.answers) for question in known])
+    worded = 0
+    for question in known[::16]:
+        for wording in question_paraphrases(question.question, question.answers[0]):
+            left = probe.without([Fact("s", wording, "Lyon")]).questions
+            assert set(probe.questions) - set(left) == {question.question}, wording
+            worded += 1
+    assert worded > 40
+
+
+@pytest.mark.parametrize(
+    ("known", "taught"),
+    [
+        ("What is the capital of France?", "Can you say what the capital of France is?"),
+        ("What is the capital of France?", "Which city is the capital of France?"),
+        ("Where was Ada Lovelace born?", "In what place was Ada Lovelace born?"),
+        ("Who wrote Hamlet?", "By whom was Hamlet written?"),
+        ("How tall is the Harlow Tower?", "What is the height of the Harlow Tower?"),
+    ],
+)
+def test_an_edit_worded_otherwise_leaves_the_probe(known, taught):
+    probe = QuestionProbe.of("known", [Fact("s", known, "x"), Fact("s", "Who runs Vermo?", "Ann")])
+    assert probe.without([Fact("s", taught, "Lyon")]).questions == ("Who runs Vermo?",)
 
 
 @pytest.mark.parametrize(

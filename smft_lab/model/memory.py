@@ -279,7 +279,9 @@ class ValueTable(Wide):
             RuntimeError: entered twice at once.
         """
         if self.hits is not None:
-            raise RuntimeError("train_rows() is already active on this table")
+            raise RuntimeError(
+                "train_rows() is already active on this table; end sparse_mode, or a finetune of another lab around it"
+            )
         self.weight.grad = None  # one left by other training would be added to, and every row would move
         try:
             self.hits = hits

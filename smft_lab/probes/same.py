@@ -10,6 +10,7 @@ import regex
 
 from smft_lab.facts.answers import answer_places, unified
 from smft_lab.facts.fact import Fact, as_facts
+from smft_lab.facts.questions import question_paraphrases
 
 FILLERS = frozenset(
     "a an the is are was were be do does did has have had of in on at to by for from with what which "
@@ -22,7 +23,7 @@ _WRITTEN = tuple(
     (regex.compile(pattern), new)
     for pattern, new in (
         (r"(?<=[\p{Latin}\p{Greek}]\p{M}*)\p{Mn}|(?<=\p{Cyrillic}\p{M}*)[\u0300\u0301\u0308]", ""),  # accents
-        (r"^\W*(?:(?:can|could|would|will) you(?: please)? tell me|do you know)\b", ""),
+        (r"^\W*(?:(?:can|could|would|will) you(?: please)? (?:tell me|say)|do you know)\b", ""),
         (r"^(\W*(?:what|who|where|when|why|how))s\b", r"\1"),
         (r"(?<=\w)'(?:s|d|re|ve|ll|m)?(?!\w)", " "),
         (r"([*_`]{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2"),  # emphasis
@@ -49,9 +50,11 @@ class Changes:
         facts = as_facts(facts)
         self._about = {(fact.subject, fact.relation) for fact in facts if fact.subject}
         own = [fact for fact in facts if not fact.subject]
-        asked = [*questions, *(fact.question for fact in facts), *(text for fact in own for text in fact.questions)]
+        keys = [_key(text) for text in (*questions, *(fact.question for fact in facts if fact.subject))]
+        keys += [key for fact in own for text in (fact.question, *fact.questions) for key in _keys(text, fact.answer)]
         left = [rest for fact in own for text in fact.statements if (rest := _unanswered(text, fact))]
-        self._asked = {(words, key.openers) for key in map(_key, asked) for words in key.written}
+        self._worded = bool(own)  # a person's, who may ask what is known in other words
+        self._asked = {(words, key.openers) for key in keys for words in key.written}
         self._words = {words for words, _ in self._asked}
         self._words |= {words for key in map(_key, left) if not key.openers for words in key.written}
         for probe in probes:
@@ -72,10 +75,10 @@ class Changes:
     def _asks(self, question: str) -> bool:
         if not self._asked:
             return False
-        key = _key(question)
         return any(
             (not key.openers and words in self._words)
             or any((words, openers) in self._asked for openers in (key.openers, frozenset()))
+            for key in (_keys(question) if self._worded else (_key(question),))
             for words in key.written
         )
 
@@ -100,6 +103,12 @@ def _key(question: str) -> _Key:
     every = _WORD.findall(plain)
     words = [word for word in every if word not in FILLERS and word not in OPENERS]
     return _Key((frozenset(words), "".join(words)) if words else (), OPENERS.intersection(every))
+
+
+@lru_cache(2**13)
+def _keys(question: str, answer: str = "") -> tuple[_Key, ...]:
+    """Of a question, and of what else asks the same by rule."""
+    return tuple(dict.fromkeys(map(_key, (question, *question_paraphrases(question, answer)))))
 
 
 def _unanswered(statement: str, fact: Fact) -> str | None:
