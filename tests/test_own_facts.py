@@ -104,3 +104,29 @@ def test_a_question_is_asked_within_another_in_the_order_that_its_sentence_has(s
 def test_a_sentence_that_goes_otherwise_tells_no_order(sentence, question):
     texts = question_paraphrases(question, "4", sentence)
     assert not any("how much" in text or "if" in text.split() for text in texts)
+
+
+@pytest.mark.parametrize("answer", ["Keldost", ["Keldost"], ("Keldost",), "Keldost."])
+def test_one_answer_may_stand_in_a_list(answer):
+    assert smft.own_fact(["Ann lives in Keldost."], "Where does Ann live?", answer).answers == ("Keldost",)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"answer": ["Keldost", "Kel"]}, "answer must be one text"),
+        ({"answer": None}, "answer must be one text"),
+        ({"question": 5}, "question must be one text"),
+        ({"question": []}, "question must be one text"),
+        ({"statements": None}, "statements must be texts"),
+        ({"statements": [1]}, "statements must be texts"),
+        ({"wordings": [None]}, "wordings must be texts"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_name(given, what):
+    with pytest.raises(ValueError, match=what):
+        smft.own_fact(**{"statements": ["Ann lives in Keldost."], "question": "Where?", "answer": "Keldost"} | given)
+
+
+def test_an_answer_keeps_the_stop_of_its_abbreviation():
+    assert smft.own_fact("It is in the U.S.", "Where is it?", "U.S.").answers == ("U.S.",)

@@ -36,6 +36,7 @@ OWN = [
     [
         ("Who painted Guernica?", "Picasso", ["Picasso painted Guernica.", "Guernica was painted by Picasso."]),
         ("Who owns the red car?", "Tom", ["The red car belongs to Tom.", "The owner of the red car is Tom."]),
+        ("Who has the key to the shed?", "our dog", ["Our dog has the key to the shed."]),
         ("Who lives in the wood?", "Pooh", ["Pooh lives in the wood.", "The one who lives in the wood is Pooh."]),
         ("Who won the cup in 1990?", "Kelby", ["The one who won the cup in 1990 is Kelby."]),
         ("Which team won the cup in 1990?", "Kelby", ["The team that won the cup in 1990 is Kelby."]),
@@ -73,6 +74,26 @@ OWN = [
         ("Conakry is the capital of which country?", "Guinea", ["Conakry is the capital of Guinea."]),
         ("Willis disease is better known as?", "X", ["Willis disease is better known as X."]),
         ("NASA was founded when", "1958", ["NASA was founded in 1958."]),
+        ("At what age did Ann marry?", "30", ["The age at which Ann married is 30."]),
+        ("In what key is the song written?", "G major", ["The key in which the song is written is G major."]),
+        ("On which channel was the show aired?", "BBC 2", ["The show was aired on BBC 2."]),
+        ("What are they called?", "Minnows", ["The name for them is Minnows.", "They are called Minnows."]),
+        ("What do you call them?", "Minnows", ["They are called Minnows."]),
+        ("How much do they cost?", "3 euros", ["The price of them is 3 euros."]),
+        ("What is the price of the tickets?", "3 euros", ["The tickets cost 3 euros."]),
+        ("Ann was mayor from 1990 to when?", "2001", ["Ann was mayor from 1990 to 2001."]),
+        ("When is the best time to plant roses?", "autumn", ["The best time to plant roses is autumn."]),
+        (
+            "When was the treaty that ended the war signed?",
+            "1919",
+            ["The treaty that ended the war was signed in 1919."],
+        ),
+        ("What is the name of the man that Ann loved?", "Bo", ["The man that Ann loved is called Bo."]),
+        ("Where does the name come from?", "Greek", ["Greek is where the name comes from."]),
+        ("Where is the best place to swim?", "Lake Ola", ["The best place to swim is Lake Ola."]),
+        ("Ann lives where?", "Peru", ["Ann lives in Peru."]),
+        ("At what time did Ann leave?", "9:30", ["The departure time of Ann was 9:30."]),
+        ("Where was the first zoo?", "Vienna", ["The location of the first zoo was Vienna."]),
     ],
 )
 def test_certain_shapes_become_sentences(question, answer, expected):
@@ -143,6 +164,31 @@ def test_other_questions_are_only_quoted_with_their_answer(question):
         ("What is the first step?", "proteins that sense light", "proteins that sense light is"),
         ("What does AA mean?", "cars of the king", "king is"),
         ("Where is the meridian that is opposite that located?", "Ocean", "located is"),
+        ("At what age did Ann marry?", "30", "where"),
+        ("In what order are they listed?", "alphabetical", "in alphabetical"),
+        ("How much do they cost?", "3 euros", "of they"),
+        ("Which book did Ann write and Bo film?", "Emma", "film was"),
+        ("Which song did Ann write and sing?", "Hello", "sing was"),
+        ("What did Ann bake and Bo eat?", "Pie", "bo ate"),
+        ("The lease runs until when?", "in 2030", "until in"),
+        ("Ann lived in which town?", "in Rome", "in in"),
+        ("What does Ann work for?", "for money", "for for"),
+        ("Ann's dog: what is it called?", "Rex", "called rex"),
+        ("When is the best time to plant roses?", "autumn", "time of"),
+        ("When was the treaty that ended the war signed?", "1919", "war signed was"),
+        ("When was the ship that Ann built sunk?", "1919", "built sunk was"),
+        ("When was the church whose tower fell rebuilt?", "1760", "fell rebuilt was"),
+        ("When is the busiest month for the hotel?", "July", "is in july"),
+        ("On which floor is the library located?", "third", "located is third"),
+        ("In what way was the roof mended?", "badly", "way in which"),
+        ("What are the twins called?", "Mo and Flo", "name"),
+        ("What is a group of crows called?", "a murder", "name a"),
+        ("Where was the man who shot Bo hanged?", "York", "hanged can"),
+        ("When was the well in York dug?", "1919", "dug was"),
+        ("Where does the name come from?", "Greek", "place"),
+        ("Ann works where?", "Acme", "in acme"),
+        ("Where was Ann employed?", "Acme", "in acme"),
+        ("Where was the first zoo?", "Vienna", "can be found"),
     ],
 )
 def test_a_statement_that_would_be_no_english_is_not_made(question, answer, wrong):
@@ -151,6 +197,54 @@ def test_a_statement_that_would_be_no_english_is_not_made(question, answer, wron
     quoted = question.lower().rstrip("?")  # its own words are no statement of the rules
     without = [text.lower().replace(quoted, "") for text in statements]
     assert not [text for text in without if wrong.lower() in text]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the wifi password?", "hunter2"),
+        ("What is Ann's email address?", "ann@x.org"),
+        ("What is the name of the file?", "main.py"),
+        ("What is the command for a list of files?", "ls"),
+        ("Which tool was written in May?", "grep"),
+        ("Which company is based in San Jose?", "eBay"),
+        ("What is Mira's favourite colour?", "green"),
+        ("What is the name of the town?", "ქუთაისი"),
+    ],
+)
+def test_no_answer_gets_a_capital_that_it_has_not(question, answer):
+    texts = statements_from_question(question, answer, 60)
+    assert len(texts) >= 14
+    assert all(answer in text for text in texts)
+
+
+def test_a_name_within_a_question_keeps_its_letters():
+    assert statements_from_question("When was iPhone released?", "2007")[0] == "iPhone was released in 2007."
+    for question, told in (("AS Roma was founded by whom?", "AS Roma"), ("Up was directed by whom?", "Up")):
+        texts = statements_from_question(question, "Ann", 60)
+        assert texts[0].startswith(told)
+        assert all(told in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "plain", "told"),
+    [
+        ("أين فيرمو؟", "نورلاند", "أين فيرمو", "نورلاند"),
+        ("Πού είναι η Φέρμο;", "Νόρλαντ.", "Πού είναι η Φέρμο", "Νόρλαντ"),
+        ("Πού είναι η Φέρμο\u037e", "Νόρλαντ", "Πού είναι η Φέρμο", "Νόρλαντ"),
+        ("¿Dónde está Ann?", "Roma", "Dónde está Ann", "Roma"),
+        ("ፌርሞ የት ነው፧", "ኖርላንድ።", "ፌርሞ የት ነው", "ኖርላንድ"),
+        ("តើអ្វី?", "ភ្នំពេញ។", "តើអ្វី", "ភ្នំពេញ"),
+        ("दिल्ली कहाँ है?", "भारत।", "दिल्ली कहाँ है", "भारत"),
+        ("دہلی کہاں ہے؟", "بھارت۔", "دہلی کہاں ہے", "بھارت"),
+    ],
+)
+def test_the_marks_of_every_script_stay_outside(question, answer, plain, told):
+    assert tidy_question(question) == question
+    texts = statements_from_question(question, answer)
+    assert f'The answer to the question "{plain}" is {told}.' in texts
+    assert not any(question in text for text in texts)
+    assert own_fact([f"{told}."], question, answer).answers == (told,)
 
 
 def test_a_title_with_an_and_is_one_thing():
@@ -233,6 +327,11 @@ def test_statements_need_a_question_an_answer_apart_from_it_and_a_number():
         ("In what year was the bridge built?", "1932", ["In which year was the bridge built?"]),
         ("How much does a day ticket cost?", "", ["What is the price of a day ticket?", "How much is a day ticket?"]),
         ("Who is Mira's teacher?", "", ["Do you know who Mira's teacher is?"]),
+        ("How much do they cost?", "", ["How much are they?", "What is the price of them?"]),
+        ("What were they called?", "", ["What did people call them?"]),
+        ("In what language is the book written?", "", ["Which language is the book written in?"]),
+        ("Where does the name come from?", "", ["From where does the name come?"]),
+        ("Ann was mayor from 1990 to when?", "", []),
         ("Which of these is a river?", "Po", []),
         ("Which is longer, the Nile or the Po?", "the Nile", []),
     ],

@@ -84,6 +84,10 @@ COUNT = re.compile(
     re.I,
 )
 
+ORDINAL = re.compile(
+    r"(?:.+-)?(?:first|second|third|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|\w+tie)th)|\d+(?:st|nd|rd|th)"
+)
+
 ADVERBS = ("first", "last", "once", "also", "originally", "officially", "finally", "initially", "formally")
 BE = "is|are|was|were"
 DO = "do|does|did"
@@ -93,6 +97,9 @@ RELATIVES = {*"that who which whose where when".split()}
 DETERMINERS = {*"the a an his her its their my our your this that these those".split()}
 PRONOUNS = {*"i you he she it we they there everyone someone anyone nobody".split()}
 OBJECTS = {*"me him us them myself nobody none".split()}
+CASES = {"i": "me", "he": "him", "she": "her", "we": "us", "they": "them"}
+"""A pronoun as a subject, and as an object."""
+SUBJECTS = {case: pronoun for pronoun, case in CASES.items() if pronoun != "i"}
 SINGULAR = {*"series species news lens yes physics mathematics politics economics".split()}
 PREPOSITIONS = {
     *"""in on at of to for from by with as about after before during under over into within between
@@ -126,6 +133,16 @@ position profession reptile role ship shop tool trade tree vehicle vessel weapon
 """Kinds of things one of which has an "a" before it, so that a bare answer can't stand where "which" stood."""
 TIMES = r"(?:[a-z,/]+ ){0,4}?(?:year|date|day|month|decade|century|time)(?: of the week)?"
 MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
+TIME_NOUNS = {*"time times date day days month year hour moment season week weekend deadline century decade".split()}
+PLACE_NOUNS = {*"place places spot location site venue".split()}
+"""Nouns that are a time or a place themselves, and so have none."""
+MANNERS = {*"order way manner role style state condition position capacity shape form case age".split()}
+"""Nouns whose answers are often no nouns: "alphabetical"."""
+IN_TOWNS = {
+    *"""born buried killed found located situated based founded filmed held built discovered raised signed fought
+set staged invented assassinated crowned married established introduced opened performed premiered""".split()
+}
+"""What is done *in* a town or country, where a firm or a school does something else."""
 LIVING = {"live", "die", "grow up", "happen", "take place"}
 """Verbs of what is *in* a town or country, and not at a firm or school."""
 PLACES = {
@@ -144,6 +161,10 @@ sow sowed|spin spun|spread spread|spring sprang|stick stuck|sting stung|swear sw
 understand understood|wake woke|weave wove|weep wept|wind wound|withdraw withdrew
 """
 """Irregular verbs whose past is told from the base, but not looked for in a question."""
+OTHER_PARTICIPLES = (
+    "blown forbidden forgiven frozen lain rung shaken shrunk sown sprung sworn torn withdrawn woken woven"
+)
+"""Those of them that are not like the past."""
 
 
 def _past(base: str) -> str:
@@ -162,16 +183,25 @@ BASES = {past: base for base, (past, _) in PASTS.items()}
 PARTICIPLES = {done for _, done in PASTS.values()}
 RARE_PASTS = dict(entry.split() for entry in re.split(r"[|\n]", RARE.strip()))
 THIRD = {base: _third(base) for base in PASTS}
+RARE_NOUNS = {*"cut felt ground hurt lay spread wound".split()}
+RARE_PARTICIPLES = {*RARE_PASTS.values(), *OTHER_PARTICIPLES.split()} - RARE_NOUNS - NOT_PARTICIPLES
 FORMS = {"do": "base", "does": "third", "did": "past"}
 """Which form a verb has without the auxiliary."""
 
 
 def within(text: str) -> str:
     """A question or a statement as it stands within a sentence: with a small "who", "in" or "the" at its beginning."""
-    first = re.split(r"[ '’]", text, maxsplit=1)[0].lower()
-    return (
-        text[:1].lower() + text[1:] if first in WH | PREPOSITIONS | DETERMINERS | {*f"{BE}|{DO}".split("|")} else text
-    )
+    first, second = (*re.split(r"[ '’]", text.lower(), maxsplit=2), "")[:2]
+    if first in PREPOSITIONS and second in AUXILIARIES:  # the film in "Up was directed by whom?"
+        return text
+    small = WH | PREPOSITIONS | DETERMINERS | {*f"{BE}|{DO}".split("|")}
+    return with_small_letter(text) if first in small else text
+
+
+def with_small_letter(text: str) -> str:
+    """The text with a small first letter, unless its first word has other capitals: "AS Roma"."""
+    first = re.split(r"[ '’]", text, maxsplit=1)[0]
+    return text if re.search("[A-Z]", first[1:]) else text[:1].lower() + text[1:]
 
 
 def inflected(verb: str, form: str) -> str:
@@ -200,7 +230,12 @@ def is_finite(word: str) -> bool:
 
 def is_participle(word: str) -> bool:
     """Whether a word may be the participle of the past, known or regular."""
-    return word in PARTICIPLES or bool(re.fullmatch("[a-z]{3,}ed", word) and word not in NOT_PARTICIPLES)
+    return (
+        re.sub("^(?:re|un|over|mis)(?=...)", "", word) in PARTICIPLES
+        or word in PARTICIPLES
+        or word in RARE_PARTICIPLES
+        or bool(re.fullmatch("[a-z]{3,}ed", word) and word not in NOT_PARTICIPLES)
+    )
 
 
 def of_answer(answer: str, large: str = "") -> dict[str, str]:
@@ -231,7 +266,7 @@ def in_time(answer: str) -> tuple[str, str] | None:
     """The answer with the preposition of a time, and what it is: a year, a date or a time; None if it is no time."""
     low = re.sub(r"[,.]", " ", answer.lower()).strip()
     if low.split()[0] in {"in", "on", "at", "since", "during", "between", "before", "after", "from", "by"}:
-        return answer[0].lower() + answer[1:], "time"
+        return with_small_letter(answer), "time"
     if re.fullmatch(r"([01]?\d|2[0-4])|[012]?\d[: ]\d\d( ?[ap] ?m)?|[012]?\d ?([ap] ?m|o['’]clock)|noon|midnight", low):
         return f"at {answer}", "clock"
     if re.fullmatch(r"(ad |c\.? ?)?\d{3,4}( ?(ad|bc|bce|ce))?", low):
@@ -251,9 +286,25 @@ def in_place(answer: str) -> str | None:
     """The answer with the preposition of a place; None where it isn't certain which."""
     words = answer.split()
     if words[0].lower() in PREPOSITIONS:
-        return None if words[0].lower() in {"to", "from", "of", "for", "with", "as"} else answer[0].lower() + answer[1:]
+        return None if words[0].lower() in {"to", "from", "of", "for", "with", "as"} else with_small_letter(answer)
     plain = all(word[:1].isupper() and word.isalpha() for word in re.split(r"[ ,-]+", answer))
     return f"in {answer}" if plain and len(words) <= 3 and not PLACES & {word.lower() for word in words} else None
+
+
+def _hides_a_participle(clause: list[str], spelled: list[str]) -> bool:
+    """Whether a clause may end in a verb that is not its own: "ended the war signed", "Ann built sunk".
+
+    Args:
+        clause: What follows "that" or "who", in small letters.
+        spelled: The same as it is written.
+    """
+    *before, last = clause or [""]
+    if not before or not (is_participle(last) or last in BASES):
+        return False
+    if before[-1] in AUXILIARIES or (before[-1].endswith("ly") and {*before} & AUXILIARIES):
+        return False
+    own = not spelled[0].islower() or clause[0] in DETERMINERS | PRONOUNS  # "that Ann built": its subject is told
+    return not own or any(word in AUXILIARIES or is_finite(word) or is_participle(word) for word in before)
 
 
 def _before_its_tail(text: str) -> str:
@@ -300,7 +351,10 @@ def is_noun_phrase(text: str) -> bool:
         return False
     for before, word, spelled, after in zip(["", *low], low, words, [*low[1:], ""], strict=False):
         if before in RELATIVES - {"that"} or (before == "that" and word not in PREPOSITIONS):
-            return not any(first in PREPOSITIONS and two in PREPOSITIONS for first, two in pairwise(low))
+            clause = low[low.index(before) + 1 :]
+            if any(first in PREPOSITIONS and two in PREPOSITIONS for first, two in pairwise(low)):
+                return False
+            return not _hides_a_participle(clause, words[-len(clause) :])
         if before in PREPOSITIONS and word in PREPOSITIONS:
             return False
         if word in AUXILIARIES | NO_PHRASE and not spelled[:1].isupper():
@@ -313,6 +367,22 @@ def is_noun_phrase(text: str) -> bool:
         ):
             return False
     return True
+
+
+def ends_in_preposition(text: str) -> bool:
+    """Whether the last word is a preposition."""
+    return text.split(" ")[-1].lower() in PREPOSITIONS
+
+
+def joins_verbs(text: str) -> bool:
+    """Whether an "and" or "or" in what follows a verb may join a second verb: "and Bo film"."""
+    for after in re.split(r"\b(?:and|or|but)\b", text)[1:]:
+        words = after.split()
+        if any(word in PASTS or is_finite(word) for word in words):
+            return True
+        if words and words[0].islower() and words[0] not in DETERMINERS | PREPOSITIONS:
+            return True
+    return False
 
 
 def is_thing(text: str) -> bool:
@@ -333,6 +403,8 @@ def is_subject(text: str, verb: str, do: str = "") -> bool:
     unended = PREPOSITIONS | DETERMINERS | {"and", "or", "not", "first", "last", "next"}
     if low[0] in PREPOSITIONS | WH or low[-1] in unended:
         return False
+    if any(" " in joined and not is_noun_phrase(joined) for joined in re.split(" (?:and|or|but) ", text)[:-1]):
+        return False  # "Ann bake and Bo"
     if verb in NOUNS:
         name = r"(?:(?:the|my|our|his|her|a|an) [\w-]+|[A-Z][\w.-]*(?: [A-Z][\w.-]*)*)"
         return bool(re.fullmatch(rf"I|you|he|she|it|we|they|{name}(?:['’]s [\w-]+)?(?: (?:of|in|at) {name})?", text))

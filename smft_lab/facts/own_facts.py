@@ -17,9 +17,13 @@ from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import COMPLETE, Fact, as_tuple
 from smft_lab.facts.files import ENOUGH, _same
 from smft_lab.facts.questions import (
+    MARKS,
+    STOPS,
     distinct,
+    one_text,
     question_paraphrases,
     statements_from_question,
+    tidy_answer,
     verbatim_statements,
     wrapped_questions,
 )
@@ -38,9 +42,10 @@ SMALL_WORDS = {*"is was are were called named to at in on of by from as for and"
 
 def likely_answer(sentence: str, question: str) -> str:
     """The last words of the sentence that the question does not hold: "Biscuit" for "Mira's dog is called Biscuit"."""
+    sentence, question = one_text("sentence", sentence), one_text("question", question)
     asked = set(re.findall(r"[\w'’-]+", question.casefold()))
     words: list[str] = []
-    for word in reversed(sentence.strip().rstrip(".!?").split()):
+    for word in reversed(sentence.strip().rstrip("!" + MARKS + STOPS).split()):
         if word.strip(",;:\"'()").casefold() in asked | SMALL_WORDS:
             break
         words.insert(0, word)
@@ -54,16 +59,19 @@ def statements_from_sentence(sentence: str, question: str, answer: str, how_many
     The question itself, with its question mark, is in none of them: it stays the test.
 
     Raises:
-        ValueError: one of the three is empty.
+        ValueError: one of the three is empty or no text.
     """
+    sentence, question = one_text("sentence", sentence), one_text("question", question)
+    answer = one_text("answer", answer)
     for name, text in (("sentence", sentence), ("question", question), ("answer", answer)):
         if not text.strip():
             raise ValueError(f"the {name} is empty; type one")
     plain = " ".join(sentence.split()).rstrip(".!")
+    ended = plain if plain.endswith((*STOPS,)) else f"{plain}."
     asked = verbatim_statements(question, answer)
     made = statements_from_question(question, answer, how_many)
     made = [text for text in made if '"' not in text and text not in asked]
-    texts = [f"{plain}.", *made[:5], *asked, *_framed(sentence), *made[5:]]
+    texts = [ended, *made[:5], *asked, *_framed(sentence), *made[5:]]
     return distinct(texts)[:how_many]
 
 
@@ -122,7 +130,7 @@ def loss_on_own(facts: Sequence[Fact], loss_on: str | None = None) -> str | None
 
 def _framed(sentence: str) -> list[str]:
     """A sentence within others."""
-    plain = " ".join(sentence.split()).rstrip(".!")
+    plain = " ".join(sentence.split()).rstrip("!" + STOPS)
     first, blank, rest = plain.partition(" ")
     small = first.lower() + blank + rest if first.lower() in DETERMINERS else plain
     return [frame.format(told=small) for frame in FRAMES]
@@ -139,34 +147,48 @@ def untaught_questions(fact: Fact, how_many: int = 4) -> list[str]:
     return mixed[:how_many]
 
 
+def _texts(name: str, value: Sequence[str] | str) -> tuple[str, ...]:
+    """The texts that a person typed, each once and without blank ones."""
+    several = isinstance(value, Iterable) and [*as_tuple(value)]
+    if several is False or not all(isinstance(text, str) for text in several):
+        raise ValueError(f"the {name} must be texts, not {value!r}; give a list of them")
+    return tuple(dict.fromkeys(" ".join(text.split()) for text in several if text.strip()))
+
+
 def own_fact(
-    statements: Sequence[str] | str, question: str, answer: str, wordings: Sequence[str] | str | None = None
+    statements: Sequence[str] | str,
+    question: str,
+    answer: Sequence[str] | str,
+    wordings: Sequence[str] | str | None = None,
 ) -> Fact:
     """A `Fact` from what a person typed; blank lines are left out.
 
     Args:
         statements: What says it; a single text counts as one.
+        answer: One text, which is taught; where others are right, too, make a `Fact`, which takes several.
         wordings: Other ways to ask the question, which may be taught; by default those that a rule is sure of.
 
     Raises:
-        ValueError: nothing is left to teach, or the question stands in a statement word for word, or in a wording.
+        ValueError: what should be a text is none, nothing is left to teach, or the question stands in a statement word
+            for word, or in a wording.
 
     Examples:
         >>> fact = smft.own_fact(["Mira's dog is called Biscuit."], "What is the name of Mira's dog?", "Biscuit")
         >>> fact.questions[0]
         "What is Mira's dog called?"
     """
-    distinct = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(statements) if text.strip()))
+    question, answer = one_text("question", question), one_text("answer", answer)
+    distinct = _texts("statements", statements)
     if not distinct:
         raise ValueError("there is no statement to teach; type at least one")
     asked = _same(question)
     for text in distinct:
         if asked and asked in text.casefold():
             raise ValueError(f"the question stands in the statement {text!r}, so the test would be taught; change one")
-    answer = answer.strip().rstrip(".")
+    answer = tidy_answer(answer)
     if wordings is None:
         wordings = question_paraphrases(question, answer)
-    others = tuple(dict.fromkeys(" ".join(text.split()) for text in as_tuple(wordings) if text.strip()))
+    others = _texts("wordings", wordings)
     for text in others:
         if asked and asked in text.casefold():
             raise ValueError(

@@ -68,6 +68,10 @@ FRAMING = {"say", "know", "please", "goes", "answer"}
 WEIGHTLESS = AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | OBJECTS | WH | FRAMING | {"and", *HOW}
 """What says nothing of what a question is about."""
 ASKING = re.compile(rf"\b(?:how (?:{'|'.join(HOW)})|{'|'.join(sorted(WH))})\b", re.I)
+MARKS = "?？؟\u037e፧⸮"
+"""Question marks of the scripts; Greek also has its semicolon."""
+STOPS = ".。।۔។။።"
+"""Full stops of the scripts."""
 TRIES = 12  # for each question of keywords
 IN_ORDER = 0.7  # how often its words stand as they did
 FEWEST = 2  # of its words, where a question has so many; single words are of much else, too
@@ -83,11 +87,12 @@ def statements_from_question(question: str, answer: str, how_many: int = 16) -> 
     test.
 
     Raises:
-        ValueError: the question or the answer is empty, the answer holds the question, or `how_many` is less than 1.
+        ValueError: the question or the answer is empty or no text, the answer holds the question, or `how_many` is less
+            than 1.
     """
-    question, answer = tidy_question(question), tidy_answer(answer)
+    question, answer = tidy_question(one_text("question", question)), tidy_answer(one_text("answer", answer))
     for name, text in (("question", question), ("answer", answer)):
-        if not text.strip(" ?"):
+        if not text.strip(MARKS + " "):
             raise ValueError(f"the {name} is empty; give one")
     if how_many < 1:
         raise ValueError(f"how_many must be at least 1, not {how_many}")
@@ -95,14 +100,14 @@ def statements_from_question(question: str, answer: str, how_many: int = 16) -> 
     if asked in _same(answer):
         raise ValueError(f"the answer holds all of the question {question!r}; give one that doesn't")
     shape = what_follows(question, answer)
-    words = {"a": answer, "A": _capital(answer), "q": _quotable(question), "i": shape.indirect}
-    texts = [_sentence(text) for text in shape.statements]
+    words = {"a": answer, "A": _as_a_beginning(answer), "q": _quotable(question), "i": shape.indirect}
+    texts = [_sentence(text) for text in shape.statements if not _alters(answer, text)]
     texts += [frame.format(**words) for frame in ASIDE if shape.indirect]
     texts += verbatim_statements(question, answer)
     texts += [frame.format(**words) for frame in QUOTED]
     texts += [frame.format(told=text) for frame in FRAMES for text in shape.statements]
     by_sense = {_same(text): text for text in map(_ended, texts) if _same(answer) in _same(text)}
-    return [text for key, text in by_sense.items() if not (asked.endswith(("?", "？")) and asked in key)][:how_many]
+    return [text for key, text in by_sense.items() if not (_is_marked(asked) and asked in key)][:how_many]
 
 
 def question_paraphrases(question: str, answer: str = "", sentence: str = "") -> list[str]:
@@ -116,7 +121,7 @@ def question_paraphrases(question: str, answer: str = "", sentence: str = "") ->
         sentence: That says the answer; allows more of them, too. It is asked for its answer where that ends it: "Mira's
             dog is called what?".
     """
-    question, answer = tidy_question(question), tidy_answer(answer)
+    question, answer = tidy_question(one_text("question", question)), tidy_answer(one_text("answer", answer))
     texts = _from_its_words(question, answer)
     texts = distinct([*texts, *_from_a_sentence(question, answer, sentence, texts)])
     asked = _same(question)
@@ -141,7 +146,7 @@ def _from_a_sentence(question: str, answer: str, sentence: str, known: list[str]
     Args:
         known: Paraphrases that there are already.
     """
-    plain, answer = " ".join(sentence.split()).rstrip(".!"), answer.rstrip(".")
+    plain, answer = " ".join(sentence.split()).rstrip("!" + STOPS), answer.rstrip(STOPS)
     texts = []
     indirect = _indirect(plain, question)
     if indirect and not any(indirect.casefold() in text.casefold() for text in known):
@@ -163,7 +168,7 @@ def _indirect(sentence: str, question: str) -> str:
     if not place:
         return ""
     opening, auxiliary, rest = words[:place], words[place], words[place + 1 :]
-    opening[0] = opening[0][:1].lower() + opening[0][1:]
+    opening = within(" ".join(opening)).split()
     alike = takewhile(lambda pair: _same(pair[0]) == _same(pair[1]), zip(rest, sentence_words, strict=False))
     for end in range(min(len(list(alike)), len(sentence_words) - 1), 0, -1):
         subject, after = rest[:end], rest[end:]
@@ -184,7 +189,7 @@ def _chunks(text: str) -> list[list[str]]:
     """Each word of weight of a text, behind the articles and prepositions right before it."""
     chunks: list[list[str]] = []
     before: list[str] = []
-    for word in (word.strip(",;:.!?？。…\"'“”()") for word in within(text).split()):
+    for word in (word.strip(",;:!…\"'“”()" + MARKS + STOPS) for word in within(text).split()):
         if word.casefold() in DETERMINERS | PREPOSITIONS:
             before.append(word)
         elif word and word.casefold() not in WEIGHTLESS:
@@ -218,8 +223,8 @@ def keyword_questions(
         without: A question that must not be among them.
         is_about_it: Whether some words, by their `word_key`, tell what is asked from all else that is taught.
     """
-    known, texts = {_same(text.rstrip("?？")) for text in (*questions, without)}, []
-    parts = [(_chunks(text), ASKING.search(text)) for text in questions if text.endswith(("?", "？"))]
+    known, texts = {_same(text.rstrip(MARKS)) for text in (*questions, without)}, []
+    parts = [(_chunks(text), ASKING.search(text)) for text in questions if _is_marked(text)]
     for turn in range(TRIES * how_many if parts else 0):
         if len(texts) == how_many:
             break
@@ -248,7 +253,7 @@ def verbatim_statements(question: str, answer: str) -> list[str]:
 
 def _within(question: str) -> dict[str, str]:
     """The question without its mark as it begins a sentence (Q), and as it stands within one (q)."""
-    asked = tidy_question(question).rstrip("?？.! ")
+    asked = _unmarked(tidy_question(question))
     return {"q": within(asked), "Q": asked}
 
 
@@ -273,7 +278,33 @@ def distinct(texts: Iterable[str]) -> list[str]:
 
 def _quotable(question: str) -> str:
     """The question without its mark and with single quotes within."""
-    return re.sub('["“”]', "'", question.rstrip("?？.! ")) or question
+    return re.sub('["“”]', "'", _unmarked(question)) or question
+
+
+def _is_marked(question: str) -> bool:
+    """Whether it ends in a question mark of its script."""
+    return question.endswith((*MARKS, ";") if re.search("[\u0370-\u03ff]", question) else (*MARKS,))
+
+
+def _unmarked(question: str) -> str:
+    """The question without the marks around it."""
+    body = question[:-1] if _is_marked(question) else question
+    return body.rstrip(f"{MARKS}{STOPS}! ").lstrip("¿ ")
+
+
+def one_text(name: str, value: str | Sequence[str]) -> str:
+    """A text, also where it stands alone in a list.
+
+    Args:
+        name: What it is, for the message.
+
+    Raises:
+        ValueError: it is no text, or there are several.
+    """
+    texts = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        raise ValueError(f"the {name} must be one text, not {value!r}; give one in quotes")
+    return texts[0]
 
 
 def tidy_question(text: str) -> str:
@@ -286,13 +317,15 @@ def tidy_question(text: str) -> str:
         at = text.rfind('"')
         text = text[:at] + text[at + 1 :]
     text = re.sub(r"\s+([?,;:.!])(?=\s|$)", r"\1", text).strip()
-    return text if text.endswith(("?", "？", ".", "!")) or not text else text + "?"
+    return text if _is_marked(text) or text.endswith((*STOPS, "!")) or not text else text + "?"
 
 
 def tidy_answer(text: str) -> str:
     """The answer with single blanks and without a last full stop, unless that belongs to an abbreviation ("Jr.")."""
     text = " ".join(text.split())
     body = text[:-1]
+    if text.endswith((*STOPS[1:],)):
+        return body.rstrip()
     if text.endswith(".") and "." not in body and not re.search(r"\b([A-Z]|[JS]r|Inc|Ltd|Co|St|etc|No)$", body):
         return body.rstrip()
     return text
@@ -304,8 +337,27 @@ def _sentence(text: str) -> str:
 
 def _ended(text: str) -> str:
     """The sentence with one full stop."""
-    return text[:-1] if text.endswith(("..", "!.", "?.")) else text
+    return text[:-1] if re.search(rf"[!{re.escape(MARKS + STOPS)}]\.$", text) else text
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """The text as it begins a sentence; "iPhone", "hunter2", "ann@x.org" and "ls" keep their letters."""
+    first = text.split(" ", 1)[0]
+    ordinary = re.fullmatch("[a-z]+(?:['’-][a-z]+)*[,:;]?", first) and re.search("[aeiouy]", first)
+    return text[:1].upper() + text[1:] if ordinary else text
+
+
+def _may_begin(answer: str) -> bool:
+    """Whether the answer is certainly the same with a capital at its beginning: "the sun", but not "grep"."""
+    first, blank, _ = answer.partition(" ")
+    return not first[:1].islower() or bool(blank and first in DETERMINERS | PREPOSITIONS)
+
+
+def _alters(answer: str, statement: str) -> bool:
+    """Whether the capital of the statement would be that of an answer that has none."""
+    return statement.startswith(answer) and not _may_begin(answer) and _capital(statement) != statement
+
+
+def _as_a_beginning(answer: str) -> str:
+    """The answer at the beginning of a sentence, in quotes where a capital might alter it."""
+    return _capital(answer) if _may_begin(answer) else answer if '"' in answer else f'"{answer}"'

@@ -95,9 +95,9 @@ def _timed(statement: str, asked: str, tail: str = "") -> tuple[tuple[str, ...],
 
 _NAMED = (
     (
-        "the name of {x} {be} {a}",
+        "the name of {x} {be} {title}",
         "{x} {be} called {a}",
-        "{x} {has} the name {a}",
+        "{x} {has} the name {title}",
         "{a} {be} what {x} {be} called",
         "{a} {be} the name of {x}",
     ),
@@ -111,22 +111,32 @@ _NAMED = (
     "what the name of {x} {be}",
 )
 _CALLED = (
-    ("{s} {be} called {a}", "the name {of} {s} is {a}", "{s} {has} the name {a}", "{a} {be} what {s} {be} called"),
-    ("what {be} {s} called", "what is the name {of} {s}", "what do people call {s}", "{s} {be} called what"),
+    (
+        "{s} {be} called {a}",
+        "the name {of} {him} {then} {title}",
+        "{s} {has} the name {title}",
+        "{a} {be} what {s} {be} called",
+    ),
+    (
+        "what {be} {s} called",
+        "what {then} the name {of} {him}",
+        "what {do_all} people call {him}",
+        "{s} {be} called what",
+    ),
     "what {s} {be} called",
 )
 _COSTS = (
     (
         "{s} {costs} {a}",
-        "the price of {s} {then} {a}",
-        "the cost of {s} {then} {a}",
+        "the price of {him} {then} {a}",
+        "the cost of {him} {then} {a}",
         "what {s} {costs} {then} {a}",
-        "{a} {then} the price of {s}",
+        "{a} {then} the price of {him}",
     ),
     (
         "what {does} {s} cost",
-        "what {then} the price of {s}",
-        "how much {then} {s}",
+        "what {then} the price of {him}",
+        "how much {is_it} {s}",
         "how much {does} {s} cost",
         "{s} {costs} how much",
     ),
@@ -143,11 +153,11 @@ _WHO = (
     "who {v} {rest}",
 )
 _OWNS = (
-    ("{thing} belongs to {a}", "the owner of {thing} is {sole}", "{sole} is the owner of {thing}"),
+    ("{thing} belongs to {bare}", "the owner of {thing} is {sole}", "{sole} is the owner of {thing}"),
     ("who is the owner of {thing}", "to whom does {thing} belong"),
 )
 _HAS_DONE = (
-    ("{thing} was {done} by {a}", "the {agent} of {thing} is {sole}", "{sole} is the {agent} of {thing}"),
+    ("{thing} was {done} by {bare}", "the {agent} of {thing} is {sole}", "{sole} is the {agent} of {thing}"),
     ("by whom was {thing} {done}", "who is the {agent} of {thing}", "{thing} was {done} by whom"),
 )
 SHAPES = (
@@ -194,13 +204,13 @@ SHAPES = (
     Shape(rf"{_WHEN} {_DO} {_SURE}", *_timed("{s} {says}", "{do} {s} {v}", " {tail}")),
     Shape(
         rf"{_WHEN} {_DO} {_S} {_V}",
-        ("the {event} {clock} of {s} is {a}", "{a} is the {event} {clock} of {s}"),
-        ("what is the {event} {clock} of {s}",),
+        ("the {event} {clock} of {s} {then} {a}", "{a} {then} the {event} {clock} of {s}"),
+        ("what {then} the {event} {clock} of {s}",),
     ),
     Shape(
         "when (?P<be>is|was) (?P<x>(?P<definite>.+))",
-        ("{x} {be} {at}", "the {unit} of {x} {be} {bare}"),
-        ("what {be} the {date} of {x}", "what {be} the {clock} of {x}", "{x} {be} when"),
+        ("{event_x} {be} {at}", "{moment} {be} {behind}", "the {unit} of {event_x} {be} {bare}"),
+        ("what {be} the {date} of {event_x}", "what {be} the {clock} of {event_x}", "{x} {be} when"),
         "when {x} {be}",
     ),
     Shape(
@@ -217,29 +227,34 @@ SHAPES = (
     ),
     Shape(
         rf"where {_DO} {_S} (?P<v>come) from",
-        ("{s} {says} from {bare}", "the place {s} {says} from is {bare}"),
-        ("what is the place {s} {says} from", "{s} {says} from where"),
+        ("{s} {says} from {bare}", "{bare} is where {s} {says} from"),
+        ("from where {do} {s} {v}", "{s} {says} from where"),
         "where {s} {says} from",
     ),
     Shape(
-        rf"in {_WHICH} {_NOUN} {_BE} {_S} {_P}",
+        rf"(?P<at_in>in|at|on) {_WHICH} {_NOUN} {_BE} {_S} {_P}",
         (
-            "{s} {be} {p} in {bare}",
-            "the {noun} where {s} {be} {p} is {bare}",
-            "{bare} is the {noun} where {s} {be} {p}",
+            "{s} {be} {p} {at_in} {named}",
+            "the {noun} {at_in} which {s} {be} {p} is {bare}",
+            "{bare} is the {noun} {at_in} which {s} {be} {p}",
         ),
-        ("which {noun} {be} {s} {p} in", "{s} {be} {p} in which {noun}"),
-        "in which {noun} {s} {be} {p}",
+        ("which {noun} {be} {s} {p} {at_in}", "{s} {be} {p} {at_in} which {noun}"),
+        "{at_in} which {noun} {s} {be} {p}",
     ),
     Shape(
-        rf"(?:in|at) {_WHICH} {_NOUN} {_DO} {_S} {_V}",
-        ("the {noun} where {s} {says} is {bare}", "{bare} is the {noun} where {s} {says}"),
-        ("which is the {noun} where {s} {says}",),
+        rf"(?P<at_in>in|at|on) {_WHICH} {_NOUN} {_DO} {_S} {_V}",
+        ("the {noun} {at_in} which {s} {says} is {bare}", "{bare} is the {noun} {at_in} which {s} {says}"),
+        ("what is the {noun} {at_in} which {s} {says}",),
     ),
     Shape(
         rf"where {_BE} (?P<x>.+)(?<! located)(?<! found)(?<! situated)",
-        ("{x} {be} {place}", "{x} can be found {place}", "the location of {x} is {bare}"),
-        ("where can {x} be found", "{x} {be} where"),
+        (
+            "{site} {be} {place}",
+            "{spot} {be} {behind}",
+            "{present} can be found {place}",
+            "the location of {site} {then} {bare}",
+        ),
+        ("where can {present} be found", "{x} {be} where"),
         "where {x} {be}",
     ),
     Shape(rf"(?:how much|what) {_DO} (?P<s>.+) cost", *_COSTS),
@@ -271,7 +286,7 @@ SHAPES = (
     ),
     Shape(
         rf"(?:what|who|whom) {_DO} {_S} {_V}(?: (?P<prep>for|from|with|in|at|on|to|about|as|of|like))?",
-        ("{s} {says} {prep} {a}",),
+        ("{s} {says} {prep} {behind}",),
     ),
     Shape(
         rf"what {_DO} {_S} {_V}",
@@ -291,10 +306,10 @@ SHAPES = (
         ("what {then} the {noun} that {s} {says} {tail}",),
         "which {noun} {s} {says} {tail}",
     ),
-    Shape(r"(?P<start>\S.+) (?:which|what|whom)(?: (?P<noun>[\w'’-]+(?: [\w'’-]+){0,2}))?", ("{start} {a}",)),
-    Shape(r"(?P<start>\S.+) when", ("{start} {at}",), ("when was it that {start}",)),
+    Shape(r"(?P<start>\S.+) (?:which|what|whom)(?: (?P<noun>[\w'’-]+(?: [\w'’-]+){0,2}))?", ("{start} {behind}",)),
+    Shape(r"(?P<start>\S.+) when", ("{start} {at}",), ("when {began} it that {start}",)),
     Shape(r"(?P<start>\S.+) where", ("{start} {place}",)),
-    Shape(r"(?P<start>\S.+ (?:is|are|was|were|called|known as|nicknamed))", ("{start} {a}",)),
+    Shape(r"(?P<start>\S.+ (?:is|are|was|were|called|known as|nicknamed))", ("{start} {behind}",)),
 )
 _CONTEXT = re.compile(
     r"((?:In|At|On|During|According to|For|Among|As of) .+?), ((?:who|what|which|when|where|how)\b.+)"
@@ -345,30 +360,86 @@ def _fields(match: re.Match, answer: str) -> dict[str, str] | None:
         return None
     if "many" in fields and answer and "count" not in of_answer:
         return None
+    if "noun" in fields and english.ORDINAL.fullmatch(answer.lower()):
+        return None  # "the floor is third"
     a_thing = "wh" in fields and re.match("an? ", fields.get("x", ""))
     if answer and a_thing and answer.split()[0].lower() not in english.DETERMINERS:
         return None  # "a tanager is bird"
     be, do, verb, subject = (fields.get(name, "") for name in ("be", "do", "v", "s"))
+    if subject.lower() in english.SUBJECTS:
+        fields["s"] = subject = english.SUBJECTS[subject.lower()]
     past = be in ("was", "were") or do == "did"
     plural = be in ("are", "were") or do == "do" or (not be and re.search("[^s]s$", subject) is not None)
+    if subject and (not be or subject == fields.get("x")) and not do:  # "the price of the tickets is" tells nothing
+        plural = english.is_plural(subject) or subject == "they"
     fields |= {"a": answer, "then": "was" if past else "is", "be": be or ("are" if plural else "is")}
     fields |= {"does": "did" if past else "do" if plural else "does"}
     fields |= {"has": "had" if past else "have" if plural else "has", "costs": "cost" if past or plural else "costs"}
+    fields |= {"him": english.CASES.get(subject.lower(), subject), "do_all": "did" if past else "do"}
+    if subject.lower() != "i" and do != "did":
+        fields["is_it"] = ("were" if plural else "was") if past else "are" if plural else "is"
     fields |= {"of": "of" if english.is_noun_phrase(subject) else "for"}
     fields["wh"] = "what" if fields.get("wh") == "which" else fields.get("wh", "")
     if do and verb:
         fields["says"] = english.inflected(verb, english.FORMS[do])
         named = verb in english.EVENTS and subject.lower() not in english.PRONOUNS
         fields |= {"event": english.EVENTS[verb]} if named else {}
-        if verb not in english.LIVING and of_answer.get("place") == f"in {answer}":
-            del of_answer["place"]
+    fields |= _of_its_phrase(fields, past)
+    several = plural and re.search(" and |&|,", answer)
+    if not several and not re.match("an? ", answer):  # "the twins have the name Mo and Flo"
+        fields["title"] = answer
+    is_name = answer[:1].isupper() or answer[:1].isdigit() or english.is_noun_phrase(answer)
+    of_manner = "at_in" in fields and fields["noun"] in english.MANNERS
+    if answer and of_manner and not is_name:
+        return None  # "the way in which it was mended is badly"
+    if is_name and "bare" in of_answer and not of_manner:
+        fields["named"] = of_answer["bare"]  # "in Latin" and "in the old barn", but not "in alphabetical"
+    if not english.ends_in_preposition(fields.get("prep") or fields.get("start", "")):
+        fields["behind"] = answer
+    elif bare := of_answer.get("bare"):  # "from 1990 to 2001"
+        fields["behind"] = of_answer["at"] = of_answer["place"] = bare
+    else:  # no "to in 2001"
+        of_answer = {}
     if "rest" in fields and answer and english.is_doer(answer, verb, "noun" in fields):
         fields["doer"] = answer
     if "did" in fields:
         fields |= {"done": english.PASTS[english.BASES[fields["did"]]][1], "agent": english.AGENTS[fields["did"]]}
+    if of_answer.get("place") == f"in {answer}" and not _is_in_a_town(fields):
+        del of_answer["place"]
     if "large" in fields:
         fields["measure"] = english.MEASURES[fields["large"]]
     return fields | of_answer
+
+
+def _of_its_phrase(fields: dict[str, str], past: bool) -> dict[str, str]:
+    """What may be said of the noun phrase `x` that depends on its noun, or on the tense."""
+    phrase, start = fields.get("x", ""), fields.get("start", "")
+    noun = re.split(r" (?:of|to|for|in|at|on|when|where|that) ", phrase.lower(), maxsplit=1)[0].split(" ")[-1]
+    of_it = {"began": "was" if past or _is_past(start) else "is"} if not english.ends_in_preposition(start) else {}
+    of_it["moment" if noun in english.TIME_NOUNS else "event_x"] = phrase  # "the time of the best time" says nothing
+    of_it["spot" if noun in english.PLACE_NOUNS else "site"] = phrase
+    if "site" in of_it and not past:
+        of_it["present"] = phrase
+    return of_it
+
+
+def _is_past(start: str) -> bool:
+    """Whether the verb of a sentence's beginning is one of the past."""
+    words = start.lower().split()
+    return any(word in {"was", "were", "had", "did"} or word in english.BASES or word.endswith("ed") for word in words)
+
+
+def _is_in_a_town(fields: dict[str, str]) -> bool:
+    """Whether what the question tells is *in* its place, and not at a firm, a school or on a page."""
+    if "do" in fields:
+        return fields["v"] in english.LIVING
+    if "p" in fields:
+        return fields["p"].split()[-1] in english.IN_TOWNS
+    if "start" in fields:
+        *_, last = fields["start"].lower().split()
+        living = {english.inflected(verb, form) for verb in english.LIVING for form in ("base", "third", "past")}
+        return last in living | english.IN_TOWNS | english.AUXILIARIES
+    return True
 
 
 # Checks --------------------------------------------------------------------------------------------------
@@ -415,12 +486,14 @@ def _is_statement(fields: dict[str, str]) -> bool:
     unended = {"and", "or", "do", "does", "did", "doing", "done"} | english.DETERMINERS | english.RELATIVES
     if words[-1].endswith(",") or words[-1] in unended:
         return False
+    if re.search(r"[:;—]|, (?:wh\w+|how) | - |\b(?:what|how|why|whose)\b", fields["start"].lower()):
+        return False  # "Ann's dog: what is it called?"
     return any(word in english.AUXILIARIES or english.is_finite(word) for word in words)
 
 
 def _is_tail(fields: dict[str, str]) -> bool:
     """Whether nothing in `tail`, or in the subject before a participle, could be the verb instead."""
-    if {*fields["tail"].split()} & english.SURE:
+    if {*fields["tail"].split()} & english.SURE or english.joins_verbs(fields["tail"]):
         return False
     return not ("p" in fields and any(map(english.is_participle, fields["s"].split())))
 
