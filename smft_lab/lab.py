@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import smft_lab.model.language_model  # noqa: F401  (registers the model with transformers)
-from smft_lab.facts.fact import as_tuple
+from smft_lab.facts.fact import as_texts
 from smft_lab.facts.world.corpus import Corpus
 from smft_lab.facts.world.world import World
 from smft_lab.model.attach import check_embedded
@@ -180,6 +180,9 @@ class Lab:
 
         One forward pass tells, so it is faster than `answer`; it takes one answer to each question, word for word.
 
+        Raises:
+            ValueError: there are not as many answers as questions, or a question is longer than the model reads.
+
         Examples:
             >>> fact = lab.world.old_facts()[0]
             >>> lab.recalled([fact.question], [fact.answer])
@@ -202,7 +205,7 @@ class Lab:
             >>> sorted(lab.encode(["A boat.", "Two boats are here."]))
             ['attention_mask', 'input_ids', 'labels']
         """
-        batch = encode(self.tokenizer, list(as_tuple(texts)))
+        batch = encode(self.tokenizer, list(as_texts(texts, "what is encoded")))
         check_embedded(self.model, batch["input_ids"])
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 

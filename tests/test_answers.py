@@ -4,6 +4,7 @@ import json
 import unicodedata
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,9 @@ from smft_lab.probes.known import KnownSearch
 from smft_lab.probes.probes import Probes, QuestionProbe, TextProbe, answer, learned_probes, recalled
 from smft_lab.probes.prompts import PLAIN
 from smft_lab.probes.text import exact_match, strict_beginning, strict_f1, strict_match
+from smft_lab.slots.reading import core_set, token_reads
 from smft_lab.slots.scores import slot_scores
+from smft_lab.training.memory_training import TextWindows
 
 DECOMPOSED = unicodedata.normalize("NFD", "Zoé")
 DOG = Fact("Mira's dog is called Biscuit.", "What is Mira's dog called?", "Biscuit")
@@ -337,6 +340,28 @@ def test_a_generator_of_facts_is_taught_like_a_list_and_anything_else_is_refused
             finetune(lab, wrong)
     with pytest.raises(ValueError, match="no facts to teach"):
         finetune(lab, iter([]))
+
+
+CALLS = [
+    (lambda lab, fact: Fact("s", "Who?", 1984), "the answers of a fact must be texts, not int"),
+    (lambda lab, fact: Fact(None, "Who?", "x"), "the statements of a fact must be texts, not NoneType"),
+    (lambda lab, fact: lab.answer(fact), "questions must be texts, not Fact"),
+    (lambda lab, fact: lab.answer([fact]), "questions must be texts, not Fact"),
+    (lambda lab, fact: lab.encode(None), "what is encoded must be texts, not NoneType"),
+    (lambda lab, fact: lab.recalled(["Who?", "Where?"], "Ann"), "2 questions and 1 answers; give one answer to each"),
+    (lambda lab, fact: finetune(lab, None), "facts must be Fact objects, not NoneType"),
+    (lambda lab, fact: finetune(lab, Path("mine.txt")), "facts must be Fact objects, not .*read a file with"),
+    (lambda lab, fact: core_set(lab, "Mira"), "facts must be Fact objects, not str"),
+    (lambda lab, fact: core_set(lab, [fact, fact]), "the core set is of one fact, not of 2"),
+    (lambda lab, fact: token_reads(lab, ["Mira"]), "type a text first"),
+    (lambda lab, fact: TextWindows(["Mira"], lab.tokenizer, 16), "the text must be one text, not list"),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), CALLS)
+def test_something_else_where_a_text_or_a_fact_belongs_is_named(call, says, lab):
+    with pytest.raises(ValueError, match=says):
+        call(lab, new_facts(1)[0])
 
 
 # An own edit of a known fact --------------------------------------------------------------------------

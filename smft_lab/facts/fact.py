@@ -16,6 +16,22 @@ def as_tuple(value: Iterable[Item] | str) -> tuple[Item | str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def as_texts(value: object, name: str) -> tuple[str, ...]:
+    """Texts as a tuple: of one, or of several.
+
+    Args:
+        name: What they are, for the message.
+
+    Raises:
+        ValueError: something among them is no text.
+    """
+    several = as_tuple(value) if isinstance(value, Iterable) else (value,)
+    if strangers := [each for each in several if not isinstance(each, str)]:
+        stranger = strangers[0]
+        raise ValueError(f"{name} must be texts, not {type(stranger).__name__} ({str(stranger)[:40]!r})")
+    return several
+
+
 @dataclass(frozen=True)
 class Fact:
     """One fact, in the form every method learns it and every probe tests it.
@@ -52,7 +68,7 @@ class Fact:
 
     def __post_init__(self) -> None:
         for field in ("statements", "answers", "questions"):
-            object.__setattr__(self, field, as_tuple(getattr(self, field)))
+            object.__setattr__(self, field, as_texts(getattr(self, field), f"the {field} of a fact"))
         for field in ("statements", "answers"):
             values = getattr(self, field)
             if not values or not all(map(_is_text, values)):
@@ -90,7 +106,8 @@ def as_facts(facts: Iterable[Fact] | Fact) -> tuple[Fact, ...]:
     Raises:
         ValueError: these are not facts.
     """
-    several: tuple = (facts,) if isinstance(facts, Fact | str | dict) else tuple(facts)
+    single = isinstance(facts, Fact | str | dict) or not isinstance(facts, Iterable)
+    several: tuple = (facts,) if single else tuple(facts)
     if strangers := [each for each in several if not isinstance(each, Fact)]:
         raise ValueError(
             f"facts must be Fact objects, not {type(strangers[0]).__name__} ({str(strangers[0])[:60]!r}); "

@@ -14,7 +14,7 @@ from itertools import zip_longest
 
 from smft_lab.facts.answers import answer_places
 from smft_lab.facts.english import DETERMINERS
-from smft_lab.facts.fact import COMPLETE, Fact, as_tuple
+from smft_lab.facts.fact import COMPLETE, Fact, as_texts
 from smft_lab.facts.files import ENOUGH, _same
 from smft_lab.facts.questions import (
     MARKS,
@@ -149,9 +149,7 @@ def untaught_questions(fact: Fact, how_many: int = 4) -> list[str]:
 
 def _texts(name: str, value: Sequence[str] | str) -> tuple[str, ...]:
     """The texts that a person typed, each once and without blank ones."""
-    several = isinstance(value, Iterable) and [*as_tuple(value)]
-    if several is False or not all(isinstance(text, str) for text in several):
-        raise ValueError(f"the {name} must be texts, not {value!r}; give a list of them")
+    several = as_texts(value, f"the {name}")
     return tuple(dict.fromkeys(" ".join(text.split()) for text in several if text.strip()))
 
 

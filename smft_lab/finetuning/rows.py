@@ -201,7 +201,8 @@ class RowOptimizer(torch.optim.Optimizer):
         self._rows = [OPTIMIZERS[optimizer](weight, lr) for weight in weights]
         self._taken: list[Tensor | None] = [None] * len(weights)
         self._lab = the_lab = weakref.ref(lab)
-        _NEWEST[lab] = myself = weakref.ref(self)  # gradients of later loops are none of its business
+        myself: weakref.ref[RowOptimizer] = weakref.ref(self)
+        _NEWEST[lab] = myself  # gradients of later loops are none of its business
         for i, weight in enumerate(weights):
 
             def take(parameter: Tensor, i: int = i) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from smft_lab.facts.fact import Fact, as_facts, as_tuple
+from smft_lab.facts.fact import Fact, as_facts, as_texts, as_tuple
 from smft_lab.facts.world.corpus import held_out_prose
 from smft_lab.facts.world.grammar import answered, ask
 from smft_lab.facts.world.world import World
@@ -450,7 +450,7 @@ def answer(
     Raises:
         ValueError: a question is longer than the model reads, or see `PromptForm.prompt`.
     """
-    questions = as_tuple(questions)
+    questions = as_texts(questions, "questions")
     if form != BUILT_IN:
         return [_plain(reply) for reply in replies(model, tokenizer, questions, max_new_tokens, form)]
     answers: list[str] = [""] * len(questions)
@@ -493,8 +493,13 @@ def recalled(
     It says a text if and only if each of its tokens is the likeliest after those before it, which one forward pass
     tells. For charts that move while a model trains. Exact match of `answer` is a little kinder: it takes any accepted
     answer, whatever its case, articles and punctuation, and looks no further than `max_new_tokens`.
+
+    Raises:
+        ValueError: there are not as many answers as questions, or a question is longer than the model reads.
     """
-    questions, answers = as_tuple(questions), as_tuple(answers)
+    questions, answers = as_texts(questions, "questions"), as_texts(answers, "answers")
+    if len(questions) != len(answers):
+        raise ValueError(f"there are {len(questions)} questions and {len(answers)} answers; give one answer to each")
     if form != BUILT_IN:
         whole = [form.reply(*pair, tokenizer) for pair in zip(questions, answers, strict=True)]
         return would_say(model, tokenizer, questions, whole, None, form)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from smft_lab.facts.fact import Fact
+from smft_lab.facts.fact import Fact, as_facts
 from smft_lab.model.attach import check_readable
 from smft_lab.model.locking import reading
 from smft_lab.model.memory import memory_layers, observe_reads, stopping_at, value_tables
@@ -52,7 +52,7 @@ def token_reads(lab: Lab, text: str) -> TokenReads:
         >>> len(reads.tokens) == len(reads.slots[0])
         True
     """
-    if not text.strip():
+    if not isinstance(text, str) or not text.strip():
         raise ValueError("type a text first")
     batch = lab.encode([text])
     slots, weights = reads_by_table(lab.model, batch)
@@ -80,11 +80,17 @@ def core_set(lab: Lab, fact: Fact) -> list[Int64[Tensor, " _C"]]:
     Returns:
         Per value table, slots, ascending; read at a token or the end of the text, padding excluded.
 
+    Raises:
+        ValueError: this is no single fact.
+
     Examples:
         >>> (slots,) = smft.core_set(lab, smft.new_facts(1)[0])
         >>> len(slots) > 0
         True
     """
+    if len(facts := as_facts(fact)) != 1:
+        raise ValueError(f"the core set is of one fact, not of {len(facts)}")
+    (fact,) = facts
     asked = lab.form.ids(lab.tokenizer, lab.form.answered(fact.question, fact.answer, lab.tokenizer))
     batch = pad(lab.tokenizer, [*text_ids(lab.tokenizer, list(fact.statements)), asked])
     batch = {name: tensor.to(lab.model.device) for name, tensor in batch.items()}

@@ -99,7 +99,7 @@ class TextWindows:
     The rest begins at a space, or at a token where there is none near.
 
     Raises:
-        ValueError: the text is too short.
+        ValueError: it is no text, or too short.
 
     Examples:
         >>> windows = smft.TextWindows(text, lab.tokenizer, window=16)
@@ -108,6 +108,8 @@ class TextWindows:
     """
 
     def __init__(self, text: str, tokenizer: PreTrainedTokenizerBase, window: int):
+        if not isinstance(text, str):
+            raise ValueError(f"the text must be one text, not {type(text).__name__}; join several by blank lines")
         self.tokenizer, self.window = tokenizer, window
         end = int(len(text) * (1 - HELD_OUT))
         cut = text.rfind(" ", 0, end)
