@@ -106,8 +106,9 @@ def as_facts(facts: Iterable[Fact] | Fact) -> tuple[Fact, ...]:
     Raises:
         ValueError: these are not facts.
     """
-    single = isinstance(facts, Fact | str | dict) or not isinstance(facts, Iterable)
-    several: tuple = (facts,) if single else tuple(facts)
+    several: tuple = (facts,)
+    if isinstance(facts, Iterable) and not isinstance(facts, Fact | str | dict):
+        several = tuple(facts)
     if strangers := [each for each in several if not isinstance(each, Fact)]:
         raise ValueError(
             f"facts must be Fact objects, not {type(strangers[0]).__name__} ({str(strangers[0])[:60]!r}); "
