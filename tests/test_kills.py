@@ -196,6 +196,7 @@ def test_a_killed_memory_training_goes_on_and_ends_as_if_it_had_not_been(tmp_pat
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.skipif("SMFT_LAB_KILLS" not in os.environ, reason="slow: set SMFT_LAB_KILLS")
 def test_a_killed_pretraining_goes_on_and_ends_as_if_it_had_not_been(tmp_path, record_property):
     torch.set_num_threads(1)
     steps = sum(1 for _ in pretrain(tmp_path / "whole", TINY))
