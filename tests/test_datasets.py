@@ -480,6 +480,27 @@ def test_a_text_without_spaces_becomes_passages_that_fit_and_hold_all_of_it(tmp_
     assert len(read.passages) > 3
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("维尔莫公司的iPhone发布于2007年。", "2007年"),
+        ("维尔莫公司去年发布了iPhone。", "iPhone"),
+        ("这座山的高度是12,500米。", "12,500米"),
+        ("这条河宽3.5米", "3.5米"),
+        ("城里有120,000人。", "120,000人"),
+        ("เมืองนี้ก่อตั้งในปี ค.ศ.1990", "1990"),
+    ],
+)
+def test_no_number_and_no_latin_word_is_cut_in_a_script_without_spaces(tmp_path, text, answer):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (fact,) = read_documents(tmp_path / "a.txt").facts
+    assert fact.answers == (answer,)
+    (tmp_path / "b.txt").write_text(f"{'我们' * 7}了1234567年" * 9, encoding="utf-8")
+    read = read_documents(tmp_path / "b.txt", passage_tokens=8)
+    assert "".join(read.passages) == f"{'我们' * 7}了1234567年" * 9
+    assert sum("1234567" in passage for passage in read.passages) == 9
+
+
 def test_a_stream_takes_one_passage_a_step(tmp_path):
     path = tmp_path / "story.txt"
     path.write_text(STORY)

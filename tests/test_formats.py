@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 from hypothesis import example, given, settings
@@ -15,6 +16,7 @@ from smft_lab.facts.fact import Fact
 from smft_lab.facts.files import FactsError, read_facts
 from smft_lab.facts.public.datasets import KINDS, read_dataset, read_own
 from smft_lab.facts.public.formats import FORMATS
+from smft_lab.facts.rows import _plain
 
 WHO, WHERE = ("Who runs Vermo?", "Ann Lee"), ("Where is Vermo?", "Norland")
 EDIT = {"prompt": "{} is run by", "subject": "Vermo", "target_new": {"str": "Ann Lee"}, "target_true": {"str": "Bo"}}
@@ -84,6 +86,34 @@ TEXTS = {  # in each, Ann Lee runs Vermo, which is in Norland
     "bold and plain lines": ("pairs", "**Who runs Vermo?**\nAnn Lee\n\n**Where is Vermo?**\nNorland.\n"),
     "csv": ("qa", "Question,Answer\nWho runs Vermo?,Ann Lee\nWhere is Vermo?,Norland\n"),
     "jsonl": ("qa", '{"question": "Who runs Vermo?", "answer": "Ann Lee"}\n{"q": "Where is Vermo?", "a": "Norland"}\n'),
+}
+
+
+LABELS = [  # before a question, and before its answer
+    *(("Q. ", "A. "), ("Q - ", "A - "), ("Q) ", "A) "), ("Q1) ", "A1) "), ("Ques: ", "Ans: "), ("1. Q: ", "   A: ")),
+    *(("1. Question: ", "Answer: "), ("## Q: ", "A: "), ("- Q: ", "- A: "), ("## 1. ", ""), ("1) ", "A) ")),
+    *(("Domanda: ", "Risposta: "), ("问题：", "答案："), ("質問：", "答え："), ("س: ", "ج: "), ("P: ", "R: ")),
+    *(("Question\n", "Answer\n"), ("## Question\n", "## Answer\n"), ("**Question 1:** ", "**Answer:** ")),
+    *(("Vraag: ", "Antwoord: "), ("Topic: Land\nQ: ", "Source: x\nA: "), ("Front: ", "Back: ")),
+]
+TABLES = {  # of columns in which the question isn't the first, or the answer isn't the second
+    "a.txt": [
+        "id\tquestion\tanswer\n1\tWho runs Vermo?\tAnn Lee\n2\tWhere is Vermo?\tNorland\n",
+        "answer\tquestion\nAnn Lee\tWho runs Vermo?\nNorland\tWhere is Vermo?\n",
+        "1\tWho runs Vermo?\tAnn Lee\n2\tWhere is Vermo?\tNorland\n",
+        "70\tWho runs Vermo?\tAnn Lee\n8\tWhere is Vermo?\tNorland\n",
+        "#separator:tab\n#columns:Tags\tBack\tFront\nt\tAnn Lee\tWho runs Vermo?\nt\tNorland\tWhere is Vermo?\n",
+        "# Facts\nWho runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n",
+        "Frage\tAntwort\nWho runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n",
+    ],
+    "a.md": [
+        "| # | Question | Answer |\n|--|--|--|\n| 1 | Who runs Vermo? | Ann Lee |\n| 2 | Where is Vermo? | Norland |\n",
+        "| Answer | Question |\n|---|---|\n| Ann Lee | Who runs Vermo? |\n| Norland | Where is Vermo? |\n",
+        "# Facts\n\n| Q | A |\n|---|---|\n| Who runs Vermo? | Ann Lee |\n| Where is Vermo? | Norland |\n",
+        "|Of Vermo|As it is|\n|:--|--:|\n|Who runs Vermo?|Ann Lee|\n|Where is Vermo?|Norland|\n",
+        "| Question | A | B | Answer |\n|-|-|-|-|\n| Who runs Vermo? | Bo | Ann Lee | B |\n"
+        "| Where is Vermo? | Norland | x | A |\n",
+    ],
 }
 
 
@@ -223,6 +253,26 @@ def test_gaps_whole_numbers_and_the_word_nan_are_what_they_are(write, monkeypatc
         assert pairs(read_facts(Path("years.parquet"))) == [("When?", "1984"), ("Why?", "1985")]
 
 
+@pytest.mark.parametrize(
+    ("cells", "answers"),
+    [
+        (("1984.0", "", "1985.0"), ["1984", "1985"]),
+        (("-7.0", ",", "1985.0"), ["-7", "1985"]),  # a row without any cell is a gap, too
+        (("1.0", "", "2.5"), ["1.0", "2.5"]),
+        (("1.0", "2.0", "3.0"), ["1.0", "2.0", "3.0"]),
+        (("1.0", "", "two"), ["1.0", "two"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(without an answer|that are empty)")
+def test_whole_numbers_of_a_column_with_gaps_are_whole_in_a_csv(write, cells, answers):
+    rows = "".join(f"{cell}\n" if cell == "," else f"What is {n}?,{cell}\n" for n, cell in enumerate(cells))
+    for name, text in (
+        ("a.csv", f"question,answer\n{rows}"),
+        ("a.tsv", f"question\tanswer\n{rows}".replace(",", "\t")),
+    ):
+        assert [answer for _, answer in pairs(read_facts(write(name, text)))] == answers
+
+
 def test_parquet_keeps_whole_numbers_beside_gaps(tmp_path):
     pytest.importorskip("pyarrow")
     for kind in ("Int64", "float64"):
@@ -270,6 +320,62 @@ def test_a_text_that_is_something_else_is_recognised(write, name):
         assert read_dataset(write("mine.txt", text), kind=kind).facts == read.facts
 
 
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in TABLES.items() for text in texts])
+def test_the_columns_of_a_text_are_told_by_their_head_or_what_they_hold(write, name, text):
+    read = read_own(write(name, text))
+    assert read.kind == "cards"
+    assert pairs(read.facts) == [WHO, WHERE]
+
+
+def test_columns_that_do_not_say_what_they_are_are_refused(write):
+    table = "| Country | Capital | Size |\n|--|--|--|\n| Vermo | Keldost | 3 |\n"
+    assert "line 3: which of its 3 columns ask and answer isn't said" in complaint(write("a.md", table))
+    assert "its columns (instruction, input, output)" in complaint(
+        write("a.txt", "instruction\tinput\toutput\nWho runs\tVermo?\tAnn\n")
+    )
+    assert pairs(read_facts(write("b.txt", "12\tdozen\tmany\n60\tshock\tmore\n")))[0] == ("12", "dozen")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "My cards\nWho runs Vermo?\tAnn Lee\nWhere is Vermo?\tNorland\n", "line 1: has no answer after"),
+        ("a.txt", "My cards\nWho runs Vermo?\tAnn Lee\n", "line 1: has no answer after"),
+        ("a.txt", "Who runs Vermo?\tAnn Lee\nWhere is\nVermo?\tNorland\n", "line 2: has no answer after"),
+        ("a.txt", "My cards\nWho runs it? -> Ann Lee\nWhere is it? -> Norland\n", "line 1: has no answer after"),
+        ("a.txt", "My cards\nWho runs it? Ann Lee\nWhere is it? Norland\n", "line 1: has no answer after"),
+        ("a.md", "Some facts.\n\n| Q | A |\n|--|--|\n| Who runs it? | Ann |\n", "line 1: is no row of the table"),
+        ("a.md", "A b c.\nD e f.\nG h i.\n| Q | A |\n|--|--|\n| Who? | Ann |\n", "line 4: a row of a table among"),
+    ],
+)
+def test_a_line_that_is_no_card_among_cards_is_named(write, name, text, message):
+    assert message in complaint(write(name, text))
+
+
+@pytest.mark.parametrize(("asks", "tells"), LABELS)
+@pytest.mark.parametrize("name", ["a.txt", "a.md"])
+def test_labels_are_no_part_of_question_and_answer(write, name, asks, tells):
+    text = "".join(f"{asks}{question}\n{tells}{answer}\n\n" for question, answer in (WHO, WHERE))
+    read = read_own(write(name, text))
+    assert read.kind == "pairs"
+    assert pairs(read.facts) == [WHO, WHERE]
+
+
+def test_labels_that_are_not_known_to_ask_are_refused(write):
+    text = "Name: Ann\nCity: Oslo\nName: Bo\nCity: Rome\n"
+    assert "begin with Name: and City: in turn" in complaint(write("a.txt", text))
+
+
+@pytest.mark.filterwarnings("ignore:.*none of its choices")
+def test_the_choices_and_notes_below_a_question_are_no_answer(write):
+    text = "Q: Who runs Vermo?\nA) Bo\nB) Ann Lee\nA: B\n\nQ: Where is Vermo?\na. Norland\nb. Oslo\nA: a. Norland\n"
+    assert pairs(read_facts(write("a.txt", text))) == [WHO, WHERE]
+    assert pairs(read_facts(write("a.txt", f"{text}Q: When?\nA) Now\nB) Then\nA: D\n"))) == [WHO, WHERE]
+    numbered = "1. Who runs Vermo?\nA) Bo\nB) Ann Lee\nAnswer: B\n2. Where is Vermo?\nA) Norland\nB) x\nAnswer: A\n"
+    assert pairs(read_facts(write("a.txt", numbered))) == [WHO, WHERE]
+    assert pairs(read_facts(write("a.txt", "Q: Who runs Vermo?\nA: Ann Lee\nSource: http://x\n"))) == [WHO]
+
+
 def test_sentences_stay_sentences_without_the_marks_of_markdown(write):
     plain = "Vermo is run by Ann.\nIt has one town; it is called Keldost.\nA. Smith lives there - in Norland.\n"
     assert [fact.statements[0] for fact in read_facts(write("a.txt", plain))] == plain.splitlines()
@@ -290,6 +396,14 @@ def test_sentences_stay_sentences_without_the_marks_of_markdown(write):
         ("a.txt", "The head of Vermo is Ann.\fThe town of Vermo is Keldost\n"),
         ("a.txt", '"The head of Vermo is Ann."\n“The town of Vermo is Keldost”\n'),
         ("a.md", "---\ntitle: Vermo\n---\n> The head of Vermo is Ann.\n```\nThe town of Vermo is Keldost\n```\n"),
+        ("a.md", "The head of Vermo is [Ann](http://x.org).\nThe [town](http://x.org/a_(b)) of Vermo is Keldost\n"),
+        ("a.md", "[![x](a.png)](b)\n![y](c.png)\nThe head of Vermo is Ann.\nThe town of Vermo is [Keldost](a)\n"),
+        ("a.txt", "The head of Vermo is *Ann*.\nThe ~~town~~ of **Vermo** is _Keldost_\n"),
+        ("a.md", "- [ ] The head of Vermo is Ann.\n- [x] The town of Vermo is Keldost\n"),
+        ("a.txt", "The head of Vermo is Ann[^1].\nThe town of Vermo is Keldost.[2][3]\n[^1]: A note on it.\n"),
+        ("a.md", "The head of Vermo is Ann [1].\n<!-- a note\nand more -->\nThe town of Vermo is Keldost<!-- b -->\n"),
+        ("a.md", "The head of Vermo is Ann.\n```python\nx\n```\n~~~\ny = 2\n~~~\nThe town of Vermo is Keldost\n"),
+        ("a.txt", "The head of Vermo is ____. (Ann)\nThe town of Vermo is ___ - Keldost\n"),
     ],
 )
 def test_marks_of_cards_of_pages_and_of_markdown_are_no_part_of_a_sentence(write, name, text):
@@ -301,12 +415,22 @@ def test_marks_of_cards_of_pages_and_of_markdown_are_no_part_of_a_sentence(write
     assert pairs(facts) == [("Complete: The head of Vermo is", "Ann"), ("Complete: The town of Vermo is", "Keldost")]
 
 
+def test_what_looks_like_a_mark_but_is_none_stays(write):
+    text = "The method is __init__\nThe name is snake_case_is\nThe sum is 2 * 3 * 4\n"
+    assert [fact.statements[0] for fact in read_facts(write("a.txt", text))] == text.splitlines()
+
+
 def test_words_that_stand_alone_on_their_side_are_cards(write):
     for mark in (": ", " → ", " — "):
         text = "".join(
             f"{word}{mark}{meaning}\n" for word, meaning in (("dog", "Hund"), ("big cat", "der Tiger"), ("ox", "Ochse"))
         )
         assert pairs(read_facts(write("a.txt", text)))[1] == ("big cat", "der Tiger")
+    text = "osmosis,water through a wall\nmitosis,cells that part, and more\n"
+    assert pairs(read_facts(write("a.txt", text)))[1] == ("mitosis", "cells that part, and more")
+    text = "**Capital:** Keldost\n**Head:** Ann Lee\n"
+    assert pairs(read_facts(write("a.txt", text)))[1] == ("Head", "Ann Lee")
+    assert pairs(read_facts(write("a.txt", f"{text}**Founded:** 1984\n")))[1] == ("Head", "Ann Lee")
     labels = "Dogs: the best one is Rex\nCats: the best one is Tom\nOxen: the best one is Bo\n"
     assert pairs(read_facts(write("a.txt", labels)))[0] == ("Complete: Dogs: the best one is", "Rex")
     assert pairs(read_facts(write("a.txt", "The tag for bold is <b>.\n")))[0][1] == "<b>"
@@ -315,6 +439,11 @@ def test_words_that_stand_alone_on_their_side_are_cards(write):
 def test_what_no_answer_can_be_told_of_is_refused_in_those_words(write):
     assert "isn't at the end of its sentence" in complaint(write("a.txt", "The {{c1::head}} of Vermo is Ann.\n"))
     assert "has no blank before its last word" in complaint(write("a.txt", "法国的首都是巴黎。\n"))
+    assert "isn't at the end of its sentence" in complaint(write("a.txt", "{{c1::Ann}} is the head of Vermo.\n"))
+    assert "what fills the gap ____ isn't said" in complaint(write("a.txt", "The head of Vermo is ____.\n"))
+    assert "the gap isn't at the end" in complaint(write("a.txt", "____ is the head of Vermo. (Ann)\n"))
+    assert "[1] isn't its answer" in complaint(write("a.txt", "The head of Vermo is Ann [1].\n"))
+    assert "is rich text (RTF)" in complaint(write("a.txt", "{\\rtf1 Hello}\n"))
     assert "is a web page" in complaint(write("a.txt", "<!DOCTYPE html>\n<p>Vermo is a town.</p>\n"))
 
 
@@ -329,6 +458,85 @@ def test_an_answer_that_names_a_choice_is_that_choice(write):
     assert pairs(read_facts(write("a.jsonl", rows))) == [WHO, WHERE]
     rows = [{"question": WHO[0], "choices": ["Bo", "Ann Lee"], "answer": 1}]
     assert pairs(read_facts(write("a.jsonl", rows), kind="qa")) == [WHO]
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+def test_an_answer_that_names_a_numbered_choice_is_that_choice_or_is_skipped(write):
+    for first, answer in (("choice1,choice2", "2"), ("option1,option2", "option2"), ("choice0,choice1", "1")):
+        text = f"question,{first},answer\nWho runs Vermo?,Bo,Ann Lee,{answer}\nWhere is Vermo?,Norland,Rome,Norland\n"
+        assert pairs(read_facts(write("a.csv", text))) == [WHO, WHERE]
+        unclear = "Why?,a thing,b,7\n" + "How many?,2,1,2\n" * (answer != "1")
+        assert pairs(read_facts(write("a.csv", text + unclear))) == [WHO, WHERE]
+
+
+def test_other_answers_in_a_column_of_their_own_are_accepted(write):
+    text = "question,answer,aliases\nWho?,Ann Lee,A. Lee | Lee\nWhere?,Oslo,\nWhy?,So,\"['Thus', 'Ergo']\"\n"
+    answers = [fact.answers for fact in read_facts(write("a.csv", text))]
+    assert answers == [("Ann Lee", "A. Lee", "Lee"), ("Oslo",), ("So", "Thus", "Ergo")]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"text": numpy.array(["Ann Lee"], dtype=object), "answer_start": numpy.array([0])}, ("Ann Lee",)),
+        ({"text": numpy.array(["Ann [x] Lee"]), "answer_start": numpy.array([0])}, ("Ann [x] Lee",)),
+        (numpy.array(["Ann Lee", "A. O'Lee"], dtype=object), ("Ann Lee", "A. O'Lee")),
+    ],
+)
+def test_arrays_that_a_csv_spells_out_are_lists(write, answers, expected):
+    path = write("a.csv", pandas.DataFrame([{"question": WHO[0], "answers": answers}]).to_csv(index=False))
+    assert read_facts(path)[0].answers == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+def test_what_is_not_to_be_learned_or_cannot_be_told_is_skipped(write):
+    old = ROWS["zsre"] | {"src": "Who?", "alt": None}
+    read = read_own(write("a.jsonl", [old, ROWS["zsre"]]))
+    assert (pairs(read.facts), str(read.report)) == ([WHO], "used 1 of 2 rows; skipped 1 without a new answer")
+    broken = "question,answer\nWho?,\"{'text': oops}\"\nWho runs Vermo?,Ann Lee\n"
+    assert pairs(read_facts(write("a.csv", broken))) == [WHO]
+    for name, text in (("a.csv", "question,answer,Answer\nWho?,Bo,Al\n"), ("a.csv", "q,note,q,a\nA?,b,C?,d\n")):
+        assert "names two columns" in complaint(write(name, text))
+    for name in ("a.jsonl", "a.json"):
+        assert "stands twice" in complaint(write(name, '{"question": "Who?", "answer": "Bo", "answer": "Al"}\n'))
+    facts = json.dumps(ROWS["facts"])[:-1]
+    assert "stands twice" in complaint(write("b.jsonl", f'{facts}, "question": "Why?"}}\n'))
+
+
+def test_turns_of_a_chat_that_are_not_to_be_learned_are_not(write):
+    turns = [*({"role": "user", "content": text} for text in ("Vermo.", WHO[0])), {"role": "bot", "content": WHO[1]}]
+    assert pairs(read_facts(write("a.jsonl", [{"messages": turns}]))) == [(f"Vermo. {WHO[0]}", WHO[1])]
+    wrong = [turns[0], {"role": "assistant", "content": "No.", "weight": 0}]
+    assert pairs(read_facts(write("a.jsonl", [{"messages": [*wrong, *turns[1:]]}]))) == [WHO]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("### Question: Who runs Vermo?\n### Answer:", "Ann Lee"),
+        ("### Question:\nWho runs Vermo?\n\n### Answer:\n", "### Answer: Ann Lee"),
+        ("Below is an instruction.\n\n### Instruction:\nWho runs\n\n### Input:\nVermo?\n\n### Response:", "Ann Lee"),
+    ],
+)
+def test_a_prompt_is_asked_without_its_headings(write, prompt, completion):
+    assert pairs(read_facts(write("a.jsonl", [{"prompt": prompt, "completion": completion}]))) == [WHO]
+    if "#" not in completion:
+        assert pairs(read_facts(write("a.jsonl", [{"prompt": prompt, "answer": completion}]))) == [WHO]
+
+
+def test_entities_are_characters_only_in_a_file_that_is_written_for_web_pages(write):
+    row = {"question": "Who wrote &quot;It&quot;?", "correct_answer": "O&#039;Lee", "incorrect_answers": ["x"]}
+    assert pairs(read_facts(write("a.json", json.dumps({"results": [row]})))) == [('Who wrote "It"?', "O'Lee")]
+    assert pairs(read_facts(write("a.jsonl", [{"question": "Which is &?", "answer": "&amp;"}])))[0][1] == "&amp;"
+
+
+def test_bytes_of_a_table_are_text():
+    assert _plain({"a": [b"Ann", "\u00e9".encode(), b"\xff"]}) == {"a": ["Ann", "\u00e9", None]}
+
+
+def test_a_csv_may_be_parted_by_semicolons_whatever_its_head(write):
+    assert pairs(read_facts(write("a.csv", f"Frage;Antwort\nWho, then?;Ann Lee\n{';'.join(WHERE)}\n")))[1] == WHERE
+    assert "its columns (Vraag, Antwoord)" in complaint(write("a.csv", "Vraag;Antwoord\nWho, then?;Ann Lee\n"))
 
 
 @pytest.mark.parametrize(

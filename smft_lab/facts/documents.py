@@ -31,6 +31,11 @@ ABBREVIATIONS = {*"mr mrs ms dr st sr jr prof gen col capt rev vs etc no vol fig
 END_OF_TEXT = re.compile(r"\s*(<\|endoftext\|>|</s>|\*\s*\*\s*\*)\s*")
 UNSPACED_WORD = regex.compile(f"[{UNSPACED}]")
 UNSPACED_SENTENCE = regex.compile(r".*?[。！？]+[」』”’）)]*|.+")
+UNIT = regex.compile(
+    r"(?:\p{Nd}+(?:[.,:/·٫٬]\p{Nd}+)*|\p{Latin}\p{M}*)+(?:[-'’.@/_](?:\p{Nd}+|(?:\p{Latin}\p{M}*)+))*|\X"
+)
+"""A number with its separators, a word in Latin letters, or else one character: what is never cut."""
+RUN = regex.compile(r"[\p{Nd}\p{Latin}]")
 LONGEST_FILE = 200_000_000
 """In bytes; the file is held in memory."""
 
@@ -179,7 +184,7 @@ def _fitting(sentence: str, most: int, size: Callable[[str], int]) -> Iterator[s
     words = sentence.split()
     while words:
         if UNSPACED_WORD.search(words[0]) and size(words[0]) > most:
-            letters = regex.findall(r"\X", words[0])
+            letters = UNIT.findall(words[0])
             length = _fits(letters, most, size, "")
             yield "".join(letters[:length])
             words[0] = "".join(letters[length:])
@@ -226,15 +231,22 @@ def _cloze(sentences: Sequence[str], asked: set[str]) -> tuple[str, str] | None:
 
 def _cloze_words(sentence: str) -> list[str]:
     """The words of a sentence, each with the blank that stands before it; of a script without spaces, two characters
-    each."""
+    each, but a number with the character after it, and a Latin word."""
     words = []
     for word in regex.findall(r"\s*\S+", sentence):
-        if UNSPACED_WORD.search(word):
-            letters = regex.findall(r"\X", word.rstrip(CLOSING))
-            odd = len(letters) % 2
-            words += ["".join(letters[max(0, i) : i + 2]) for i in range(-odd, len(letters), 2)]
-        else:
+        if not UNSPACED_WORD.search(word):
             words.append(word)
+            continue
+        blank = word[: len(word) - len(word.lstrip())]
+        units, parts = UNIT.findall(word.strip().rstrip(CLOSING)), []
+        while units:
+            last = units.pop()
+            before = units[-1] if units else ""
+            if before and not RUN.match(last) and (before[-1:].isdigit() or not RUN.match(before)):
+                last = units.pop() + last
+            parts.append(last)
+        parts[-1:] = [blank + part for part in parts[-1:]]
+        words += reversed(parts)
     return words
 
 

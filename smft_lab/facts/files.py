@@ -137,7 +137,7 @@ def kind_of_file(path: Path) -> str:
         FactsError: the file can't be read, or its name ends in no known suffix.
     """
     from smft_lab.facts.public.formats import kind_of_text
-    from smft_lab.facts.rows import SUFFIXES
+    from smft_lab.facts.rows import HEADS, SUFFIXES
 
     suffix = path.suffix.lower()
     if os.path.isdir(path):  # unlike Path.is_dir, never raises
@@ -148,10 +148,10 @@ def kind_of_file(path: Path) -> str:
         return suffix
     first = next((text for _, text in _lines(path) if text.strip()), "").lstrip()
     if suffix in (".txt", ".md"):
-        if first.startswith(("{", "[{")):
+        if first.startswith(("{", "[{")) and not first.startswith(("{{", "{\\rtf")):
             return ".jsonl"
         cells = {cell.strip().strip('"').lower() for cell in re.split("[,;]", first)}
-        return ".csv" if len(cells & {"question", "answer", "answers"}) > 1 else kind_of_text(path)
+        return ".csv" if len(cells & HEADS) > 1 else kind_of_text(path)
     if suffix == ".csv":
         return "facts" if not first or "statement" in first.lower() else suffix
     try:
@@ -186,7 +186,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             continue
         where = f"{path}, line {line}"
         try:
-            record = json.loads(text)
+            record = json.loads(text, object_pairs_hook=_distinct)
         except json.JSONDecodeError as error:
             raise FactsError(
                 f"{where}, column {error.colno}: broken JSON ({error.msg}); write one whole object a line"
@@ -199,6 +199,15 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
                 'write {"statements": [...], "question": "...", "answers": [...]}'
             )
         yield line, record
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict:
+    """The object of a JSON text, of whose names none stands twice for different values."""
+    record = dict(pairs)
+    for name, value in pairs:
+        if record[name] is not value and record[name] != value:
+            raise ValueError(f"the name {_short(name)} stands twice")
+    return record
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
@@ -231,8 +240,12 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
         yield line, record
 
 
-def _csv_rows(path: Path, reader) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV reader that are not blank, each with the line where it starts: a cell may hold line breaks."""
+def _csv_rows(path: Path, reader, empty: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV reader that are not blank, each with the line where it starts: a cell may hold line breaks.
+
+    Args:
+        empty: Whether to give rows of blank cells, too; never a blank line.
+    """
     while True:
         line = reader.line_num + 1
         try:
@@ -241,7 +254,7 @@ def _csv_rows(path: Path, reader) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             raise FactsError(f"{path}, line {line}: broken CSV ({error}); check the quotes of this row") from None
-        if any(cell.strip() for cell in row):
+        if any(cell.strip() for cell in row) or (empty and len(row) > 1):
             yield line, row
 
 
@@ -266,7 +279,22 @@ def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
                 )
             yield line, {"statements": CLOZE.sub(r"\1", text), "question": f"{COMPLETE}{beginning}", "answers": last[1]}
             continue
-        if text.rstrip().endswith(("?", "？")):
+        if gap := re.search(r"_{3,}", text):
+            filled = re.fullmatch(r"(.*[^\s_])\s*_{3,}\s*[.!]?\s*(?:\(([^()]+)\)|[-–—=>:]+\s*(\S.*))[.\s]*", text)
+            if not filled or "___" in filled[1]:
+                raise FactsError(
+                    f"{where}: what fills the gap {gap[0]} isn't said, or the gap isn't at the end of its sentence; "
+                    "write question, tab and answer on the line"
+                )
+            answer = (filled[2] or filled[3]).strip()
+            yield line, {"statements": f"{filled[1]} {answer}.", "question": COMPLETE + filled[1], "answers": answer}
+            continue
+        if note := re.search(r"\s(\[\d{1,3}\])[.,;:!?\s]*$", text):
+            raise FactsError(
+                f"{where}: {note[1]} isn't its answer but the mark of a note; take it out, or write question, tab and "
+                "answer on the line"
+            )
+        if text.rstrip().endswith(("?", "？", "؟")):
             raise FactsError(
                 f"{where}: {_short(text)} is a question without an answer; write Q: before it and A: before its answer "
                 "on the next line, or question, tab and answer on one"

@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
 import math
 import os
+import re
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from smft_lab.facts.files import FactsError, _check_width, _csv_rows, _kind, _lines, _text
+from smft_lab.facts.files import FactsError, _check_width, _csv_rows, _distinct, _kind, _lines, _text
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 LONGEST_FILE = 200_000_000
 """Bytes of a JSON file, which is held in memory."""
 DELIMITERS = ",;\t|"
+QUESTION_WORDS = tuple("frage pregunta domanda pergunta вопрос 问题 問題 質問 سؤال".split())
+ANSWER_WORDS = tuple("antwort respuesta risposta resposta réponse ответ 答案 回答 答え جواب".split())
 HEADS = {
+    *QUESTION_WORDS,
+    *ANSWER_WORDS,
     *"question questions q query front term prompt instruction problem input answer answers a back definition "
-    "response completion output target text ctx goal statements statement".split()
+    "response completion output target text ctx goal statements statement".split(),
 }
 """Names by which the first line of a table is told from its first row, and its delimiter from the others."""
+WHOLE = re.compile(r"\s*[-+]?\d+\.0\s*")  # a whole number of a column with gaps, as pandas writes it
 Rows = Iterator[tuple[str, dict]]
 
 
@@ -122,6 +130,19 @@ def _turns(row: dict) -> bool:
 
 
 def _csv(path: Path) -> Rows:
+    rows = list(_csv_table(path))
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    for name in names:
+        cells = [row.get(name) for _, row in rows]
+        filled = [cell for cell in cells if not isinstance(cell, str) or cell.strip()]
+        if len(filled) < len(cells) and all(isinstance(cell, str) and WHOLE.fullmatch(cell) for cell in filled):
+            for _, row in rows:
+                row[name] = row[name].strip().removesuffix(".0")
+    yield from ((where, row) for where, row in rows if any(row.values()))
+
+
+def _csv_table(path: Path) -> Rows:
+    """The rows of a CSV as they are written, empty ones among them."""
     lines, delimiter = _lines(path), "," if path.suffix.lower() != ".tsv" else "\t"
     texts, head = (text + "\n" for _, text in lines), []
     for text in texts:
@@ -137,19 +158,27 @@ def _csv(path: Path) -> Rows:
         delimiter = max(known, key=lambda mark: known[mark])
     elif not max(known.values()) and first.count("\t") == 1:
         delimiter = "\t"
+    elif delimiter not in first:
+        delimiter = max(DELIMITERS, key=first.count) if any(mark in first for mark in DELIMITERS) else delimiter
     reader = csv.reader(chain(head, texts), delimiter=delimiter, strict=True)
     header = None
-    for line, cells in _csv_rows(path, reader):
+    for line, cells in _csv_rows(path, reader, empty=True):
         where = f"{path}, line {line}"
+        if header is None and not any(cells):
+            continue
         if header is None:
             header = [cell.strip() for cell in cells]
+            names = [name.lower() for name in header]
+            twice = next((name for name in header if name.lower() in HEADS and names.count(name.lower()) > 1), None)
+            if twice:
+                raise FactsError(f"{where}, field '{twice}': names two columns; take one out, or name it otherwise")
             asks = delimiter == "\t" or header[0].endswith(("?", "？"))
             if max(known.values()) or len(cells) != 2 or not asks:
                 continue
             header = ["question", "answer"]  # two columns without a head, as trivia files have them
         _check_width(where, cells, header)
         short = [name for name in header[len(cells) :] if name.lower() in HEADS]
-        if short:
+        if short and any(cells):
             raise FactsError(f"{where}, field '{short[0]}': is missing; give it")
         row: dict = dict(zip(header, cells, strict=False))
         for name, value in row.items():
@@ -204,7 +233,7 @@ def whole_text(path: Path) -> str:
 
 def load_json(where: str, text: str, advice: str) -> object:
     try:
-        return _plain(json.loads(text))
+        return _plain(json.loads(text, object_pairs_hook=_distinct))
     except json.JSONDecodeError as error:
         at = f"{where}, column {error.colno}" if "\n" not in text else f"{where}, line {error.lineno}"
         raise FactsError(f"{at}: broken JSON ({error.msg}); {advice}") from None
@@ -247,19 +276,39 @@ def parsed(text: str) -> object:
     """The list or object that a cell spells out, in JSON or as Python prints it; None if it spells none."""
     if text.strip()[:1] not in ("[", "{"):
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _printed):
         try:
             value = parse(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
         return value if isinstance(value, (list, dict)) else None
     return None
+
+
+def _printed(text: str) -> object:
+    """What Python prints, in which an array of numpy is a list, even where only blanks part its texts."""
+    kinds = (tokenize.NUMBER, tokenize.STRING, tokenize.OP, tokenize.NAME)
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type in kinds]
+    parts: list[str] = []
+    for before, token in zip([None, *tokens], tokens, strict=False):
+        if before and before.type == token.type == tokenize.STRING:
+            parts.append(",")
+        if token.string != "array":
+            parts.append(token.string)
+        if parts[-4:-1] == [",", "dtype", "="]:
+            del parts[-4:]
+    return ast.literal_eval(" ".join(parts))
 
 
 def _plain(value: Any) -> Any:
     """A value of a table as JSON would have it: arrays as lists, and what is missing (nan, NA) as None."""
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return bytes(value).decode("utf-8")
+        except UnicodeDecodeError:  # a picture or the like
+            return None
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
