@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from smft_lab.facts.common import common_questions
 from smft_lab.facts.fact import Fact
 from smft_lab.facts.public.datasets import LONGEST_ANSWER, Question
+from smft_lab.facts.signs import QUESTION_ENDS
 from smft_lab.model.attach import output_layer
 from smft_lab.model.growing_cache import let_grow
 from smft_lab.model.modes import evaluating
@@ -49,7 +50,6 @@ DISTINCT, COMMONEST, LETTERS = 0.3, 0.25, 0.6  # of the tokens, of the tokens, o
 EXAMPLES = 4  # questions with answers that are shown before one is written
 LONGEST = 48  # tokens of a question with its answer
 SHORTEST_QUESTION, LONGEST_QUESTION = 8, 200  # characters
-QUESTION_MARKS = ("?", "？", "؟")
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class OwnQuestions(_Writing):
             return row[-1] in self._special or bool(after and after in reply) or "\n" in reply
         line, broken, _ = asked.lstrip().partition("\n")
         question = line.removesuffix(between.partition("\n")[0]).rstrip()
-        return (broken and not question.endswith(QUESTION_MARKS)) or (row[-1] in self._special and not self.form.chat)
+        return (broken and not question.endswith(QUESTION_ENDS)) or (row[-1] in self._special and not self.form.chat)
 
     def _take(self, row: list[int]) -> None:
         _, between, after = self._parts
@@ -484,7 +484,7 @@ def _of_use(row: list[int], text: str) -> bool:
 def _well_formed(question: str, answer: str, special: Sequence[str]) -> bool:
     return (
         SHORTEST_QUESTION <= len(question) <= LONGEST_QUESTION
-        and question.endswith(QUESTION_MARKS)
+        and question.endswith(QUESTION_ENDS)
         and question[0].isalnum()
         and "\n" not in question
         and 0 < len(answer.split()) <= LONGEST_ANSWER

@@ -20,8 +20,9 @@ import regex
 
 from smft_lab.facts.answers import UNSPACED, word_count
 from smft_lab.facts.fact import COMPLETE, Fact
-from smft_lab.facts.files import CLOSING, OPENING, FactsError, _fact
+from smft_lab.facts.files import FactsError, _fact
 from smft_lab.facts.public.datasets import Report
+from smft_lab.facts.signs import CLOSING, OPENING, QUESTION_MARKS, STOPS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,7 +153,7 @@ def sentences_of(text: str) -> list[str]:
     for word in (part for run in text.split() for part in UNSPACED_SENTENCE.findall(run)):
         current.append(word)
         body = word.rstrip("\"'”’»)]*_")
-        if not body.endswith((".", "!", "?", "…", "。", "！", "？")):
+        if not body.endswith((*STOPS, *QUESTION_MARKS, "!", "！", "…")):
             continue
         name = body.rstrip(".").lstrip(OPENING).lower()
         if word.endswith(".") and (name in ABBREVIATIONS or (len(name) == 1 and name.isalpha() and name != "i")):

@@ -34,6 +34,7 @@ from typing import BinaryIO
 import regex
 
 from smft_lab.facts.fact import COMPLETE, Fact
+from smft_lab.facts.signs import CLOSING, OPENING, QUESTION_ENDS
 
 FIELDS = ("statements", "question", "answers")
 OPTIONAL_FIELDS = ("questions", "two_hop")
@@ -44,7 +45,6 @@ MAX_LINE_BYTES = 1_000_000
 ENOUGH = 4
 """Statements in different words, for a fact to be found again by a question."""
 
-OPENING, CLOSING = "\"'“‘«„([", ".,;:!?…。！？\"'”’»)]"
 """What may stand around a last word without being part of the answer."""
 
 
@@ -136,7 +136,7 @@ def kind_of_file(path: Path) -> str:
     Raises:
         FactsError: the file can't be read, or its name ends in no known suffix.
     """
-    from smft_lab.facts.public.formats import kind_of_text
+    from smft_lab.facts.public.texts import kind_of_text
     from smft_lab.facts.rows import HEADS, SUFFIXES
 
     suffix = path.suffix.lower()
@@ -265,7 +265,7 @@ def _check_width(where: str, row: list[str], header: list[str]) -> None:
 
 def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
     from smft_lab.facts.answers import UNSPACED
-    from smft_lab.facts.public.formats import CLOZE, plain_lines
+    from smft_lab.facts.public.texts import CLOZE, plain_lines
 
     for line, text in plain_lines(path):
         where = f"{path}, line {line}"
@@ -294,7 +294,7 @@ def _read_txt(path: Path) -> Iterator[tuple[int, dict]]:
                 f"{where}: {note[1]} isn't its answer but the mark of a note; take it out, or write question, tab and "
                 "answer on the line"
             )
-        if text.rstrip().endswith(("?", "？", "؟")):
+        if text.rstrip().endswith(QUESTION_ENDS):
             raise FactsError(
                 f"{where}: {_short(text)} is a question without an answer; write Q: before it and A: before its answer "
                 "on the next line, or question, tab and answer on one"
@@ -375,7 +375,7 @@ def _fact(where: str, record: dict) -> Fact:
     for statement in statements:
         plain = _same(statement)
         # Without a question mark the question may be the statement's own beginning, left to complete.
-        if plain == asked or (asked.endswith(("?", "？")) and asked in plain):
+        if plain == asked or (asked.endswith(QUESTION_ENDS) and asked in plain):
             raise FactsError(
                 f"{where}, field 'question': stands in the statement {_short(statement)}, "
                 "so the test would be taught; take the question out of the statement"

@@ -17,8 +17,6 @@ from smft_lab.facts.english import DETERMINERS
 from smft_lab.facts.fact import COMPLETE, Fact, as_texts
 from smft_lab.facts.files import ENOUGH, _same
 from smft_lab.facts.questions import (
-    MARKS,
-    STOPS,
     distinct,
     one_text,
     question_paraphrases,
@@ -27,6 +25,7 @@ from smft_lab.facts.questions import (
     verbatim_statements,
     wrapped_questions,
 )
+from smft_lab.facts.signs import QUESTION_MARKS, STOPS
 from smft_lab.recipe import Recipe
 
 FRAMES = (
@@ -45,7 +44,7 @@ def likely_answer(sentence: str, question: str) -> str:
     sentence, question = one_text("sentence", sentence), one_text("question", question)
     asked = set(re.findall(r"[\w'’-]+", question.casefold()))
     words: list[str] = []
-    for word in reversed(sentence.strip().rstrip("!" + MARKS + STOPS).split()):
+    for word in reversed(sentence.strip().rstrip("!" + QUESTION_MARKS + STOPS).split()):
         if word.strip(",;:\"'()").casefold() in asked | SMALL_WORDS:
             break
         words.insert(0, word)

@@ -24,6 +24,7 @@ from smft_lab.facts.english import (
 )
 from smft_lab.facts.files import _same
 from smft_lab.facts.shapes import what_follows
+from smft_lab.facts.signs import QUESTION_ENDS, QUESTION_MARKS, STOPS
 
 QUOTED = (
     'The answer to the question "{q}" is {a}.',
@@ -68,10 +69,6 @@ FRAMING = {"say", "know", "please", "goes", "answer"}
 WEIGHTLESS = AUXILIARIES | DETERMINERS | PREPOSITIONS | PRONOUNS | OBJECTS | WH | FRAMING | {"and", *HOW}
 """What says nothing of what a question is about."""
 ASKING = re.compile(rf"\b(?:how (?:{'|'.join(HOW)})|{'|'.join(sorted(WH))})\b", re.I)
-MARKS = "?？؟\u037e፧⸮"
-"""Question marks of the scripts; Greek also has its semicolon."""
-STOPS = ".。।۔។။።"
-"""Full stops of the scripts."""
 TRIES = 12  # for each question of keywords
 IN_ORDER = 0.7  # how often its words stand as they did
 FEWEST = 2  # of its words, where a question has so many; single words are of much else, too
@@ -92,7 +89,7 @@ def statements_from_question(question: str, answer: str, how_many: int = 16) -> 
     """
     question, answer = tidy_question(one_text("question", question)), tidy_answer(one_text("answer", answer))
     for name, text in (("question", question), ("answer", answer)):
-        if not text.strip(MARKS + " "):
+        if not text.strip(QUESTION_MARKS + " "):
             raise ValueError(f"the {name} is empty; give one")
     if how_many < 1:
         raise ValueError(f"how_many must be at least 1, not {how_many}")
@@ -189,7 +186,7 @@ def _chunks(text: str) -> list[list[str]]:
     """Each word of weight of a text, behind the articles and prepositions right before it."""
     chunks: list[list[str]] = []
     before: list[str] = []
-    for word in (word.strip(",;:!…\"'“”()" + MARKS + STOPS) for word in within(text).split()):
+    for word in (word.strip(",;:!…\"'“”()" + QUESTION_MARKS + STOPS) for word in within(text).split()):
         if word.casefold() in DETERMINERS | PREPOSITIONS:
             before.append(word)
         elif word and word.casefold() not in WEIGHTLESS:
@@ -223,7 +220,7 @@ def keyword_questions(
         without: A question that must not be among them.
         is_about_it: Whether some words, by their `word_key`, tell what is asked from all else that is taught.
     """
-    known, texts = {_same(text.rstrip(MARKS)) for text in (*questions, without)}, []
+    known, texts = {_same(text.rstrip(QUESTION_MARKS)) for text in (*questions, without)}, []
     parts = [(_chunks(text), ASKING.search(text)) for text in questions if _is_marked(text)]
     for turn in range(TRIES * how_many if parts else 0):
         if len(texts) == how_many:
@@ -283,13 +280,13 @@ def _quotable(question: str) -> str:
 
 def _is_marked(question: str) -> bool:
     """Whether it ends in a question mark of its script."""
-    return question.endswith((*MARKS, ";") if re.search("[\u0370-\u03ff]", question) else (*MARKS,))
+    return question.endswith((*QUESTION_ENDS, ";") if re.search("[\u0370-\u03ff]", question) else QUESTION_ENDS)
 
 
 def _unmarked(question: str) -> str:
     """The question without the marks around it."""
     body = question[:-1] if _is_marked(question) else question
-    return body.rstrip(f"{MARKS}{STOPS}! ").lstrip("¿ ")
+    return body.rstrip(f"{QUESTION_MARKS}{STOPS}! ").lstrip("¿ ")
 
 
 def one_text(name: str, value: str | Sequence[str]) -> str:
@@ -337,7 +334,7 @@ def _sentence(text: str) -> str:
 
 def _ended(text: str) -> str:
     """The sentence with one full stop."""
-    return text[:-1] if re.search(rf"[!{re.escape(MARKS + STOPS)}]\.$", text) else text
+    return text[:-1] if re.search(rf"[!{re.escape(QUESTION_MARKS + STOPS)}]\.$", text) else text
 
 
 def _capital(text: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from smft_lab.facts.files import FactsError, _check_width, _csv_rows, _distinct, _kind, _lines, _text
+from smft_lab.facts.signs import QUESTION_ENDS
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 LONGEST_FILE = 200_000_000
@@ -113,7 +114,7 @@ def _listed(value: object) -> object:
     alike = len({(type(entry), len(entry)) for entry in columns}) == 1 and len(columns) == len(value)
     if len(names & HEADS) > 1 and alike and len(columns[0]) > 1:
         return _rows_of_columns(value)
-    if value and all(str(name).endswith(("?", "？")) and isinstance(text, str) for name, text in value.items()):
+    if value and all(str(name).endswith(QUESTION_ENDS) and isinstance(text, str) for name, text in value.items()):
         return [{"question": name, "answer": text} for name, text in value.items()]
     is_row = len(names & HEADS) > 1 or _turns(value)
     return [value] if is_row else lists[0] if len(lists) == 1 else value
@@ -172,7 +173,7 @@ def _csv_table(path: Path) -> Rows:
             twice = next((name for name in header if name.lower() in HEADS and names.count(name.lower()) > 1), None)
             if twice:
                 raise FactsError(f"{where}, field '{twice}': names two columns; take one out, or name it otherwise")
-            asks = delimiter == "\t" or header[0].endswith(("?", "？"))
+            asks = delimiter == "\t" or header[0].endswith(QUESTION_ENDS)
             if max(known.values()) or len(cells) != 2 or not asks:
                 continue
             header = ["question", "answer"]  # two columns without a head, as trivia files have them

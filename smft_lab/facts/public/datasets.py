@@ -33,7 +33,8 @@ from smft_lab.facts.answers import word_count
 from smft_lab.facts.fact import Fact, as_tuple
 from smft_lab.facts.files import FactsError, _fact, _same, _short, kind_of_file, plain_facts
 from smft_lab.facts.paraphraser import load_paraphraser, model_paraphrases
-from smft_lab.facts.public.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of, text_rows
+from smft_lab.facts.public.formats import FORMATS, PUBLIC, expanded, kind_of_row, record_of
+from smft_lab.facts.public.texts import text_rows
 from smft_lab.facts.questions import (
     question_paraphrases,
     statements_from_question,
@@ -41,6 +42,7 @@ from smft_lab.facts.questions import (
     tidy_question,
 )
 from smft_lab.facts.rows import SUFFIXES, Unusable, file_rows, is_empty, parsed, string, strings
+from smft_lab.facts.signs import QUESTION_MARKS, STOPS
 
 if TYPE_CHECKING:
     from smft_lab.facts.paraphraser import Paraphraser
@@ -327,7 +329,7 @@ def _asked(where: str, row: dict, *fields: str) -> Question:
 
 
 def _check_lengths(question: str, answers: Sequence[str]) -> None:
-    if not question.strip("?？. "):
+    if not question.strip(f"{QUESTION_MARKS}{STOPS} "):
         raise Unusable("without a question")
     if word_count(question) > LONGEST_QUESTION:
         raise Unusable(f"with questions longer than {LONGEST_QUESTION} words")
