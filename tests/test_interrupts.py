@@ -16,7 +16,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from test_attach import MEMORY, small
+from test_attach import MEMORY, logits, small
+from transformers import AutoModelForCausalLM
 
 import smft_lab as smft
 from smft_lab import finetune
@@ -27,7 +28,7 @@ from smft_lab.finetuning.methods import METHODS, Sparse
 from smft_lab.model.attach import AttachedMemory, add_memory, feed_forwards
 from smft_lab.model.fitting import memory_inputs
 from smft_lab.model.hooks import HOOKS, HookScope, drop_ended
-from smft_lab.model.memory import ProductKeys, ValueTable
+from smft_lab.model.memory import ProductKeys, ValueTable, value_tables
 from smft_lab.model.tokenizer import encode
 from smft_lab.slots.addresses import measure_addresses, measure_loudness, observe_loudness
 from smft_lab.slots.anchor import background_reads
@@ -202,6 +203,44 @@ def test_an_interrupt_of_what_reads_the_model_leaves_nothing_that_reset_does_not
     check_interrupted(lab, READING[name], lines, before, base)
     READING[name](lab)
     assert assembly(lab.model) == before
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("llama", {"layers": 1}), ("llama", {"layers": [0, 2], "shared": False}), ("opt", {"layers": [0, 2]})],
+    ids=["llama", "llama two tables", "opt two layers"],
+)
+def test_an_interrupt_at_any_line_leaves_a_model_without_a_memory_or_with_a_whole_one(
+    family, options, tmp_path, record_property
+):
+    work = partial(add_memory, **options, **MEMORY)
+    plain = small(family)
+    base, before = logits(plain), {**vars(plain), "of config": dict(vars(plain.config))}
+    whole = assembly(work(small(family)))["modules"].keys()
+    total = lines_of(lambda: work(small(family)))
+    lines = sorted({*range(1, total, stepping(5)), *range(max(1, total - 160), total + 1)})
+    record_property("tried", len(lines))
+    model = small(family)
+    for line in lines:
+        with suppress(KeyboardInterrupt):
+            lines_of(partial(work, model), line)
+        assert torch.equal(logits(model), base), f"line {line} of {total}"
+        if value_tables(model):
+            assert "save_pretrained" in vars(model), f"line {line} of {total}"
+            assert assembly(model)["modules"].keys() == whole
+            torch.nn.init.normal_(value_tables(model)[0].weight)
+            model.save_pretrained(tmp_path / "model")
+            again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+            assert len(value_tables(again)) == len(value_tables(model)), f"line {line} of {total}"
+            assert torch.equal(logits(again), logits(model)), f"line {line} of {total}"
+            model = small(family)
+        else:
+            left = {**vars(model), "of config": dict(vars(model.config))}
+            assert left.keys() == before.keys()
+            assert left["of config"].keys() == before["of config"].keys()
+    work(model)
+    assert torch.equal(logits(model), base)
+    assert assembly(model)["modules"].keys() == whole
 
 
 def test_a_hook_does_nothing_once_its_scope_is_gone_though_it_was_never_ended():

@@ -6,16 +6,24 @@ import sys
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from test_attach import MEMORY, lab_of, logits, small
+import transformers
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from test_attach import MEMORY, SMALL, lab_of, logits, small
 from torch import nn
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import smft_lab as smft
 from smft_lab.facts.world.world import new_facts
 from smft_lab.lab import load
 from smft_lab.model.attach import add_memory
+from smft_lab.model.autoclass import AttachedForCausalLM
 from smft_lab.model.memory import memory_layers, value_tables
 from smft_lab.model.opening import open_model
 from smft_lab.model.tokenizer import encode
@@ -66,6 +74,177 @@ def test_importing_the_package_is_enough_and_a_program_without_it_refuses_the_fo
     script = "import sys, smft_lab; from transformers import AutoModelForCausalLM as A; A.from_pretrained(sys.argv[1])"
     told = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
+
+
+WRAPPED = {
+    "text_config": {**SMALL, "head_dim": 16, "sliding_window": 16},
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+    "image_token_index": 5,
+    "boi_token_index": 6,
+    "eoi_token_index": 7,
+}
+
+
+def model_with_a_vision_tower():
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(AutoConfig.for_model("gemma3", **WRAPPED)).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "others"),
+    [
+        (lambda: small("llama"), ["LlamaModel", "MistralForCausalLM"]),
+        (lambda: small("gpt2"), ["GPT2LMHeadModel"]),
+        (model_with_a_vision_tower, ["Gemma3ForCausalLM", "Gemma3Model"]),
+    ],
+    ids=["llama", "gpt2", "gemma3"],
+)
+def test_the_classes_of_transformers_refuse_a_folder_instead_of_leaving_the_memory_out(make, others, tmp_path):
+    model = written(add_memory(make(), 1, **MEMORY))
+    model.save_pretrained(tmp_path)
+    names = [type(model).__name__, *others]
+    for name in names:
+        with pytest.raises(Exception, match="this model has a memory; import smft_lab and open it by"):
+            getattr(transformers, name).from_pretrained(tmp_path, attn_implementation="eager")
+    script = """
+import sys, transformers
+for name in sys.argv[2:]:
+    try:
+        getattr(transformers, name).from_pretrained(sys.argv[1])
+    except Exception as problem:
+        assert "import smft_lab and open it by" in str(problem) or name.startswith("Auto"), problem
+    else:
+        sys.exit(f"{name} opened it")
+assert "smft_lab" not in sys.modules
+"""
+    names += ["AutoConfig", "AutoModel", "AutoModelForCausalLM"]
+    told = subprocess.run([sys.executable, "-c", script, tmp_path, *names], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(again) is type(model)
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_a_folder_that_refuses_no_class_opens_as_before(tmp_path):
+    model = written(add_memory(small("llama"), 1, **MEMORY))
+    model.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    for name in ("attn_implementation", "experts_implementation"):
+        del told[name], told["base"][name]
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    written(add_memory(small("llama"), 1, **MEMORY)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rms_norm_eps": 0.3},
+        {"use_cache": False},
+        {"output_hidden_states": True},
+        {"output_attentions": True},
+        {"id2label": {0: "a"}},
+        {"quantization_config": {"load_in_8bit": True}},
+        {"nonsense": 3},
+        {"variant": "fp16"},
+        {"state_dict": {}},
+        {"device_map": "sequential"},
+        {"device_map": "balanced"},
+        {"device_map": {"model": "cpu", "lm_head": "disk"}},
+    ],
+    ids=str,
+)
+def test_an_option_that_the_auto_class_can_not_follow_is_named(options, folder):
+    with pytest.raises(ValueError, match=rf"{next(iter(options))}=.*leave it out"):
+        AutoModelForCausalLM.from_pretrained(folder, **options)
+
+
+def test_a_changed_config_is_refused_by_the_auto_class_and_the_saved_one_is_taken(folder):
+    config = AutoConfig.from_pretrained(folder)
+    assert torch.equal(
+        logits(AutoModelForCausalLM.from_pretrained(folder, config=config)),
+        logits(AutoModelForCausalLM.from_pretrained(folder)),
+    )
+    config.base["rms_norm_eps"] = 0.3
+    with pytest.raises(ValueError, match=r"rms_norm_eps=0.3 can't be followed"):
+        AutoModelForCausalLM.from_pretrained(folder, config=config)
+    with pytest.raises(ValueError, match="dtype='nothing' is nothing to compute in"):
+        AttachedForCausalLM.from_pretrained(folder, dtype="nothing")
+
+
+@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, {"model": "cpu", "lm_head": "cpu"}, torch.device("cpu")])
+def test_the_auto_class_follows_a_device_map_of_one_device(device_map, folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map=device_map)
+    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(folder)))
+
+
+def test_the_auto_class_follows_the_attention_and_the_options_of_the_hub(folder, tmp_path):
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    assert (eager.config._attn_implementation, plain.config._attn_implementation) == ("eager", "sdpa")
+    options = {"cache_dir": tmp_path / "cache", "local_files_only": True, "token": "secret", "trust_remote_code": False}
+    within = AutoModelForCausalLM.from_pretrained(tmp_path, subfolder="model", revision="main", **options)
+    assert torch.equal(logits(within), logits(plain))
+
+
+def test_adapters_name_the_folder_of_their_model_and_are_put_on_it_again(folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    plain = logits(model)
+    assert model.name_or_path == model.config.name_or_path == str(folder)
+    adapted = get_peft_model(model, ADAPTERS)
+    adapted.save_pretrained(tmp_path / "adapters")
+    assert adapted.peft_config["default"].base_model_name_or_path == str(folder)
+    for kind in (AutoModelForCausalLM, AutoPeftModelForCausalLM):
+        again = logits(kind.from_pretrained(tmp_path / "adapters"))
+        assert torch.equal(again, logits(adapted))
+        assert not torch.equal(again, plain)
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_a_model_with_adapters_on_is_not_saved_and_the_adapters_alone_are(shipped, tiny_model, tmp_path):
+    model = tiny_model() if shipped else add_memory(small("llama"), 1, **MEMORY)
+    adapted = get_peft_model(model, ADAPTERS)
+    with pytest.raises(ValueError, match=r"adapters of peft are on the model.*merge them or take them off first"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    adapted.save_pretrained(tmp_path / "adapters")
+    assert (tmp_path / "adapters" / "adapter_model.safetensors").is_file()
+    model = adapted.unload()
+    model.save_pretrained(tmp_path / "model")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), logits(model))
+    model.add_adapter(ADAPTERS)
+    model.delete_adapter("default")  # peft leaves its modules there, under whose names no weights are found
+    with pytest.raises(ValueError, match="load the model anew"):
+        model.save_pretrained(tmp_path / "another")
+
+
+def test_a_save_that_would_push_the_config_of_a_model_without_a_memory_is_refused(tmp_path):
+    model = add_memory(small("llama"), 1, **MEMORY)
+    with pytest.raises(ValueError, match=r"use model.push_to_hub\(name\)"):
+        model.save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_is_not_saved_between_the_steps_of_a_lora_run(tiny_lab, tmp_path):
+    lab = tiny_lab()
+    for step in smft.finetune(lab, new_facts(1), "lora", passes=1, probe_every=0):
+        if step.step:
+            with pytest.raises(ValueError, match="adapters of peft are on the model"):
+                lab.model.save_pretrained(tmp_path / "model")
+    lab.model.save_pretrained(tmp_path / "model")
 
 
 def test_the_auto_class_names_load_for_the_folder_of_a_lab(tokenizer, corpus, tmp_path):

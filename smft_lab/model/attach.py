@@ -169,16 +169,32 @@ def add_memory(
             memory.to(device=parameter.device, dtype=parameter.dtype)
             values = memory.values if shared else None
             made.append(AttachedMemory(memory, feed_forward if mode == "add" else None, place.residual, place.outputs))
-    for place, attached in zip(taken, made, strict=True):  # all of them, or none
-        place.put(attached)
     asked = {"layers": chosen, "slots": slots, "mode": mode, "heads": heads, "k": k, "key_dim": key_dim}
     asked |= {"value_dim": value_dim, "qk_norm": qk_norm, "shared": shared}
     changed = {"gate": (gate, True), "project": (project, True)}  # from Memory+
     changed |= {"whiten": (whiten, False), "threshold": (threshold, False)}
     asked |= {name: value for name, (value, usual) in changed.items() if value != usual}
-    setattr(model.config, CONFIG_KEY, asked)
-    keep_when_saved(model, _shared(model))
+    with _all_or_nothing(model, taken):
+        for place, attached in zip(taken, made, strict=True):
+            place.put(attached)
+        setattr(model.config, CONFIG_KEY, asked)
+        keep_when_saved(model, _shared(model))
     return model
+
+
+@contextmanager
+def _all_or_nothing(model: PreTrainedModel, places: Sequence[FeedForward]) -> Iterator[None]:
+    """Give a model a memory within the block; whatever stops it, an interrupt too, the model is as before."""
+    changed = [vars(model), vars(model.config), *(place.parent._modules for place in places)]
+    before = [dict(entries) for entries in changed]
+    try:
+        yield
+    except BaseException:
+        for entries, old in zip(changed, before, strict=True):
+            entries.update(old)
+            for name in entries.keys() - old.keys():
+                del entries[name]
+        raise
 
 
 def check_attachable(model: PreTrainedModel, layers: Sequence[int] | None = None) -> list[FeedForward | None]:

@@ -2,7 +2,8 @@
 
 A model that `add_memory` changed is of a class that knows nothing of memories. Its `save_pretrained` therefore writes a
 `config.json` of a type of its own, with the model's config in it: `AutoModelForCausalLM.from_pretrained` then gives the
-model back with its memory, and a program that hasn't imported smft_lab refuses it instead of leaving the memory out.
+model back with its memory. A program that hasn't imported smft_lab refuses it instead of leaving the memory out, and so
+do the classes of `transformers` anywhere, the model's own too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,24 @@ INDEX = "model.safetensors.index.json"
 NUMBERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PACKED = (torch.uint8, torch.int8, torch.int32)
 PLAIN_KINDS = (Tensor, nn.Parameter)
+# A config class of transformers takes the values of any file, or a config of its own type that is nested in them. Both
+# refuse to make a model of what they took, as it looks up these names, and shows them. There are two, as an option can
+# take the place of one; and the configs can be read, as peft and the Trainer do.
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+REFUSAL = dict.fromkeys(IMPLEMENTATIONS, "this model has a memory; import smft_lab and open it by AutoModelForCausalLM")
+# Options of `from_pretrained`: what the hub gets, what is followed, and values that ask for nothing.
+FROM_HUB = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+FOLLOWED = ("dtype", *FROM_HUB, *IMPLEMENTATIONS, "subfolder", "output_loading_info", "adapter_kwargs")
+USUAL = {
+    "_from_auto": (True, False),
+    "trust_remote_code": (True, False),
+    "low_cpu_mem_usage": (True, False),
+    "weights_only": (True,),
+    "use_safetensors": (True,),
+    "ignore_mismatched_sizes": (False,),
+    "load_in_8bit": (False,),
+    "load_in_4bit": (False,),
+}
 
 
 class AttachedConfig(PreTrainedConfig):
@@ -44,8 +63,18 @@ class AttachedConfig(PreTrainedConfig):
 
     def of_model(self) -> PreTrainedConfig:
         """The config of the model itself, with what `add_memory` was asked for."""
-        values = dict(self.base or {})
+        values = {name: value for name, value in (self.base or {}).items() if name not in REFUSAL}
         return AutoConfig.for_model(values.pop("model_type", ""), **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values of which no other config class makes a model."""
+        return {**super().to_dict(), **REFUSAL}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **options):
+        """As `PreTrainedConfig.from_dict`."""
+        values = {name: value for name, value in config_dict.items() if name not in REFUSAL}
+        return super().from_dict(values, **options)
 
 
 class AttachedForCausalLM(PreTrainedModel):
@@ -54,36 +83,48 @@ class AttachedForCausalLM(PreTrainedModel):
     config_class = AttachedConfig
 
     @classmethod
-    def from_pretrained(cls, folder, *args, config=None, dtype=None, torch_dtype=None, device_map=None, **options):
+    def from_pretrained(cls, folder, *, config=None, dtype=None, torch_dtype=None, device_map=None, **options):
         """The model that `save_pretrained` wrote to a folder, in eval mode.
 
         Args:
             folder: Or a name on the hub.
+            config: As it was saved.
             dtype: What to compute in; by default as it was saved. Value tables are float32 at least.
-            device_map: A device, for all of it.
+            device_map: A device, for all of it; or `auto`, the accelerator if there is one.
+            options: `attn_implementation`, `experts_implementation`, `output_loading_info`, `revision`, `subfolder`,
+                `cache_dir`, `force_download`, `local_files_only` and `token`, as in `transformers`. `adapter_kwargs`
+                names adapters of peft that were saved of this model, which are put on it.
 
         Raises:
-            ValueError: the folder is a saved lab, or its files don't belong together.
+            ValueError: an option can't be followed, the folder is a saved lab, or its files don't belong together.
         """
         from smft_lab.model.attach import add_memory
 
-        folder = _folder(folder, options.get("revision"))
+        name, wanted, device = folder, _dtype(dtype or torch_dtype), _device(device_map)
+        folder = _folder(folder, options)
         if (folder / "lab.json").is_file():
             raise ValueError(f"{folder} is a saved lab; smft_lab.load({str(folder)!r}).model is its model")
-        known_config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config, dtype = known_config.of_model(), dtype or torch_dtype
-        wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        saved: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _check_options(options if wanted is None else {**options, "dtype": wanted}, config or saved, saved)
+        own = saved.of_model()
+        own.name_or_path = str(name)
+        for key in IMPLEMENTATIONS:
+            if (asked := options.get(key) or getattr(config, f"_{key}", None)) is not None:
+                setattr(own, f"_{key}", asked)
         with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
-            model = add_memory(new_model(config, wanted or torch.float32), **getattr(config, CONFIG_KEY))
+            model = add_memory(new_model(own, wanted or torch.float32), **getattr(own, CONFIG_KEY))
         taken = take_weights(model, _weights(folder), as_saved=wanted is None)
         if strangers := sorted(taken ^ set(model.state_dict())):
             only = f"{strangers[0]} is in one of them only"
             raise ValueError(f"{folder}: config and weights don't belong together: {only}")
         if wanted is None:
-            narrow(model, known_config.narrow_buffers or [], known_config.dtype)
+            narrow(model, saved.narrow_buffers or [], saved.dtype)
         take_generation_config(model, folder)
-        if device_map not in (None, "auto"):
-            model.to(device_map[""] if isinstance(device_map, dict) else device_map)
+        if device is not None:
+            model.to(device)  # pyright: ignore[reportArgumentType]
+        adapters = dict(options.get("adapter_kwargs") or {})
+        if (path := adapters.pop("_adapter_model_path", None)) is not None:
+            model.load_adapter(path, adapter_kwargs=adapters)
         report = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
         return (model.eval(), report) if options.get("output_loading_info") else model.eval()
 
@@ -105,7 +146,14 @@ def keep_when_saved(model: PreTrainedModel, shared: dict[str, str]) -> None:
 
 
 def _save_pretrained(model: PreTrainedModel, save_directory, is_main_process: bool = True, **options) -> None:
-    """As `PreTrainedModel.save_pretrained`."""
+    """As `PreTrainedModel.save_pretrained`.
+
+    Raises:
+        ValueError: adapters of peft are on the model, or it is to be pushed before its config is written.
+    """
+    check_no_adapters(model)
+    if options.get("push_to_hub"):
+        raise ValueError("push_to_hub=True would leave the memory out of the config; use model.push_to_hub(name)")
     save = type(model).save_pretrained
     if "save_original_format" in inspect.signature(save).parameters:
         options["save_original_format"] = False  # the names that a weight had before do not fit beside a memory
@@ -119,7 +167,7 @@ def write_config(model: PreTrainedModel, folder: str | Path) -> None:
     own = copy.deepcopy(model.config)
     own.architectures, own.dtype = [type(model).__name__], model.dtype
     AttachedConfig(
-        base=json.loads(own.to_json_string()),
+        base={**json.loads(own.to_json_string()), **REFUSAL},
         architectures=own.architectures,
         dtype=model.dtype,
         narrow_buffers=narrow_buffers(model),
@@ -256,6 +304,14 @@ def has_adapters(model: nn.Module) -> bool:
     return any(type(module).__module__.startswith("peft.") for module in model.modules())
 
 
+def check_no_adapters(model: nn.Module) -> None:
+    """Raise ValueError if adapters of peft are on a model: what is saved of it then can't be loaded."""
+    if has_adapters(model):
+        advice = "merge them or take them off first, by merge_and_unload() or unload() of the model that peft gave"
+        lasting = "what model.add_adapter or load_adapter put on does not come off: load the model anew"
+        raise ValueError(f"adapters of peft are on the model, and it can't be saved with them: {advice}; {lasting}")
+
+
 def check_own_weights(model: nn.Module) -> None:
     """Raise ValueError unless a model's weights are plain numbers of its own, in memory.
 
@@ -327,12 +383,57 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
-def _folder(name, revision: str | None) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
+def _dtype(asked) -> torch.dtype | None:
+    """None for that of the file."""
+    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if asked in (None, "auto"):
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={asked!r} is nothing to compute in; give one such as 'bfloat16', or leave it out")
+    return found
 
-    return Path(snapshot_download(str(name), revision=revision))
+
+def _device(asked) -> torch.device | None:
+    """The one device that a device map names."""
+    devices = set(asked.values()) if isinstance(asked, dict) else {asked}
+    if asked is None:
+        return None
+    if asked == "auto":
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    try:
+        (device,) = {torch.device(one) for one in devices}
+        return device
+    except (RuntimeError, TypeError, ValueError):
+        advice = "name one device, such as 'cuda:0' or 'cpu', or leave it out"
+        raise ValueError(f"device_map={asked!r}: a model with a memory is opened on one device; {advice}") from None
+
+
+def _check_options(options: dict[str, Any], config: AttachedConfig, saved: AttachedConfig) -> None:
+    """Raise ValueError for the first that can't be followed.
+
+    Args:
+        config: The one to open the model by; `transformers` writes some options into it.
+    """
+    given, known = ({**(one.base or {}), **one.to_dict()} for one in (config, saved))
+    asked = {name: given.get(name) for name in {*given, *known} if given.get(name) != known.get(name)}
+    for name in ("base", "_name_or_path", "dtype" if "dtype" in options else ""):
+        asked.pop(name, None)
+    for name, value in options.items():
+        if name not in FOLLOWED and value is not None and (name not in USUAL or value not in USUAL[name]):
+            asked[name] = value
+    for name in sorted(asked):
+        advice = "leave it out, and change the opened model, or config.json, if that has it"
+        raise ValueError(f"{name}={asked[name]!r} can't be followed when a model with a memory is opened; {advice}")
+
+
+def _folder(name, options: dict[str, Any]) -> Path:
+    """Where the files are; they are taken from the hub if they are not here."""
+    folder = Path(name)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(str(name), **{key: options[key] for key in FROM_HUB if key in options}))
+    return folder / (options.get("subfolder") or "")
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
+from smft_lab.model.autoclass import check_no_adapters
 from smft_lab.model.memory import MemoryLayer, ProductKeys, ValueTable
 
 
@@ -82,6 +83,15 @@ class MemoryLlamaForCausalLM(LlamaForCausalLM):
             shared = {table.format(position): table.format(positions[0]) for position in positions[1:]}
             self._tied_weights_keys = {**(self._tied_weights_keys or {}), **shared}
         self.post_init()
+
+    def save_pretrained(self, *args, **options) -> None:
+        """As `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: adapters of peft are on the model.
+        """
+        check_no_adapters(self)
+        super().save_pretrained(*args, **options)
 
     def _init_weights(self, module):
         if isinstance(module, ProductKeys | ValueTable):
