@@ -385,12 +385,12 @@ def check_trainable(model: nn.Module) -> None:
 
 def _dtype(asked) -> torch.dtype | None:
     """None for that of the file."""
-    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
     if asked in (None, "auto"):
         return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    dtype = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={asked!r} is nothing to compute in; give one such as 'bfloat16', or leave it out")
-    return found
+    return dtype
 
 
 def _device(asked) -> torch.device | None:
@@ -401,7 +401,7 @@ def _device(asked) -> torch.device | None:
     if asked == "auto":
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     try:
-        (device,) = {torch.device(one) for one in devices}
+        (device,) = {torch.device(name) for name in devices}
         return device
     except (RuntimeError, TypeError, ValueError):
         advice = "name one device, such as 'cuda:0' or 'cpu', or leave it out"
@@ -414,7 +414,7 @@ def _check_options(options: dict[str, Any], config: AttachedConfig, saved: Attac
     Args:
         config: The one to open the model by; `transformers` writes some options into it.
     """
-    given, known = ({**(one.base or {}), **one.to_dict()} for one in (config, saved))
+    given, known = ({**(each.base or {}), **each.to_dict()} for each in (config, saved))
     asked = {name: given.get(name) for name in {*given, *known} if given.get(name) != known.get(name)}
     for name in ("base", "_name_or_path", "dtype" if "dtype" in options else ""):
         asked.pop(name, None)

@@ -98,20 +98,20 @@ def _labels(path: Path, lines: list[str]) -> tuple[re.Pattern, re.Pattern] | Non
     for _, tells in known[:-1]:
         if asked and asked == sum(bool(tells.match(line)) for line in lines):
             return ASKED_ALONE, tells
-    found = [match for line in lines if (match := LABEL.match(line))]
-    labels = [match[1].casefold() for match in found]
+    labelled = [match for line in lines if (match := LABEL.match(line))]
+    labels = [match[1].casefold() for match in labelled]
     turns = len(labels) > 1 and len(set(labels)) == 2 and labels == (labels[:2] * len(labels))[: len(labels)]
     if not turns or len(labels) < 0.8 * len(lines):
         return None
     named = labels[0] in ASKS and labels[1] in TELLS
-    if named or all(match[2].rstrip(" *_").endswith(QUESTION_ENDS) for match in found[::2]):
+    if named or all(match[2].rstrip(" *_").endswith(QUESTION_ENDS) for match in labelled[::2]):
         asks, tells = (re.compile(f"{_BEFORE}{re.escape(label)}{_SAYS}", re.IGNORECASE) for label in labels[:2])
         return asks, tells
     if len(labels) < 4:
         return None
     raise FactsError(
-        f"{path}: its lines begin with {found[0][1]}: and {found[1][1]}: in turn, which aren't known to ask and to "
-        "answer; write Q: and A: in their place"
+        f"{path}: its lines begin with {labelled[0][1]}: and {labelled[1][1]}: in turn, which aren't known to ask and "
+        "to answer; write Q: and A: in their place"
     )
 
 
@@ -325,7 +325,7 @@ def _pairs(path: Path) -> Rows:
             raise FactsError(f"{where}: has no question before its answer; write it after its label")
         if not row["answer"]:
             raise FactsError(f"{where}: the question {row['question'][:40]!r} has no answer; write it below")
-        yield where, {name: " ".join(said) if isinstance(said, list) else said for name, said in row.items()}
+        yield where, {name: " ".join(side) if isinstance(side, list) else side for name, side in row.items()}
 
     for number, (line, text) in enumerate(lines):
         option = OPTION.match(text) if labels and turn in ("q", "option") else None
