@@ -230,8 +230,8 @@ def test_a_panel_makes_the_page_of_what_stands_in_its_fields(lab, facts, tmp_pat
     assert shown["runs"]["sparse"]["tf"][0][0]["steps"] == 2
     assert all(torch.equal(tensor, lab.base(name)) for name, tensor in lab.model.state_dict().items())
     assert panel.error == ""
-    other = TopT(lab, facts, runner="inline")
-    other.step()
+    other = TopT(lab, facts, runner="tick")
+    other.teach()
     with pytest.raises(ValueError, match="another panel"):
         panel.to_html(tmp_path / "other.html")
     other.reset()

@@ -321,8 +321,8 @@ def test_what_is_no_patch_of_this_base_is_told_and_changes_nothing(probed, facts
 
 
 def test_a_patch_waits_for_another_panel_that_trains(probed, facts, patch):
-    trains, panel = TopT(probed, facts, runner="inline"), Slots(probed, facts)
-    trains.step()
+    trains, panel = TopT(probed, facts, runner="tick"), Slots(probed, facts)
+    trains.teach()
     bring(panel, patch[0])
     assert "another panel" in panel.error
     trains.reset()
