@@ -89,8 +89,10 @@ def attached():
 
 
 def test_the_real_model_learns_facts_and_keeps_what_it_knows(attached, tmp_path):
-    before = logits(attached.model)
-    run = smft.run(attached, smft.new_facts(16, seed=3), probe_every=10_000)  # so at its base and its end
+    facts = smft.new_facts(16, seed=3)
+    asked = attached.encode([fact.question for fact in facts])["input_ids"]
+    before, elsewhere = logits(attached.model, asked), logits(attached.model)
+    run = smft.run(attached, facts, probe_every=10_000)  # so at its base and its end
     values = run.table.set_index(["probe", "metric", "step"])["value"]
     base, end = values.xs(0, level="step"), values.groupby(level=["probe", "metric"]).last()
     assert base["learned", "em"] == 0
@@ -98,12 +100,13 @@ def test_the_real_model_learns_facts_and_keeps_what_it_knows(attached, tmp_path)
     assert end["prefixed", "em"] >= 0.75
     assert end["known", "em"] >= base["known", "em"] - 0.1
     assert end["text", "nll"] <= base["text", "nll"] + 0.01
-    taught = logits(attached.model)
+    taught = logits(attached.model, asked)
     assert not torch.equal(taught, before)
+    assert torch.equal(logits(attached.model), elsewhere)  # tokens by chance read none of the rows
 
     run.patch.save(tmp_path / "people.safetensors")
     attached.reset()
-    assert torch.equal(logits(attached.model), before)
+    assert torch.equal(logits(attached.model, asked), before)
     Patch.load(tmp_path / "people.safetensors").apply(attached)
-    assert torch.equal(logits(attached.model), taught)
+    assert torch.equal(logits(attached.model, asked), taught)
     attached.reset()
