@@ -88,10 +88,16 @@ def attached():
         pytest.skip(str(problem))
 
 
+@torch.inference_mode()
+def of_texts(lab, texts):
+    """The logits at some texts."""
+    return lab.model(**lab.encode(texts)).logits
+
+
 def test_the_real_model_learns_facts_and_keeps_what_it_knows(attached, tmp_path):
     facts = smft.new_facts(16, seed=3)
-    asked = attached.encode([fact.question for fact in facts])["input_ids"]
-    before, elsewhere = logits(attached.model, asked), logits(attached.model)
+    asked = [fact.question for fact in facts]
+    before, elsewhere = of_texts(attached, asked), logits(attached.model)
     run = smft.run(attached, facts, probe_every=10_000)  # so at its base and its end
     values = run.table.set_index(["probe", "metric", "step"])["value"]
     base, end = values.xs(0, level="step"), values.groupby(level=["probe", "metric"]).last()
@@ -100,13 +106,13 @@ def test_the_real_model_learns_facts_and_keeps_what_it_knows(attached, tmp_path)
     assert end["prefixed", "em"] >= 0.75
     assert end["known", "em"] >= base["known", "em"] - 0.1
     assert end["text", "nll"] <= base["text", "nll"] + 0.01
-    taught = logits(attached.model, asked)
+    taught = of_texts(attached, asked)
     assert not torch.equal(taught, before)
     assert torch.equal(logits(attached.model), elsewhere)  # tokens by chance read none of the rows
 
     run.patch.save(tmp_path / "people.safetensors")
     attached.reset()
-    assert torch.equal(logits(attached.model, asked), before)
+    assert torch.equal(of_texts(attached, asked), before)
     Patch.load(tmp_path / "people.safetensors").apply(attached)
-    assert torch.equal(logits(attached.model, asked), taught)
+    assert torch.equal(of_texts(attached, asked), taught)
     attached.reset()
