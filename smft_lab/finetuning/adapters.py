@@ -68,13 +68,15 @@ class AdapterTraining(DenseTraining):
             del self._embedding._forward_hooks[key]
 
 
-def not_plainly_linear(model: nn.Module) -> list[str]:
-    """Names of linear layers that do more than multiply, such as routers that give a tuple: no adapter fits them."""
-    return [
+def without_adapters(model: nn.Module) -> list[str]:
+    """Names of modules that get no adapter: those of empty memories, and linear layers that do more than multiply, such
+    as routers that give a tuple."""
+    routers = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
     ]
+    return [*empty_memories(model), *routers]
 
 
 def linear_weights(model: PreTrainedModel, without: Sequence[str]) -> dict[str, nn.Parameter]:

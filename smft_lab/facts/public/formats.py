@@ -337,8 +337,9 @@ def _named(row: dict) -> dict:
 
 def _first(row: dict, names) -> str | None:
     """The first of these columns that a row has, a filled one if there is any."""
-    there = [name for name in names if name in _named(row)]
-    return next((name for name in there if _named(row)[name] not in (None, "", [])), there[0] if there else None)
+    named = _named(row)
+    there = [name for name in names if name in named]
+    return next((name for name in there if named[name] not in (None, "", [])), there[0] if there else None)
 
 
 def _is_squad(answers: object) -> bool:

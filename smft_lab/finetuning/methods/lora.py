@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from smft_lab.finetuning.adapters import AdapterTraining, linear_weights, not_plainly_linear
+from smft_lab.finetuning.adapters import AdapterTraining, linear_weights, without_adapters
 from smft_lab.finetuning.dense import empty_memories
 from smft_lab.finetuning.method import Method, register
 from smft_lab.lab import Lab
@@ -68,7 +68,7 @@ class Lora(Method):
             r=self.rank,
             lora_alpha=2 * self.rank,
             target_modules="all-linear",
-            exclude_modules=[*empty_memories(lab.model), *not_plainly_linear(lab.model)],
+            exclude_modules=without_adapters(lab.model),
             task_type="CAUSAL_LM",
             bias="none",
         )

@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from smft_lab.finetuning.adapters import AdapterTraining, not_plainly_linear
-from smft_lab.finetuning.dense import empty_memories
+from smft_lab.finetuning.adapters import AdapterTraining, without_adapters
 from smft_lab.finetuning.method import Method, register
 from smft_lab.lab import Lab
 from smft_lab.recipe import Recipe
@@ -59,8 +58,7 @@ class Osf(Method):
     def start(self, lab: Lab, seed: int = 0, recipe: Recipe | None = None) -> AdapterTraining:
         from peft import OSFConfig
 
-        output = lab.model.get_output_embeddings()
-        without = {*empty_memories(lab.model), *not_plainly_linear(lab.model)}
+        output, without = lab.model.get_output_embeddings(), set(without_adapters(lab.model))
         targets = [
             name
             for name, module in lab.model.named_modules()
